@@ -1,0 +1,112 @@
+"""The channel graph: a static network as a flat list of operations on channels, free of user code.
+
+Place in the flow: written by `trace`, read by everything after it, saved as JSON in `model.pt`. A tensor
+is named after the node that computes it; its shape has no batch dimension, so `shape[0]` is always the
+number of channels. Holds no weights: a node names its tensors, and they travel beside the graph.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from s2dnas_deploy.errors import CheckpointError
+
+INPUT = "input"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One operation: `name = operator(inputs, attributes, weights)`, of shape [C, *space]."""
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+    weights: Mapping[str, str]
+    shape: tuple[int, ...]
+    source: str = ""
+
+    @property
+    def channels(self) -> int:
+        """How many channels the node's tensor has."""
+        return self.shape[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelGraph:
+    """Nodes in an order in which they can run; the first is the image, `output` gives the logits."""
+
+    nodes: tuple[Node, ...]
+    output: str
+
+    def __post_init__(self) -> None:
+        """Refuse a graph that could not run: the order and the names are what everyone relies on."""
+        seen: set[str] = set()
+        for node in self.nodes:
+            missing = [name for name in node.inputs if name not in seen]
+            if missing:
+                raise CheckpointError(f"node {node.name!r} reads {missing}, which no earlier node computes")
+            if node.name in seen:
+                raise CheckpointError(f"two nodes are named {node.name!r}")
+            seen.add(node.name)
+        if not self.nodes or self.nodes[0].operator != INPUT:
+            raise CheckpointError("a channel graph starts with its input node")
+        if self.output not in seen:
+            raise CheckpointError(f"the graph's output {self.output!r} is no node of it")
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Node]:
+        """Each node under its name."""
+        return {node.name: node for node in self.nodes}
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one image, [C, H, W]."""
+        return self.nodes[0].shape
+
+    @property
+    def classes(self) -> int:
+        """How many logits the network gives."""
+        return self.by_name[self.output].channels
+
+    def ancestors(self, names: tuple[str, ...]) -> frozenset[str]:
+        """The nodes that must run before those named are known, themselves included."""
+        wanted = set(names)
+        for node in reversed(self.nodes):
+            if node.name in wanted:
+                wanted.update(node.inputs)
+        return frozenset(wanted)
+
+    def to_json(self) -> str:
+        """The graph as a JSON document."""
+        nodes = [asdict(_plain(node)) for node in self.nodes]
+        return json.dumps({"output": self.output, "nodes": nodes})
+
+    @staticmethod
+    def from_json(text: str) -> "ChannelGraph":
+        """Read what `to_json` wrote; a document of another form is a `CheckpointError`."""
+        try:
+            document = json.loads(text)
+            nodes = tuple(_node_from(entry) for entry in document["nodes"])
+            return ChannelGraph(nodes=nodes, output=str(document["output"]))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"the channel graph is malformed: {error!r}") from error
+
+
+def _plain(node: Node) -> Node:
+    """The node with plain dictionaries, which `asdict` can copy."""
+    return Node(**{**vars(node), "attributes": dict(node.attributes), "weights": dict(node.weights)})
+
+
+def _node_from(entry: Mapping[str, Any]) -> Node:
+    return Node(
+        name=str(entry["name"]),
+        operator=str(entry["operator"]),
+        inputs=tuple(str(name) for name in entry["inputs"]),
+        attributes=dict(entry["attributes"]),
+        weights={str(role): str(key) for role, key in entry["weights"].items()},
+        shape=tuple(int(size) for size in entry["shape"]),
+        source=str(entry["source"]),
+    )

@@ -1,0 +1,153 @@
+"""Labelled images from a NumPy archive (`.npz`), read without pickle."""
+
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from s2dnas_deploy.build.images.arrays import array_images
+from s2dnas_deploy.build.images.pixels import InputFormat, Pixels
+from s2dnas_deploy.build.images.splits import Index, UnreadImages, UnreadSplits
+from s2dnas_deploy.errors import DataError
+
+_TRAIN_KEYS = (("x_train", "y_train"), ("images", "labels"), ("x", "y"))
+_LAYOUTS = "uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]"
+
+
+def find_archive(path: Path, wanted: InputFormat) -> UnreadSplits:
+    """Return the images of the archive under the keys it uses."""
+    arrays = _arrays_in(path)
+    train_keys = _train_keys(arrays, path)
+    parts = [
+        _part(arrays, keys, wanted, path) for keys in (train_keys, ("x_val", "y_val"), ("x_test", "y_test"))
+    ]
+    train, val, test = parts
+    if train is None:
+        raise DataError(f"{path}: expected images to train on, got none under {train_keys[0]!r}")
+    class_names = _class_names(arrays, train.labels, path)
+    for key, part in (("y_val", val), ("y_test", test), (train_keys[1], train)):
+        _require_labels_below(len(class_names), part, where=f"{path}, {key!r}")
+    return UnreadSplits(train=train, val=val, test=test, class_names=class_names, where=str(path))
+
+
+def _arrays_in(path: Path) -> Mapping[str, NDArray[Any]]:
+    try:
+        # Opened here, for np.load leaves a damaged file open.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("a single array")
+            return {key: archive[key] for key in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as problem:
+        raise DataError(
+            f"{path}: expected a NumPy archive of plain arrays (no Python objects), got: {problem}."
+            " Write it anew with np.savez(path, x_train=..., y_train=...)."
+        ) from problem
+
+
+def _train_keys(arrays: Mapping[str, NDArray[Any]], path: Path) -> tuple[str, str]:
+    present = [keys for keys in _TRAIN_KEYS if set(keys) & set(arrays)]
+    if len(present) != 1:
+        raise DataError(
+            f"{path}: expected the images to train on under one of"
+            f" {', '.join('/'.join(keys) for keys in _TRAIN_KEYS)}, got the keys"
+            f" {', '.join(arrays) or '(none)'}. Save them under one of these."
+        )
+    return present[0]
+
+
+def _part(
+    arrays: Mapping[str, NDArray[Any]], keys: tuple[str, str], wanted: InputFormat, path: Path
+) -> UnreadImages | None:
+    missing = [key for key in keys if key not in arrays]
+    if len(missing) == 2:
+        return None
+    if missing:
+        raise DataError(
+            f"{path}: expected the keys {keys[0]!r} and {keys[1]!r} together, got no {missing[0]!r}."
+            " Save the images and their labels both."
+        )
+    images = _images(arrays[keys[0]], wanted, where=f"{path}, {keys[0]!r}")
+    labels = _labels(arrays[keys[1]], where=f"{path}, {keys[1]!r}")
+    return array_images(images, labels, wanted, where=f"{path}, {keys[0]!r}")
+
+
+def _images(images: NDArray[Any], wanted: InputFormat, *, where: str) -> Pixels:
+    """Return the images as a view [N, C, H, W]."""
+    if images.dtype != np.uint8:
+        raise DataError(
+            f"{where}: expected {_LAYOUTS}, got {images.dtype} {list(images.shape)}. Save uint8, 0 for black"
+            " to 255 for white: images are stored as 8 bits and normalised by the network."
+        )
+    if images.ndim not in (3, 4) or not images.size:
+        raise DataError(f"{where}: expected {_LAYOUTS}, got {images.dtype} {list(images.shape)}.")
+    if images.ndim == 3:
+        return images[:, None]
+    return (
+        images
+        if _channels_come_first(images.shape[1:], wanted, where=where)
+        else images.transpose(0, 3, 1, 2)
+    )
+
+
+def _channels_come_first(shape: tuple[int, ...], wanted: InputFormat, *, where: str) -> bool:
+    """Tell [C, H, W] from [H, W, C] by the strongest sign that only one of them shows."""
+    first, last = shape, (shape[2], shape[0], shape[1])
+    signs = (
+        lambda layout: layout == (wanted.channels, wanted.height, wanted.width),
+        lambda layout: layout[0] == wanted.channels,
+        lambda layout: layout[1:] == (wanted.height, wanted.width),
+        lambda layout: layout[0] in (1, 3),
+    )
+    for sign in signs:
+        if sign(first) != sign(last):
+            return bool(sign(first))
+    raise DataError(
+        f"{where}: expected [N, H, W, C] or [N, C, H, W], got [N, {', '.join(map(str, shape))}], which can be"
+        f" read either way for a network that takes {wanted.channels}x{wanted.height}x{wanted.width}."
+        " Save images of the network's own size as [N, C, H, W], or use a folder of image files."
+    )
+
+
+def _labels(labels: NDArray[Any], *, where: str) -> Index:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{where}: expected labels as integers [N], counted from 0, got {labels.dtype}"
+            f" {list(labels.shape)}. Save the number of each image's class."
+        )
+    return labels.astype(np.int64)
+
+
+def _class_names(arrays: Mapping[str, NDArray[Any]], labels: Index, path: Path) -> tuple[str, ...]:
+    if "class_names" not in arrays:
+        highest = int(labels.max())
+        if highest >= len(labels):
+            raise DataError(
+                f"{path}: expected labels 0 to K-1 with at least one image each, got the label {highest}"
+                f" among {len(labels)} images. Number the classes from 0, without gaps."
+            )
+        return tuple(str(label) for label in range(highest + 1))
+    names = arrays["class_names"]
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise DataError(
+            f"{path}, 'class_names': expected text [K], got {names.dtype} {list(names.shape)}."
+            " Save np.array([...]) of plain strings."
+        )
+    return tuple(str(name) for name in names)
+
+
+def _require_labels_below(classes: int, part: UnreadImages | None, *, where: str) -> None:
+    if part is None:
+        return
+    low, high = int(part.labels.min()), int(part.labels.max())
+    if low < 0 or high >= classes:
+        raise DataError(
+            f"{where}: expected labels 0 to {classes - 1}, one for each class to train on,"
+            f" got {low} to {high}. Number the classes from 0, alike in every part."
+        )

@@ -1,0 +1,207 @@
+"""Labelled images from a folder of classes: the folder's name is the label."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from PIL import Image
+
+from s2dnas_deploy.build.images.parallel import work_in_chunks
+from s2dnas_deploy.build.images.pixels import (
+    InputFormat,
+    Pixels,
+    in_colour,
+    planes_of,
+    require_picture_channels,
+    resized,
+)
+from s2dnas_deploy.build.images.splits import Fill, Index, OnRead, UnreadImages, UnreadSplits, listed
+from s2dnas_deploy.errors import DataError
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+_PART_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+# Folders of these names alone are parts under another name, hardly ever classes.
+_PART_LIKE = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
+_NAMED_FILES = 5
+
+
+def find_folder(root: Path, wanted: InputFormat) -> UnreadSplits:
+    """Return the images of DIR/CLASS/... or DIR/train/CLASS/..., with val and test if they are there."""
+    require_picture_channels(wanted, where=str(root))
+    parts = _parts_of(root)
+    train_root = parts.get("train", root)
+    class_names = tuple(folder.name for folder in _class_folders(train_root))
+    files = {name: _files_of(folder, class_names, train_root) for name, folder in parts.items()}
+    _require_no_empty_class(files["train"], train_root)
+    unread = {name: _unread(by_class, wanted) for name, by_class in files.items()}
+    for name, part in unread.items():
+        if not len(part):
+            raise DataError(
+                f"{parts[name]}: expected images in class folders, got none. Remove it, or fill it."
+            )
+    return UnreadSplits(
+        train=unread["train"],
+        val=unread.get("val"),
+        test=unread.get("test"),
+        class_names=class_names,
+        where=str(train_root),
+    )
+
+
+def _parts_of(root: Path) -> dict[str, Path]:
+    """Return the folder of each part there is; the whole folder is for training if it is not divided."""
+    folders = _visible_folders(root)
+    named = {part: [f for f in folders if f.name.lower() in names] for part, names in _PART_NAMES.items()}
+    # A folder `train` of pictures among other classes is the class of trains.
+    if any(_visible_folders(train) for train in named["train"]):
+        for part, found in named.items():
+            if len(found) > 1:
+                raise DataError(
+                    f"{root}: expected one folder of {part} images, got {listed([f.name for f in found])}."
+                    " Merge them, or move one away."
+                )
+        return {part: found[0] for part, found in named.items() if found}
+    if folders and all(folder.name.lower() in _PART_LIKE for folder in folders):
+        raise DataError(
+            f"{root}: expected class folders, or a folder `train` that has class folders (and optionally"
+            f" `val` and `test` beside it), got {listed([f.name for f in folders])}."
+            " Sort the images into train/CLASS/."
+        )
+    return {"train": root}
+
+
+def _class_folders(root: Path) -> list[Path]:
+    folders = _visible_folders(root)
+    if folders:
+        return folders
+    loose = sum(1 for entry in _entries(root) if _is_image_name(entry.name))
+    got = f"{loose:,} images directly in it and no class folders" if loose else "no folders in it"
+    raise DataError(
+        f"{root}: expected one folder per class ({root.name}/CLASS/*.jpg), got {got}."
+        " Sort the images into folders named after their classes."
+    )
+
+
+def _files_of(part_root: Path, class_names: tuple[str, ...], train_root: Path) -> dict[str, list[str]]:
+    """Return the image files of each class, in an order that depends on their names only."""
+    folders = {folder.name: folder for folder in _class_folders(part_root)}
+    unknown = sorted(set(folders) - set(class_names))
+    if unknown:
+        raise DataError(
+            f"{part_root}: expected only classes that {train_root} has, got {listed(unknown)} as well."
+            " Remove these folders, or add images of these classes to train on."
+        )
+    return {name: _image_files(folders[name]) if name in folders else [] for name in class_names}
+
+
+def _image_files(folder: Path) -> list[str]:
+    return sorted(
+        os.path.join(place, name)
+        for place, _, names in os.walk(folder, onerror=_refuse_unlisted)
+        for name in names
+        if _is_image_name(name)
+    )
+
+
+def _require_no_empty_class(files: dict[str, list[str]], train_root: Path) -> None:
+    empty = [name for name, paths in files.items() if not paths]
+    if empty:
+        raise DataError(
+            f"{train_root}: expected at least one image ({', '.join(SUFFIXES)}) in every class folder,"
+            f" got none in {listed(empty)}. Add images, or remove these folders."
+        )
+
+
+def _unread(files: dict[str, list[str]], wanted: InputFormat) -> UnreadImages:
+    paths = [path for of_class in files.values() for path in of_class]
+    labels = np.repeat(np.arange(len(files)), [len(of_class) for of_class in files.values()])
+    return UnreadImages(labels=labels, positions=np.arange(len(paths)), fill=_fill_from(paths, wanted))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Faults:
+    """What kept images from being used: (file, height, width) of another size, (file, reason) unreadable."""
+
+    misfits: list[tuple[str, int, int]] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _fill_from(paths: list[str], wanted: InputFormat) -> Fill:
+    def fill(positions: Index, out: Pixels, on_read: OnRead) -> None:
+        unreadable: list[tuple[str, str]] = []
+
+        def decode(rows: range) -> _Faults:
+            faults = _Faults()
+            for row in rows:
+                _decode(paths[positions[row]], out[row], wanted, faults)
+            return faults
+
+        def note(rows: range, faults: _Faults) -> None:
+            if faults.misfits:
+                path, height, width = faults.misfits[0]
+                how_many = (
+                    f"{len(faults.misfits)} of {len(rows)} images looked at are not of the expected size"
+                )
+                raise wanted.refusal(height, width, where=path, how_many=how_many)
+            unreadable.extend(faults.unreadable)
+            on_read(len(rows))
+
+        work_in_chunks(len(positions), decode, note)
+        if unreadable:
+            raise _unreadable_error(unreadable)
+
+    return fill
+
+
+def _decode(path: str, out: Pixels, wanted: InputFormat, faults: _Faults) -> None:
+    """Decode one file into `out` [C, H, W], or say in `faults` why not."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            picture = in_colour(image, wanted.channels)
+    except MemoryError:
+        raise
+    except Exception as problem:  # Pillow's decoders raise almost anything on damaged bytes.
+        faults.unreadable.append((path, str(problem) or type(problem).__name__))
+        return
+    if not wanted.admits(picture.height, picture.width):
+        faults.misfits.append((path, picture.height, picture.width))
+        return
+    out[:] = planes_of(resized(picture, wanted))
+
+
+def _unreadable_error(unreadable: list[tuple[str, str]]) -> DataError:
+    named = "".join(f"\n  {path}: {reason}" for path, reason in unreadable[:_NAMED_FILES])
+    more = len(unreadable) - _NAMED_FILES
+    rest = f"\n  and {more:,} more" if more > 0 else ""
+    return DataError(
+        f"expected image files that can be read, got {len(unreadable):,} that cannot. Replace or remove:"
+        f"{named}{rest}"
+    )
+
+
+def _visible_folders(root: Path) -> list[Path]:
+    return sorted(entry for entry in _entries(root) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as problem:
+        _refuse_unlisted(problem)
+
+
+def _refuse_unlisted(problem: OSError) -> NoReturn:
+    """Raise, for to pass over a folder that cannot be listed would be to lose images silently."""
+    raise DataError(
+        f"{problem.filename}: expected a folder that can be listed, got: {problem.strerror}."
+        " Mend its permissions."
+    ) from problem
+
+
+def _is_image_name(name: str) -> bool:
+    # A leading dot marks what file managers leave behind ("._cat.jpg" is no picture).
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")

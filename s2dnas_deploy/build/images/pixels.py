@@ -1,0 +1,145 @@
+"""Make a picture, or an array of pictures, fit the network's input: colour, orientation, size.
+
+Knows nothing of files, labels or torch. The rules, so that another wing can follow them to the pixel:
+EXIF orientation applied; 16-bit grey scaled by 1/257; alpha composited on black; then RGB or L; then,
+only if asked, bilinear antialiased resizing (`stretch` to the size, or `crop`: the smallest size of the
+same proportions that covers it, centre cut out, odd pixel lost at the right and at the bottom).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from s2dnas_deploy.errors import DataError
+
+Pixels = NDArray[np.uint8]
+
+RESIZE_WAYS = ("stretch", "crop")
+_MODES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputFormat:
+    """What the network takes, and what may be done to a picture of another size."""
+
+    channels: int
+    height: int
+    width: int
+    resize: str | None
+    """None: nothing, another size is an error; else one of `RESIZE_WAYS`."""
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.height, self.width) < 1:
+            raise DataError(
+                "expected an input shape of three positive numbers (channels, height, width),"
+                f" got {(self.channels, self.height, self.width)}"
+            )
+        if self.resize not in (None, *RESIZE_WAYS):
+            raise DataError(f"expected resize to be one of {', '.join(RESIZE_WAYS)}, got {self.resize!r}")
+
+    def admits(self, height: int, width: int) -> bool:
+        """Whether a picture of this size can be used."""
+        return self.resize is not None or (height, width) == (self.height, self.width)
+
+    def refusal(self, height: int, width: int, *, where: str, how_many: str) -> DataError:
+        """Return the error for a picture that is not admitted."""
+        return DataError(
+            f"{where}: expected {self.height}x{self.width} pixels (height x width), got {height}x{width}"
+            f" ({how_many}). Add `--resize crop` or `--resize stretch`, or give the images' own size as"
+            " `--input`."
+        )
+
+
+def require_picture_channels(wanted: InputFormat, *, where: str) -> None:
+    """Raise unless picture files can be turned into what the network takes."""
+    if wanted.channels not in _MODES:
+        raise DataError(
+            f"{where}: expected a network that takes 3 channels (colour) or 1 (grey), as image files have,"
+            f" got one that takes {wanted.channels}."
+            " Save the images as uint8 arrays in an .npz archive instead."
+        )
+
+
+def in_colour(image: Image.Image, channels: int) -> Image.Image:
+    """Return the picture upright, in 8-bit RGB (3 channels) or grey (1 channel).
+
+    Raises ValueError for pixels whose scale is anyone's guess (float, 32-bit).
+    """
+    ImageOps.exif_transpose(image, in_place=True)
+    image = _eight_bit(image)
+    if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
+        image = _on_black(image)
+    if image.mode == _MODES[channels]:
+        return image
+    if channels == 1 and image.mode != "1":
+        # Through RGB, for pillow has no direct way to grey from CMYK, LAB or a palette with all its modes.
+        image = image.convert("RGB")
+    return image.convert(_MODES[channels])
+
+
+def resized(image: Image.Image, wanted: InputFormat) -> Image.Image:
+    """Return the picture in the wanted size, or as it is if no resizing was asked for."""
+    if wanted.resize is None or image.size == (wanted.width, wanted.height):
+        return image
+    if wanted.resize == "stretch":
+        return image.resize((wanted.width, wanted.height), Image.Resampling.BILINEAR)
+    scale = max(wanted.width / image.width, wanted.height / image.height)
+    cover = image.resize(
+        (max(wanted.width, round(image.width * scale)), max(wanted.height, round(image.height * scale))),
+        Image.Resampling.BILINEAR,
+    )
+    left, top = (cover.width - wanted.width) // 2, (cover.height - wanted.height) // 2
+    return cover.crop((left, top, left + wanted.width, top + wanted.height))
+
+
+def planes_of(image: Image.Image) -> Pixels:
+    """Return an 8-bit picture as uint8 [C, H, W]."""
+    pixels: Pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def fitted(images: Pixels, wanted: InputFormat) -> Pixels:
+    """Return uint8 [N, C, H, W] in the wanted channels and, if resizing was asked for, size."""
+    images = _in_channels(images, wanted.channels)
+    if images.shape[2:] == (wanted.height, wanted.width):
+        return images
+    shape = (*images.shape[:2], wanted.height, wanted.width)
+    planes = images.reshape(-1, *images.shape[2:])
+    # Plane by plane is what pillow does within an RGB picture as well, and it allows any channel count.
+    return np.stack([np.asarray(resized(Image.fromarray(plane), wanted)) for plane in planes]).reshape(shape)
+
+
+def can_recolour(channels: int, wanted: InputFormat) -> bool:
+    """Whether `fitted` can turn arrays of so many channels into what the network takes."""
+    return channels == wanted.channels or {channels, wanted.channels} == {1, 3}
+
+
+def _in_channels(images: Pixels, channels: int) -> Pixels:
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return np.repeat(images, 3, axis=1)
+    red, green, blue = images.astype(np.uint32).transpose(1, 0, 2, 3)
+    # ITU-R 601 luma in 16-bit fixed point, as pillow computes it: arrays and files turn grey alike.
+    luma = (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+    grey: Pixels = luma.astype(np.uint8)[:, None]
+    return grey
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey down to 8 bits; pillow does so by itself for 16-bit colour."""
+    # Up to version 10, pillow opens 16-bit grey PNG as "I"; in any version, so it does 16-bit PGM.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        deep: NDArray[Any] = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((deep + 128) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels are {'floats' if image.mode == 'F' else '32-bit'}: save it with 8 bits")
+    return image
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+    return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")

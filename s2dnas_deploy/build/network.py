@@ -1,0 +1,147 @@
+"""The multi-stage network: the static network whose weights are masked, with one classifier per stage.
+
+Place in the flow: `StaticNetwork` + plan ──▶ `MultiStageNetwork`, which trains like any module, and which
+`stages` slices. One forward pass gives every exit's logits, because with
+
+    w'[o, i] = w[o, i] · [level(o) reads level(i)]
+
+the features of a stage depend on no later stage's. It knows nothing of training or of files.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from s2dnas_deploy.build.division import Division, divide, reads_body
+from s2dnas_deploy.build.graph import INPUT, Node
+from s2dnas_deploy.build.operators import OPERATORS
+from s2dnas_deploy.build.static_network import StaticNetwork, run_node
+from s2dnas_deploy.plan import Plan
+
+
+class MultiStageNetwork(nn.Module):
+    """`forward(images [N, C, H, W])` gives one [N, classes] tensor of logits per exit, first to last."""
+
+    def __init__(self, division: Division, weights: Mapping[str, Tensor]) -> None:
+        """Take `weights` (see `weight_keys`) as they are; `carry_over` makes them from a static network."""
+        super().__init__()
+        self.division = division
+        self._attribute = {key: _attribute_name(key) for key in weight_keys(division)}
+        for key, is_buffer in weight_keys(division).items():
+            tensor = weights[key].detach().clone()
+            if is_buffer:
+                self.register_buffer(self._attribute[key], tensor)
+            else:
+                self.register_parameter(self._attribute[key], nn.Parameter(tensor))
+        self._masks = self._register_masks()
+        self._columns = self._register_columns()
+
+    @property
+    def stages(self) -> int:
+        """How many exits `forward` gives."""
+        return self.division.plan.stages
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights and statistics under the names that the channel graph and the exits use."""
+        return {key: getattr(self, name) for key, name in self._attribute.items()}
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Every exit's logits in one pass of the masked network."""
+        weights = self.weights()
+        values = {INPUT: images}
+        for node in self.division.body[1:]:
+            values[node.name] = self._run(node, values, weights)
+        return [self._run_exit(exit_.nodes, exit_.output, values, weights) for exit_ in self.division.exits]
+
+    def _run(self, node: Node, values: Mapping[str, Tensor], weights: dict[str, Tensor]) -> Tensor:
+        if node.name in self._masks:
+            key = node.weights["weight"]
+            masked = torch.where(getattr(self, self._masks[node.name]), weights[key], 0.0)
+            return run_node(node, values, {**weights, key: masked}, self.training)
+        return run_node(node, values, weights, self.training)
+
+    def _run_exit(
+        self, nodes: tuple[Node, ...], output: str, values: Mapping[str, Tensor], weights: dict[str, Tensor]
+    ) -> Tensor:
+        """An exit's classifier, on the channels that its stage may read."""
+        own = dict(values)
+        for node in nodes:
+            inputs: Mapping[str, Tensor] = own
+            if node.name in self._columns:
+                read = own[node.inputs[0]][:, getattr(self, self._columns[node.name])]
+                inputs = {node.inputs[0]: read}
+            own[node.name] = run_node(node, inputs, weights, self.training)
+        return own[output]
+
+    def _register_masks(self) -> dict[str, str]:
+        """A mask for each layer of the body that may not read everything, as [C_out, C_in, 1, 1]."""
+        names = {}
+        for node in self.division.body[1:]:
+            if not OPERATORS[node.operator].mixes:
+                continue
+            reads = torch.from_numpy(self.division.reads(node))
+            if not bool(reads.all()):
+                names[node.name] = _attribute_name(f"mask {node.name}")
+                rank = getattr(self, self._attribute[node.weights["weight"]]).dim()
+                mask = reads.reshape(*reads.shape, *[1] * (rank - 2))
+                self.register_buffer(names[node.name], mask, persistent=False)
+        return names
+
+    def _register_columns(self) -> dict[str, str]:
+        """The channels that each exit's classifier reads, where it does not read them all."""
+        names = {}
+        for node, columns in exit_columns(self.division):
+            if len(columns) < len(self.division.levels[node.inputs[0]]):
+                names[node.name] = _attribute_name(f"columns {node.name}")
+                self.register_buffer(names[node.name], columns, persistent=False)
+        return names
+
+
+def exit_columns(division: Division) -> Iterator[tuple[Node, Tensor]]:
+    """Each exit's nodes that read the body, with the channels they read: those of level ≤ their stage."""
+    for exit_ in division.exits:
+        for node in exit_.nodes:
+            if reads_body(division, node):
+                levels = torch.from_numpy(division.levels[node.inputs[0]])
+                yield node, torch.nonzero(levels <= exit_.stage).flatten()
+
+
+def weight_keys(division: Division) -> dict[str, bool]:
+    """The weights that a multi-stage network has, and whether each is a buffer (not trained)."""
+    nodes = [*division.body[1:], *(node for exit_ in division.exits for node in exit_.nodes)]
+    return {
+        key: role in OPERATORS[node.operator].buffers
+        for node in nodes
+        for role, key in node.weights.items()
+    }
+
+
+def carry_over(static: StaticNetwork, plan: Plan) -> MultiStageNetwork:
+    """Divide a static network by a plan; its weights carry over as they are.
+
+    An exit at the output starts from the static classifier's weights for the channels it reads; an exit
+    elsewhere starts from zeros, so that its first answer is "all classes alike".
+    """
+    division = divide(static.divisible, plan)
+    weights = dict(static.weights)
+    classes = static.graph.classes
+    columns = {node.name: index for node, index in exit_columns(division)}
+    some = next(tensor for tensor in static.weights.values() if tensor.is_floating_point())
+    for exit_ in division.exits:
+        for node in exit_.nodes:
+            for role, key in node.weights.items():
+                origin = key.partition("/")[2]
+                index = columns.get(node.name)
+                if origin in static.weights:
+                    w = static.weights[origin]
+                    weights[key] = w[:, index] if role == "weight" and index is not None else w
+                else:
+                    shape = (classes,) if role == "bias" or index is None else (classes, len(index))
+                    weights[key] = torch.zeros(shape, dtype=some.dtype)
+    return MultiStageNetwork(division, weights)
+
+
+def _attribute_name(key: str) -> str:
+    """A module attribute may hold no dots."""
+    return key.replace(".", "|")

@@ -1,0 +1,85 @@
+"""The static network as this package holds it: channel graph and weights, read from a user's module.
+
+Place in the flow: the user's `nn.Module` ──read──▶ `StaticNetwork`; nothing after this sees user code. The
+reading is checked on the spot: the channel graph must compute what the module computes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from s2dnas_deploy.build import operators
+from s2dnas_deploy.build.graph import INPUT, ChannelGraph, Node
+from s2dnas_deploy.build.groups import Divisible, divide_into_groups
+from s2dnas_deploy.build.lowering import lower
+from s2dnas_deploy.build.trace import trace
+from s2dnas_deploy.errors import ModelError
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticNetwork:
+    """A channel graph with its atoms and groups, and the weights under the names the graph uses."""
+
+    divisible: Divisible
+    weights: Mapping[str, Tensor]
+
+    @property
+    def graph(self) -> ChannelGraph:
+        """The channel graph."""
+        return self.divisible.graph
+
+
+def read_network(network: nn.Module, input_shape: tuple[int, ...]) -> StaticNetwork:
+    """Trace `network` on [C, H, W] images and check that what was read computes the same logits."""
+    _refuse_hooks(network)
+    graph, weights = lower(trace(network, input_shape), input_shape)
+    static = StaticNetwork(divisible=divide_into_groups(graph), weights=weights)
+    _check_same(network, static)
+    return static
+
+
+def run_graph(graph: ChannelGraph, weights: Mapping[str, Tensor], image: Tensor) -> Tensor:
+    """The network's logits [N, classes] for images [N, C, H, W], in evaluation mode."""
+    values = {INPUT: image}
+    for node in graph.nodes[1:]:
+        values[node.name] = run_node(node, values, weights)
+    return values[graph.output]
+
+
+def run_node(
+    node: Node, values: Mapping[str, Tensor], weights: Mapping[str, Tensor], training: bool = False
+) -> Tensor:
+    """Compute one node from the values of its inputs."""
+    own = {role: weights[key] for role, key in node.weights.items()}
+    return operators.run(node, [values[name] for name in node.inputs], own, training)
+
+
+def _refuse_hooks(network: nn.Module) -> None:
+    for name, module in network.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise ModelError(
+                f"module {name or 'network'!r} has forward hooks, which a trace does not see; remove them "
+                "(torch.nn.utils.remove_weight_norm, remove_spectral_norm, handle.remove()) and try again"
+            )
+
+
+@torch.no_grad()
+def _check_same(network: nn.Module, static: StaticNetwork) -> None:
+    """Two random images must give the network's own logits; anything else is a fault to report."""
+    was_training = network.training
+    generator = torch.Generator().manual_seed(0)
+    some = next(network.parameters(), torch.zeros(0))
+    image = torch.randn(2, *static.graph.input_shape, generator=generator).to(some.dtype)
+    expected = network.eval()(image)
+    network.train(was_training)
+    got = run_graph(static.graph, static.weights, image)
+    scale = float(expected.abs().max().clamp_min(1e-12))
+    difference = float((expected - got).abs().max())
+    if not difference <= 1e-4 * scale:
+        raise ModelError(
+            "the channel graph does not compute what the network does (largest difference "
+            f"{difference:.3g} at scale {scale:.3g}); a subclass of a torch.nn module with its own forward, "
+            "weights that are not finite, or randomness in forward() may be the cause"
+        )

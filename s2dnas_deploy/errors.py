@@ -1,0 +1,54 @@
+"""One exception tree: every failure a user can meet, each with the exit code its command ends with.
+
+    S2dnasError                     1   anything that is the user's to mend; the base of all below
+    ├── ModelError                  1   the static network could not be imported, built or run
+    │   └── UnsupportedNetworkError 1   it was read, and an operator in it has no channel rule
+    ├── DataError                   1   images or labels that cannot be used as they are
+    ├── TrainingError               1   training could not go on (a loss that is not a number)
+    ├── PlanError                   2   a plan that is malformed, or not legal for this network
+    ├── CheckpointError             3   a weights file, a `model.pt` or a training checkpoint that is
+    │                                   damaged, hostile or made for something else
+    └── VerificationError           5   two computations that must agree do not
+
+A message says what was expected, what was found, where, and what to do. Only `cli/` prints it.
+"""
+
+
+class S2dnasError(Exception):
+    """Base of every error this package raises on purpose."""
+
+    exit_code = 1
+
+
+class ModelError(S2dnasError):
+    """The static network could not be imported, built or run."""
+
+
+class UnsupportedNetworkError(ModelError):
+    """The static network uses something that has no channel rule."""
+
+
+class DataError(S2dnasError):
+    """Images or labels that cannot be used as they are."""
+
+
+class TrainingError(S2dnasError):
+    """Training could not go on."""
+
+
+class PlanError(S2dnasError):
+    """A plan that is malformed, or not legal for this network."""
+
+    exit_code = 2
+
+
+class CheckpointError(S2dnasError):
+    """A weights file, `model.pt` or training checkpoint that must not or cannot be used."""
+
+    exit_code = 3
+
+
+class VerificationError(S2dnasError):
+    """Two computations that must agree do not."""
+
+    exit_code = 5

@@ -1,0 +1,425 @@
+"""The plan: who owns which channels, who reuses what, and where each stage exits; and the space of plans.
+
+Place in the flow: `build/groups` derives a `PlanSpace` from a channel graph; a `Plan` is one point of it,
+a small JSON document. This module knows no torch and no weights: it says which plans are legal, and makes
+some. It must not know how a plan is run.
+
+The rules of a legal plan. Stage k runs the nodes up to its exit tensor; the *depth* of a node is the first
+stage whose exit is not before it. Channel c, owned by stage s, is computed at node n by stage
+
+    level(n, c) = max(s, depth(n))
+
+and a layer's output channel of level k reads the input channels of levels ≤ k (or = k, without reuse).
+Every output channel must have something to read, every exit too, and every stage something to compute.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from s2dnas_deploy.errors import PlanError
+
+FORMAT = "s2dnas-plan"
+VERSION = 1
+OUTPUT = "output"  # the exit that reads what the static network's own classifier reads
+MAX_STAGES = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelGroup:
+    """Channels that appear together: `channels` of them, owned in portions of `granule`, in `nodes`."""
+
+    name: str
+    channels: int
+    granule: int
+    nodes: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A node that reads across channels: which groups it reads (by its input node) and which it makes."""
+
+    name: str
+    input: str
+    reads: frozenset[str]
+    reads_image: bool
+    makes: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSpace:
+    """What can be decided about one network: its groups, its layers, and the nodes an exit may read.
+
+    `parents` is the network without its classifier, as a graph of names, in an order in which it can
+    run; `exit_reads` are the nodes that the classifier reads.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    layers: tuple[Layer, ...]
+    parents: Mapping[str, tuple[str, ...]]
+    exit_reads: frozenset[str]
+
+    @cached_property
+    def group(self) -> Mapping[str, ChannelGroup]:
+        """Each group under its name."""
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def layer(self) -> Mapping[str, Layer]:
+        """Each layer under its name."""
+        return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def exits(self) -> tuple[str, ...]:
+        """Where a stage may exit: any node that holds features, or the network's own output."""
+        featured = frozenset().union(*(group.nodes for group in self.groups))
+        return (*(name for name in self.parents if name in featured), OUTPUT)
+
+    def covered_by(self, exit_name: str) -> frozenset[str]:
+        """The nodes that must run before an exit can be read, its own included."""
+        if exit_name == OUTPUT:
+            return frozenset(self.parents)
+        covered = {exit_name}
+        for name in reversed(tuple(self.parents)):
+            if name in covered:
+                covered.update(self.parents[name])
+        return frozenset(covered)
+
+    def depths(self, exits: Sequence[str]) -> dict[str, int]:
+        """The first stage that runs each node, given where the stages exit."""
+        depths: dict[str, int] = {}
+        for stage, exit_name in enumerate(exits):
+            for name in self.covered_by(exit_name):
+                depths.setdefault(name, stage)
+        return depths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A decision about every group, layer and exit. Legal or not is for `check` to say."""
+
+    channels: Mapping[str, tuple[int, ...]]
+    exits: tuple[str, ...]
+    no_reuse: frozenset[str] = frozenset()
+
+    @property
+    def stages(self) -> int:
+        """How many stages the plan has."""
+        return len(self.exits)
+
+    def to_json(self) -> str:
+        """The plan as a JSON document, one group a line; equal plans give equal text."""
+        rows = ",\n".join(
+            f"    {json.dumps(name)}: {json.dumps(list(counts))}" for name, counts in self.channels.items()
+        )
+        return (
+            f'{{\n  "format": "{FORMAT}",\n  "version": {VERSION},\n  "stages": {self.stages},\n'
+            f'  "exits": {json.dumps(list(self.exits))},\n'
+            f'  "no_reuse": {json.dumps(sorted(self.no_reuse))},\n  "channels": {{\n{rows}\n  }}\n}}\n'
+        )
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of the decision itself, whatever the order in which the groups are written."""
+        content = [sorted((n, list(c)) for n, c in self.channels.items()), self.exits, sorted(self.no_reuse)]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    @staticmethod
+    def from_json(text: str) -> "Plan":
+        """Read a plan document; `check` it against a space before use."""
+        try:
+            document = json.loads(text)
+        except ValueError as error:
+            raise PlanError(f"the plan is not JSON: {error}") from error
+        _check_document(document)
+        return Plan(
+            channels={name: tuple(counts) for name, counts in document["channels"].items()},
+            exits=tuple(document["exits"]),
+            no_reuse=frozenset(document.get("no_reuse", [])),
+        )
+
+
+def _check_document(document: Any) -> None:
+    """The form of a plan document: keys, types, version. What the names mean is checked later."""
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise PlanError(f'expected a JSON object with "format": "{FORMAT}"; s2dnas-inspect --plan writes one')
+    if document.get("version") != VERSION:
+        raise PlanError(f"plan version {document.get('version')!r} is not known; expected {VERSION}")
+    unknown = set(document) - {"format", "version", "stages", "exits", "no_reuse", "channels"}
+    if unknown:
+        raise PlanError(f"unknown keys in the plan: {', '.join(sorted(unknown))}")
+    exits, channels = document.get("exits"), document.get("channels")
+    if not isinstance(exits, list) or not exits or not all(isinstance(name, str) for name in exits):
+        raise PlanError(f'"exits" must list one node name per stage, got {exits!r}')
+    if not isinstance(channels, dict):
+        raise PlanError(f'"channels" must map each group to a list of counts, got {type(channels).__name__}')
+    for name, counts in channels.items():
+        if not isinstance(counts, list) or not all(type(count) is int for count in counts):
+            raise PlanError(f"group {name!r}: expected a list of whole numbers, got {counts!r}")
+    if document.get("stages", len(exits)) != len(exits):
+        raise PlanError(f'"stages" is {document["stages"]} but "exits" lists {len(exits)}')
+    no_reuse = document.get("no_reuse", [])
+    if not isinstance(no_reuse, list) or not all(isinstance(name, str) for name in no_reuse):
+        raise PlanError(f'"no_reuse" must list layer names, got {no_reuse!r}')
+
+
+# --- legality ------------------------------------------------------------------------------------------
+
+
+def check(plan: Plan, space: PlanSpace) -> None:
+    """Raise a `PlanError` that says what is illegal and what would be legal; return if nothing is."""
+    _check_exits(plan, space)
+    _check_names(plan, space)
+    depths = space.depths(plan.exits)
+    for group in space.groups:
+        _check_group(group, plan, depths)
+    for layer in space.layers:
+        _check_layer(layer, plan, depths)
+    _check_exits_read_something(plan, space)
+    _check_stages_compute_something(plan, space, depths)
+
+
+def _check_exits(plan: Plan, space: PlanSpace) -> None:
+    if not 1 <= plan.stages <= MAX_STAGES:
+        raise PlanError(f"a plan has 1 to {MAX_STAGES} stages, got {plan.stages}")
+    if plan.exits[-1] != OUTPUT:
+        raise PlanError(f"the last stage must exit at {OUTPUT!r}, got {plan.exits[-1]!r}")
+    for name in plan.exits:
+        if name not in space.exits:
+            raise PlanError(f"no node {name!r} to exit at; {_nearest(name, space.exits)}")
+    for stage, (before, after) in enumerate(zip(plan.exits, plan.exits[1:], strict=False)):
+        if after != OUTPUT and (before == OUTPUT or before not in space.covered_by(after)):
+            raise PlanError(
+                f"stage {stage} exits at {before!r}, which is not before stage {stage + 1}'s exit "
+                f"{after!r}; exits must come one after the other (or be the same)"
+            )
+
+
+def _check_names(plan: Plan, space: PlanSpace) -> None:
+    for name in plan.channels:
+        if name not in space.group:
+            raise PlanError(f"the network has no channel group {name!r}; {_nearest(name, tuple(space.group))}")
+    missing = [group.name for group in space.groups if group.name not in plan.channels]
+    if missing:
+        raise PlanError(f"the plan does not divide {len(missing)} channel groups: {', '.join(missing[:5])}")
+    for name in plan.no_reuse:
+        if name not in space.layer:
+            raise PlanError(f"no layer {name!r} in no_reuse; {_nearest(name, tuple(space.layer))}")
+
+
+def _check_group(group: ChannelGroup, plan: Plan, depths: Mapping[str, int]) -> None:
+    counts = plan.channels[group.name]
+    where = f"group {group.name!r}: {list(counts)}"
+    if len(counts) != plan.stages:
+        raise PlanError(f"{where} has {len(counts)} counts; expected one per stage, {plan.stages}")
+    if min(counts) < 0:
+        raise PlanError(f"{where} has a negative count; a stage that owns nothing there has 0")
+    if sum(counts) != group.channels:
+        raise PlanError(f"{where} sums to {sum(counts)}; the group has {group.channels} channels to divide")
+    uneven = [count for count in counts if count % group.granule]
+    if uneven:
+        raise PlanError(
+            f"{where}: {uneven[0]} is not a multiple of {group.granule}, "
+            "the width that a grouped convolution keeps together"
+        )
+    first = min(depths[node] for node in group.nodes)
+    for stage in range(first):
+        if counts[stage]:
+            raise PlanError(
+                f"{where}: stage {stage} exits at {plan.exits[stage]!r}, before this group begins, so it "
+                f"must own 0 there; the first stage that may own some is stage {first}"
+            )
+
+
+def _check_layer(layer: Layer, plan: Plan, depths: Mapping[str, int]) -> None:
+    levels = {max(s, depths[layer.name]) for g in layer.makes for s, n in enumerate(plan.channels[g]) if n}
+    readable = {max(s, depths[layer.input]) for g in layer.reads for s, n in enumerate(plan.channels[g]) if n}
+    for level in sorted(levels):
+        reuses = layer.name not in plan.no_reuse
+        if layer.reads_image or level in readable or (reuses and any(other < level for other in readable)):
+            continue
+        remedy = (
+            "give an earlier or the same stage channels in "
+            if reuses
+            else "remove the layer from no_reuse, or give the same stage channels in "
+        )
+        raise PlanError(
+            f"stage {level} owns outputs of layer {layer.name!r} but none of its inputs are within its "
+            f"reach; {remedy}{' or '.join(sorted(layer.reads))}"
+        )
+
+
+def _check_exits_read_something(plan: Plan, space: PlanSpace) -> None:
+    for stage, exit_name in enumerate(plan.exits):
+        nodes = space.exit_reads if exit_name == OUTPUT else {exit_name}
+        groups = [group for group in space.groups if group.nodes & nodes]
+        if not any(any(plan.channels[group.name][: stage + 1]) for group in groups):
+            names = " or ".join(group.name for group in groups)
+            raise PlanError(
+                f"stage {stage} exits at {exit_name!r}, where stages 0 to {stage} own nothing; "
+                f"give one of them channels in {names}"
+            )
+
+
+def _check_stages_compute_something(plan: Plan, space: PlanSpace, depths: Mapping[str, int]) -> None:
+    computing = {
+        max(stage, depths[layer.name])
+        for layer in space.layers
+        for name in layer.makes
+        for stage, count in enumerate(plan.channels[name])
+        if count
+    }
+    idle = sorted(set(range(plan.stages)) - computing)
+    if idle:
+        raise PlanError(
+            f"stage {idle[0]} computes nothing: it owns no channels and its exit is not deeper than the one "
+            "before; give it channels or leave it out"
+        )
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return f"did you mean {', '.join(close)}?" if close else f"known are {', '.join(known[:8])}, …"
+
+
+# --- constructors: every one gives a legal plan ------------------------------------------------------
+
+
+def static(space: PlanSpace) -> Plan:
+    """One stage that owns everything: the static network."""
+    return Plan(channels={group.name: (group.channels,) for group in space.groups}, exits=(OUTPUT,))
+
+
+def uniform(space: PlanSpace, fractions: Sequence[float], *, align: int = 1) -> Plan:
+    """Every stage goes through all layers and owns the same fraction of every group (the paper's kind).
+
+    Boundaries are rounded to multiples of `align` channels where a group is wide enough; stage 0 owns at
+    least one portion of each group.
+    """
+    if not fractions or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-3:
+        raise PlanError(f"expected positive fractions that sum to 1, got {list(fractions)}")
+    channels = {group.name: _by_fractions(group, fractions, align) for group in space.groups}
+    plan = Plan(channels=channels, exits=(OUTPUT,) * len(fractions))
+    check(plan, space)
+    return plan
+
+
+def depth(space: PlanSpace, exits: Sequence[str]) -> Plan:
+    """Stages divide the depth, not the width: stage k owns all that lies between exits k-1 and k."""
+    plan_exits = (*exits, OUTPUT)
+    _check_exits(Plan(channels={}, exits=plan_exits), space)
+    depths = space.depths(plan_exits)
+    channels = {}
+    for group in space.groups:
+        counts = [0] * len(plan_exits)
+        counts[min(depths[node] for node in group.nodes)] = group.channels
+        channels[group.name] = tuple(counts)
+    plan = Plan(channels=channels, exits=plan_exits)
+    check(plan, space)
+    return plan
+
+
+def random(
+    space: PlanSpace,
+    stages: int,
+    rng: np.random.Generator,
+    *,
+    align: int = 1,
+    full_depth: bool = False,
+) -> Plan:
+    """A legal plan drawn at random: exits, divisions (zeros among them) and reuse.
+
+    With `full_depth` every stage goes through all layers, which is the paper's own space.
+    """
+    if not 1 <= stages <= MAX_STAGES:
+        raise PlanError(f"a plan has 1 to {MAX_STAGES} stages, got {stages}")
+    for _ in range(1000):
+        plan = _draw(space, stages, rng, align, full_depth)
+        try:
+            check(plan, space)
+        except PlanError:
+            continue  # a stage was left with nothing to compute: draw again
+        return plan
+    raise PlanError(f"found no legal plan of {stages} stages; the network's groups are too narrow")
+
+
+def _draw(space: PlanSpace, stages: int, rng: np.random.Generator, align: int, full_depth: bool) -> Plan:
+    exits = (OUTPUT,) * stages if full_depth else _draw_exits(space, stages, rng)
+    depths = space.depths(exits)
+    channels = {}
+    for group in space.groups:
+        first = min(depths[node] for node in group.nodes)
+        shares = rng.dirichlet(np.ones(stages - first)) * (rng.random(stages - first) < 0.8)
+        shares[0] = max(shares[0], 1e-3)
+        counts = _by_fractions(group, list(shares / shares.sum()), align)
+        channels[group.name] = (0,) * first + counts
+    plan = Plan(channels=channels, exits=exits)
+    return Plan(channels=channels, exits=exits, no_reuse=_draw_no_reuse(plan, space, depths, rng))
+
+
+def _draw_exits(space: PlanSpace, stages: int, rng: np.random.Generator) -> tuple[str, ...]:
+    """Exits one after the other: each a node before the next, or the output."""
+    exits = [OUTPUT]
+    while len(exits) < stages:
+        covered = space.covered_by(exits[0])
+        choices = [name for name in space.exits if name in covered]
+        at_output = exits[0] == OUTPUT and rng.random() < 0.5
+        exits.insert(0, OUTPUT if at_output else choices[int(rng.integers(len(choices)))])
+    return tuple(exits)
+
+
+def _draw_no_reuse(
+    plan: Plan, space: PlanSpace, depths: Mapping[str, int], rng: np.random.Generator
+) -> frozenset[str]:
+    """A tenth of the layers, less those that would be left with nothing to read."""
+    drawn = [layer for layer in space.layers if rng.random() < 0.1]
+    legal = []
+    for layer in drawn:
+        alone = Plan(channels=plan.channels, exits=plan.exits, no_reuse=frozenset({layer.name}))
+        try:
+            _check_layer(layer, alone, depths)
+        except PlanError:
+            continue  # it needs the earlier stages' features
+        legal.append(layer.name)
+    return frozenset(legal)
+
+
+def _by_fractions(group: ChannelGroup, fractions: Sequence[float], align: int) -> tuple[int, ...]:
+    """Counts whose running sums are the fractions', rounded to portions; the first is never zero."""
+    portion = int(np.lcm(group.granule, align))
+    if portion > group.channels // 2:
+        portion = group.granule
+    whole = group.channels // portion
+    ends = [max(1, round(whole * end)) * portion for end in np.cumsum(fractions)]
+    ends[-1] = group.channels
+    return tuple(end - start for start, end in zip([0, *ends[:-1]], ends, strict=True))
+
+
+def from_text(text: str, space: PlanSpace, *, align: int = 1, seed: int = 0) -> Plan:
+    """`static`, `uniform:F,F,…`, `depth:NODE,NODE,…` or `random:STAGES`, as a user types it."""
+    kind, _, rest = text.partition(":")
+    if kind == "static" and not rest:
+        return static(space)
+    if kind == "uniform" and rest:
+        return uniform(space, _numbers(rest), align=align)
+    if kind == "depth" and rest:
+        return depth(space, [name.strip() for name in rest.split(",")])
+    if kind == "random" and rest.isdigit():
+        return random(space, int(rest), np.random.default_rng(seed), align=align)
+    raise PlanError(
+        f"cannot read the plan {text!r}; expected a JSON file, static, uniform:0.25,0.25,0.5, "
+        "depth:NODE,NODE or random:STAGES"
+    )
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise PlanError(f"expected numbers with commas between, got {text!r}") from error

@@ -1,0 +1,1 @@
+"""The device wing: onnxruntime and numpy, never torch. Runs bundles."""
