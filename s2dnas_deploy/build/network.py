@@ -17,7 +17,7 @@ from s2dnas_deploy.build.division import Division, divide, reads_body
 from s2dnas_deploy.build.graph import INPUT, Node
 from s2dnas_deploy.build.operators import OPERATORS
 from s2dnas_deploy.build.static_network import StaticNetwork, run_node
-from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.plan import Plan, static as static_plan
 
 
 class MultiStageNetwork(nn.Module):
@@ -45,6 +45,15 @@ class MultiStageNetwork(nn.Module):
     def weights(self) -> dict[str, Tensor]:
         """All weights and statistics under the names that the channel graph and the exits use."""
         return {key: getattr(self, name) for key, name in self._attribute.items()}
+
+    def masked_weights(self) -> dict[str, Tensor]:
+        """`weights`, detached, with zeros where a mask hides them: what the network is made of."""
+        weights = {key: tensor.detach() for key, tensor in self.weights().items()}
+        for node in self.division.body[1:]:
+            if node.name in self._masks:
+                key = node.weights["weight"]
+                weights[key] = torch.where(getattr(self, self._masks[node.name]), weights[key], 0.0)
+        return weights
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Every exit's logits in one pass of the masked network."""
@@ -140,6 +149,18 @@ def carry_over(static: StaticNetwork, plan: Plan) -> MultiStageNetwork:
                     shape = (classes,) if role == "bias" or index is None else (classes, len(index))
                     weights[key] = torch.zeros(shape, dtype=some.dtype)
     return MultiStageNetwork(division, weights)
+
+
+def as_network(static: StaticNetwork) -> MultiStageNetwork:
+    """The static network as a multi-stage network of one stage."""
+    return carry_over(static, static_plan(static.divisible.space))
+
+
+def as_static(network: MultiStageNetwork) -> StaticNetwork:
+    """A network of one stage as the static network that it is."""
+    assert network.stages == 1, "only a network of one stage is static"
+    weights = {key.removeprefix("exit0/"): tensor.detach() for key, tensor in network.weights().items()}
+    return StaticNetwork(divisible=network.division.divisible, weights=weights)
 
 
 def _attribute_name(key: str) -> str:

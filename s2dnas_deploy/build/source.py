@@ -1,0 +1,196 @@
+"""The user's own files: import the factory of a network, and load trained weights into it.
+
+Place in the flow: `--model` and `--weights` ──▶ `nn.Module`, which `static_network` reads. The module named
+by `--model` is the user's code and runs as such; a weights file is data and never runs anything.
+"""
+
+import importlib
+import importlib.util
+import pickle
+import sys
+import traceback
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from s2dnas_deploy.errors import CheckpointError, ModelError
+
+_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
+
+
+def build_network(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """Call the factory that `path/file.py:factory` or `package.module:factory` names."""
+    place, colon, name = spec.rpartition(":")
+    if not colon or not place or not name:
+        raise ModelError(f"cannot read --model {spec!r}; expected path/file.py:factory or package.module:factory")
+    module = _import(place)
+    factory = getattr(module, name, None)
+    if factory is None:
+        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ModelError(f"{place} defines no {name!r}; it defines {', '.join(known[:12]) or 'nothing callable'}")
+    if isinstance(factory, nn.Module):
+        return factory
+    try:
+        network = factory(**(arguments or {}))
+    except Exception as error:
+        raise ModelError(f"{spec} failed: {_told(error)}") from error
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"{spec} returned a {type(network).__name__}; expected a torch.nn.Module")
+    return network
+
+
+def load_weights(network: nn.Module, path: Path, key: str | None = None) -> None:
+    """Load a state dict into `network`; every entry must be there, known and of the right shape."""
+    state = unwrapped(read_state(path, key), set(network.state_dict()))
+    own = network.state_dict()
+    optional = {name for name in own if name.endswith("num_batches_tracked")}
+    missing = sorted(set(own) - set(state) - optional)
+    unexpected = sorted(set(state) - set(own))
+    misshaped = [
+        f"{name}: {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+        for name in sorted(set(own) & set(state))
+        if own[name].shape != state[name].shape
+    ]
+    if missing or unexpected or misshaped:
+        problems = [
+            f"{len(names)} {what}: {', '.join(names[:6])}{', …' if len(names) > 6 else ''}"
+            for what, names in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("of another shape", misshaped),
+            )
+            if names
+        ]
+        raise CheckpointError(
+            f"{path} does not fit the network ({len(own)} entries expected, {len(state)} found)\n  "
+            + "\n  ".join(problems)
+        )
+    network.load_state_dict(state, strict=False)
+
+
+def read_state(path: Path, key: str | None = None) -> dict[str, Tensor]:
+    """The state dict in a .pt, .pth, .th or .safetensors file; no code in the file is ever run."""
+    document = _read_file(path)
+    if key is not None:
+        if not isinstance(document, Mapping) or key not in document:
+            raise CheckpointError(f"{path} has no entry {key!r}; it has {_described(document)}")
+        document = document[key]
+    state = _find_state(document)
+    if state is None:
+        raise CheckpointError(
+            f"{path} holds no state dict: expected names mapped to tensors, also inside one of "
+            f"{', '.join(_STATE_KEYS)}; found {_described(document)}. Name the entry with --weights-key"
+        )
+    return state
+
+
+def unwrapped(state: dict[str, Tensor], known: set[str]) -> dict[str, Tensor]:
+    """Strip the prefixes that wrappers leave (`module.` of DataParallel, `_orig_mod.` of compile)."""
+    while not known & set(state):
+        prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in state)), None)
+        if prefix is None:
+            break
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
+
+
+def _read_file(path: Path) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"no weights file {path}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors (or is damaged) and was not loaded, because loading it would run "
+            "code; save the weights alone: torch.save(network.state_dict(), path)"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is no weights file, or is damaged: {_told(error)}") from error
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is no safetensors file, or is damaged: {error}") from error
+
+
+def _find_state(document: Any) -> dict[str, Tensor] | None:
+    if _is_state(document):
+        return {str(name): tensor for name, tensor in document.items()}
+    if isinstance(document, Mapping):
+        for key in _STATE_KEYS:
+            if _is_state(document.get(key)):
+                return {str(name): tensor for name, tensor in document[key].items()}
+    return None
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(x, Tensor) for x in value.values())
+
+
+def _described(document: Any) -> str:
+    if isinstance(document, Mapping):
+        return "the entries " + ", ".join(f"{key!r}" for key in list(document)[:8])
+    return f"a {type(document).__name__}"
+
+
+def _import(place: str) -> ModuleType:
+    if place.endswith(".py"):
+        return _import_file(Path(place).expanduser())
+    try:
+        with _on_path(Path.cwd()):
+            return importlib.import_module(place)
+    except Exception as error:
+        raise ModelError(f"cannot import {place}: {_told(error)}") from error
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ModelError(f"no file {path}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None, path
+    assert spec.loader is not None, path
+    module = importlib.util.module_from_spec(spec)
+    previous = sys.modules.get(path.stem)
+    sys.modules[path.stem] = module
+    try:
+        with _on_path(path.resolve().parent):
+            spec.loader.exec_module(module)
+    except Exception as error:
+        raise ModelError(f"cannot import {path}: {_told(error)}") from error
+    finally:
+        if previous is not None:
+            sys.modules[path.stem] = previous
+    return module
+
+
+@contextmanager
+def _on_path(folder: Path) -> Iterator[None]:
+    """Let the user's module import its neighbours."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _told(error: BaseException) -> str:
+    """The error in one line, with the place in the user's code where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
+    place = f" (at {own[-1].filename}:{own[-1].lineno})" if own else ""
+    text = str(error).splitlines()[0] if str(error) else ""
+    return f"{type(error).__name__}: {text}{place}"

@@ -1,0 +1,322 @@
+"""The training loop: a multi-stage network learns from images, and survives being killed.
+
+Place in the flow: `MultiStageNetwork` (weights carried over) ──train──▶ the same network, trained. The
+result is the moving average of the weights over the steps. Says how it goes through `progress`; never prints.
+"""
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from s2dnas_deploy.build.augment import random_crop_and_flip
+from s2dnas_deploy.build.images import ImageSplits, LabelledImages
+from s2dnas_deploy.build.network import MultiStageNetwork
+from s2dnas_deploy.build.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from s2dnas_deploy.build.training.losses import exits_loss
+from s2dnas_deploy.build.training.record import plot_accuracy, write_metrics
+from s2dnas_deploy.build.training.settings import Settings
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.errors import DataError, TrainingError
+
+Progress = Callable[[int, int, str], None]  # steps done, steps in all, a short note
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """All that determines a run: what is trained, on what, how, and where it is kept."""
+
+    network: MultiStageNetwork
+    teacher: MultiStageNetwork | None
+    splits: ImageSplits
+    preprocessing: Preprocessing
+    settings: Settings
+    folder: Path
+
+    def __post_init__(self) -> None:
+        classes, expected = len(self.splits.class_names), self.network.division.graph.classes
+        if classes != expected:
+            raise DataError(
+                f"the data has {classes} classes and the network {expected} outputs; they must be equal "
+                f"(--model-args can set the number of outputs)"
+            )
+        weights = self.settings.exit_weights
+        if weights and len(weights) != self.network.stages:
+            raise TrainingError(f"{len(weights)} exit weights for {self.network.stages} exits")
+        if len(self.splits.train) < 2:
+            raise DataError("training needs at least 2 images")
+
+    @property
+    def batch_size(self) -> int:
+        """Images per step; a data set smaller than a batch is one batch."""
+        return min(self.settings.batch_size, len(self.splits.train))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch; the rest is left to another epoch's order."""
+        return len(self.splits.train) // self.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.settings.epochs * self.steps_per_epoch
+
+    def identity(self) -> str:
+        """A digest of everything that decides the final weights."""
+        digest = hashlib.sha256(f"{self.settings.digest}|{self.splits.digest}".encode())
+        digest.update(repr(self.preprocessing).encode())
+        for network in (self.network, self.teacher):
+            if network is not None:
+                digest.update(network.division.plan.digest.encode())
+                for key, tensor in sorted(network.weights().items()):
+                    digest.update(key.encode())
+                    digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def train(task: Task, progress: Progress) -> list[dict[str, Any]]:
+    """Train `task.network` in place, resuming what is in `task.folder`; the metrics, an epoch each."""
+    with torch.random.fork_rng(devices=[]):
+        run = _Run(task)
+        run.resume()
+        for step in range(run.step, task.steps):
+            run.learn(step)
+            progress(step + 1, task.steps, run.note())
+            if (step + 1) % task.steps_per_epoch == 0:
+                run.close_epoch()
+            elif run.checkpoint_is_due():
+                run.save()
+        run.finish()
+    return run.metrics
+
+
+@torch.no_grad()
+def accuracy(
+    network: nn.Module, images: LabelledImages, preprocessing: Preprocessing, device: torch.device | None = None
+) -> list[float]:
+    """The share of right answers of each exit, in float32."""
+    was_training = network.training
+    network.eval()
+    right: Tensor | None = None
+    for start in range(0, len(images), EVALUATION_BATCH):
+        part = images.select(torch.arange(start, min(start + EVALUATION_BATCH, len(images))))
+        inputs = normalised(part.images, preprocessing, device or torch.device("cpu"))
+        answers = torch.stack([z.argmax(1).cpu() for z in network(inputs)])
+        counts = (answers == part.labels).sum(1)
+        right = counts if right is None else right + counts
+    network.train(was_training)
+    assert right is not None, "no images"
+    return [float(count) / len(images) for count in right]
+
+
+def normalised(images: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    """uint8 [N, C, H, W] to what the network reads, channels last."""
+    shape = (1, -1, 1, 1)
+    mean = torch.tensor(preprocessing.mean, device=device).reshape(shape)
+    std = torch.tensor(preprocessing.std, device=device).reshape(shape)
+    scaled = images.to(device).float().div_(255).sub_(mean).div_(std)
+    return scaled.contiguous(memory_format=torch.channels_last)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device asked for, which must be there; `auto` takes a GPU if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise TrainingError("device cuda was asked for, but torch finds no GPU; use --device cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise TrainingError(f"no device {name!r}: {error}") from error
+
+
+@dataclass
+class _Run:
+    """A run in progress: the state that a checkpoint holds, and what follows from the task."""
+
+    task: Task
+    step: int = 0
+    running_loss: float = 0.0
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.identity = self.task.identity()
+        self.settings = self.task.settings
+        self.device = choose_device(self.settings.device)
+        self.network = self.task.network.to(self.device, memory_format=torch.channels_last)
+        self.teacher = self._teacher()
+        self.average = copy.deepcopy(self.network).eval()
+        self.optimizer = _optimizer(self.network, self.settings)
+        self.autocast = _autocast(self.settings, self.device)
+        self.order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self.saved_at = time.monotonic()
+
+    def _teacher(self) -> nn.Module | None:
+        if self.task.teacher is None or self.settings.distill == 0:
+            return None
+        return self.task.teacher.to(self.device, memory_format=torch.channels_last).eval()
+
+    # -- learning ------------------------------------------------------------------------------------
+
+    def learn(self, step: int) -> None:
+        """One step of gradient descent on the step's own batch."""
+        images, labels = self._batch(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * _schedule(step / self.task.steps, self.settings.warmup)
+        torch.manual_seed(_seed(self.settings.seed, "dropout", step))
+        self.network.train()
+        with self.autocast():
+            logits = [z.float() for z in self.network(images)]
+            taught = self._taught(images)
+        loss = exits_loss(logits, labels, taught, self.settings)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss became {value} at step {step + 1} of {self.task.steps}; a smaller --lr (now "
+                f"{self.settings.lr:g}), a longer --warmup or --precision float32 may help"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.step = step + 1
+        self.running_loss += value
+        self._move_average()
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """The images and labels of a step: the epoch's order, then the step's own crops and flips."""
+        epoch, within = divmod(step, self.task.steps_per_epoch)
+        train = self.task.splits.train
+        if self.order[0] != epoch:
+            generator = torch.Generator().manual_seed(_seed(self.settings.seed, "order", epoch))
+            self.order = (epoch, torch.randperm(len(train), generator=generator))
+        size = self.task.batch_size
+        part = train.select(self.order[1][within * size : (within + 1) * size])
+        generator = torch.Generator().manual_seed(_seed(self.settings.seed, "augment", step))
+        padding = self.settings.crop_padding if "crop" in self.settings.augment else 0
+        flip = "flip" in self.settings.augment
+        images = random_crop_and_flip(part.images, padding=padding, flip=flip, generator=generator)
+        return normalised(images, self.task.preprocessing, self.device), part.labels.to(self.device)
+
+    @torch.no_grad()
+    def _taught(self, images: Tensor) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        answer: Tensor = self.teacher(images)[-1]
+        return answer.float()
+
+    @torch.no_grad()
+    def _move_average(self) -> None:
+        """average ← decay · average + (1 - decay) · weights; the decay grows, so the start is forgotten."""
+        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step)) if self.settings.ema else 0.0
+        ours, theirs = list(self.average.state_dict().values()), list(self.network.state_dict().values())
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+    # -- epochs ---------------------------------------------------------------------------------------
+
+    def note(self) -> str:
+        """How it stands, in a few characters."""
+        if not self.metrics:
+            return ""
+        return "val " + " / ".join(f"{100 * value:.1f}%" for value in self.metrics[-1]["val_accuracy"])
+
+    def close_epoch(self) -> None:
+        """Validate, write the log and a checkpoint."""
+        self.metrics.append(
+            {
+                "epoch": self.step // self.task.steps_per_epoch,
+                "loss": self.running_loss / self.task.steps_per_epoch,
+                "val_accuracy": self._accuracy(self.average),
+                "val_accuracy_raw": self._accuracy(self.network),
+            }
+        )
+        self.running_loss = 0.0
+        write_metrics(self.metrics, self.task.folder / "metrics.jsonl")
+        plot_accuracy(self.metrics, self.task.folder / "accuracy.svg")
+        self.save()
+
+    def _accuracy(self, network: nn.Module) -> list[float]:
+        return accuracy(network, self.task.splits.val, self.task.preprocessing, self.device)
+
+    def finish(self) -> None:
+        """The network becomes its average, on the CPU, in evaluation mode."""
+        self.network.load_state_dict(self.average.state_dict())
+        self.network.to("cpu", memory_format=torch.contiguous_format).eval()
+
+    # -- surviving ------------------------------------------------------------------------------------
+
+    @property
+    def path(self) -> Path:
+        return self.task.folder / "checkpoint.pt"
+
+    def checkpoint_is_due(self) -> bool:
+        """Whether so much time has passed that losing the work since would hurt."""
+        return time.monotonic() - self.saved_at > self.settings.checkpoint_seconds
+
+    def save(self) -> None:
+        """Write the state of this moment."""
+        state = Checkpoint(
+            run=self.identity,
+            step=self.step,
+            network=self.network.state_dict(),
+            average=self.average.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            running_loss=self.running_loss,
+            metrics=self.metrics,
+        )
+        save_checkpoint(state, self.path)
+        self.saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on from this run's checkpoint, if there is one."""
+        state = load_checkpoint(self.path, self.identity)
+        if state is None:
+            return
+        self.network.load_state_dict(state.network)
+        self.average.load_state_dict(state.average)
+        self.optimizer.load_state_dict(dict(state.optimizer))
+        self.step, self.running_loss, self.metrics = state.step, state.running_loss, list(state.metrics)
+
+
+def _optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """Weight decay for kernels only: norms and biases are scales and offsets, not complexity."""
+    kernels = [p for p in network.parameters() if p.dim() > 1]
+    others = [p for p in network.parameters() if p.dim() <= 1]
+    groups = [
+        {"params": kernels, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
+
+
+def _schedule(done: float, warmup: float) -> float:
+    """The learning rate as a share of its peak: up in a line, then down along a cosine."""
+    if done < warmup:
+        return done / warmup
+    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+
+
+def _seed(seed: int, purpose: str, index: int) -> int:
+    """A seed of its own for each purpose and step."""
+    digest = hashlib.sha256(f"{seed}|{purpose}|{index}".encode()).digest()
+    return int.from_bytes(digest[:7], "little")
+
+
+def _autocast(settings: Settings, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
+    """bfloat16 where it pays: asked for, or on hardware that multiplies it natively."""
+    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
+    if settings.precision == "bfloat16" or (settings.precision == "auto" and native):
+        return lambda: torch.autocast(device.type, torch.bfloat16)
+    return nullcontext
+
+
+def _cpu_has_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

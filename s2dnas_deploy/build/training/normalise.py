@@ -1,0 +1,62 @@
+"""How images are normalised: by name, by numbers, or as measured on the images to train on."""
+
+from torch import Tensor
+
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.errors import DataError
+
+_KNOWN = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+}
+
+
+def preprocessing_for(
+    spec: str, images: Tensor, input_shape: tuple[int, int, int], *, resize: str | None = None
+) -> Preprocessing:
+    """Read `spec`: a known name, `data`, `unit` (to -1..1), `none` (to 0..1) or `M,M,M/S,S,S`.
+
+    `images` are uint8 [N, C, H, W], those to train on.
+    """
+    channels = input_shape[0]
+    if spec in _KNOWN:
+        mean, std = _KNOWN[spec]
+        if channels != len(mean):
+            raise DataError(f"--normalize {spec} is for 3 channels, the network reads {channels}; use data")
+    elif spec == "data":
+        mean, std = _measured(images)
+    elif spec in ("unit", "none"):
+        value, spread = (0.5, 0.5) if spec == "unit" else (0.0, 1.0)
+        mean, std = (value,) * channels, (spread,) * channels
+    else:
+        mean, std = _numbers(spec, channels)
+    return Preprocessing(input_shape=input_shape, mean=mean, std=std, resize=resize)
+
+
+def _measured(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std per channel, from a count of the 256 pixel values: exact, and small whatever the data."""
+    mean, std = [], []
+    for channel in range(images.shape[1]):
+        counts = images[:, channel].flatten().bincount(minlength=256).double()
+        values = counts.new_tensor(range(256)) / 255
+        average = float((counts * values).sum() / counts.sum())
+        variance = float((counts * (values - average) ** 2).sum() / counts.sum())
+        mean.append(round(average, 6))
+        std.append(round(max(variance**0.5, 1e-3), 6))
+    return tuple(mean), tuple(std)
+
+
+def _numbers(spec: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    parts = spec.split("/")
+    try:
+        mean, std = (tuple(float(value) for value in part.split(",")) for part in parts)
+    except ValueError as error:
+        known = ", ".join(_KNOWN)
+        raise DataError(
+            f"cannot read --normalize {spec!r}; expected {known}, data, unit, none or means and stds as "
+            "0.5,0.5,0.5/0.2,0.2,0.2"
+        ) from error
+    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+        raise DataError(f"--normalize {spec}: expected {channels} means / {channels} stds above 0")
+    return mean, std

@@ -1,0 +1,266 @@
+"""A whole training: from a static network and images to `model.pt`.
+
+Place in the flow: what `s2dnas-train` does. Reads the network, the weights and the images, trains the static
+network first if asked, divides it by the plan, trains that, judges it once on the test images and saves it.
+"""
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from s2dnas_deploy import __version__
+from s2dnas_deploy.build.images import ImageSplits, load_images
+from s2dnas_deploy.build.model_file import Model, is_model, load_model, save_model
+from s2dnas_deploy.build.network import MultiStageNetwork, as_network, as_static, carry_over
+from s2dnas_deploy.build.source import build_network, load_weights
+from s2dnas_deploy.build.static_network import StaticNetwork, read_network
+from s2dnas_deploy.build.training.loop import Progress, Task, accuracy, train
+from s2dnas_deploy.build.training.normalise import preprocessing_for
+from s2dnas_deploy.build.training.settings import Settings
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.errors import CheckpointError, ModelError
+from s2dnas_deploy.plan import Plan, from_text
+
+
+class Reporter(Protocol):
+    """Who is told how it goes: messages, and the progress of a phase that takes a while."""
+
+    def say(self, message: str) -> None:
+        """A line for a person."""
+
+    def phase(self, name: str) -> Progress:
+        """Begin a phase; the result is called with (done, total, note) as it goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticSource:
+    """Where a static network comes from: a factory, weights, or a `model.pt` of one stage."""
+
+    model: str | None
+    model_arguments: Mapping[str, Any]
+    input_shape: tuple[int, int, int] | None
+    weights: Path | None
+    weights_key: str | None = None
+    seed: int = 0
+
+    def is_trained(self) -> bool:
+        """Whether weights were given."""
+        return self.weights is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a person asks of `s2dnas-train`."""
+
+    source: StaticSource
+    data: str
+    val_fraction: float
+    resize: str | None
+    limit: int | None
+    normalize: str
+    plan: str
+    align: int
+    static_epochs: int
+    settings: Settings
+    out: Path
+    restart: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps its checkpoint, log and plots."""
+        return self.out.with_name(self.out.name.removesuffix(".pt") + ".run")
+
+
+def read_static(source: StaticSource) -> StaticNetwork:
+    """The static network that a source describes, with its weights."""
+    if source.model is None:
+        if source.weights is None:
+            raise ModelError("no network given: name its factory with --model FILE.py:FACTORY")
+        return as_static(_one_stage(load_model(source.weights), source.weights).network)
+    if source.input_shape is None:
+        raise ModelError("the shape of the images is not known: give --input, for example --input 3x32x32")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(source.seed)
+        module = build_network(source.model, source.model_arguments)
+    if source.weights is not None:
+        if is_model(source.weights):
+            raise ModelError(
+                f"{source.weights} is a model.pt, which holds its own network: leave --model out"
+            )
+        load_weights(module, source.weights, source.weights_key)
+    return read_network(module.float(), source.input_shape)
+
+
+def read_plan(text: str, static: StaticNetwork, *, align: int, seed: int) -> Plan:
+    """The plan in a JSON file, or as spelled out in the text."""
+    path = Path(text).expanduser()
+    if path.suffix == ".json" or path.is_file():
+        if not path.is_file():
+            raise ModelError(f"no plan file {path}")
+        plan = Plan.from_json(path.read_text(encoding="utf-8"))
+    else:
+        plan = from_text(text, static.divisible.space, align=align, seed=seed)
+    return plan
+
+
+def train_model(request: Request, reporter: Reporter) -> Model:
+    """Do what is asked; the model, which is also at `request.out`."""
+    settings, source = request.settings, request.source
+    static = read_static(source)
+    shape = static.graph.input_shape
+    splits = load_images(
+        request.data,
+        input_shape=(shape[0], shape[1], shape[2]),
+        seed=settings.seed,
+        val_fraction=request.val_fraction,
+        resize=request.resize,
+        limit=request.limit,
+        on_progress=_counted(reporter.phase("reading images")),
+    )
+    preprocessing = _preprocessing(request, splits, shape)
+    plan = read_plan(request.plan, static, align=request.align, seed=settings.seed)
+    network = carry_over(static, plan)  # refuses an illegal plan before anything is trained
+    trained = source.is_trained()
+    if request.static_epochs and not trained:
+        static = _train_static(request, static, splits, preprocessing, reporter)
+        network, trained = carry_over(static, plan), True
+    teacher = as_network(static).eval() if trained and plan.stages > 1 else None
+    task = Task(
+        network=network,
+        teacher=teacher,
+        splits=splits,
+        preprocessing=preprocessing,
+        settings=settings,
+        folder=request.folder,
+    )
+    return _train_and_save(task, request, request.out, static if trained else None, reporter)
+
+
+def _train_static(
+    request: Request,
+    static: StaticNetwork,
+    splits: ImageSplits,
+    preprocessing: Preprocessing,
+    reporter: Reporter,
+) -> StaticNetwork:
+    """Train the static network itself, into the run's folder; it is the teacher and the start of the rest."""
+    settings = replace(request.settings, epochs=request.static_epochs, exit_weights=())
+    folder = request.folder / "static"
+    task = Task(
+        network=as_network(static),
+        teacher=None,
+        splits=splits,
+        preprocessing=preprocessing,
+        settings=settings,
+        folder=folder,
+    )
+    model = _train_and_save(task, request, request.folder / "static.pt", None, reporter)
+    return as_static(model.network)
+
+
+def _train_and_save(
+    task: Task, request: Request, out: Path, static: StaticNetwork | None, reporter: Reporter
+) -> Model:
+    identity = task.identity()
+    finished = _finished(out, identity, restart=request.restart)
+    if finished is not None:
+        reporter.say(f"{out} is there already, from this very run; nothing to do (--restart trains anew)")
+        return finished
+    checkpoint = task.folder / "checkpoint.pt"
+    if request.restart:
+        checkpoint.unlink(missing_ok=True)
+    elif checkpoint.exists():
+        reporter.say(f"resuming from {checkpoint}")
+    before = _static_accuracy(static, task) if static is not None else None
+    if before is not None:
+        reporter.say(f"static network: {100 * before['val']:.2f}% on {len(task.splits.val)} validation images")
+    name = "training the static network" if task.network.stages == 1 else f"training {task.network.stages} stages"
+    metrics = train(task, reporter.phase(name)) if task.steps else []
+    model = Model(
+        network=task.network.eval(),
+        class_names=task.splits.class_names,
+        preprocessing=task.preprocessing,
+        provenance=_provenance(task, request, identity, before, metrics),
+    )
+    save_model(model, out)
+    checkpoint.unlink(missing_ok=True)
+    return model
+
+
+def _finished(out: Path, identity: str, *, restart: bool) -> Model | None:
+    """The model of this very run, if it is there; another's is not overwritten unasked."""
+    if restart or not out.exists():
+        return None
+    model = load_model(out)
+    if model.provenance.get("run") != identity:
+        raise CheckpointError(
+            f"{out} is there already and comes from another run (other settings, plan, data or weights); "
+            "give another --out, or --restart to replace it"
+        )
+    return model
+
+
+def _static_accuracy(static: StaticNetwork, task: Task) -> dict[str, float]:
+    network = as_network(static).eval()
+    judged = {"val": accuracy(network, task.splits.val, task.preprocessing)[0]}
+    if task.splits.test is not None:
+        judged["test"] = accuracy(network, task.splits.test, task.preprocessing)[0]
+    return judged
+
+
+def _provenance(
+    task: Task,
+    request: Request,
+    identity: str,
+    static: Mapping[str, float] | None,
+    metrics: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Where the model comes from and how good it is. The test images are looked at here, once."""
+    splits = task.splits
+    test = accuracy(task.network, splits.test, task.preprocessing) if splits.test is not None else None
+    return {
+        "tool": f"s2dnas_deploy {__version__}",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "run": identity,
+        "network": request.source.model or str(request.source.weights),
+        "network_arguments": dict(request.source.model_arguments),
+        "weights": None if request.source.weights is None else str(request.source.weights),
+        "settings": asdict(task.settings),
+        "data": {
+            "source": request.data,
+            "digest": splits.digest,
+            "train": len(splits.train),
+            "val": len(splits.val),
+            "test": None if splits.test is None else len(splits.test),
+        },
+        "static_accuracy": None if static is None else dict(static),
+        "val_accuracy": accuracy(task.network, splits.val, task.preprocessing),
+        "test_accuracy": test,
+        "epochs_trained": len(metrics),
+    }
+
+
+def _preprocessing(request: Request, splits: ImageSplits, shape: tuple[int, ...]) -> Preprocessing:
+    """What the images need; a `model.pt` knows that itself."""
+    if request.source.model is None and request.source.weights is not None:
+        return load_model(request.source.weights).preprocessing
+    return preprocessing_for(
+        request.normalize, splits.train.images, (shape[0], shape[1], shape[2]), resize=request.resize
+    )
+
+
+def _one_stage(model: Model, path: Path) -> Model:
+    if model.network.stages != 1:
+        raise ModelError(
+            f"{path} has {model.network.stages} stages; only a static network (--plan static) can be divided"
+        )
+    return model
+
+
+def _counted(progress: Progress) -> Callable[[int, int], None]:
+    return lambda done, total: progress(done, total, "")

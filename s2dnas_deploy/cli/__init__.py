@@ -1,0 +1,22 @@
+"""The commands: thin layers that parse, call and print. Heavy imports happen inside them.
+
+`s2dnas` is the group of all; each is also installed under its own name.
+"""
+
+import click
+
+from s2dnas_deploy import __version__
+from s2dnas_deploy.cli.inspect import inspect
+from s2dnas_deploy.cli.train import train
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def main() -> None:
+    """Turn an image CNN into a multi-stage network that answers easy images early."""
+
+
+main.add_command(train, "train")
+main.add_command(inspect, "inspect")
+
+__all__ = ["inspect", "main", "train"]

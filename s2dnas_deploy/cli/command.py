@@ -1,0 +1,96 @@
+"""What all commands share: errors as one message and an exit code, and the form of common values."""
+
+import json
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from s2dnas_deploy.errors import S2dnasError
+
+INTERRUPTED = 130
+
+
+class Command(click.Command):
+    """A command that ends with the exit code of the error it met; `--debug` shows the traceback."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"], "max_content_width": 100})
+        super().__init__(*args, **kwargs)
+        self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn what it raises into a message and an exit code."""
+        debug = ctx.params.pop("debug", False)
+        try:
+            return super().invoke(ctx)
+        except S2dnasError as error:
+            if debug:
+                raise
+            _end(f"error: {error}", error.exit_code)
+        except ModuleNotFoundError as error:
+            if debug or (error.name or "").partition(".")[0] not in _BUILD_ONLY:
+                raise
+            _end(
+                f"error: this command needs {error.name}, which is not installed; "
+                "install what building needs: pip install 's2dnas-deploy[build]'",
+                1,
+            )
+        except KeyboardInterrupt:
+            _end("interrupted", INTERRUPTED)
+
+
+_BUILD_ONLY = frozenset({"torch", "onnx", "onnxsim", "safetensors", "sklearn", "matplotlib", "tomli"})
+
+
+def _end(message: str, code: int) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(code)
+
+
+class Shape(click.ParamType[tuple[int, int, int]]):
+    """An image's shape as `3x32x32`: channels, height, width."""
+
+    name = "CxHxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Three whole numbers with x between."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is not of the form CHANNELSxHEIGHTxWIDTH, for example 3x32x32", param, ctx)
+        return tuple(int(part) for part in parts)
+
+
+class JsonObject(click.ParamType[dict[str, Any]]):
+    """A JSON object, such as `{"num_classes": 10}`."""
+
+    name = "JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The object as a dictionary."""
+        if isinstance(value, dict):
+            return value
+        try:
+            result = json.loads(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
+        if not isinstance(result, dict):
+            self.fail(f'{value!r} is not a JSON object; expected for example {{"num_classes": 10}}', param, ctx)
+        return result
+
+
+class Numbers(click.ParamType[tuple[float, ...]]):
+    """Numbers with commas between, such as `1,1,2`."""
+
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The numbers as a tuple."""
+        if isinstance(value, (tuple, list)):
+            return tuple(float(number) for number in value)
+        try:
+            return tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers with commas between", param, ctx)

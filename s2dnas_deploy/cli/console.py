@@ -1,0 +1,65 @@
+"""How a command talks while it works: messages and progress bars on stderr, bars only for a terminal."""
+
+import sys
+import time
+from collections.abc import Callable
+
+import click
+
+
+class Console:
+    """Messages, and one bar per phase with the time left; without a terminal a phase is one line."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.bars = sys.stderr.isatty() and not quiet
+
+    def say(self, message: str) -> None:
+        """A line for a person."""
+        if not self.quiet:
+            click.echo(message, err=True)
+
+    def phase(self, name: str) -> Callable[[int, int, str], None]:
+        """Begin a phase. Nothing shows until it has lasted a second."""
+        return _Bar(name).update if self.bars else _Lines(name, self).update
+
+
+class _Bar:
+    """A bar that draws itself once the phase proves long, and closes itself at the end."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.start = time.monotonic()
+        self.bar: "click._termui_impl.ProgressBar[int] | None" = None
+
+    def update(self, done: int, total: int, note: str) -> None:
+        """Move to `done` of `total`."""
+        if self.bar is None:
+            if time.monotonic() - self.start < 1 or done >= total:
+                return
+            self.bar = click.progressbar(
+                length=total, label=self.name, file=sys.stderr, show_eta=True, item_show_func=lambda _: self.note
+            )
+            self.first = done
+            self.bar.__enter__()
+            self.bar.update(done)
+        self.note = note
+        self.bar.update(done - self.bar.pos)
+        if done >= total:
+            self.bar.__exit__(None, None, None)
+
+
+class _Lines:
+    """A line at the start, and one whenever the note changes: enough for a log file."""
+
+    def __init__(self, name: str, console: Console) -> None:
+        self.name, self.console = name, console
+        self.start = time.monotonic()
+        self.last = ""
+
+    def update(self, done: int, total: int, note: str) -> None:
+        """Say where it stands, if there is news."""
+        if note and note != self.last:
+            self.last = note
+            elapsed = time.monotonic() - self.start
+            self.console.say(f"{self.name}: {done}/{total} steps, {elapsed:.0f} s, {note}")

@@ -1,0 +1,42 @@
+"""Recipes: a TOML file whose keys are a command's options; the command line overrides them."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_PATHS = {"weights", "plan", "data"}
+
+
+def apply_recipe(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Let the recipe's values be the defaults of the command's options."""
+    if value is None:
+        return None
+    try:
+        recipe = tomllib.loads(value.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{value} is not TOML: {error}", ctx, param) from error
+    known = {option.name for option in ctx.command.params if option.name} - {"recipe", "debug"}
+    unknown = sorted(set(recipe) - known)
+    if unknown:
+        raise click.BadParameter(
+            f"{value} has unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}", ctx, param
+        )
+    defaults = {key: _resolved(key, setting, value.parent) for key, setting in recipe.items()}
+    ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    return value
+
+
+def _resolved(key: str, setting: Any, folder: Path) -> Any:
+    """Paths in a recipe are relative to the recipe."""
+    if key == "model" and ".py:" in str(setting):
+        return str(folder / str(setting))
+    if key in _PATHS and (folder / str(setting)).exists():
+        return str(folder / str(setting))
+    return setting
