@@ -204,7 +204,9 @@ def _check_exits(plan: Plan, space: PlanSpace) -> None:
 def _check_names(plan: Plan, space: PlanSpace) -> None:
     for name in plan.channels:
         if name not in space.group:
-            raise PlanError(f"the network has no channel group {name!r}; {_nearest(name, tuple(space.group))}")
+            raise PlanError(
+                f"the network has no channel group {name!r}; {_nearest(name, tuple(space.group))}"
+            )
     missing = [group.name for group in space.groups if group.name not in plan.channels]
     if missing:
         raise PlanError(f"the plan does not divide {len(missing)} channel groups: {', '.join(missing[:5])}")

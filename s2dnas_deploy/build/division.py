@@ -56,14 +56,14 @@ class Division:
         """Which output channel of a mixing node reads which input channel, [C_out, C_in]."""
         outputs, inputs = self.levels[node.name][:, None], self.levels[node.inputs[0]][None, :]
         if node.name in self.plan.no_reuse:
-            return (inputs == outputs) | self._is_image(node.inputs[0])[None, :]
-        return inputs <= outputs
+            return np.asarray((inputs == outputs) | self._is_image(node.inputs[0])[None, :])
+        return np.asarray(inputs <= outputs)
 
     def _is_image(self, name: str) -> npt.NDArray[np.bool_]:
         """The channels that are the image's own, which every layer may read."""
-        pooled_from = {node.name: node.inputs[0] for node in self.body if node.name not in self.divisible.atoms}
-        atoms = self.divisible.atoms[pooled_from.get(name, name)]
-        return np.isin(atoms, self.divisible.atoms[INPUT])
+        atoms = self.divisible.atoms
+        pooled_from = {node.name: node.inputs[0] for node in self.body if node.name not in atoms}
+        return np.isin(atoms[pooled_from.get(name, name)], atoms[INPUT])
 
 
 def divide(divisible: Divisible, plan: Plan) -> Division:

@@ -51,12 +51,14 @@ class Divisible:
 def divide_into_groups(graph: ChannelGraph) -> Divisible:
     """Find the atoms, the classifier and the channel groups of a network."""
     atoms = _atoms(graph)
-    classes = set(atoms[graph.output].tolist())
-    classifier = frozenset(name for name, own in atoms.items() if classes & set(own.tolist()))
-    if INPUT in classifier:
-        raise UnsupportedNetworkError("the image's own channels reach the output: there is no classifier")
+    classifier = _classifier(graph, atoms)
     _refuse_features_in_the_image(graph, atoms)
     members = _members(graph, atoms, classifier)
+    if not members:
+        raise UnsupportedNetworkError(
+            f"nothing is left to divide: {_first_layer(graph)}, and every channel belongs to the classifier "
+            "or to the image; expected at least one layer between the two"
+        )
     groups = tuple(_group(name, own, atoms, graph) for name, own in members.items())
     return Divisible(
         graph=graph,
@@ -65,6 +67,34 @@ def divide_into_groups(graph: ChannelGraph) -> Divisible:
         classifier=classifier,
         space=_space(graph, atoms, classifier, members, groups),
     )
+
+
+def _classifier(graph: ChannelGraph, atoms: Mapping[str, Indices]) -> frozenset[str]:
+    """The nodes that hold the classes or come after one that does, and all that is tied to them."""
+    classes, nodes = set(atoms[graph.output].tolist()), set[str]()
+    while True:
+        found = {
+            node.name
+            for node in graph.nodes
+            if node.name in nodes or nodes & set(node.inputs) or classes & set(atoms[node.name].tolist())
+        }
+        if found == nodes:
+            break
+        nodes = found
+        classes.update(*(atoms[name].tolist() for name in nodes))
+    if INPUT in nodes:
+        raise UnsupportedNetworkError(
+            f"the image's own channels are tied to the output {graph.output!r}: there is no classifier\n"
+            f"  at {graph.by_name[graph.output].source}"
+        )
+    return frozenset(nodes)
+
+
+def _first_layer(graph: ChannelGraph) -> str:
+    for node in graph.nodes[1:]:
+        if OPERATORS[node.operator].mixes:
+            return f"its first layer is {node.name!r} (at {node.source})"
+    return "it has no layer that mixes channels"
 
 
 def _refuse_features_in_the_image(graph: ChannelGraph, atoms: Mapping[str, Indices]) -> None:
@@ -140,14 +170,28 @@ def _carry_atoms(graph: ChannelGraph, node: Node, atoms: Mapping[str, Indices], 
 
 
 def _tie_shared_weights(graph: ChannelGraph, atoms: Mapping[str, Indices], union: _Union) -> None:
-    """A weight that two nodes share can be divided in one way only: their channels are tied."""
+    """A weight that two nodes share can be divided in one way only: their channels are tied.
+
+    One number that serves all channels is not divided, so it ties nothing.
+    """
     first_user: dict[str, Node] = {}
     for node in graph.nodes:
-        for key in node.weights.values():
+        for role, key in node.weights.items():
             other = first_user.setdefault(key, node)
-            if other is not node:
-                union.join(atoms[other.name], atoms[node.name])
-                union.join(atoms[other.inputs[0]], atoms[node.inputs[0]])
+            if other is node or not node.attributes.get("per_channel", True):
+                continue
+            _tie(other.name, node.name, atoms, union, node)
+            if role == "weight" and OPERATORS[node.operator].mixes and OPERATORS[other.operator].mixes:
+                _tie(other.inputs[0], node.inputs[0], atoms, union, node)
+
+
+def _tie(first: str, second: str, atoms: Mapping[str, Indices], union: _Union, user: Node) -> None:
+    if len(atoms[first]) != len(atoms[second]):
+        raise UnsupportedNetworkError(
+            f"node {user.name!r} shares weights with another, but {first!r} has {len(atoms[first])} channels "
+            f"and {second!r} has {len(atoms[second])}, so they cannot be divided alike\n  at {user.source}"
+        )
+    union.join(atoms[first], atoms[second])
 
 
 # --- groups ----------------------------------------------------------------------------------------------

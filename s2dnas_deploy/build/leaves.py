@@ -25,8 +25,17 @@ def call_of_leaf(leaf: nn.Module) -> LeafCall | None:
     for kind in type(leaf).__mro__:
         if kind in _LEAVES:
             return _LEAVES[kind](leaf)
-        if kind.__name__ == "StochasticDepth":
-            return LeafCall("stochastic_depth", (leaf.p, leaf.mode))
+    if type(leaf).__name__ in {"StochasticDepth", "DropPath"}:
+        return _stochastic_depth(leaf)
+    return None
+
+
+def _stochastic_depth(leaf: Any) -> LeafCall | None:
+    """The (p, mode) of torchvision, or the DropPath that many repositories copy (drop_prob, per image)."""
+    if hasattr(leaf, "p") and hasattr(leaf, "mode"):
+        return LeafCall("stochastic_depth", (leaf.p, leaf.mode))
+    if hasattr(leaf, "drop_prob") and getattr(leaf, "scale_by_keep", True):
+        return LeafCall("stochastic_depth", (leaf.drop_prob or 0.0, "row"))
     return None
 
 
@@ -65,7 +74,9 @@ def _instance_norm(leaf: Any) -> LeafCall:
 
 
 def _padding(mode: str) -> Callable[[Any], LeafCall]:
-    return lambda leaf: LeafCall("pad", (leaf.padding,), {"mode": mode, "value": getattr(leaf, "value", None)})
+    return lambda leaf: LeafCall(
+        "pad", (leaf.padding,), {"mode": mode, "value": getattr(leaf, "value", None)}
+    )
 
 
 def _upsample(leaf: Any) -> LeafCall:
@@ -85,6 +96,8 @@ _LEAVES: Mapping[type[nn.Module], Callable[[Any], LeafCall]] = {
     nn.InstanceNorm2d: _instance_norm,
     nn.GroupNorm: lambda leaf: LeafCall("group_norm", (leaf.num_groups, leaf.weight, leaf.bias, leaf.eps)),
     nn.LogSoftmax: _named("log_softmax", "dim"),
+    nn.Softmax: _named("softmax", "dim"),
+    nn.GLU: _named("glu", "dim"),
     nn.ReLU: _named("relu"),
     nn.ReLU6: _named("relu6"),
     nn.LeakyReLU: _named("leaky_relu", "negative_slope"),

@@ -4,6 +4,8 @@ Place in the flow: `trace` recorded the calls; `lower` turns each into a node, o
 line. A lowering has the signature of the torch function it stands for, so an argument it does not know is
 refused rather than ignored. `lower` never guesses: what cannot be followed is an error.
 """
+# Lowerings take torch's arguments under torch's names, `input` among them, and in torch's order.
+# ruff: noqa: A002, PLR0917
 
 import inspect
 import re
@@ -21,6 +23,7 @@ from s2dnas_deploy.build.graph import INPUT, ChannelGraph, Node
 from s2dnas_deploy.build.leaves import call_of_leaf
 from s2dnas_deploy.build.trace import BATCH, Trace, line_of, shape_of
 from s2dnas_deploy.errors import UnsupportedNetworkError
+from s2dnas_deploy.plan import OUTPUT
 
 
 class _RefusedError(Exception):
@@ -70,11 +73,11 @@ def lower(trace: Trace, input_shape: tuple[int, ...]) -> tuple[ChannelGraph, dic
     """The channel graph of a traced network, and its weights under the names that the graph uses."""
     lowering = _Lowering(trace, input_shape)
     refusals: list[str] = []
-    for call in _live_calls(trace.calls):
+    for call in _live_calls(trace):
         try:
             lowering.lower(call)
         except _RefusedError as refusal:
-            message = f"node {lowering.name_of(call)!r}: {refusal}\n    at {line_of(call)}"
+            message = f"node {lowering.name_of(call) or 'network'!r}: {refusal}\n    at {line_of(call)}"
             refusals.append(message)
             lowering.give_up_on(call)
     if refusals:
@@ -94,32 +97,45 @@ def _describe_refusals(refusals: Sequence[str]) -> str:
         kinds.setdefault(re.sub(r"\d+", "", refusal.partition(": ")[2].partition("\n")[0]), refusal)
     shown = list(kinds.values())[:8]
     lines = "\n".join(f"  {refusal}" for refusal in shown)
-    more = f"\n  … and {len(refusals) - len(shown)} more nodes like these" if len(refusals) > len(shown) else ""
+    more = (
+        f"\n  … and {len(refusals) - len(shown)} more nodes like these" if len(refusals) > len(shown) else ""
+    )
     return f"this network cannot be divided by channels:\n{lines}{more}\nsupported: {supported()}"
 
 
-def _live_calls(calls: fx.Graph) -> list[fx.Node]:
+def _live_calls(trace: Trace) -> list[fx.Node]:
     """The calls that the output depends on, and those that write into a tensor in place."""
     live: set[fx.Node] = set()
-    for call in reversed(calls.nodes):
-        if call.op == "output" or _writes_in_place(call) or any(user in live for user in call.users):
+    for call in reversed(trace.calls.nodes):
+        if call.op == "output" or _writes_in_place(call, trace) or any(user in live for user in call.users):
             live.add(call)
-    return [call for call in calls.nodes if call in live]
+    return [call for call in trace.calls.nodes if call in live]
 
 
-def _writes_in_place(call: fx.Node) -> bool:
-    if call.op == "call_method":
-        name = str(call.target)
-        return name.endswith("_") and not name.endswith("__")
-    if call.op == "call_function":
-        name = getattr(call.target, "__name__", "")
-        in_place = name in _IN_PLACE_OPERATORS or (name.endswith("_") and not name.endswith("__"))
-        return in_place or call.kwargs.get("inplace") is True
-    return call.meta.get("inplace", False)
+def _writes_in_place(call: fx.Node, trace: Trace) -> bool:
+    if call.op == "call_module":
+        return getattr(_leaf(call, trace), "inplace", False) is True
+    if call.op not in {"call_method", "call_function"}:
+        return False
+    name = call.target if isinstance(call.target, str) else getattr(call.target, "__name__", "")
+    in_place = name in _IN_PLACE_OPERATORS or (name.endswith("_") and not name.endswith("__"))
+    return in_place or call.kwargs.get("inplace") is True or call.kwargs.get("out") is not None
 
 
-_IN_PLACE_OPERATORS = frozenset({"iadd", "isub", "imul", "itruediv"})
-_VIEWS = frozenset({"channel_slice", "spatial_slice", "reshape", "flatten"})
+def _leaf(call: fx.Node, trace: Trace) -> torch.nn.Module:
+    return trace.modules[str(call.target).removeprefix("network.")]
+
+
+def _storages(call: fx.Node) -> set[int]:
+    """Which memory a call's result lives in: views and in-place results have their origin's."""
+    value = call.meta.get("value")
+    tensors = value if isinstance(value, (tuple, list)) else (value,)
+    return {t.untyped_storage()._cdata for t in tensors if isinstance(t, Tensor)}
+
+
+_IN_PLACE_OPERATORS = frozenset(
+    {"iadd", "isub", "imul", "itruediv", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
+)
 
 
 class _Lowering:
@@ -132,8 +148,8 @@ class _Lowering:
         ]
         self.weights: dict[str, Tensor] = {}
         self.results: dict[fx.Node, Any] = {}
-        self.memory: dict[str, str] = {INPUT: INPUT}
-        self.names = {INPUT}
+        self.names = {INPUT, OUTPUT}  # words of plans: no node may have them
+        self.weight_names = set(trace.names.values())
         self.order = {call: i for i, call in enumerate(trace.calls.nodes)}
         self.call: fx.Node | None = None
         self.output = INPUT
@@ -160,12 +176,13 @@ class _Lowering:
             self.nodes.append(
                 Node(name=name, operator="identity", inputs=(), attributes={}, weights={}, shape=shape)
             )
-            self.memory[name] = name
             self.results[call] = _Value(name, shape)
         else:
             self.results[call] = _Unused()
 
     def _call(self, call: fx.Node) -> Any:
+        if isinstance(call.target, type):
+            raise _RefusedError(f"it packs tensors into a {call.target.__name__}; return the logits alone")
         name, args, kwargs = self._spelled_as_function(call)
         lowering = _TABLE.get(name)
         if lowering is None:
@@ -178,11 +195,13 @@ class _Lowering:
             raise _RefusedError(f"operator {name!r} is called in a way that is not known: {error}") from error
         try:
             result = lowering(*bound.args, **bound.kwargs)
-        except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        except _RefusedError:
+            raise
+        except Exception as error:  # whatever a lowering trips over, the user learns which call it was
             raise _RefusedError(f"operator {name!r} is used in a way that is not known: {error}") from error
-        if _writes_in_place(call) and args:
-            self._replace_in_place(call, args[0], result)
         self._check_shape(call, result)
+        if _writes_in_place(call, self.trace):
+            self._replace_in_place(call, result)
         return result
 
     def _spelled_as_function(self, call: fx.Node) -> tuple[str, list[Any], dict[str, Any]]:
@@ -190,14 +209,14 @@ class _Lowering:
         args = [self._resolved(arg) for arg in call.args]
         kwargs = {key: self._resolved(arg) for key, arg in call.kwargs.items()}
         if call.op == "call_module":
-            leaf = self.trace.modules[str(call.target).removeprefix("network.")]
+            leaf = _leaf(call, self.trace)
             described = call_of_leaf(leaf)
             if described is None:
                 return type(leaf).__name__, args, kwargs
-            call.meta["inplace"] = getattr(leaf, "inplace", False)
+            args = args or [kwargs.pop("input")]  # every layer that is known calls its argument so
             return described.function, [*args, *described.args], {**kwargs, **described.kwargs}
         name = call.target if isinstance(call.target, str) else _function_name(call.target)
-        name = name if name.endswith("__") else name.rstrip("_")
+        name = name.rstrip("_").removeprefix("__")
         kwargs.pop("inplace", None)
         return _SYNONYMS.get(name, name), args, kwargs
 
@@ -205,30 +224,30 @@ class _Lowering:
         if isinstance(arg, fx.Node):
             return self.results[arg]
         if isinstance(arg, (tuple, list)):
-            return type(arg)(self._resolved(item) for item in arg)
+            items = [self._resolved(item) for item in arg]
+            return items if isinstance(arg, list) else tuple(items)
         return arg
 
-    def _replace_in_place(self, call: fx.Node, before: Any, after: Any) -> None:
+    def _replace_in_place(self, call: fx.Node, after: Any) -> None:
         """After `x.relu_()` every name of x means the result; a live view of x would see it too."""
-        if not isinstance(before, _Value) or not isinstance(after, _Value) or before == after:
-            return
-        memory = self.memory[before.name]
+        written = call.args[0] if call.args else call.kwargs.get("input")
+        if not isinstance(written, fx.Node):
+            raise _RefusedError("it writes in place into a tensor that is not its first argument")
+        memory, before = _storages(written), self.results[written]
         for other, result in list(self.results.items()):
-            parts = result if isinstance(result, tuple) else (result,)
-            if not any(isinstance(p, _Value) and self.memory[p.name] == memory for p in parts):
+            if not memory & _storages(other):
                 continue
             if not any(self.order[user] > self.order[call] for user in other.users):
                 continue
-            if result != before:
+            if result != before or not isinstance(before, (_Value, _Zeros)):
                 raise _RefusedError(
-                    f"it writes in place into memory that {other.name!r} shares and later code reads; "
-                    "use the form that makes a new tensor"
+                    f"it writes in place into memory that {self.name_of(other)!r} shares and later code "
+                    "reads; use the form that makes a new tensor"
                 )
             self.results[other] = after
-        self.memory[after.name] = memory
 
     def _check_shape(self, call: fx.Node, result: Any) -> None:
-        if isinstance(result, _Value) and result.shape != shape_of(call):
+        if isinstance(result, (_Value, _Zeros)) and result.shape != shape_of(call):
             raise _RefusedError(
                 f"it should give shape {shape_of(call)} an image, and was read as {result.shape}: "
                 "the batch dimension must stay first"
@@ -236,6 +255,8 @@ class _Lowering:
 
     def _finish(self, call: fx.Node) -> None:
         result = self._resolved(call.args[0])
+        if isinstance(result, _Unused):
+            raise _RefusedError("the network returns a result that cannot be followed")
         if not isinstance(result, _Value):
             raise _RefusedError(
                 f"the network returns {_describe_result(result)}; expected one tensor of logits "
@@ -272,15 +293,17 @@ class _Lowering:
         )
         result = operators.run(node, meta, {role: w.to("meta") for role, w in present.items()})
         node = Node(**{**vars(node), "shape": tuple(result.shape[1:])})
+        if not node.channels:
+            raise _RefusedError("it gives a tensor without channels")
         self.nodes.append(node)
-        shares = operator in _VIEWS and inputs
-        self.memory[node.name] = self.memory[inputs[0].name] if shares else node.name
         return _Value(node.name, node.shape)
 
     def name_of(self, call: fx.Node) -> str:
         """What a user would call the node: the module's path, or the function's within its module."""
         if call.op == "call_module":
-            return str(call.target).removeprefix("network.").removeprefix("network")
+            return str(call.target).removeprefix("network").removeprefix(".")
+        if call.op == "output":
+            return OUTPUT
         target = call.target if isinstance(call.target, str) else _function_name(call.target)
         scope = call.meta.get("scope", "")
         return f"{scope}.{target.strip('_')}" if scope else target.strip("_")
@@ -309,7 +332,7 @@ class _Lowering:
         if key is None:
             base = self.name_of(self.call) if self.call is not None else "constant"
             key, count = f"{base}.{role}", 1
-            while key in self.weights:
+            while key in self.weights or key in self.weight_names:
                 key, count = f"{base}.{role}_{count}", count + 1
         kept = self.weights.setdefault(key, tensor.detach())
         if kept.shape != tensor.shape:
@@ -350,6 +373,10 @@ def _tensor(value: Any, what: str = "its input") -> _Value:
         raise _RefusedError(
             f"{what} has its channels reshaped to {value.factors}, which only a channel shuffle "
             "(reshape, transpose, reshape) may do"
+        )
+    if isinstance(value, _OneChannel):
+        raise _RefusedError(
+            f"{what} is one channel without its axis (x[:, i]); keep the axis: x[:, i : i + 1]"
         )
     raise _RefusedError(f"{what} is a {type(value).__name__.strip('_')}, expected a tensor with channels")
 
@@ -415,7 +442,9 @@ def _padded_conv2d(
 def _linear(low: _Lowering, input: Any, weight: Any, bias: Any = None) -> _Value:
     x = _tensor(input)
     if len(x.shape) != 1:
-        raise _RefusedError(f"a linear layer reads shape {x.shape} an image, expected a vector: flatten first")
+        raise _RefusedError(
+            f"a linear layer reads shape {x.shape} an image, expected a vector: flatten first"
+        )
     w = {"weight": _weight(weight, "the weight"), "bias": _optional_weight(bias, "the bias")}
     return low.emit("linear", [x], {}, w)
 
@@ -478,13 +507,31 @@ def _log_softmax(low: _Lowering, input: Any, dim: int | None = None, **ignored: 
     return low.emit("log_softmax", [x], {"groups": 1, "block_outputs": x.shape[0]})
 
 
+def _softmax(low: _Lowering, input: Any, dim: int | None = None, **ignored: Any) -> _Value:
+    x = _tensor(input)
+    _refuse_options("softmax", ignored, {"_stacklevel"})
+    at = _without_batch_sign(dim, x)
+    if at < 2:
+        raise _RefusedError("softmax over dimension 1 mixes all channels; a classifier must return logits")
+    return low.emit("spatial_softmax", [x], {"dim": at})
+
+
+def _glu(low: _Lowering, input: Any, dim: int = -1) -> _Value:
+    """The first half of the channels, gated by the second."""
+    first, second = _chunk(low, input, 2, dim)
+    gate = low.emit("pointwise", [second], {"function": "sigmoid", "arguments": {}})
+    return _of_two(low, "mul", first, gate)
+
+
 def _pointwise(function: str, *parameters: str, **defaults: Any) -> Callable[..., _Value]:
     """A lowering for an element-wise function with the given parameters, in torch's order."""
 
     def lowering(low: _Lowering, input: Any, *args: Any, **kwargs: Any) -> _Value:
         given = {**defaults, **dict(zip(parameters, args, strict=False)), **kwargs}
         if len(args) > len(parameters) or set(given) - set(parameters):
-            raise _RefusedError(f"operator {function!r} is called in a way that is not known: {kwargs or args}")
+            raise _RefusedError(
+                f"operator {function!r} is called in a way that is not known: {kwargs or args}"
+            )
         arguments = {key: value for key, value in given.items() if value is not None}
         if not all(isinstance(value, (int, float, str)) for value in arguments.values()):
             raise _RefusedError(f"operator {function!r} takes numbers; it was given {arguments}")
@@ -494,7 +541,16 @@ def _pointwise(function: str, *parameters: str, **defaults: Any) -> Callable[...
 
 
 def _prelu(low: _Lowering, input: Any, weight: Any) -> _Value:
-    return low.emit("prelu", [_tensor(input)], {}, {"weight": _weight(weight, "the slope")})
+    slope = _weight(weight, "the slope")
+    return low.emit("prelu", [_tensor(input)], {"per_channel": slope.numel() > 1}, {"weight": slope})
+
+
+def _pow(low: _Lowering, input: Any, exponent: Any) -> _Value:
+    if isinstance(input, _Value) and isinstance(exponent, (int, float)):
+        attributes = {"function": "pow", "arguments": {"exponent": exponent}}
+        return low.emit("pointwise", [input], attributes)
+    result: _Value = _binary("pow")(low, input, exponent)
+    return result
 
 
 def _relu_like_rrelu(
@@ -513,7 +569,13 @@ def _pool(function: str, *parameters: str) -> Callable[..., _Value]:
         if set(given) - set(parameters):
             raise _RefusedError(f"{function} is called in a way that is not known: {sorted(given)}")
         arguments = {key: _plain(value) for key, value in given.items() if value is not None}
-        return low.emit("pool", [_tensor(input)], {"function": function, "arguments": arguments})
+        x, dims = _tensor(input), int(function[-2])
+        if len(x.space) != dims:
+            raise _RefusedError(
+                f"{function} reads shape {x.shape} an image, where it would pool over channels; expected "
+                f"{dims} dimensions after the channels"
+            )
+        return low.emit("pool", [x], {"function": function, "arguments": arguments})
 
     return lowering
 
@@ -535,7 +597,9 @@ def _reduction(function: str) -> Callable[..., _Value]:
         x = _tensor(input)
         dims = [_without_batch_sign(d, x) for d in (dim if isinstance(dim, (tuple, list)) else [dim])]
         if any(d < 2 for d in dims):
-            raise _RefusedError(f"{function} over dimensions {dims} mixes channels or images, only space may be")
+            raise _RefusedError(
+                f"{function} over dimensions {dims} mixes channels or images, only space may be"
+            )
         return low.emit("reduce", [x], {"function": function, "dims": sorted(dims), "keepdim": keepdim})
 
     return lowering
@@ -549,19 +613,36 @@ def _max(low: _Lowering, input: Any, dim: Any = None, keepdim: bool = False) -> 
 
 def _binary(function: str, *, swapped: bool = False) -> Callable[..., _Value]:
     def lowering(low: _Lowering, input: Any, other: Any, alpha: Any = 1, **options: Any) -> Any:
-        _refuse_options(function, {**options, **({} if alpha == 1 else {"alpha": alpha})}, set())
+        _refuse_options(function, options, set())
+        if isinstance(alpha, (_Value, Tensor)):
+            raise _RefusedError(f"{function} with a tensor as alpha is not supported")
         first, second = (other, input) if swapped else (input, other)
+        if alpha != 1:
+            second = _times(low, second, alpha) if isinstance(second, _Value) else second * alpha
+        if function == "mul" and any(isinstance(v, (int, float)) and v == 0 for v in (first, second)):
+            assert low.call is not None
+            return _Zeros(shape_of(low.call))
         if function in {"add", "sub"} and isinstance(second, _Zeros):
             return first
         if function == "add" and isinstance(first, _Zeros):
             return second
-        if not isinstance(first, _Value):
-            return _with_constant(low, function, _tensor(second), first, reversed_=True)
-        if not isinstance(second, _Value):
-            return _with_constant(low, function, first, second, reversed_=False)
-        return _of_two(low, function, first, second)
+        return _of_any_two(low, function, first, second)
 
     return lowering
+
+
+def _of_any_two(low: _Lowering, function: str, first: Any, second: Any) -> _Value:
+    if isinstance(first, _Value) and isinstance(second, _Value):
+        return _of_two(low, function, first, second)
+    if isinstance(first, _Value):
+        return _with_constant(low, function, first, second, reversed_=False)
+    if isinstance(second, _Value):
+        return _with_constant(low, function, second, first, reversed_=True)
+    return _tensor(first if isinstance(first, (_OneChannel, _Split, _Zeros)) else second)
+
+
+def _times(low: _Lowering, x: _Value, factor: float) -> _Value:
+    return low.emit("binary", [x], {"function": "mul", "reversed": False, "number": factor})
 
 
 def _of_two(low: _Lowering, function: str, a: _Value, b: _Value) -> _Value:
@@ -585,6 +666,7 @@ def _with_constant(low: _Lowering, function: str, x: _Value, other: Any, *, reve
         raise _RefusedError(f"{function} of shape {x.shape} with a constant of shape {tuple(other.shape)}")
     role = "parameter" if low.is_parameter(other) else "constant"
     aligned = other if tuple(other.shape) == shape[1:] else other.reshape(shape[1:])
+    attributes["per_channel"] = shape[1] > 1
     return low.emit("binary", [x], attributes, {role: aligned})
 
 
@@ -622,6 +704,45 @@ def _channel_padded(low: _Lowering, x: _Value, before: int, after: int, value: f
     return low.emit("channel_pad", [x], {"before": before, "after": after, "value": value})
 
 
+def _expand(low: _Lowering, input: Any, *sizes: Any, **kwargs: Any) -> Any:
+    """Repeats along space, or of a single channel; told by the shape it gives."""
+    assert low.call is not None
+    if isinstance(input, _Zeros):
+        return _Zeros(shape_of(low.call))
+    x, wanted = _tensor(input), shape_of(low.call)
+    if len(wanted) != len(x.shape) or low.call.meta["value"].shape[0] != BATCH:
+        raise _RefusedError(f"expand from {x.shape} to {wanted} an image makes new dimensions")
+    if wanted[0] != x.shape[0]:
+        x = low.emit("cat", [x] * wanted[0], {"dim": 1})
+    return x if x.shape == wanted else low.emit("expand", [x], {"space": list(wanted[1:])})
+
+
+def _repeat(low: _Lowering, input: Any, *sizes: Any) -> _Value:
+    x = _tensor(input)
+    counts = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+    if len(counts) != 1 + len(x.shape) or any(count != 1 for i, count in enumerate(counts) if i != 1):
+        raise _RefusedError(f"repeat by {tuple(counts)}; only channels (dim=1) may be repeated")
+    return low.emit("cat", [x] * int(counts[1]), {"dim": 1})
+
+
+def _matmul(low: _Lowering, input: Any, mat2: Any = None, other: Any = None) -> _Value:
+    """Features times a matrix of weights is a linear layer."""
+    weight = other if mat2 is None else mat2
+    if not isinstance(input, _Value) or not isinstance(weight, Tensor):
+        raise _RefusedError("operator 'matmul' of two computed tensors (attention) mixes all channels")
+    if weight.dim() != 2:
+        raise _RefusedError(
+            f"operator 'matmul' with weights of shape {tuple(weight.shape)}, expected a matrix"
+        )
+    return _linear(low, input, weight.t())
+
+
+def _getattr(low: _Lowering, input: Any, name: str) -> Any:
+    if isinstance(input, tuple) and name == "values":
+        return input[0]
+    raise _RefusedError(f"attribute {name!r} of a tensor has no channel rule")
+
+
 def _stack(low: _Lowering, tensors: Any, dim: int = 0) -> _Value:
     if dim == 1 and all(isinstance(t, _OneChannel) for t in tensors):
         return low.emit("cat", [t.value for t in tensors], {"dim": 1})
@@ -648,7 +769,10 @@ def _reshape(low: _Lowering, input: Any, *args: Any, **kwargs: Any) -> Any:
     wanted = tuple(result.shape[1:])
     if isinstance(input, _Split):
         return _merge(low, input, wanted)
-    x = _tensor(input)
+    return _reshaped(low, _tensor(input), wanted)
+
+
+def _reshaped(low: _Lowering, x: _Value, wanted: tuple[int, ...]) -> Any:
     if wanted == x.shape:
         return x
     if wanted[0] == x.shape[0]:
@@ -718,9 +842,22 @@ def _native_shuffle(low: _Lowering, input: Any, groups: int) -> _Value:
 
 
 def _getitem(low: _Lowering, input: Any, index: Any) -> Any:
+    """Pieces of a tuple, or of a tensor; `x[:, :, None]` makes dimensions of space."""
     if isinstance(input, (tuple, list)):
         return input[index]
     x = _tensor(input)
+    with_new = list(index) if isinstance(index, tuple) else [index]
+    kept = [item for item in with_new if item is not None]
+    if len(kept) < len(with_new) and (len(kept) < 2 or None in with_new[:2] or isinstance(kept[1], int)):
+        raise _RefusedError(f"index {index!r} makes a dimension before the channels")
+    result = _piece(low, x, tuple(kept))
+    wanted = low.call.meta["value"].shape[1:] if low.call is not None else ()
+    if len(kept) < len(with_new) and isinstance(result, _Value):
+        return low.emit("reshape", [result], {"space": list(wanted[1:])})
+    return result
+
+
+def _piece(low: _Lowering, x: _Value, index: tuple[Any, ...]) -> Any:
     items = _full_index(index, 1 + len(x.shape))
     if items[0] != slice(None):
         raise _RefusedError(f"index {index!r} picks images out of the batch")
@@ -732,14 +869,18 @@ def _getitem(low: _Lowering, input: Any, index: Any) -> Any:
         at = channel % x.shape[0]
         return _OneChannel(_channel_slice(low, sliced, at, at + 1))
     start, stop, step = channel.indices(x.shape[0])
-    return sliced if (start, stop, step) == (0, x.shape[0], 1) else _channel_slice(low, sliced, start, stop, step)
+    return (
+        sliced
+        if (start, stop, step) == (0, x.shape[0], 1)
+        else _channel_slice(low, sliced, start, stop, step)
+    )
 
 
 def _full_index(index: Any, rank: int) -> list[Any]:
     """The index with `...` written out: one entry per dimension."""
     items = list(index) if isinstance(index, tuple) else [index]
-    if Ellipsis in items:
-        at = items.index(Ellipsis)
+    at = next((i for i, item in enumerate(items) if item is Ellipsis), None)
+    if at is not None:
         items[at : at + 1] = [slice(None)] * (rank - len(items) + 1)
     return items + [slice(None)] * (rank - len(items))
 
@@ -766,8 +907,10 @@ def _chunk(low: _Lowering, input: Any, chunks: int, dim: int = 0) -> tuple[_Valu
     return _split(low, input, size, dim)
 
 
-def _split(low: _Lowering, tensor: Any, split_size_or_sections: Any, dim: int = 0) -> tuple[_Value, ...]:
-    x, sizes = _tensor(tensor), split_size_or_sections
+def _split(
+    low: _Lowering, tensor: Any, split_size_or_sections: Any = None, dim: int = 0, split_size: Any = None
+) -> tuple[_Value, ...]:
+    x, sizes = _tensor(tensor), split_size if split_size_or_sections is None else split_size_or_sections
     if _without_batch_sign(dim, x) != 1:
         raise _RefusedError(f"split over dimension {dim}; only channels (dim=1) may be split")
     if isinstance(sizes, int):
@@ -782,14 +925,14 @@ def _narrow(low: _Lowering, input: Any, dim: int, start: int, length: int) -> An
     x = _tensor(input)
     index = [slice(None)] * (1 + len(x.shape))
     index[_without_batch_sign(dim, x)] = slice(start, start + length)
-    return _getitem(low, x, tuple(index))
+    return _piece(low, x, tuple(index))
 
 
 def _select(low: _Lowering, input: Any, dim: int, index: int) -> Any:
     x = _tensor(input)
     items: list[Any] = [slice(None)] * (1 + len(x.shape))
     items[_without_batch_sign(dim, x)] = index
-    return _getitem(low, x, tuple(items))
+    return _piece(low, x, tuple(items))
 
 
 def _unbind(low: _Lowering, input: Any, dim: int = 0) -> tuple[Any, ...]:
@@ -828,12 +971,20 @@ def _interpolate(
     if antialias:
         raise _RefusedError("interpolate with antialias=True is not supported")
     x, wanted = _tensor(input), shape_of(low.call)
-    attributes = {"size": list(wanted[1:]), "mode": mode, "align_corners": align_corners}
+    attributes: dict[str, Any] = {"size": list(wanted[1:]), "mode": mode, "align_corners": align_corners}
+    if scale_factor is not None and not recompute_scale_factor:
+        # torch then samples by the factor given, which the sizes tell only when it divides them
+        attributes["scale_factor"] = _plain(scale_factor)
     return low.emit("resize", [x], attributes)
 
 
 def _dropout(function: str) -> Callable[..., _Value]:
     def lowering(low: _Lowering, input: Any, p: float = 0.5, training: bool = False) -> _Value:
+        if training:
+            raise _RefusedError(
+                f"{function} with training=True (the default of F.{function}) is random in evaluation mode "
+                "too; pass training=self.training"
+            )
         return low.emit("dropout", [_tensor(input)], {"function": function, "p": float(p)})
 
     return lowering
@@ -850,8 +1001,9 @@ def _same(low: _Lowering, input: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _cast(low: _Lowering, input: Any, *args: Any, **kwargs: Any) -> Any:
     assert low.call is not None
-    if not low.call.meta["value"].dtype.is_floating_point:
-        raise _RefusedError("it casts features to integers")
+    result = low.call.meta["value"].dtype
+    if result != low.trace.dtype:
+        raise _RefusedError(f"it casts features to {result}; expected the network's own {low.trace.dtype}")
     return input
 
 
@@ -868,9 +1020,11 @@ _POOL2D = ("kernel_size", "stride", "padding")
 _SYNONYMS: Mapping[str, str] = {
     "iadd": "add", "isub": "sub", "imul": "mul", "itruediv": "div", "truediv": "div", "true_divide": "div",
     "subtract": "sub", "multiply": "mul", "divide": "div", "concat": "cat", "concatenate": "cat",
-    "clip": "clamp", "negative": "neg", "absolute": "abs", "arctan": "atan", "special_expit": "sigmoid",
-    "swapaxes": "transpose", "swapdims": "transpose", "movedim": "permute_other", "upsample": "interpolate",
-    "_max_pool2d": "max_pool2d", "_max_pool1d": "max_pool1d", "_adaptive_max_pool2d": "adaptive_max_pool2d",
+    "_threshold": "threshold", "clip": "clamp", "negative": "neg", "absolute": "abs", "arctan": "atan",
+    "special_expit": "sigmoid", "radd": "add", "rmul": "mul", "rtruediv": "rdiv", "expand_as": "expand",
+    "view_as": "view", "reshape_as": "reshape", "mm": "matmul", "swapaxes": "transpose",
+    "swapdims": "transpose", "upsample": "interpolate", "_max_pool2d": "max_pool2d",
+    "_max_pool1d": "max_pool1d", "_adaptive_max_pool2d": "adaptive_max_pool2d",
 }  # fmt: skip
 
 _TABLE: Mapping[str, Callable[..., Any]] = {
@@ -878,14 +1032,18 @@ _TABLE: Mapping[str, Callable[..., Any]] = {
     "conv2d": _conv2d,
     "padded_conv2d": _padded_conv2d,
     "linear": _linear,
+    "matmul": _matmul,
     "batch_norm": _batch_norm,
     "instance_norm": _instance_norm,
     "group_norm": _group_norm,
     "log_softmax": _log_softmax,
+    "softmax": _softmax,
+    "glu": _glu,
     # activations and other element-wise functions
     **{name: _pointwise(name) for name in (
         "relu", "relu6", "selu", "hardswish", "hardsigmoid", "silu", "mish", "sigmoid", "logsigmoid",
         "softsign", "tanh", "tanhshrink", "abs", "neg", "exp", "log", "sqrt", "rsqrt", "square", "erf",
+        "log1p", "reciprocal",
     )},
     "leaky_relu": _pointwise("leaky_relu", "negative_slope"),
     "elu": _pointwise("elu", "alpha"),
@@ -899,7 +1057,7 @@ _TABLE: Mapping[str, Callable[..., Any]] = {
     "clamp": _pointwise("clamp", "min", "max"),
     "clamp_min": _pointwise("clamp", "min"),
     "clamp_max": _pointwise("clamp", "max"),
-    "pow": _pointwise("pow", "exponent"),
+    "pow": _pow,
     "prelu": _prelu,
     "rrelu": _relu_like_rrelu,
     # pooling and reductions over space
@@ -920,12 +1078,16 @@ _TABLE: Mapping[str, Callable[..., Any]] = {
     "add": _binary("add"),
     "sub": _binary("sub"),
     "rsub": _binary("sub", swapped=True),
+    "rdiv": _binary("div", swapped=True),
+    "rpow": _binary("pow", swapped=True),
     "mul": _binary("mul"),
     "div": _binary("div"),
     "maximum": _binary("maximum"),
     "minimum": _binary("minimum"),
     # channels and shapes
     "cat": _cat,
+    "expand": _expand,
+    "repeat": _repeat,
     "stack": _stack,
     "zeros": _zeros,
     "zeros_like": _zeros,
@@ -945,6 +1107,7 @@ _TABLE: Mapping[str, Callable[..., Any]] = {
     "split": _split,
     "narrow": _narrow,
     "select": _select,
+    "getattr": _getattr,
     "unbind": _unbind,
     "pad": _pad,
     "interpolate": _interpolate,
@@ -957,20 +1120,25 @@ _TABLE: Mapping[str, Callable[..., Any]] = {
     "feature_alpha_dropout": _dropout("feature_alpha_dropout"),
     "stochastic_depth": _stochastic_depth,
     # storage only
-    **{name: _same for name in ("identity", "contiguous", "detach", "clone", "cuda", "cpu", "alias")},
-    **{name: _cast for name in ("to", "type_as", "float")},
+    **dict.fromkeys(("identity", "contiguous", "detach", "clone", "cuda", "cpu", "alias"), _same),
+    **dict.fromkeys(("to", "type_as", "float"), _cast),
 }  # fmt: skip
 
 _WHY_NOT: Mapping[str, str] = {
-    "layer_norm": "operator 'layer_norm' normalises across channels, so no stage could run without the others",
-    "LayerNorm": "operator 'LayerNorm' normalises across channels, so no stage could run without the others",
-    "softmax": "operator 'softmax' mixes all channels; a classifier must return logits, without softmax",
-    "Softmax": "operator 'Softmax' mixes all channels; a classifier must return logits, without softmax",
+    "layer_norm": "operator 'layer_norm' normalises across channels: no stage could run alone",
+    "LayerNorm": "operator 'LayerNorm' normalises across channels: no stage could run alone",
     "local_response_norm": "operator 'local_response_norm' mixes neighbouring channels; use batch norm",
     "LocalResponseNorm": "operator 'LocalResponseNorm' mixes neighbouring channels; use batch norm",
-    "matmul": "operator 'matmul' of two computed tensors (attention) mixes all channels",
+    "Conv1d": "operator 'Conv1d' mixes neighbouring channels (as ECA does) or has no rule: only 2-d "
+    "convolutions are read",
+    "conv1d": "operator 'conv1d' mixes neighbouring channels (as ECA does) or has no rule: only 2-d "
+    "convolutions are read",
     "bmm": "operator 'bmm' of two computed tensors (attention) mixes all channels",
+    "DataParallel": "operator 'DataParallel' only wraps the network; give the network itself, .module",
     "MultiheadAttention": "operator 'MultiheadAttention' mixes all channels",
+    "ConvTranspose2d": "operator 'ConvTranspose2d' has no channel rule: classifiers rarely have one",
+    "PixelShuffle": "operator 'PixelShuffle' moves channels into pixels, which cannot be divided",
+    "PixelUnshuffle": "operator 'PixelUnshuffle' moves pixels into channels, which cannot be divided",
     "conv_transpose2d": "operator 'conv_transpose2d' has no channel rule: classifiers rarely have one",
     "pixel_shuffle": "operator 'pixel_shuffle' moves channels into pixels, which cannot be divided",
     "pixel_unshuffle": "operator 'pixel_unshuffle' moves pixels into channels, which cannot be divided",

@@ -159,7 +159,9 @@ def _check_shapes(division: Division, weights: Mapping[str, Tensor]) -> None:
         own = {role: weights[key].to("meta", torch.float32) for role, key in node.weights.items()}
         result = operators.run(node, [values[name] for name in node.inputs], own)
         if tuple(result.shape[1:]) != node.shape:
-            raise CheckpointError(f"node {node.name!r} gives {tuple(result.shape[1:])}, declared {node.shape}")
+            raise CheckpointError(
+                f"node {node.name!r} gives {tuple(result.shape[1:])}, declared {node.shape}"
+            )
         values[node.name] = result
     network = MultiStageNetwork(division, weights).eval().to("meta", torch.float32)
     for stage, logits in enumerate(network(values[INPUT])):
@@ -173,5 +175,5 @@ def _digest(about: str, weights: Mapping[str, Tensor]) -> str:
     for key in sorted(weights):
         tensor = weights[key]
         digest.update(f"{key}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -17,7 +17,8 @@ from s2dnas_deploy.build.division import Division, divide, reads_body
 from s2dnas_deploy.build.graph import INPUT, Node
 from s2dnas_deploy.build.operators import OPERATORS
 from s2dnas_deploy.build.static_network import StaticNetwork, run_node
-from s2dnas_deploy.plan import Plan, static as static_plan
+from s2dnas_deploy.plan import OUTPUT, Plan
+from s2dnas_deploy.plan import static as static_plan
 
 
 class MultiStageNetwork(nn.Module):
@@ -120,9 +121,7 @@ def weight_keys(division: Division) -> dict[str, bool]:
     """The weights that a multi-stage network has, and whether each is a buffer (not trained)."""
     nodes = [*division.body[1:], *(node for exit_ in division.exits for node in exit_.nodes)]
     return {
-        key: role in OPERATORS[node.operator].buffers
-        for node in nodes
-        for role, key in node.weights.items()
+        key: role in OPERATORS[node.operator].buffers for node in nodes for role, key in node.weights.items()
     }
 
 
@@ -138,11 +137,14 @@ def carry_over(static: StaticNetwork, plan: Plan) -> MultiStageNetwork:
     columns = {node.name: index for node, index in exit_columns(division)}
     some = next(tensor for tensor in static.weights.values() if tensor.is_floating_point())
     for exit_ in division.exits:
+        is_copy = (
+            plan.exits[exit_.stage] == OUTPUT
+        )  # else a network's own layer named `linear` would pass for it
         for node in exit_.nodes:
             for role, key in node.weights.items():
                 origin = key.partition("/")[2]
                 index = columns.get(node.name)
-                if origin in static.weights:
+                if is_copy:
                     w = static.weights[origin]
                     weights[key] = w[:, index] if role == "weight" and index is not None else w
                 else:
@@ -164,5 +166,5 @@ def as_static(network: MultiStageNetwork) -> StaticNetwork:
 
 
 def _attribute_name(key: str) -> str:
-    """A module attribute may hold no dots."""
-    return key.replace(".", "|")
+    """A module attribute may hold no dots, and must not be one that every module has (`weights`)."""
+    return key.replace("|", "||").replace(".", "|") if "." in key else f"|{key}"

@@ -16,7 +16,7 @@ channel p comes from, -1 meaning none (a padded zero).
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +110,8 @@ def _carry_flatten(node: Node, inputs: Sequence[int]) -> Sequence[Indices]:
 def shuffled(attributes: Attributes) -> Indices:
     """The input channel that each output channel of a shuffle comes from."""
     factors = tuple(attributes["factors"])
-    return np.arange(prod(factors)).reshape(factors).transpose(attributes["order"]).ravel()
+    channels = np.arange(prod(factors)).reshape(factors)
+    return np.asarray(channels.transpose(tuple(attributes["order"])).ravel())
 
 
 # --- restrictions: the same operation on fewer channels -----------------------------------------------
@@ -178,7 +179,7 @@ def _linear(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> T
 
 
 def _batch_norm(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Tensor:
-    """y = (x - mean) / √(variance + eps) · weight + bias, with the batch's statistics in training."""
+    """Gives y = (x - mean) / √(variance + eps) · weight + bias, with the batch's statistics in training."""
     return F.batch_norm(
         x[0], w["mean"], w["variance"], w.get("weight"), w.get("bias"), training, a["momentum"], a["eps"]
     )
@@ -232,7 +233,8 @@ def _select(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> T
 
 
 def _spatial_slice(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Tensor:
-    return x[0][(slice(None), slice(None), *(slice(*bounds) for bounds in a["slices"]))]
+    index = (slice(None), slice(None), *(slice(*bounds) for bounds in a["slices"]))
+    return x[0][index]
 
 
 def _channel_shuffle(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Tensor:
@@ -262,7 +264,12 @@ def _flatten(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> 
 
 def _resize(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Tensor:
     corners = {"align_corners": a["align_corners"]} if a["align_corners"] is not None else {}
-    return F.interpolate(x[0], size=tuple(a["size"]), mode=a["mode"], **corners)
+    by = {"scale_factor": a["scale_factor"]} if "scale_factor" in a else {"size": tuple(a["size"])}
+    return F.interpolate(x[0], **by, mode=a["mode"], **corners)
+
+
+def _expand(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Tensor:
+    return x[0].expand(-1, -1, *a["space"])
 
 
 def _dropout(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Tensor:
@@ -270,7 +277,7 @@ def _dropout(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> 
 
 
 def _stochastic_depth(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Tensor:
-    """x · b / (1 - p) with b ~ Bernoulli(1 - p), drawn per image (`row`) or once (`batch`)."""
+    """Gives x · b / (1 - p) with b ~ Bernoulli(1 - p), drawn per image (`row`) or once (`batch`)."""
     if not training or a["p"] == 0.0:
         return x[0]
     size = x[0].shape[0] if a["mode"] == "row" else 1
@@ -281,6 +288,10 @@ def _stochastic_depth(x: Sequence[Tensor], w: Weights, a: Attributes, training: 
 
 def _log_softmax(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Tensor:
     return F.log_softmax(x[0], dim=1)
+
+
+def _spatial_softmax(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Tensor:
+    return F.softmax(x[0], dim=a["dim"])
 
 
 def _fill(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Tensor:
@@ -330,6 +341,8 @@ POINTWISE: Mapping[str, Callable[..., Tensor]] = {
     "square": torch.square,
     "pow": torch.pow,
     "erf": torch.erf,
+    "log1p": torch.log1p,
+    "reciprocal": torch.reciprocal,
 }
 
 POOLS: Mapping[str, Callable[..., Tensor]] = {
@@ -351,6 +364,7 @@ BINARIES: Mapping[str, Callable[..., Tensor]] = {
     "sub": lambda a, b: a - b,
     "mul": torch.mul,
     "div": lambda a, b: a / b,
+    "pow": torch.pow,
     "maximum": torch.maximum,
     "minimum": torch.minimum,
 }
@@ -406,7 +420,9 @@ OPERATORS: Mapping[str, Operator] = {
     "pointwise": _carrying(_pointwise),
     "pool": _carrying(_pool),
     "reduce": _carrying(_reduce),
+    "spatial_softmax": _carrying(_spatial_softmax),
     "resize": _carrying(_resize),
+    "expand": _carrying(_expand),
     "dropout": _carrying(_dropout),
     "stochastic_depth": _carrying(_stochastic_depth),
     "spatial_slice": _carrying(_spatial_slice),

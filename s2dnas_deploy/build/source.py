@@ -29,12 +29,16 @@ def build_network(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.M
     """Call the factory that `path/file.py:factory` or `package.module:factory` names."""
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name:
-        raise ModelError(f"cannot read --model {spec!r}; expected path/file.py:factory or package.module:factory")
+        raise ModelError(
+            f"cannot read --model {spec!r}; expected path/file.py:factory or package.module:factory"
+        )
     module = _import(place)
     factory = getattr(module, name, None)
     if factory is None:
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ModelError(f"{place} defines no {name!r}; it defines {', '.join(known[:12]) or 'nothing callable'}")
+        raise ModelError(
+            f"{place} defines no {name!r}; it defines {', '.join(known[:12]) or 'nothing callable'}"
+        )
     if isinstance(factory, nn.Module):
         return factory
     try:

@@ -57,7 +57,7 @@ class StageNetwork(nn.Module):
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         self.stage = stage
-        self._attribute = {key: key.replace(".", "|") for key in stage.weights}
+        self._attribute = {key: key.replace("|", "||").replace(".", "|") for key in stage.weights}
         for key, tensor in stage.weights.items():
             self.register_buffer(self._attribute[key], tensor)
 
@@ -154,9 +154,7 @@ class _Slicer:
         place = {int(channel): i for i, channel in enumerate(columns)}
         self._add(node, np.arange(node.channels), [name], [np.array([place[int(c)] for c in order])])
 
-    def _add(
-        self, node: Node, own: Indices, inputs: Sequence[str], picked: Sequence[Indices] | None
-    ) -> None:
+    def _add(self, node: Node, own: Indices, inputs: Sequence[str], picked: Sequence[Indices] | None) -> None:
         """The node restricted to its own output channels and the input channels that were read."""
         attributes: Attributes = node.attributes
         weights = {role: self.all_weights[key].detach() for role, key in node.weights.items()}
@@ -225,7 +223,7 @@ class _Slicer:
         index = torch.tensor([place[int(channel)] for channel in channels])
         return self._derived(name, "select", [whole], {}, {"index": index}, (len(channels), *space))
 
-    def _derived(
+    def _derived(  # noqa: PLR0917
         self,
         name: str,
         operator: str,

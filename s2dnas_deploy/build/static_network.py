@@ -14,7 +14,7 @@ from s2dnas_deploy.build import operators
 from s2dnas_deploy.build.graph import INPUT, ChannelGraph, Node
 from s2dnas_deploy.build.groups import Divisible, divide_into_groups
 from s2dnas_deploy.build.lowering import lower
-from s2dnas_deploy.build.trace import trace
+from s2dnas_deploy.build.trace import evaluation_mode, trace
 from s2dnas_deploy.errors import ModelError
 
 
@@ -34,7 +34,8 @@ class StaticNetwork:
 def read_network(network: nn.Module, input_shape: tuple[int, ...]) -> StaticNetwork:
     """Trace `network` on [C, H, W] images and check that what was read computes the same logits."""
     _refuse_hooks(network)
-    graph, weights = lower(trace(network, input_shape), input_shape)
+    with evaluation_mode(network):  # some weights are computed, and differently in training
+        graph, weights = lower(trace(network, input_shape), input_shape)
     static = StaticNetwork(divisible=divide_into_groups(graph), weights=weights)
     _check_same(network, static)
     return static
@@ -57,6 +58,12 @@ def run_node(
 
 
 def _refuse_hooks(network: nn.Module) -> None:
+    if any(nn.parameter.is_lazy(p) for p in network.parameters()):
+        lazy = [name for name, m in network.named_modules() if isinstance(m, nn.modules.lazy.LazyModuleMixin)]
+        raise ModelError(
+            f"module {', '.join(lazy[:3])!r} is lazy and has no weights yet; run the network once on an "
+            "image, or load its weights, and try again"
+        )
     for name, module in network.named_modules():
         if module._forward_hooks or module._forward_pre_hooks:
             raise ModelError(
@@ -68,12 +75,11 @@ def _refuse_hooks(network: nn.Module) -> None:
 @torch.no_grad()
 def _check_same(network: nn.Module, static: StaticNetwork) -> None:
     """Two random images must give the network's own logits; anything else is a fault to report."""
-    was_training = network.training
     generator = torch.Generator().manual_seed(0)
     some = next(network.parameters(), torch.zeros(0))
-    image = torch.randn(2, *static.graph.input_shape, generator=generator).to(some.dtype)
-    expected = network.eval()(image)
-    network.train(was_training)
+    image = torch.randn(2, *static.graph.input_shape, generator=generator).to(some)
+    with evaluation_mode(network):
+        expected = network(image.clone())  # a network may write into its input
     got = run_graph(static.graph, static.weights, image)
     scale = float(expected.abs().max().clamp_min(1e-12))
     difference = float((expected - got).abs().max())
@@ -81,5 +87,5 @@ def _check_same(network: nn.Module, static: StaticNetwork) -> None:
         raise ModelError(
             "the channel graph does not compute what the network does (largest difference "
             f"{difference:.3g} at scale {scale:.3g}); a subclass of a torch.nn module with its own forward, "
-            "weights that are not finite, or randomness in forward() may be the cause"
+            "weights that are not finite, randomness or isinstance(x, Tensor) in forward() may be the cause"
         )

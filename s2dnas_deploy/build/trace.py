@@ -8,17 +8,21 @@ become constants. This module decides nothing about channels.
 
 import copy
 import linecache
+import operator
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from s2dnas_deploy.errors import ModelError, UnsupportedNetworkError
 
@@ -27,8 +31,13 @@ from s2dnas_deploy.errors import ModelError, UnsupportedNetworkError
 BATCH = 1_000_003
 
 _TORCH_FOLDER = str(Path(torch.__file__).parent) + os.sep
-_FACTORIES = frozenset({"zeros", "ones", "full", "empty", "rand", "randn", "randint"})
+_OWN_FOLDER = str(Path(__file__).parents[1]) + os.sep
+_FACTORIES = frozenset({"zeros", "ones", "full", "empty"})
+_RANDOM = frozenset({"rand", "randn", "randint", "randperm", "bernoulli", "multinomial", "normal", "poisson"})
 _VALUE_METHODS = frozenset({"item", "tolist", "numpy", "nonzero", "__bool__", "__int__", "__float__"})
+_DEVICE_METHODS = frozenset({"cuda", "cpu", "xpu", "mps", "pin_memory"})
+_STOCHASTIC_DEPTH = frozenset({"StochasticDepth", "DropPath"})
+MAX_CALLS = 10_000  # the largest networks known make a third as many; a loop over the batch makes a million
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +58,27 @@ class Trace:
 
 def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Trace:
     """Record the calls that `network`, in evaluation mode, makes on a batch of `input_shape` images."""
+    if len(input_shape) != 3 or not all(type(size) is int and size > 0 for size in input_shape):
+        raise ModelError(f"expected an image shape (channels, height, width), got {tuple(input_shape)}")
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+    if dtype not in {torch.float32, torch.float64}:
+        raise ModelError(f"the network's weights are {dtype}; expected float32: call network.float() first")
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        if tensor.is_meta:
+            raise ModelError(
+                f"weight {name!r} is on the meta device and has no values; load the weights first"
+            )
     tracer = _ShapeTracer(torch.empty(BATCH, *input_shape, dtype=dtype, device="meta"))
-    was_training = network.training
     try:
-        with torch.no_grad(), _FactoriesFollow(tracer):
-            calls = tracer.trace(_OneInput(network.eval()))
-    except (ModelError, KeyboardInterrupt):
+        with torch.no_grad(), evaluation_mode(network), _FactoriesFollow(tracer):
+            calls = tracer.trace(_OneInput(network))
+    except ModelError:
         raise
     except Exception as error:
         raise ModelError(_why_tracing_failed(error, input_shape)) from error
-    finally:
-        network.train(was_training)
+    for call in calls.nodes:
+        if "refusal" in call.meta:  # raised, and caught by the network's own try
+            raise call.meta["refusal"]
     return Trace(
         calls=calls,
         constants=tracer.constants,
@@ -69,6 +87,17 @@ def trace(network: nn.Module, input_shape: tuple[int, ...]) -> Trace:
         parameters=frozenset(name for name, _ in network.named_parameters()),
         dtype=dtype,
     )
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[nn.Module]:
+    """The network in evaluation mode; afterwards every module has the mode it had, frozen ones too."""
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        yield network.eval()
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def line_of(call: fx.Node) -> str:
@@ -94,6 +123,16 @@ class _OneInput(nn.Module):
 
 class _ShapedProxy(fx.Proxy):
     """A proxy that answers questions about its shape and type, and refuses those about its values."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in {"node", "tracer"}:
+            raise AttributeError(name)
+        value = getattr(self.node.meta["value"], name)  # what a tensor lacks, its proxy lacks
+        return value if _is_plain(value) else super().__getattr__(name)
+
+    @property
+    def data(self) -> Any:
+        return self
 
     @property
     def _value(self) -> Tensor:
@@ -150,9 +189,10 @@ class _ShapedProxy(fx.Proxy):
     def __iter__(self) -> Iterator[Any]:
         value = self.node.meta["value"]
         if isinstance(value, (tuple, list)):
-            return iter([self[i] for i in range(len(value))])
+            return iter([operator.getitem(cast(Any, self), i) for i in range(len(value))])
         raise UnsupportedNetworkError(
-            f"the network walks over a tensor, so its calls depend on the batch\n  at {line_of(self.node)}"
+            f"the network walks over a tensor (node {self.node.name!r}), so its calls depend on the batch\n"
+            f"  at {_user_line()}"
         )
 
     def __int__(self) -> int:
@@ -169,6 +209,11 @@ class _ShapedProxy(fx.Proxy):
             f"node {self.node.name!r} is written into by assignment to a slice, which is not supported; "
             f"build the tensor with torch.cat or F.pad instead\n  at {_user_line()}"
         )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is known without numbers: a size, a count, a type."""
+    return value is None or isinstance(value, (int, float, str, torch.Size, torch.dtype, torch.layout))
 
 
 class _ShapeTracer(fx.Tracer):
@@ -189,8 +234,34 @@ class _ShapeTracer(fx.Tracer):
         return super().trace(root, concrete_args)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if "forward" in vars(m):
+            return False  # someone put another forward in this one's place
         # Stochastic depth is one call to keep: traced through in evaluation mode it would vanish.
-        return type(m).__name__ == "StochasticDepth" or super().is_leaf_module(m, module_qualified_name)
+        return type(m).__name__ in _STOCHASTIC_DEPTH or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if isinstance(m, torch.jit.ScriptModule):
+            raise UnsupportedNetworkError(
+                f"{m.original_name!r} is a TorchScript module, whose calls cannot be followed; give the "
+                f"Python module that it was made from\n  at {_user_line()}"
+            )
+        # What reads no image is weights alone. A layer without weights may be made where it is used:
+        # `nn.ReLU()(x)` is F.relu(x).
+        reads_image = any(issubclass(type(leaf), fx.Proxy) for leaf in tree_leaves((args, kwargs)))
+        is_part = any(m is part for part in self.root.modules())
+        if not reads_image or (not is_part and not m.state_dict()):
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def path_of_module(self, mod: nn.Module) -> str:
+        try:
+            return super().path_of_module(mod)
+        except NameError as error:
+            raise ModelError(
+                f"forward() calls a {type(mod).__name__} that is no registered part of the network, so its "
+                "weights would be missed; keep layers as attributes or in an nn.ModuleList\n"
+                f"  at {_user_line()}"
+            ) from error
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         # Weights stay real tensors, so what a network computes from weights alone is folded.
@@ -199,17 +270,29 @@ class _ShapeTracer(fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, Tensor):
             return self._constant(a)
+        if isinstance(a, np.generic):
+            return a.item()
         return super().create_arg(a)
 
     def create_node(self, kind: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(kind, target, *args, **kwargs)
-        node.meta.setdefault("line", _user_line())
+        line = _user_line() if kind != "output" else _definition_of(self.root.network)
+        if len(self.graph.nodes) > MAX_CALLS:
+            raise UnsupportedNetworkError(
+                f"forward() makes more than {MAX_CALLS} calls; does it loop over the images of a batch?\n"
+                f"  at {line}"
+            )
+        _refuse_autograd_function(sys._getframe(1))
+        node.meta.setdefault("line", line)
         node.meta.setdefault("scope", self.scope.module_path.removeprefix("network").lstrip("."))
         return node
 
-    def proxy(self, node: fx.Node) -> fx.Proxy:
+    def proxy(self, node: fx.Node) -> Any:
         if node.op != "output":
+            _refuse_single_images(node)
             node.meta["value"] = self._value_of(node)
+            if _is_plain(node.meta["value"]):
+                return node.meta["value"]  # an answer about shape or type; no one needs the call
         return _ShapedProxy(node, self)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -239,8 +322,12 @@ class _ShapeTracer(fx.Tracer):
         if node.op == "call_method":
             if node.target in _VALUE_METHODS:
                 raise _data_dependent(node)
+            if node.target in _DEVICE_METHODS:
+                return args[0]
+            args, kwargs = _on_meta(args, kwargs, str(node.target) == "to")
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         function: Callable[..., Any] = node.target  # type: ignore[assignment]
+        args, kwargs = _on_meta(args, kwargs, False)
         if getattr(function, "__name__", "") in _FACTORIES:
             kwargs = {**kwargs, "device": "meta"}
         return function(*args, **kwargs)
@@ -254,7 +341,13 @@ class _ShapeTracer(fx.Tracer):
         if path not in self._meta_leaves:
             leaf = self.root.get_submodule(path)
             self.leaves[path.removeprefix("network.")] = leaf
-            self._meta_leaves[path] = copy.deepcopy(leaf).to("meta")
+            try:
+                self._meta_leaves[path] = copy.deepcopy(leaf).to("meta")
+            except (RuntimeError, NotImplementedError, ValueError) as error:
+                raise ModelError(
+                    f"module {path.removeprefix('network.')!r} ({type(leaf).__name__}) cannot be copied: "
+                    f"{error}"
+                ) from error
         return self._meta_leaves[path]
 
 
@@ -267,10 +360,68 @@ class _FactoriesFollow(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        made_by_user = getattr(func, "__name__", "") in _FACTORIES and kwargs.get("device") != "meta"
+        name = getattr(func, "__name__", "").removesuffix("_like").rstrip("_")
+        if name in _RANDOM:
+            raise UnsupportedNetworkError(
+                f"forward() draws random numbers ({func.__name__}) in evaluation mode, so the network gives "
+                f"no one answer; draw them under `if self.training`\n  at {_user_line()}"
+            )
+        made_by_user = name in _FACTORIES and str(kwargs.get("device")) != "meta"
         if made_by_user and BATCH in _flat_ints((args, kwargs.get("size"))):
             return self.tracer.create_proxy("call_function", func, args, kwargs)
         return func(*args, **kwargs)
+
+
+def _on_meta(args: Any, kwargs: Any, moves: bool) -> tuple[Any, Any]:
+    """The arguments with every device replaced by meta, where the values are; `.to("cuda")` names one."""
+    named = ("cpu", "cuda", "xpu", "mps")
+
+    def moved(value: Any) -> Any:
+        is_name = moves and isinstance(value, str) and value.startswith(named)
+        return torch.device("meta") if is_name or isinstance(value, torch.device) else value
+
+    given = {
+        key: torch.device("meta") if key == "device" and v is not None else v for key, v in kwargs.items()
+    }
+    return tuple(moved(value) for value in args), given
+
+
+def _refuse_single_images(node: fx.Node) -> None:
+    """`x[i]` takes one image out of the batch; a loop over them would be as long as the batch."""
+    if node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
+        return
+    first = node.args[1][0] if isinstance(node.args[1], tuple) and node.args[1] else node.args[1]
+    value = node.args[0].meta["value"]
+    if isinstance(value, Tensor) and value.shape[0] == BATCH and type(first) is int:
+        raise UnsupportedNetworkError(
+            f"index {node.args[1]!r} (getitem) picks one image out of the batch; a network must treat all "
+            f"images alike\n  at {_user_line()}"
+        )
+
+
+def _refuse_autograd_function(frame: FrameType | None) -> None:
+    """A function with a backward of its own would train differently once it is taken apart."""
+    while frame is not None:
+        name = _autograd_function_in(frame)
+        if name:
+            raise UnsupportedNetworkError(_why_not_autograd_function(name, _user_line(frame)))
+        frame = frame.f_back
+
+
+def _autograd_function_in(frame: FrameType) -> str:
+    """The user's `torch.autograd.Function` that a frame applies, or nothing; torch's own do not count."""
+    apply: Any = torch.autograd.Function.apply
+    if frame.f_code is not apply.__func__.__code__:
+        return ""
+    function = frame.f_locals.get("cls")
+    return "" if function is None or function.__module__.startswith("torch.") else str(function.__name__)
+
+
+def _why_not_autograd_function(name: str, line: str) -> str:
+    return (
+        f"{name!r} is a torch.autograd.Function with a backward of its own, which is not followed; write it "
+        f"with torch's functions (torch.nn.functional.silu for a memory-saving swish)\n  at {line}"
+    )
 
 
 def _flat_ints(value: Any) -> list[int]:
@@ -280,18 +431,28 @@ def _flat_ints(value: Any) -> list[int]:
 
 
 def _data_dependent(node: fx.Node) -> UnsupportedNetworkError:
-    return UnsupportedNetworkError(
+    node.meta["refusal"] = UnsupportedNetworkError(
         f"control flow depends on the values in node {node.name!r} ({node.target}), so the network is not "
         "one fixed graph; move the decision out of forward(), or make it depend on shapes only\n"
         f"  at {_user_line()}"
     )
+    refusal: UnsupportedNetworkError = node.meta["refusal"]
+    return refusal
 
 
-def _user_line() -> str:
-    """The innermost line on the stack that is neither torch's nor this module's."""
-    frame: FrameType | None = sys._getframe(1)
+def _definition_of(network: Any) -> str:
+    """Where a network's forward() begins."""
+    code = getattr(type(network).forward, "__code__", None)
+    return _describe_line(code.co_filename, code.co_firstlineno) if code else "an unknown line"
+
+
+def _user_line(frame: FrameType | None = None) -> str:
+    """The innermost line on the stack, or at or below a frame, that is neither torch's nor this module's."""
+    frame = frame or sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_filename
+        if name != __file__ and name.startswith(_OWN_FOLDER):
+            return "the network's own call"
         if name != __file__ and not name.startswith((_TORCH_FOLDER, "<")):
             return _describe_line(name, frame.f_lineno)
         frame = frame.f_back
@@ -304,7 +465,10 @@ def _why_tracing_failed(error: Exception, input_shape: tuple[int, ...]) -> str:
     traceback, line = error.__traceback__, ""
     while traceback is not None:
         name = traceback.tb_frame.f_code.co_filename
-        if name != __file__ and not name.startswith((_TORCH_FOLDER, "<")):
+        function = _autograd_function_in(traceback.tb_frame)
+        if function:
+            return _why_not_autograd_function(function, line)
+        if not name.startswith((_TORCH_FOLDER, _OWN_FOLDER, "<")):
             line = _describe_line(name, traceback.tb_lineno)
         traceback = traceback.tb_next
     return f"{message}\n  at {line}" if line else message

@@ -15,7 +15,9 @@ class Command(click.Command):
     """A command that ends with the exit code of the error it met; `--debug` shows the traceback."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("context_settings", {"help_option_names": ["-h", "--help"], "max_content_width": 100})
+        kwargs.setdefault(
+            "context_settings", {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+        )
         super().__init__(*args, **kwargs)
         self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
 
@@ -36,6 +38,10 @@ class Command(click.Command):
                 "install what building needs: pip install 's2dnas-deploy[build]'",
                 1,
             )
+        except OSError as error:
+            if debug:
+                raise
+            _end(f"error: {error}", 1)
         except KeyboardInterrupt:
             _end("interrupted", INTERRUPTED)
 
@@ -77,7 +83,9 @@ class JsonObject(click.ParamType[dict[str, Any]]):
         except ValueError as error:
             self.fail(f"{value!r} is not JSON: {error}", param, ctx)
         if not isinstance(result, dict):
-            self.fail(f'{value!r} is not a JSON object; expected for example {{"num_classes": 10}}', param, ctx)
+            self.fail(
+                f'{value!r} is not a JSON object; expected for example {{"num_classes": 10}}', param, ctx
+            )
         return result
 
 

@@ -30,7 +30,7 @@ class _Bar:
     def __init__(self, name: str) -> None:
         self.name = name
         self.start = time.monotonic()
-        self.bar: "click._termui_impl.ProgressBar[int] | None" = None
+        self.bar: click._termui_impl.ProgressBar[int] | None = None
 
     def update(self, done: int, total: int, note: str) -> None:
         """Move to `done` of `total`."""
@@ -38,7 +38,11 @@ class _Bar:
             if time.monotonic() - self.start < 1 or done >= total:
                 return
             self.bar = click.progressbar(
-                length=total, label=self.name, file=sys.stderr, show_eta=True, item_show_func=lambda _: self.note
+                length=total,
+                label=self.name,
+                file=sys.stderr,
+                show_eta=True,
+                item_show_func=lambda _: self.note,
             )
             self.first = done
             self.bar.__enter__()

@@ -1,7 +1,159 @@
-"""`s2dnas-inspect`: a static network, a plan or a `model.pt` in words."""
+"""`s2dnas-inspect`: a static network, a plan or a `model.pt` in words, as JSON and as a picture."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import click
-from s2dnas_deploy.cli.command import Command
+
+from s2dnas_deploy.cli.command import Command, JsonObject, Shape
+from s2dnas_deploy.cli.inspection_text import in_words
+
+if TYPE_CHECKING:
+    from s2dnas_deploy.build.network import MultiStageNetwork
+    from s2dnas_deploy.build.static_network import StaticNetwork
+
+
+def _picture_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None and value.suffix.lower() not in (".svg", ".png"):
+        raise click.BadParameter(f"{value} ends in neither .svg nor .png", ctx, param)
+    return value
+
 
 @click.command(cls=Command)
-def inspect() -> None:
-    """Show."""
+@click.argument("path", required=False, type=click.Path(exists=True, path_type=Path))
+@click.option("--model", metavar="FACTORY", help="path/file.py:factory or package.module:factory.")
+@click.option("--model-args", type=JsonObject(), default="{}", help="Keyword arguments of the factory.")
+@click.option("--input", "input_shape", type=Shape(), help="Shape of an image, for example 3x32x32.")
+@click.option(
+    "--weights",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Trained weights (.pt, .pth, .th, .safetensors), or a model.pt of one stage in place of --model.",
+)
+@click.option("--weights-key", help="Entry of the weights file that holds the state dict.")
+@click.option("--plan", help="A JSON file, static, uniform:0.25,0.25,0.5, depth:NODE,NODE or random:STAGES.")
+@click.option(
+    "--align", type=click.IntRange(1), default=1, show_default=True, help="Round plans to this many channels."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For random plans.")
+@click.option("--json", "as_json", is_flag=True, help="Everything, exact, as JSON.")
+@click.option(
+    "--picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_picture_file,
+    help="Draw who owns what into a .svg or .png file.",
+)
+@click.option(
+    "--write-plan",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the plan as JSON, to be edited and given back as --plan.",
+)
+def inspect(**options: Any) -> None:
+    """Show what PATH holds: a model.pt, or a plan for the network that --model names.
+
+    Without PATH and --plan it shows the network itself, and what of it can be divided.
+
+    \b
+    s2dnas-inspect model.pt --picture who-owns-what.svg
+    s2dnas-inspect --model net.py:make --input 3x32x32
+    s2dnas-inspect --model net.py:make --input 3x32x32 --plan uniform:0.25,0.25,0.5 --write-plan plan.json
+    s2dnas-inspect plan.json --model net.py:make --input 3x32x32
+    """  # noqa: D301
+    subject = _subject(options)
+    click.echo(json.dumps(subject.document, indent=1) if options["as_json"] else in_words(subject.document))
+    if options["picture"] is not None:
+        from s2dnas_deploy.build.picture import save_picture
+
+        save_picture(subject.network, options["picture"], title=subject.document["name"])
+        click.echo(f"wrote {options['picture']}", err=True)
+    if options["write_plan"] is not None:
+        from s2dnas_deploy.bundle.files import write_text_atomically
+
+        write_text_atomically(options["write_plan"], subject.network.division.plan.to_json())
+        click.echo(f"wrote {options['write_plan']}", err=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """What is inspected, and its description."""
+
+    network: "MultiStageNetwork"
+    document: dict[str, Any]
+
+
+def _subject(options: dict[str, Any]) -> _Subject:
+    """What PATH and the options are about."""
+    path: Path | None = options["path"]
+    kind = None if path is None else _kind_of(path)
+    if path is not None and kind == "model":
+        return _of_model(path, options)
+    if kind == "plan" and options["plan"] is not None:
+        raise click.UsageError(f"two plans were given, {path} and --plan {options['plan']}; leave one out")
+    return _of_network(options, str(path) if kind == "plan" else options["plan"])
+
+
+def _kind_of(path: Path) -> str:
+    """What a file says it is, by its name and its first bytes."""
+    expected = "expected a model.pt (s2dnas-train writes one) or a plan as JSON (--write-plan writes one)"
+    if path.is_dir():
+        raise click.UsageError(f"{path} is a folder; {expected}")
+    with path.open("rb") as stream:
+        start = stream.read(512)
+    if path.suffix == ".pt" or start.startswith(b"PK"):
+        return "model"
+    if path.suffix == ".json" or start.lstrip().startswith(b"{"):
+        return "plan"
+    raise click.UsageError(f"{path} is neither a model.pt nor a plan; {expected}")
+
+
+def _of_model(path: Path, options: dict[str, Any]) -> _Subject:
+    from s2dnas_deploy.build.describe import describe_model
+    from s2dnas_deploy.build.model_file import load_model
+    from s2dnas_deploy.build.network import as_static
+
+    given = [name for name in ("model", "input_shape", "weights", "weights_key") if options[name] is not None]
+    if given:
+        option = "--input" if given[0] == "input_shape" else f"--{given[0].replace('_', '-')}"
+        raise click.UsageError(f"{path} is a model.pt, which holds its own network: leave {option} out")
+    model = load_model(path)
+    if options["plan"] is None:
+        return _Subject(network=model.network, document=describe_model(model, path))
+    if model.network.stages != 1:
+        raise click.UsageError(
+            f"{path} has {model.network.stages} stages and holds its own plan: leave --plan out "
+            "(only a model.pt of one stage can be divided by another plan)"
+        )
+    return _divided(as_static(model.network), options["plan"], path.name, options)
+
+
+def _of_network(options: dict[str, Any], plan: str | None) -> _Subject:
+    if options["model"] is None and options["weights"] is None:
+        what = "a plan says nothing without its network" if plan else "nothing to inspect"
+        raise click.UsageError(
+            f"{what}: give a model.pt, or --model FILE.py:FACTORY and --input CHANNELSxHEIGHTxWIDTH"
+        )
+    if options["model"] is not None and options["input_shape"] is None:
+        raise click.UsageError("--model needs the shape of the images: give --input, for example 3x32x32")
+    from s2dnas_deploy.build.training.session import StaticSource, read_static
+
+    source = StaticSource(
+        model=options["model"],
+        model_arguments=options["model_args"],
+        input_shape=options["input_shape"],
+        weights=options["weights"],
+        weights_key=options["weights_key"],
+        seed=options["seed"],
+    )
+    name = (options["model"] or options["weights"].name).rpartition(":")[2]
+    return _divided(read_static(source), plan, name, options)
+
+
+def _divided(static: "StaticNetwork", plan: str | None, name: str, options: dict[str, Any]) -> _Subject:
+    from s2dnas_deploy.build.describe import describe
+    from s2dnas_deploy.build.network import carry_over
+    from s2dnas_deploy.build.training.session import read_plan
+
+    chosen = read_plan(plan or "static", static, align=options["align"], seed=options["seed"])
+    network = carry_over(static, chosen)
+    return _Subject(network=network, document=describe(network, name=name))

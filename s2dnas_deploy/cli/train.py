@@ -26,45 +26,64 @@ if TYPE_CHECKING:
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
-    help="Trained weights (.pt, .pth, .th, .safetensors), or a model.pt of one stage in place of --model.",
+    help="Trained weights (.pt, .pth, .th, .safetensors), or a model.pt of one stage: needs no --model.",
 )
 @click.option("--weights-key", help="Entry of the weights file that holds the state dict.")
 @click.option(
     "--data", help="Folder of classes, CIFAR python folder, .npz archive, or `digits`.", required=True
 )
-@click.option("--val-fraction", type=float, default=0.1, show_default=True, help="Split off if there is no val/.")
+@click.option(
+    "--val-fraction", type=float, default=0.1, show_default=True, help="Split off if there is no val/."
+)
 @click.option("--resize", type=click.Choice(["crop", "stretch"]), help="Fit images of another size.")
-@click.option("--limit", type=int, help="Use at most so many images per part, for a quick try.")
+@click.option("--limit", type=click.IntRange(1), help="Use at most so many images per part, for a quick try.")
 @click.option(
     "--normalize",
-    default="imagenet",
-    show_default=True,
-    help="imagenet, cifar10, cifar100, data (measured), unit, none, or M,M,M/S,S,S.",
+    help="imagenet (if not given), cifar10, cifar100, data (measured), unit, none, or M,M,M/S,S,S.",
 )
 @click.option(
     "--plan",
     required=True,
     help="A JSON file, static, uniform:0.25,0.25,0.5, depth:NODE,NODE or random:STAGES.",
 )
-@click.option("--align", type=int, default=1, show_default=True, help="Round plans to this many channels.")
+@click.option(
+    "--align", type=click.IntRange(1), default=1, show_default=True, help="Round plans to this many channels."
+)
 @click.option(
     "--static-epochs",
-    type=int,
+    type=click.IntRange(0),
     default=0,
     show_default=True,
     help="Without --weights: first train the static network for so long.",
 )
-@click.option("--epochs", type=int, required=True, help="Passes over the images; 0 only carries weights over.")
+@click.option(
+    "--epochs",
+    type=click.IntRange(0),
+    required=True,
+    help="Passes over the images; 0 only carries weights over.",
+)
 @click.option("--batch-size", type=int, default=128, show_default=True)
 @click.option("--lr", type=float, default=0.1, show_default=True, help="Peak learning rate.")
 @click.option("--weight-decay", type=float, default=5e-4, show_default=True)
-@click.option("--warmup", type=float, default=0.1, show_default=True, help="Part of the run in which lr rises.")
+@click.option(
+    "--warmup", type=float, default=0.1, show_default=True, help="Part of the run in which lr rises."
+)
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True)
-@click.option("--distill", type=float, default=0.9, show_default=True, help="Weight of the static network's answers.")
-@click.option("--self-distill", type=float, default=0.0, show_default=True, help="Share of the last exit in that.")
-@click.option("--temperature", type=float, default=3.0, show_default=True, help="Softens the answers distilled.")
-@click.option("--exit-weights", type=Numbers(), default=(), help="Weight of each exit's loss; all 1 if not given.")
-@click.option("--ema", type=float, default=0.999, show_default=True, help="Moving average of weights; 0 is off.")
+@click.option(
+    "--distill", type=float, default=0.9, show_default=True, help="Weight of the static network's answers."
+)
+@click.option(
+    "--self-distill", type=float, default=0.0, show_default=True, help="Share of the last exit in that."
+)
+@click.option(
+    "--temperature", type=float, default=3.0, show_default=True, help="Softens the answers distilled."
+)
+@click.option(
+    "--exit-weights", type=Numbers(), default=(), help="Weight of each exit's loss; all 1 if not given."
+)
+@click.option(
+    "--ema", type=float, default=0.999, show_default=True, help="Moving average of weights; 0 is off."
+)
 @click.option(
     "--augment",
     type=click.Choice(["none", "crop", "flip", "crop-flip"]),
@@ -72,24 +91,30 @@ if TYPE_CHECKING:
     show_default=True,
     help="Flips change the meaning of digits and text.",
 )
-@click.option("--crop-padding", type=int, default=4, show_default=True, help="Pixels that a crop may shift by.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--crop-padding", type=int, help="Pixels that a crop may shift by; an eighth of the side if not given."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--checkpoint-seconds", type=float, default=30.0, show_default=True, help="At most so much is lost.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where model.pt goes.")
+@click.option(
+    "--checkpoint-seconds", type=float, default=30.0, show_default=True, help="At most so much is lost."
+)
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where model.pt goes."
+)
 @click.option("--restart", is_flag=True, help="Discard what an earlier run left at --out.")
 @click.option("--quiet", is_flag=True, help="No messages and no progress.")
 def train(**options: Any) -> None:
-    """Divide a static CNN into stages by a plan, train it, and write MODEL.PT.
+    r"""Divide a static CNN into stages by a plan, train it, and write MODEL.PT.
 
     A run that was stopped, even by kill -9, goes on where it was when the same command is given again.
 
     \b
     s2dnas-train --recipe models/digits.toml --out digits.pt
-    s2dnas-train --model net.py:make --input 3x32x32 --weights net.pth --data images/ \\
+    s2dnas-train --model net.py:make --input 3x32x32 --weights net.pth --data images/ \
         --plan uniform:0.25,0.25,0.5 --epochs 10 --out model.pt
     """
     from s2dnas_deploy.build.training.session import Request, StaticSource, train_model

@@ -8,7 +8,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +70,13 @@ class Task:
         """Steps of the whole run."""
         return self.settings.epochs * self.steps_per_epoch
 
+    @property
+    def crop_padding(self) -> int:
+        """By how many pixels a crop may shift: as set, or an eighth of the shorter side."""
+        if self.settings.crop_padding is not None:
+            return self.settings.crop_padding
+        return max(1, min(self.preprocessing.input_shape[1:]) // 8)
+
     def identity(self) -> str:
         """A digest of everything that decides the final weights."""
         digest = hashlib.sha256(f"{self.settings.digest}|{self.splits.digest}".encode())
@@ -101,7 +108,10 @@ def train(task: Task, progress: Progress) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def accuracy(
-    network: nn.Module, images: LabelledImages, preprocessing: Preprocessing, device: torch.device | None = None
+    network: nn.Module,
+    images: LabelledImages,
+    preprocessing: Preprocessing,
+    device: torch.device | None = None,
 ) -> list[float]:
     """The share of right answers of each exit, in float32."""
     was_training = network.training
@@ -152,7 +162,7 @@ class _Run:
         self.identity = self.task.identity()
         self.settings = self.task.settings
         self.device = choose_device(self.settings.device)
-        self.network = self.task.network.to(self.device, memory_format=torch.channels_last)
+        self.network = _placed(self.task.network, self.device)
         self.teacher = self._teacher()
         self.average = copy.deepcopy(self.network).eval()
         self.optimizer = _optimizer(self.network, self.settings)
@@ -163,7 +173,7 @@ class _Run:
     def _teacher(self) -> nn.Module | None:
         if self.task.teacher is None or self.settings.distill == 0:
             return None
-        return self.task.teacher.to(self.device, memory_format=torch.channels_last).eval()
+        return _placed(self.task.teacher, self.device).eval()
 
     # -- learning ------------------------------------------------------------------------------------
 
@@ -185,7 +195,7 @@ class _Run:
                 f"{self.settings.lr:g}), a longer --warmup or --precision float32 may help"
             )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.step = step + 1
         self.running_loss += value
@@ -201,7 +211,7 @@ class _Run:
         size = self.task.batch_size
         part = train.select(self.order[1][within * size : (within + 1) * size])
         generator = torch.Generator().manual_seed(_seed(self.settings.seed, "augment", step))
-        padding = self.settings.crop_padding if "crop" in self.settings.augment else 0
+        padding = self.task.crop_padding if "crop" in self.settings.augment else 0
         flip = "flip" in self.settings.augment
         images = random_crop_and_flip(part.images, padding=padding, flip=flip, generator=generator)
         return normalised(images, self.task.preprocessing, self.device), part.labels.to(self.device)
@@ -215,7 +225,7 @@ class _Run:
 
     @torch.no_grad()
     def _move_average(self) -> None:
-        """average ← decay · average + (1 - decay) · weights; the decay grows, so the start is forgotten."""
+        """Average ← decay · average + (1 - decay) · weights; the decay grows, so the start is forgotten."""
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step)) if self.settings.ema else 0.0
         ours, theirs = list(self.average.state_dict().values()), list(self.network.state_dict().values())
         torch._foreach_lerp_(ours, theirs, 1 - decay)
@@ -234,8 +244,7 @@ class _Run:
             {
                 "epoch": self.step // self.task.steps_per_epoch,
                 "loss": self.running_loss / self.task.steps_per_epoch,
-                "val_accuracy": self._accuracy(self.average),
-                "val_accuracy_raw": self._accuracy(self.network),
+                "val_accuracy": self._accuracy(),
             }
         )
         self.running_loss = 0.0
@@ -243,13 +252,15 @@ class _Run:
         plot_accuracy(self.metrics, self.task.folder / "accuracy.svg")
         self.save()
 
-    def _accuracy(self, network: nn.Module) -> list[float]:
-        return accuracy(network, self.task.splits.val, self.task.preprocessing, self.device)
+    def _accuracy(self) -> list[float]:
+        """On the validation images, in the precision of training: close enough to follow a run."""
+        with self.autocast():
+            return accuracy(self.average, self.task.splits.val, self.task.preprocessing, self.device)
 
     def finish(self) -> None:
         """The network becomes its average, on the CPU, in evaluation mode."""
         self.network.load_state_dict(self.average.state_dict())
-        self.network.to("cpu", memory_format=torch.contiguous_format).eval()
+        _placed(self.network, torch.device("cpu"), torch.contiguous_format).eval()
 
     # -- surviving ------------------------------------------------------------------------------------
 
@@ -284,6 +295,17 @@ class _Run:
         self.average.load_state_dict(state.average)
         self.optimizer.load_state_dict(dict(state.optimizer))
         self.step, self.running_loss, self.metrics = state.step, state.running_loss, list(state.metrics)
+
+
+def _placed(
+    network: MultiStageNetwork, device: torch.device, layout: torch.memory_format = torch.channels_last
+) -> MultiStageNetwork:
+    """The network on a device, its kernels with channels last, which convolutions there like best."""
+    moved: MultiStageNetwork = network.to(device)
+    for parameter in moved.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=layout)
+    return moved
 
 
 def _optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:

@@ -14,7 +14,9 @@ from torch import Tensor
 from s2dnas_deploy.build.training.settings import Settings
 
 
-def exits_loss(logits: Sequence[Tensor], labels: Tensor, teacher: Tensor | None, settings: Settings) -> Tensor:
+def exits_loss(
+    logits: Sequence[Tensor], labels: Tensor, teacher: Tensor | None, settings: Settings
+) -> Tensor:
     """The loss of one batch: `logits` and `teacher` are [N, classes], one of `logits` per exit."""
     weights = settings.exit_weights or (1.0,) * len(logits)
     last = logits[-1].detach() if len(logits) > 1 else None

@@ -20,6 +20,8 @@ def preprocessing_for(
     `images` are uint8 [N, C, H, W], those to train on.
     """
     channels = input_shape[0]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     if spec in _KNOWN:
         mean, std = _KNOWN[spec]
         if channels != len(mean):

@@ -23,7 +23,9 @@ def plot_accuracy(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes = figure.add_subplot()
     epochs = [row["epoch"] for row in metrics]
     for stage in range(len(metrics[0]["val_accuracy"])):
-        axes.plot(epochs, [100 * row["val_accuracy"][stage] for row in metrics], label=f"exit {stage}", marker=".")
+        axes.plot(
+            epochs, [100 * row["val_accuracy"][stage] for row in metrics], label=f"exit {stage}", marker="."
+        )
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation accuracy, %")
     axes.grid(visible=True, alpha=0.3)

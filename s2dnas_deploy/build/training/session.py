@@ -15,14 +15,14 @@ import torch
 from s2dnas_deploy import __version__
 from s2dnas_deploy.build.images import ImageSplits, load_images
 from s2dnas_deploy.build.model_file import Model, is_model, load_model, save_model
-from s2dnas_deploy.build.network import MultiStageNetwork, as_network, as_static, carry_over
+from s2dnas_deploy.build.network import as_network, as_static, carry_over
 from s2dnas_deploy.build.source import build_network, load_weights
 from s2dnas_deploy.build.static_network import StaticNetwork, read_network
 from s2dnas_deploy.build.training.loop import Progress, Task, accuracy, train
 from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import CheckpointError, ModelError
+from s2dnas_deploy.errors import CheckpointError, ModelError, PlanError
 from s2dnas_deploy.plan import Plan, from_text
 
 
@@ -61,7 +61,7 @@ class Request:
     val_fraction: float
     resize: str | None
     limit: int | None
-    normalize: str
+    normalize: str | None
     plan: str
     align: int
     static_epochs: int
@@ -77,34 +77,58 @@ class Request:
 
 def read_static(source: StaticSource) -> StaticNetwork:
     """The static network that a source describes, with its weights."""
+    kept = _model_in(source.weights)
     if source.model is None:
-        if source.weights is None:
+        if kept is None:
             raise ModelError("no network given: name its factory with --model FILE.py:FACTORY")
-        return as_static(_one_stage(load_model(source.weights), source.weights).network)
+        return as_static(kept.network)
     if source.input_shape is None:
         raise ModelError("the shape of the images is not known: give --input, for example --input 3x32x32")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
         module = build_network(source.model, source.model_arguments)
-    if source.weights is not None:
-        if is_model(source.weights):
-            raise ModelError(
-                f"{source.weights} is a model.pt, which holds its own network: leave --model out"
-            )
+    if source.weights is not None and kept is None:
         load_weights(module, source.weights, source.weights_key)
-    return read_network(module.float(), source.input_shape)
+    static = read_network(module.float(), source.input_shape)
+    return static if kept is None else _same_network(static, kept, source)
+
+
+def _model_in(weights: Path | None) -> Model | None:
+    """The `model.pt` that was given as weights, if it is one; it must have one stage."""
+    if weights is None:
+        return None
+    if not weights.is_file():
+        raise CheckpointError(f"no weights file {weights}")
+    if not is_model(weights):
+        return None
+    model = load_model(weights)
+    if model.network.stages != 1:
+        raise ModelError(
+            f"{weights} has {model.network.stages} stages; only a static network (--plan static) can be "
+            "divided"
+        )
+    return model
+
+
+def _same_network(static: StaticNetwork, kept: Model, source: StaticSource) -> StaticNetwork:
+    """The network in a `model.pt`, which must be the one that --model names."""
+    if not static.graph.computes_like(kept.network.division.graph):
+        raise ModelError(
+            f"{source.weights} is a model.pt of another network than {source.model}; leave --model out "
+            "to use its own"
+        )
+    return as_static(kept.network)
 
 
 def read_plan(text: str, static: StaticNetwork, *, align: int, seed: int) -> Plan:
     """The plan in a JSON file, or as spelled out in the text."""
     path = Path(text).expanduser()
-    if path.suffix == ".json" or path.is_file():
-        if not path.is_file():
-            raise ModelError(f"no plan file {path}")
-        plan = Plan.from_json(path.read_text(encoding="utf-8"))
-    else:
-        plan = from_text(text, static.divisible.space, align=align, seed=seed)
-    return plan
+    if path.suffix != ".json" and not path.is_file():
+        return from_text(text, static.divisible.space, align=align, seed=seed)
+    try:
+        return Plan.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PlanError(f"cannot read the plan file {path}: {error}") from error
 
 
 def train_model(request: Request, reporter: Reporter) -> Model:
@@ -177,8 +201,14 @@ def _train_and_save(
         reporter.say(f"resuming from {checkpoint}")
     before = _static_accuracy(static, task) if static is not None else None
     if before is not None:
-        reporter.say(f"static network: {100 * before['val']:.2f}% on {len(task.splits.val)} validation images")
-    name = "training the static network" if task.network.stages == 1 else f"training {task.network.stages} stages"
+        reporter.say(
+            f"static network: {100 * before['val']:.2f}% on {len(task.splits.val)} validation images"
+        )
+    name = (
+        "training the static network"
+        if task.network.stages == 1
+        else f"training {task.network.stages} stages"
+    )
     metrics = train(task, reporter.phase(name)) if task.steps else []
     model = Model(
         network=task.network.eval(),
@@ -246,20 +276,22 @@ def _provenance(
 
 
 def _preprocessing(request: Request, splits: ImageSplits, shape: tuple[int, ...]) -> Preprocessing:
-    """What the images need; a `model.pt` knows that itself."""
-    if request.source.model is None and request.source.weights is not None:
-        return load_model(request.source.weights).preprocessing
-    return preprocessing_for(
-        request.normalize, splits.train.images, (shape[0], shape[1], shape[2]), resize=request.resize
+    """How images are normalised: as asked, as the `model.pt` given as weights says, or as for ImageNet."""
+    kept = _model_in(request.source.weights)
+    if request.normalize is None and kept is not None:
+        return kept.preprocessing
+    asked = preprocessing_for(
+        request.normalize or "imagenet",
+        splits.train.images,
+        (shape[0], shape[1], shape[2]),
+        resize=request.resize,
     )
-
-
-def _one_stage(model: Model, path: Path) -> Model:
-    if model.network.stages != 1:
+    if kept is not None and (asked.mean, asked.std) != (kept.preprocessing.mean, kept.preprocessing.std):
         raise ModelError(
-            f"{path} has {model.network.stages} stages; only a static network (--plan static) can be divided"
+            f"{request.source.weights} was trained with mean {kept.preprocessing.mean} and std "
+            f"{kept.preprocessing.std}; --normalize {request.normalize} gives {asked.mean} and {asked.std}"
         )
-    return model
+    return asked
 
 
 def _counted(progress: Progress) -> Callable[[int, int], None]:

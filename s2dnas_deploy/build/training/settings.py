@@ -17,6 +17,7 @@ class Settings:
 
     `distill` is the weight of the static network's answers against the labels, `self_distill` that of the
     last exit's answers in what earlier exits learn; `exit_weights` weigh the exits' losses (all 1 if empty).
+    Crops shift by up to `crop_padding` pixels, an eighth of the image's side if None.
     """
 
     epochs: int
@@ -32,7 +33,7 @@ class Settings:
     exit_weights: tuple[float, ...] = ()
     ema: float = 0.999
     augment: Augmentation = "crop-flip"
-    crop_padding: int = 4
+    crop_padding: int | None = None
     seed: int = 0
     precision: Precision = "auto"
     device: str = "auto"
@@ -41,7 +42,12 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse what could only fail later."""
         _check(self.epochs >= 0, "epochs", self.epochs, "0 or more")
-        _check(self.batch_size >= 2, "batch size", self.batch_size, "2 or more: batch norm has no statistics of one")
+        _check(
+            self.batch_size >= 2,
+            "batch size",
+            self.batch_size,
+            "2 or more: batch norm has no statistics of one",
+        )
         _check(self.lr > 0, "learning rate", self.lr, "above 0")
         _check(0 <= self.warmup < 1, "warm-up", self.warmup, "a part of the run, from 0 to below 1")
         _check(0 <= self.label_smoothing < 1, "label smoothing", self.label_smoothing, "from 0 to below 1")
@@ -50,6 +56,7 @@ class Settings:
         _check(self.temperature > 0, "temperature", self.temperature, "above 0")
         _check(0 <= self.ema < 1, "ema", self.ema, "from 0 (off) to below 1")
         _check(all(w >= 0 for w in self.exit_weights), "exit weights", self.exit_weights, "0 or more")
+        _check((self.crop_padding or 0) >= 0, "crop padding", self.crop_padding, "0 or more")
         _check(self.seed >= 0, "seed", self.seed, "0 or more")
 
     @property

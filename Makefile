@@ -1,0 +1,40 @@
+# `make test` and `make demo` set everything up on a fresh machine and run; nothing else is needed first.
+PYTHON ?= python3
+VENV ?= .venv
+DEVICE_VENV ?= .venv-device
+BIN = $(VENV)/bin
+
+.PHONY: test test-slow lint demo clean
+
+test: $(VENV)/.done $(DEVICE_VENV)/.done lint
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.done $(DEVICE_VENV)/.done
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+demo: $(VENV)/.done
+	$(BIN)/s2dnas-train --recipe models/digits.toml --out demo/digits.pt
+	$(BIN)/s2dnas-inspect demo/digits.pt --picture demo/digits.svg
+
+# The workstation: everything, pinned.
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[build,dev]'
+	# Only its definitions of networks are used, in tests; its own torch requirement would bring another torch.
+	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt torchvision
+	touch $@
+
+# A device: the base install, without torch. Tests run its Python to prove that it suffices.
+$(DEVICE_VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEVICE_VENV)
+	$(DEVICE_VENV)/bin/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEVICE_VENV) demo

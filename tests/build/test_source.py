@@ -1,0 +1,187 @@
+"""The user's files: factories that are found and named, weights that fit or are refused by name."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from small_networks import MODELS, Residual
+
+from s2dnas_deploy.build.source import build_network, load_weights
+from s2dnas_deploy.build.static_network import read_network
+from s2dnas_deploy.errors import CheckpointError, ModelError
+from s2dnas_deploy.plan import uniform
+
+DATA = Path(os.environ.get("S2DNAS_DATA", Path(__file__).parents[3] / "shared" / "data"))
+PRETRAINED = DATA / "weights" / "resnet20-12fca82f.th"
+
+
+@pytest.fixture
+def state():
+    torch.manual_seed(1)
+    return Residual().state_dict()
+
+
+def test_factory_in_a_file_with_arguments():
+    network = build_network(f"{MODELS}/digits_cnn.py:digits_cnn", {"num_classes": 7})
+    assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 7)
+
+
+def test_factory_in_a_package():
+    assert isinstance(
+        build_network("torch.nn:Linear", {"in_features": 2, "out_features": 3}), torch.nn.Linear
+    )
+
+
+def test_factory_may_import_its_neighbours(tmp_path):
+    (tmp_path / "parts.py").write_text("from torch import nn\ndef part():\n    return nn.Linear(2, 2)\n")
+    (tmp_path / "net.py").write_text("from parts import part\ndef make():\n    return part()\n")
+    assert isinstance(build_network(f"{tmp_path}/net.py:make"), torch.nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("net.py", "expected path/file.py:factory"),
+        ("missing.py:make", "no file missing.py"),
+        ("no.such.package:make", "cannot import no.such.package"),
+        (f"{MODELS}/digits_cnn.py:digit", "defines no 'digit'; it defines"),
+        ("math:sqrt", "math:sqrt failed"),
+        ("builtins:dict", "returned a dict; expected a torch.nn.Module"),
+    ],
+)
+def test_factories_that_are_none_are_refused(spec, message):
+    with pytest.raises(ModelError, match=message):
+        build_network(spec)
+
+
+def test_an_error_in_the_users_file_names_its_line(tmp_path):
+    (tmp_path / "net.py").write_text("x = 1\ny = x / 0\n")
+    with pytest.raises(ModelError, match=r"ZeroDivisionError: division by zero \(at .*net\.py:2\)"):
+        build_network(f"{tmp_path}/net.py:make")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".th", ".safetensors"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_weights_in_every_form(state, tmp_path, suffix, prefix):
+    path = tmp_path / f"weights{suffix}"
+    wrapped = {prefix + name: tensor.clone() for name, tensor in state.items()}
+    save_file(wrapped, path) if suffix == ".safetensors" else torch.save(wrapped, path)
+    network = Residual()
+    load_weights(network, path)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "model", "net"])
+def test_nested_weights(state, tmp_path, key):
+    torch.save({"epoch": 3, key: state}, tmp_path / "weights.pt")
+    network = Residual()
+    load_weights(network, tmp_path / "weights.pt")
+    assert torch.equal(network.fc.weight, state["fc.weight"])
+
+
+def test_an_entry_can_be_named(state, tmp_path):
+    torch.save({"model": Residual().state_dict(), "ema": state}, tmp_path / "weights.pt")
+    network = Residual()
+    load_weights(network, tmp_path / "weights.pt", key="ema")
+    assert torch.equal(network.fc.weight, state["fc.weight"])
+    with pytest.raises(CheckpointError, match="no entry 'best'; it has the entries 'model', 'ema'"):
+        load_weights(network, tmp_path / "weights.pt", key="best")
+
+
+def test_what_does_not_fit_is_named(state, tmp_path):
+    del state["fc.bias"]
+    state["extra"] = torch.zeros(1)
+    state["stem.bias"] = torch.zeros(7)
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(Residual(), tmp_path / "weights.pt")
+    text = str(caught.value)
+    assert "1 missing: fc.bias" in text
+    assert "1 unexpected: extra" in text
+    assert "1 of another shape: stem.bias: (7,), expected (16,)" in text
+
+
+def test_a_pickled_network_is_refused_with_the_remedy(tmp_path):
+    torch.save(Residual(), tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"torch\.save\(network\.state_dict\(\), path\)"):
+        load_weights(Residual(), tmp_path / "weights.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_damaged_file_is_refused(tmp_path, content, suffix):
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError):
+        load_weights(Residual(), path)
+
+
+def test_a_file_without_weights_is_refused(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"holds no state dict.*found the entries 'epoch'"):
+        load_weights(Residual(), tmp_path / "weights.pt")
+
+
+LAMBDA_SHORTCUTS = """
+import torch.nn as nn
+import torch.nn.functional as F
+
+class LambdaLayer(nn.Module):
+    def __init__(self, lambd):
+        super().__init__()
+        self.lambd = lambd
+    def forward(self, x):
+        return self.lambd(x)
+
+class Block(nn.Module):
+    def __init__(self, before, after, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or before != after:
+            self.shortcut = LambdaLayer(
+                lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, after // 4, after // 4), "constant", 0)
+            )
+    def forward(self, x):
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        out += self.shortcut(x)
+        return F.relu(out)
+
+class ResNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        widths = [16, 16, 32, 64]
+        for i in range(1, 4):
+            blocks = [Block(widths[i - 1] if j == 0 else widths[i], widths[i], 2 if i > 1 and j == 0 else 1)
+                      for j in range(3)]
+            setattr(self, f"layer{i}", nn.Sequential(*blocks))
+        self.linear = nn.Linear(64, 10)
+    def forward(self, x):
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.layer3(self.layer2(self.layer1(out)))
+        out = F.avg_pool2d(out, out.size()[3])
+        return self.linear(out.view(out.size(0), -1))
+"""
+
+
+@pytest.mark.skipif(not PRETRAINED.exists(), reason=f"needs the pretrained ResNet-20 at {PRETRAINED}")
+@pytest.mark.parametrize("own", ["models/", "lambda shortcuts"])
+def test_the_pretrained_resnet20_loads_and_divides(tmp_path, own):
+    from small_networks import chain_differs_by
+
+    (tmp_path / "net.py").write_text(LAMBDA_SHORTCUTS)
+    spec = f"{MODELS}/cifar_resnet.py:resnet20" if own == "models/" else f"{tmp_path}/net.py:ResNet"
+    network = build_network(spec)
+    load_weights(network, PRETRAINED)
+    static = read_network(network.double(), (3, 32, 32))
+    plan = uniform(static.divisible.space, [0.25, 0.25, 0.5])
+    assert plan.stages == 3
+    assert chain_differs_by(static, plan, torch.randn(2, 3, 32, 32).double()) < 1e-9

@@ -1,0 +1,165 @@
+"""`s2dnas-train` as a person runs it: fresh processes, killed at random, and wrong turns."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from small_networks import MODELS
+
+from s2dnas_deploy.build.model_file import load_model
+from s2dnas_deploy.cli import main, train
+
+DIGITS = [
+    "--model", f"{MODELS}/digits_cnn.py:digits_cnn", "--input", "1x8x8", "--data", "digits",
+    "--normalize", "data", "--augment", "crop", "--crop-padding", "1", "--batch-size", "64", "--lr", "0.05",
+]  # fmt: skip
+
+
+def run(*arguments):
+    return CliRunner().invoke(train, [*DIGITS, *map(str, arguments)])
+
+
+def test_help_imports_no_torch_and_names_the_options():
+    code = (
+        "import sys\nfrom s2dnas_deploy.cli import train\n"
+        "try: train(['--help'])\nexcept SystemExit as stop: assert stop.code == 0\n"
+        "assert not {'torch', 'numpy', 'onnx', 'matplotlib'} & set(sys.modules), sys.modules.keys()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    for option in ("--model", "--weights", "--data", "--plan", "--epochs", "--seed", "--out", "--recipe"):
+        assert option in result.stdout
+
+
+def test_the_group_has_every_command():
+    result = CliRunner().invoke(main, ["--help"])
+    assert all(name in result.output for name in ("train", "inspect"))
+
+
+def test_train_writes_a_model_and_says_how_good_it_is(tmp_path):
+    out = tmp_path / "digits.pt"
+    result = run("--plan", "uniform:0.25,0.75", "--epochs", 2, "--out", out)
+    assert result.exit_code == 0, result.output
+    model = load_model(out)
+    assert f"exit 1 {100 * model.provenance['val_accuracy'][1]:13.2f}%" in result.stdout
+    assert model.provenance["test_accuracy"][1] > 0.3
+    assert model.class_names == tuple("0123456789")
+    assert len((tmp_path / "digits.run" / "metrics.jsonl").read_text().splitlines()) == 2
+    again = run("--plan", "uniform:0.25,0.75", "--epochs", 2, "--out", out)
+    assert again.exit_code == 0
+    assert "nothing to do" in again.stderr
+    other = run("--plan", "uniform:0.5,0.5", "--epochs", 2, "--out", out)
+    assert other.exit_code == 3
+    assert "comes from another run" in other.stderr
+
+
+def test_a_static_model_is_trained_then_divided_without_its_code(tmp_path):
+    static, out = tmp_path / "static.pt", tmp_path / "divided.pt"
+    assert run("--plan", "static", "--epochs", 1, "--out", static).exit_code == 0
+    arguments = ["--weights", static, "--data", "digits", "--plan", "depth:features.2", "--epochs", "0"]
+    result = CliRunner().invoke(train, [*map(str, arguments), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    whole, divided = load_model(static), load_model(out)
+    image = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(whole.network(image)[0], divided.network(image)[-1])
+
+
+def test_the_digits_recipe_and_the_command_line_over_it(tmp_path):
+    out = tmp_path / "digits.pt"
+    recipe = ["--recipe", str(MODELS / "digits.toml"), "--static-epochs", "1", "--epochs", "1"]
+    result = CliRunner().invoke(train, [*recipe, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert load_model(out).provenance["settings"]["epochs"] == 1
+    assert load_model(tmp_path / "digits.run" / "static.pt").network.stages == 1
+
+
+def test_a_recipe_with_an_unknown_key_is_a_usage_error(tmp_path):
+    (tmp_path / "r.toml").write_text("epoch = 3\n")
+    result = CliRunner().invoke(train, ["--recipe", str(tmp_path / "r.toml"), "--out", "x.pt"])
+    assert result.exit_code == 2
+    assert "unknown keys epoch" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--plan", "uniform:0.5,0.6"], 2, "sum to 1"),
+        (["--plan", "depth:nowhere"], 2, "no node 'nowhere' to exit at"),
+        (["--plan", "static", "--weights", "missing.pt"], 3, "no weights file missing.pt"),
+        (["--plan", "static", "--batch-size", "1"], 1, "batch size: expected 2 or more"),
+        (["--plan", "static", "--input", "8x8"], 2, "CHANNELSxHEIGHTxWIDTH"),
+        (["--plan", "static", "--input", "3x8x8"], 1, "cannot be run on a 3x8x8 image"),
+        (["--plan", "static", "--model", "missing.py:make"], 1, "no file missing.py"),
+        (["--plan", "static", "--data", "missing"], 1, "missing: expected a folder of classes"),
+        (["--plan", "static", "--device", "cuda"], 1, "torch finds no GPU"),
+        (["--plan", "static", "--model-args", "{"], 2, "is not JSON"),
+        (["--plan", "plan.json"], 2, "cannot read the plan file plan.json"),
+    ],
+)
+def test_wrong_turns_end_with_a_message_and_a_code(tmp_path, arguments, code, message):
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU, so cuda is no wrong turn")
+    result = run(*arguments, "--epochs", 1, "--out", tmp_path / "x.pt")
+    assert result.exit_code == code, result.output
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_images_of_the_wrong_size_and_empty_classes(tmp_path):
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "images" / "cat" / "0.png")
+    result = run("--plan", "static", "--epochs", 1, "--data", tmp_path / "images", "--out", tmp_path / "x.pt")
+    assert result.exit_code == 1
+    assert "dog" in result.output
+    for name in ("cat", "dog"):
+        for i in range(3):
+            Image.new("L", (9, 7)).save(tmp_path / "images" / name / f"{i}.png")
+    result = run("--plan", "static", "--epochs", 1, "--data", tmp_path / "images", "--out", tmp_path / "x.pt")
+    assert result.exit_code == 1
+    assert "--resize" in result.output
+
+
+def start(out: Path) -> subprocess.Popen:
+    command = "from s2dnas_deploy.cli import train; train()"
+    options = ["--plan", "uniform:0.25,0.75", "--static-epochs", "1", "--epochs", "6", "--out", str(out)]
+    arguments = [*DIGITS, *options, "--checkpoint-seconds", "0.05", "--quiet"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", command, *arguments], env=environment)
+
+
+def wait_until(condition, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.01)
+
+
+def test_kill_9_twice_then_resume_gives_the_same_bits(tmp_path):
+    whole = start(tmp_path / "whole.pt")
+    rng = random.Random(0)  # noqa: S311 - when to kill needs no secrecy
+    for _ in range(2):
+        broken = start(tmp_path / "broken.pt")
+        wait_until((tmp_path / "broken.run" / "checkpoint.pt").exists, broken)
+        time.sleep(rng.uniform(0.0, 0.7))
+        broken.send_signal(signal.SIGKILL)
+        broken.wait()
+    assert start(tmp_path / "broken.pt").wait() == 0
+    assert whole.wait() == 0
+    ours = load_model(tmp_path / "whole.pt").network.weights()
+    theirs = load_model(tmp_path / "broken.pt").network.weights()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    logs = [(tmp_path / f"{name}.run" / "metrics.jsonl").read_text() for name in ("whole", "broken")]
+    assert logs[0] == logs[1]
+    assert [json.loads(line)["epoch"] for line in logs[0].splitlines()] == [1, 2, 3, 4, 5, 6]
