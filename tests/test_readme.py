@@ -46,7 +46,10 @@ def folder(tmp_path_factory):
             Image.new("RGB", (32, 32), (colour + i, colour, colour)).save(folder / f"images/{name}/{i}.png")
     demo = [line for line in (ROOT / "Makefile").read_text().splitlines() if "s2dnas-train --recipe" in line]
     assert len(demo) == 1
-    run([*shlex.split(demo[0].strip().removeprefix("$(BIN)/")), "--static-epochs", "2", "--epochs", "2"], folder)
+    run(
+        [*shlex.split(demo[0].strip().removeprefix("$(BIN)/")), "--static-epochs", "2", "--epochs", "2"],
+        folder,
+    )
     return folder
 
 

@@ -7,7 +7,7 @@ Place in the flow: plan + channel graph ──divide──▶ `Division`, which 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from s2dnas_deploy.build.operators import OPERATORS
 from s2dnas_deploy.plan import OUTPUT, Plan, check
 
 Indices = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 IMAGE_LEVEL = -1  # every stage has the image
 
 
@@ -29,14 +30,24 @@ class Exit:
     nodes: tuple[Node, ...]
     output: str
 
+    def static_name(self, name: str) -> str:
+        """What the static network calls a node or weight of its own classifier."""
+        return name.removeprefix(exit_prefix(self.stage))
+
+
+def exit_prefix(stage: int) -> str:
+    """What the names of an exit's nodes and weights start with."""
+    return f"exit{stage}/"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Division:
-    """The body's nodes, the level of each of their channels, and one exit per stage."""
+    """The body's nodes, the atom and the level of each of their channels, and one exit per stage."""
 
     divisible: Divisible
     plan: Plan
     body: tuple[Node, ...]
+    atoms: Mapping[str, Indices]
     levels: Mapping[str, Indices]
     exits: tuple[Exit, ...]
 
@@ -45,49 +56,46 @@ class Division:
         """The static network's channel graph."""
         return self.divisible.graph
 
-    def readable(self, node: Node, level: int) -> Indices:
-        """The input channels that a mixing node's outputs of `level` may read, in order."""
-        levels = self.levels[node.inputs[0]]
-        if node.name in self.plan.no_reuse:
-            return np.flatnonzero((levels == level) | self._is_image(node.inputs[0]))
-        return np.flatnonzero(levels <= level)
-
-    def reads(self, node: Node) -> npt.NDArray[np.bool_]:
+    def reads(self, node: Node) -> Flags:
         """Which output channel of a mixing node reads which input channel, [C_out, C_in]."""
         outputs, inputs = self.levels[node.name][:, None], self.levels[node.inputs[0]][None, :]
-        if node.name in self.plan.no_reuse:
-            return np.asarray((inputs == outputs) | self._is_image(node.inputs[0])[None, :])
-        return np.asarray(inputs <= outputs)
+        if node.name not in self.plan.no_reuse:
+            return np.less_equal(inputs, outputs)
+        return np.equal(inputs, outputs) | self._of_the_image(node.inputs[0])[None, :]
 
-    def _is_image(self, name: str) -> npt.NDArray[np.bool_]:
+    def readable(self, node: Node, level: int) -> Indices:
+        """The input channels that a mixing node's outputs of `level` read, in order."""
+        outputs = np.flatnonzero(self.levels[node.name] == level)
+        return np.flatnonzero(self.reads(node)[outputs[0]])
+
+    def exit_reads(self, exit_: Exit, node: Node) -> Indices | None:
+        """The body's channels that an exit's node reads; None if it reads the exit's own nodes."""
+        if not OPERATORS[node.operator].mixes or node.inputs[0] not in self.levels:
+            return None
+        return np.flatnonzero(self.levels[node.inputs[0]] <= exit_.stage)
+
+    def _of_the_image(self, name: str) -> Flags:
         """The channels that are the image's own, which every layer may read."""
-        atoms = self.divisible.atoms
-        pooled_from = {node.name: node.inputs[0] for node in self.body if node.name not in atoms}
-        return np.isin(atoms[pooled_from.get(name, name)], atoms[INPUT])
+        return np.isin(self.atoms[name], self.atoms[INPUT])
 
 
 def divide(divisible: Divisible, plan: Plan) -> Division:
     """Apply a plan, which must be legal, to a network."""
     check(plan, divisible.space)
+    pools = {name: _pool(divisible.graph.by_name[name]) for name in plan.exits if name != OUTPUT}
+    new = {name: pool for name, pool in pools.items() if pool.name not in divisible.atoms}
+    atoms = {**divisible.atoms, **{pool.name: divisible.atoms[name] for name, pool in new.items()}}
     depths = divisible.space.depths(plan.exits)
+    depths |= {pool.name: plan.exits.index(name) for name, pool in new.items()}
     owner = _owners(divisible, plan)
-    levels = {
-        node.name: np.maximum(owner[divisible.atoms[node.name]], depths[node.name]) for node in divisible.body
-    }
+    body = (*divisible.body, *new.values())
+    levels = {node.name: np.maximum(owner[atoms[node.name]], depths[node.name]) for node in body}
     levels[INPUT] = np.full(divisible.graph.nodes[0].channels, IMAGE_LEVEL)
-    body, reads = list(divisible.body), {}
-    for stage, exit_name in enumerate(plan.exits):
-        node = divisible.graph.by_name.get(exit_name)
-        if exit_name != OUTPUT and exit_name not in reads and node is not None:
-            reads[exit_name] = _pooled(node)
-            if reads[exit_name] is not node:
-                body.append(reads[exit_name])
-                levels[reads[exit_name].name] = np.maximum(levels[exit_name], stage)
     exits = tuple(
-        _own_classifier(divisible, stage) if name == OUTPUT else _linear_exit(divisible, stage, reads[name])
+        _own_classifier(divisible, stage) if name == OUTPUT else _linear_exit(divisible, stage, pools[name])
         for stage, name in enumerate(plan.exits)
     )
-    return Division(divisible=divisible, plan=plan, body=tuple(body), levels=levels, exits=exits)
+    return Division(divisible=divisible, plan=plan, body=body, atoms=atoms, levels=levels, exits=exits)
 
 
 def _owners(divisible: Divisible, plan: Plan) -> Indices:
@@ -99,7 +107,7 @@ def _owners(divisible: Divisible, plan: Plan) -> Indices:
     return owner
 
 
-def _pooled(node: Node) -> Node:
+def _pool(node: Node) -> Node:
     """What a linear classifier reads of a node: its mean over space, or itself if it has none."""
     if len(node.shape) == 1:
         return node
@@ -117,35 +125,29 @@ def _pooled(node: Node) -> Node:
 
 def _linear_exit(divisible: Divisible, stage: int, reads: Node) -> Exit:
     """An exit in the middle of the network: one linear layer on the pooled features."""
+    name = f"{exit_prefix(stage)}linear"
     node = Node(
-        name=f"exit{stage}/linear",
+        name=name,
         operator="linear",
         inputs=(reads.name,),
         attributes={},
-        weights={"weight": f"exit{stage}/linear.weight", "bias": f"exit{stage}/linear.bias"},
+        weights={"weight": f"{name}.weight", "bias": f"{name}.bias"},
         shape=(divisible.graph.classes,),
         source=reads.source,
     )
-    return Exit(stage=stage, nodes=(node,), output=node.name)
+    return Exit(stage=stage, nodes=(node,), output=name)
 
 
 def _own_classifier(divisible: Divisible, stage: int) -> Exit:
     """An exit at the network's output: a classifier like the network's own, with weights of its own."""
+    prefix = exit_prefix(stage)
     nodes = tuple(
-        Node(
-            name=f"exit{stage}/{node.name}",
-            operator=node.operator,
-            inputs=tuple(f"exit{stage}/{n}" if n in divisible.classifier else n for n in node.inputs),
-            attributes=node.attributes,
-            weights={role: f"exit{stage}/{key}" for role, key in node.weights.items()},
-            shape=node.shape,
-            source=node.source,
+        replace(
+            node,
+            name=f"{prefix}{node.name}",
+            inputs=tuple(f"{prefix}{n}" if n in divisible.classifier else n for n in node.inputs),
+            weights={role: f"{prefix}{key}" for role, key in node.weights.items()},
         )
         for node in divisible.head
     )
-    return Exit(stage=stage, nodes=nodes, output=f"exit{stage}/{divisible.graph.output}")
-
-
-def reads_body(division: Division, node: Node) -> bool:
-    """Whether an exit's node reads the body (and so only some channels), not the exit's own nodes."""
-    return OPERATORS[node.operator].mixes and node.inputs[0] in division.levels
+    return Exit(stage=stage, nodes=nodes, output=f"{prefix}{divisible.graph.output}")

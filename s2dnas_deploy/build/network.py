@@ -8,12 +8,12 @@ Place in the flow: `StaticNetwork` + plan ──▶ `MultiStageNetwork`, which t
 the features of a stage depend on no later stage's. It knows nothing of training or of files.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from s2dnas_deploy.build.division import Division, divide, reads_body
+from s2dnas_deploy.build.division import Division, Exit, Indices, divide
 from s2dnas_deploy.build.graph import INPUT, Node
 from s2dnas_deploy.build.operators import OPERATORS
 from s2dnas_deploy.build.static_network import StaticNetwork, run_node
@@ -28,7 +28,7 @@ class MultiStageNetwork(nn.Module):
         """Take `weights` (see `weight_keys`) as they are; `carry_over` makes them from a static network."""
         super().__init__()
         self.division = division
-        self._attribute = {key: _attribute_name(key) for key in weight_keys(division)}
+        self._attribute = {key: attribute_name(key) for key in weight_keys(division)}
         for key, is_buffer in weight_keys(division).items():
             tensor = weights[key].detach().clone()
             if is_buffer:
@@ -92,7 +92,7 @@ class MultiStageNetwork(nn.Module):
                 continue
             reads = torch.from_numpy(self.division.reads(node))
             if not bool(reads.all()):
-                names[node.name] = _attribute_name(f"mask {node.name}")
+                names[node.name] = attribute_name(f"mask {node.name}")
                 rank = getattr(self, self._attribute[node.weights["weight"]]).dim()
                 mask = reads.reshape(*reads.shape, *[1] * (rank - 2))
                 self.register_buffer(names[node.name], mask, persistent=False)
@@ -101,20 +101,13 @@ class MultiStageNetwork(nn.Module):
     def _register_columns(self) -> dict[str, str]:
         """The channels that each exit's classifier reads, where it does not read them all."""
         names = {}
-        for node, columns in exit_columns(self.division):
-            if len(columns) < len(self.division.levels[node.inputs[0]]):
-                names[node.name] = _attribute_name(f"columns {node.name}")
-                self.register_buffer(names[node.name], columns, persistent=False)
+        for exit_ in self.division.exits:
+            for node in exit_.nodes:
+                reads = self.division.exit_reads(exit_, node)
+                if reads is not None and len(reads) < len(self.division.levels[node.inputs[0]]):
+                    names[node.name] = attribute_name(f"columns {node.name}")
+                    self.register_buffer(names[node.name], torch.from_numpy(reads), persistent=False)
         return names
-
-
-def exit_columns(division: Division) -> Iterator[tuple[Node, Tensor]]:
-    """Each exit's nodes that read the body, with the channels they read: those of level ≤ their stage."""
-    for exit_ in division.exits:
-        for node in exit_.nodes:
-            if reads_body(division, node):
-                levels = torch.from_numpy(division.levels[node.inputs[0]])
-                yield node, torch.nonzero(levels <= exit_.stage).flatten()
 
 
 def weight_keys(division: Division) -> dict[str, bool]:
@@ -133,24 +126,31 @@ def carry_over(static: StaticNetwork, plan: Plan) -> MultiStageNetwork:
     """
     division = divide(static.divisible, plan)
     weights = dict(static.weights)
-    classes = static.graph.classes
-    columns = {node.name: index for node, index in exit_columns(division)}
-    some = next(tensor for tensor in static.weights.values() if tensor.is_floating_point())
     for exit_ in division.exits:
-        is_copy = (
-            plan.exits[exit_.stage] == OUTPUT
-        )  # else a network's own layer named `linear` would pass for it
+        start = _like_the_classifier if plan.exits[exit_.stage] == OUTPUT else _zeros
         for node in exit_.nodes:
-            for role, key in node.weights.items():
-                origin = key.partition("/")[2]
-                index = columns.get(node.name)
-                if is_copy:
-                    w = static.weights[origin]
-                    weights[key] = w[:, index] if role == "weight" and index is not None else w
-                else:
-                    shape = (classes,) if role == "bias" or index is None else (classes, len(index))
-                    weights[key] = torch.zeros(shape, dtype=some.dtype)
+            weights.update(start(static, exit_, node, division.exit_reads(exit_, node)))
     return MultiStageNetwork(division, weights)
+
+
+def _like_the_classifier(
+    static: StaticNetwork, exit_: Exit, node: Node, reads: Indices | None
+) -> dict[str, Tensor]:
+    """The static classifier's weights, for the channels that the exit reads."""
+    weights = {}
+    for role, key in node.weights.items():
+        whole = static.weights[exit_.static_name(key)]
+        sliced = role == "weight" and reads is not None
+        weights[key] = whole[:, torch.from_numpy(reads)] if sliced else whole
+    return weights
+
+
+def _zeros(static: StaticNetwork, exit_: Exit, node: Node, reads: Indices | None) -> dict[str, Tensor]:
+    """A linear layer that answers "all classes alike"."""
+    assert reads is not None, "an exit in the middle of the network reads the body"
+    dtype = next(tensor.dtype for tensor in static.weights.values() if tensor.is_floating_point())
+    shapes = {"weight": (node.channels, len(reads)), "bias": (node.channels,)}
+    return {key: torch.zeros(shapes[role], dtype=dtype) for role, key in node.weights.items()}
 
 
 def as_network(static: StaticNetwork) -> MultiStageNetwork:
@@ -161,10 +161,11 @@ def as_network(static: StaticNetwork) -> MultiStageNetwork:
 def as_static(network: MultiStageNetwork) -> StaticNetwork:
     """A network of one stage as the static network that it is."""
     assert network.stages == 1, "only a network of one stage is static"
-    weights = {key.removeprefix("exit0/"): tensor.detach() for key, tensor in network.weights().items()}
+    (own,) = network.division.exits
+    weights = {own.static_name(key): tensor.detach() for key, tensor in network.weights().items()}
     return StaticNetwork(divisible=network.division.divisible, weights=weights)
 
 
-def _attribute_name(key: str) -> str:
+def attribute_name(key: str) -> str:
     """A module attribute may hold no dots, and must not be one that every module has (`weights`)."""
     return key.replace("|", "||").replace(".", "|") if "." in key else f"|{key}"

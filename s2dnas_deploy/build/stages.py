@@ -15,10 +15,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from s2dnas_deploy.build.division import Division, reads_body
+from s2dnas_deploy.build.division import Division, Exit
 from s2dnas_deploy.build.graph import INPUT, Node
 from s2dnas_deploy.build.groups import carried
-from s2dnas_deploy.build.network import MultiStageNetwork
+from s2dnas_deploy.build.network import MultiStageNetwork, attribute_name
 from s2dnas_deploy.build.operators import OPERATORS, Attributes
 from s2dnas_deploy.build.static_network import run_node
 
@@ -57,7 +57,7 @@ class StageNetwork(nn.Module):
     def __init__(self, stage: Stage) -> None:
         super().__init__()
         self.stage = stage
-        self._attribute = {key: key.replace("|", "||").replace(".", "|") for key in stage.weights}
+        self._attribute = {key: attribute_name(key) for key in stage.weights}
         for key, tensor in stage.weights.items():
             self.register_buffer(self._attribute[key], tensor)
 
@@ -111,8 +111,9 @@ class _Slicer:
             own = np.flatnonzero(self.division.levels[node.name] == self.index)
             if len(own):
                 self._slice_node(node, own)
-        for node in self.division.exits[self.index].nodes:
-            self._slice_exit_node(node)
+        exit_ = self.division.exits[self.index]
+        for node in exit_.nodes:
+            self._slice_exit_node(exit_, node)
 
     def stage(self, wanted: Sequence[Feature]) -> Stage:
         """The finished stage; it gives those of the features `wanted` by later stages that are its own."""
@@ -144,15 +145,15 @@ class _Slicer:
         else:
             self._add_padding(node, own)
 
-    def _slice_exit_node(self, node: Node) -> None:
-        if not reads_body(self.division, node):
-            self._add(node, np.arange(node.channels), list(node.inputs), None)
-            return
-        levels = self.division.levels[node.inputs[0]]
-        columns = np.flatnonzero(levels <= self.index)
-        name, order = self._read_all(node.inputs[0], columns)
-        place = {int(channel): i for i, channel in enumerate(columns)}
-        self._add(node, np.arange(node.channels), [name], [np.array([place[int(c)] for c in order])])
+    def _slice_exit_node(self, exit_: Exit, node: Node) -> None:
+        """An exit's node; its columns follow the order in which the channels are brought together."""
+        every = np.arange(node.channels)
+        reads = self.division.exit_reads(exit_, node)
+        if reads is None:
+            self._add(node, every, list(node.inputs), None)
+        else:
+            name, order = self._read_all(node.inputs[0], reads)
+            self._add(node, every, [name], [np.searchsorted(reads, order)])
 
     def _add(self, node: Node, own: Indices, inputs: Sequence[str], picked: Sequence[Indices] | None) -> None:
         """The node restricted to its own output channels and the input channels that were read."""
@@ -168,12 +169,19 @@ class _Slicer:
                 operator=node.operator,
                 inputs=tuple(inputs),
                 attributes=attributes,
-                weights={role: f"{node.name}.{role}" for role in weights},
+                weights={role: self._key(node, role, tensor) for role, tensor in weights.items()},
                 shape=(len(own), *node.shape[1:]),
                 source=node.source,
             ),
             weights,
         )
+
+    def _key(self, node: Node, role: str, tensor: Tensor) -> str:
+        """The weight's own name, so that a shared weight is held once; the node's if slices differ."""
+        key = node.weights[role]
+        held = self.weights.get(key)
+        same = held is None or (held.shape == tensor.shape and bool(torch.equal(held, tensor)))
+        return key if same else f"{node.name}.{role}"
 
     def _add_padding(self, node: Node, own: Indices) -> None:
         """Channels that come from nothing: the padding of a channel pad, with nothing of what it pads."""

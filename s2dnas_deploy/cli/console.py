@@ -30,6 +30,7 @@ class _Bar:
     def __init__(self, name: str) -> None:
         self.name = name
         self.start = time.monotonic()
+        self.note = ""
         self.bar: click._termui_impl.ProgressBar[int] | None = None
 
     def update(self, done: int, total: int, note: str) -> None:
