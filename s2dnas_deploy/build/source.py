@@ -114,8 +114,8 @@ def _read_file(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors (or is damaged) and was not loaded, because loading it would run "
-            "code; save the weights alone: torch.save(network.state_dict(), path)"
+            f"{path} holds more than tensors (or is damaged) and was not loaded, because loading it would "
+            "run code; save the weights alone: torch.save(network.state_dict(), path)"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is no weights file, or is damaged: {_told(error)}") from error
