@@ -25,7 +25,9 @@ def _picture_file(ctx: click.Context, param: click.Parameter, value: Path | None
 @click.argument("path", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option("--model", metavar="FACTORY", help="path/file.py:factory or package.module:factory.")
 @click.option("--model-args", type=JsonObject(), default="{}", help="Keyword arguments of the factory.")
-@click.option("--input", "input_shape", type=Shape(), help="Shape of an image, for example 3x32x32.")
+@click.option(
+    "--input", "input_shape", type=Shape(), metavar="CxHxW", help="Shape of an image, for example 3x32x32."
+)
 @click.option(
     "--weights",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 )
 @click.option("--model", metavar="FACTORY", help="path/file.py:factory or package.module:factory.")
 @click.option("--model-args", type=JsonObject(), default="{}", help="Keyword arguments of the factory.")
-@click.option("--input", "input", type=Shape(), help="Shape of an image, for example 3x32x32.")
+@click.option(
+    "--input", "input", type=Shape(), metavar="CxHxW", help="Shape of an image, for example 3x32x32."
+)
 @click.option(
     "--weights",
     type=click.Path(path_type=Path),
@@ -59,7 +61,8 @@ if TYPE_CHECKING:
 @click.option(
     "--epochs",
     type=click.IntRange(0),
-    required=True,
+    default=10,
+    show_default=True,
     help="Passes over the images; 0 only carries weights over.",
 )
 @click.option("--batch-size", type=int, default=128, show_default=True)
@@ -108,15 +111,15 @@ if TYPE_CHECKING:
 @click.option("--restart", is_flag=True, help="Discard what an earlier run left at --out.")
 @click.option("--quiet", is_flag=True, help="No messages and no progress.")
 def train(**options: Any) -> None:
-    r"""Divide a static CNN into stages by a plan, train it, and write MODEL.PT.
+    """Divide a static CNN into stages by a plan, train it, and write MODEL.PT.
 
     A run that was stopped, even by kill -9, goes on where it was when the same command is given again.
 
     \b
     s2dnas-train --recipe models/digits.toml --out digits.pt
-    s2dnas-train --model net.py:make --input 3x32x32 --weights net.pth --data images/ \
+    s2dnas-train --model net.py:make --input 3x32x32 --weights net.pth --data images/ \\
         --plan uniform:0.25,0.25,0.5 --epochs 10 --out model.pt
-    """
+    """  # noqa: D301 - \b is the character that tells click to keep the lines
     from s2dnas_deploy.build.training.session import Request, StaticSource, train_model
     from s2dnas_deploy.build.training.settings import Settings
     from s2dnas_deploy.cli.console import Console
