@@ -111,8 +111,10 @@ class StageCosts(Costs):
 
 def static_macs(static: StaticNetwork) -> dict[str, int]:
     """MACs per layer of the static network, for one image."""
-    costs = static_costs(as_network(static))
-    return {name.removeprefix("exit0/"): count for name, count in costs.macs_per_layer.items()}
+    network = as_network(static)
+    (exit_,) = network.division.exits
+    counts = static_costs(network).macs_per_layer
+    return {exit_.static_name(name): count for name, count in counts.items()}
 
 
 def static_costs(network: MultiStageNetwork) -> Costs:

@@ -8,6 +8,7 @@ Place in the flow: `StaticNetwork` + plan ──▶ `MultiStageNetwork`, which t
 the features of a stage depend on no later stage's. It knows nothing of training or of files.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -48,13 +49,17 @@ class MultiStageNetwork(nn.Module):
         return {key: getattr(self, name) for key, name in self._attribute.items()}
 
     def masked_weights(self) -> dict[str, Tensor]:
-        """`weights`, detached, with zeros where a mask hides them: what the network is made of."""
+        """`weights`, detached, with zeros where a mask hides them from every node that reads them."""
         weights = {key: tensor.detach() for key, tensor in self.weights().items()}
+        readers = Counter(key for node in self.division.body for key in node.weights.values())
         for node in self.division.body[1:]:
-            if node.name in self._masks:
-                key = node.weights["weight"]
-                weights[key] = torch.where(getattr(self, self._masks[node.name]), weights[key], 0.0)
+            if node.name in self._masks and readers[node.weights["weight"]] == 1:
+                weights[node.weights["weight"]] = self._masked(node, weights)
         return weights
+
+    def _masked(self, node: Node, weights: Mapping[str, Tensor]) -> Tensor:
+        """The node's kernel with zeros where an output channel may not read an input channel."""
+        return torch.where(getattr(self, self._masks[node.name]), weights[node.weights["weight"]], 0.0)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Every exit's logits in one pass of the masked network."""
@@ -66,9 +71,8 @@ class MultiStageNetwork(nn.Module):
 
     def _run(self, node: Node, values: Mapping[str, Tensor], weights: dict[str, Tensor]) -> Tensor:
         if node.name in self._masks:
-            key = node.weights["weight"]
-            masked = torch.where(getattr(self, self._masks[node.name]), weights[key], 0.0)
-            return run_node(node, values, {**weights, key: masked}, self.training)
+            kernel = {node.weights["weight"]: self._masked(node, weights)}
+            return run_node(node, values, {**weights, **kernel}, self.training)
         return run_node(node, values, weights, self.training)
 
     def _run_exit(
