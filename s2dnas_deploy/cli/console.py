@@ -13,6 +13,14 @@ class Console:
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.bars = sys.stderr.isatty() and not quiet
+        self._bar: _Bar | None = None
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
     def say(self, message: str) -> None:
         """A line for a person."""
@@ -21,7 +29,10 @@ class Console:
 
     def phase(self, name: str) -> Callable[[int, int, str], None]:
         """Begin a phase. Nothing shows until it has lasted a second."""
-        return _Bar(name).update if self.bars else _Lines(name, self).update
+        if not self.bars:
+            return _Lines(name, self).update
+        self._bar = _Bar(name)
+        return self._bar.update
 
 
 class _Bar:
@@ -45,13 +56,18 @@ class _Bar:
                 show_eta=True,
                 item_show_func=lambda _: self.note,
             )
-            self.first = done
             self.bar.__enter__()
             self.bar.update(done)
         self.note = note
         self.bar.update(done - self.bar.pos)
         if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """Leave the terminal as it was: click hides the cursor while a bar is drawn."""
+        if self.bar is not None:
             self.bar.__exit__(None, None, None)
+            self.bar = None
 
 
 class _Lines:

@@ -138,8 +138,8 @@ def train(**options: Any) -> None:
         settings=Settings(**{key: value for key, value in options.items() if key in own}),
         **{key: options[key] for key in Request.__dataclass_fields__ if key not in ("source", "settings")},
     )
-    console = Console(quiet=options["quiet"])
-    model = train_model(request, console)
+    with Console(quiet=options["quiet"]) as console:
+        model = train_model(request, console)
     click.echo(_summary(model, request.out))
 
 
