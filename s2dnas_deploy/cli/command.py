@@ -54,7 +54,7 @@ def _end(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-class Shape(click.ParamType[tuple[int, int, int]]):
+class Shape(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
     """An image's shape as `3x32x32`: channels, height, width."""
 
     name = "CxHxW"
@@ -69,7 +69,7 @@ class Shape(click.ParamType[tuple[int, int, int]]):
         return tuple(int(part) for part in parts)
 
 
-class JsonObject(click.ParamType[dict[str, Any]]):
+class JsonObject(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
     """A JSON object, such as `{"num_classes": 10}`."""
 
     name = "JSON"
@@ -89,7 +89,7 @@ class JsonObject(click.ParamType[dict[str, Any]]):
         return result
 
 
-class Numbers(click.ParamType[tuple[float, ...]]):
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
     """Numbers with commas between, such as `1,1,2`."""
 
     name = "N,N,…"
