@@ -5,6 +5,7 @@
     │   └── UnsupportedNetworkError 1   it was read, and an operator in it has no channel rule
     ├── DataError                   1   images or labels that cannot be used as they are
     ├── TrainingError               1   training could not go on (a loss that is not a number)
+    ├── OptionError                 2   an option's value that cannot work
     ├── PlanError                   2   a plan that is malformed, or not legal for this network
     ├── CheckpointError             3   a weights file, a `model.pt` or a training checkpoint that is
     │                                   damaged, hostile or made for something else
@@ -34,6 +35,12 @@ class DataError(S2dnasError):
 
 class TrainingError(S2dnasError):
     """Training could not go on."""
+
+
+class OptionError(S2dnasError):
+    """An option's value that cannot work."""
+
+    exit_code = 2
 
 
 class PlanError(S2dnasError):

@@ -209,7 +209,8 @@ def _check_names(plan: Plan, space: PlanSpace) -> None:
             )
     missing = [group.name for group in space.groups if group.name not in plan.channels]
     if missing:
-        raise PlanError(f"the plan does not divide {len(missing)} channel groups: {', '.join(missing[:5])}")
+        names = ", ".join(missing[:5])
+        raise PlanError(f"the plan does not divide {len(missing)} of the channel groups: {names}")
     for name in plan.no_reuse:
         if name not in space.layer:
             raise PlanError(f"no layer {name!r} in no_reuse; {_nearest(name, tuple(space.layer))}")
@@ -305,7 +306,8 @@ def uniform(space: PlanSpace, fractions: Sequence[float], *, align: int = 1) -> 
     least one portion of each group.
     """
     if not fractions or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-3:
-        raise PlanError(f"expected positive fractions that sum to 1, got {list(fractions)}")
+        total = f", which sum to {sum(fractions):g}" if fractions else ""
+        raise PlanError(f"expected positive fractions that sum to 1, got {list(fractions)}{total}")
     channels = {group.name: _by_fractions(group, fractions, align) for group in space.groups}
     plan = Plan(channels=channels, exits=(OUTPUT,) * len(fractions))
     check(plan, space)
@@ -411,13 +413,19 @@ def from_text(text: str, space: PlanSpace, *, align: int = 1, seed: int = 0) -> 
     if kind == "uniform" and rest:
         return uniform(space, _numbers(rest), align=align)
     if kind == "depth" and rest:
-        return depth(space, [name.strip() for name in rest.split(",")])
+        return depth(space, [_exit_named(name.strip(), space) for name in rest.split(",")])
     if kind == "random" and rest.isdigit():
         return random(space, int(rest), np.random.default_rng(seed), align=align)
     raise PlanError(
         f"cannot read the plan {text!r}; expected a JSON file, static, uniform:0.25,0.25,0.5, "
         "depth:NODE,NODE or random:STAGES"
     )
+
+
+def _exit_named(name: str, space: PlanSpace) -> str:
+    """The node of that name; for a module's name the last of its nodes, which is what it gives."""
+    inside = [node for node in space.exits if node.startswith(f"{name}.")]
+    return inside[-1] if inside and name not in space.exits else name
 
 
 def _numbers(text: str) -> list[float]:

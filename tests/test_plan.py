@@ -106,7 +106,7 @@ def test_illegal_divisions_say_what_would_be_legal(legal, space, change, message
 
 def test_missing_group_is_named(legal, space):
     plan = Plan(channels={"stem": (4, 4, 8)}, exits=legal.exits)
-    with pytest.raises(PlanError, match="does not divide 2 channel groups: conv1, widen"):
+    with pytest.raises(PlanError, match="does not divide 2 of the channel groups: conv1, widen"):
         check(plan, space)
 
 
@@ -205,3 +205,9 @@ def test_plan_texts(space):
     assert plans.from_text("uniform:0.5,0.5", space) == plans.uniform(space, [0.5, 0.5])
     assert plans.from_text("depth:relu", space) == plans.depth(space, ["relu"])
     assert plans.from_text("random:3", space, seed=5) == plans.random(space, 3, np.random.default_rng(5))
+
+
+def test_a_modules_name_stands_for_its_last_node():
+    space = read_network(example_network("cifar_resnet", "resnet20"), (3, 32, 32)).divisible.space
+    plan = plans.from_text("depth:layer1,layer2", space)
+    assert plan.exits == ("layer1.2.relu_1", "layer2.2.relu_1", OUTPUT)

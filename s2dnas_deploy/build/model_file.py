@@ -59,8 +59,9 @@ def save_model(model: Model, path: Path) -> None:
     write_atomically(path, lambda stream: torch.save(document, stream))
 
 
-def load_model(path: Path) -> Model:
+def load_model(path: Path | str) -> Model:
     """Read and check a `model.pt`; the network comes in evaluation mode."""
+    path = Path(path)
     document = read_document(path)
     try:
         return _model_from(document)

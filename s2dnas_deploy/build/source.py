@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from s2dnas_deploy.errors import CheckpointError, ModelError
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
+_PICKLE_START = b"\x80"  # what torch.save wrote before it wrote archives
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
 
 
@@ -47,7 +48,15 @@ def build_network(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.M
         raise ModelError(f"{spec} failed: {_told(error)}") from error
     if not isinstance(network, nn.Module):
         raise ModelError(f"{spec} returned a {type(network).__name__}; expected a torch.nn.Module")
-    return network
+    return _without_wrapper(network)
+
+
+def _without_wrapper(network: nn.Module) -> nn.Module:
+    """The network inside `torch.compile` or `DataParallel`, which change how it runs, not what it is."""
+    inner = getattr(network, "_orig_mod", None)
+    if inner is None and isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inner = network.module
+    return _without_wrapper(inner) if isinstance(inner, nn.Module) else network
 
 
 def load_weights(network: nn.Module, path: Path, key: str | None = None) -> None:
@@ -110,6 +119,7 @@ def _read_file(path: Path) -> Any:
         raise CheckpointError(f"no weights file {path}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    _check_kind(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -119,6 +129,19 @@ def _read_file(path: Path) -> Any:
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is no weights file, or is damaged: {_told(error)}") from error
+
+
+def _check_kind(path: Path) -> None:
+    """Tell what is no torch file at all, or a TorchScript archive, before torch guesses at it."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any("/code/" in name for name in archive.namelist()):
+                raise CheckpointError(
+                    f"{path} is a TorchScript archive; save the weights alone: "
+                    "torch.save(network.state_dict(), path)"
+                )
+    elif path.read_bytes()[:1] != _PICKLE_START:
+        raise CheckpointError(f"{path} is no weights file: expected one that torch.save or safetensors wrote")
 
 
 def _read_safetensors(path: Path) -> Any:

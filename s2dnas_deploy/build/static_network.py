@@ -36,6 +36,7 @@ def read_network(network: nn.Module, input_shape: tuple[int, ...]) -> StaticNetw
     _refuse_hooks(network)
     with evaluation_mode(network):  # some weights are computed, and differently in training
         graph, weights = lower(trace(network, input_shape), input_shape)
+    _refuse_what_is_not_finite(weights)
     static = StaticNetwork(divisible=divide_into_groups(graph), weights=weights)
     _check_same(network, static)
     return static
@@ -72,6 +73,12 @@ def _refuse_hooks(network: nn.Module) -> None:
             )
 
 
+def _refuse_what_is_not_finite(weights: Mapping[str, Tensor]) -> None:
+    bad = [key for key, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
+    if bad:
+        raise ModelError(f"weights are not finite: {', '.join(bad[:5])}; the network cannot answer with them")
+
+
 @torch.no_grad()
 def _check_same(network: nn.Module, static: StaticNetwork) -> None:
     """Two random images must give the network's own logits; anything else is a fault to report."""
@@ -87,5 +94,5 @@ def _check_same(network: nn.Module, static: StaticNetwork) -> None:
         raise ModelError(
             "the channel graph does not compute what the network does (largest difference "
             f"{difference:.3g} at scale {scale:.3g}); a subclass of a torch.nn module with its own forward, "
-            "weights that are not finite, randomness or isinstance(x, Tensor) in forward() may be the cause"
+            "randomness or isinstance(x, Tensor) in forward() may be the cause"
         )

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import click
 
+from s2dnas_deploy import __version__
 from s2dnas_deploy.errors import S2dnasError
 
 INTERRUPTED = 130
@@ -19,6 +20,7 @@ class Command(click.Command):
             "context_settings", {"help_option_names": ["-h", "--help"], "max_content_width": 100}
         )
         super().__init__(*args, **kwargs)
+        click.version_option(__version__, prog_name="s2dnas_deploy")(self)
         self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
 
     def invoke(self, ctx: click.Context) -> Any:

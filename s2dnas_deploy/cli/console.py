@@ -71,16 +71,22 @@ class _Bar:
 
 
 class _Lines:
-    """A line at the start, and one whenever the note changes: enough for a log file."""
+    """A line every few seconds if the note has changed, and one at the end: enough for a log file."""
 
     def __init__(self, name: str, console: Console) -> None:
         self.name, self.console = name, console
         self.start = time.monotonic()
         self.last = ""
+        self.said_at = self.start
 
     def update(self, done: int, total: int, note: str) -> None:
-        """Say where it stands, if there is news."""
-        if note and note != self.last:
-            self.last = note
-            elapsed = time.monotonic() - self.start
+        """Say where it stands, if there is news that is not too fresh, or if it is done."""
+        now = time.monotonic()
+        news = note != self.last and now - self.said_at > _SECONDS_BETWEEN_LINES
+        if note and (news or done == total):
+            self.last, self.said_at = note, now
+            elapsed = now - self.start
             self.console.say(f"{self.name}: {done}/{total} steps, {elapsed:.0f} s, {note}")
+
+
+_SECONDS_BETWEEN_LINES = 5.0

@@ -1,6 +1,8 @@
 """`s2dnas-inspect`: a static network, a plan or a `model.pt` in words, as JSON and as a picture."""
 
 import json
+import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,7 +150,9 @@ def _of_network(options: dict[str, Any], plan: str | None) -> _Subject:
         seed=options["seed"],
     )
     name = (options["model"] or options["weights"].name).rpartition(":")[2]
-    return _divided(read_static(source), plan, name, options)
+    with redirect_stdout(sys.stderr):  # what the user's own code prints is no result
+        static = read_static(source)
+    return _divided(static, plan, name, options)
 
 
 def _divided(static: "StaticNetwork", plan: str | None, name: str, options: dict[str, Any]) -> _Subject:

@@ -1,5 +1,7 @@
 """`s2dnas-train`: a static network and a plan become a trained `model.pt`."""
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +111,7 @@ if TYPE_CHECKING:
     "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where model.pt goes."
 )
 @click.option("--restart", is_flag=True, help="Discard what an earlier run left at --out.")
-@click.option("--quiet", is_flag=True, help="No messages and no progress.")
+@click.option("--quiet", is_flag=True, help="No messages and no progress, only the result.")
 def train(**options: Any) -> None:
     """Divide a static CNN into stages by a plan, train it, and write MODEL.PT.
 
@@ -138,7 +140,8 @@ def train(**options: Any) -> None:
         settings=Settings(**{key: value for key, value in options.items() if key in own}),
         **{key: options[key] for key in Request.__dataclass_fields__ if key not in ("source", "settings")},
     )
-    with Console(quiet=options["quiet"]) as console:
+    # What the user's own code prints is no result.
+    with Console(quiet=options["quiet"]) as console, redirect_stdout(sys.stderr):
         model = train_model(request, console)
     click.echo(_summary(model, request.out))
 
@@ -153,7 +156,7 @@ def _summary(model: "Model", out: Path) -> str:
         lines.append(f"{'static':14}{_percent(before['val'])}{_percent(before.get('test'))}")
     for stage, (val, tested) in enumerate(zip(about["val_accuracy"], test, strict=True)):
         lines.append(f"{f'exit {stage}':14}{_percent(val)}{_percent(tested)}")
-    return "\n".join([*lines, f"wrote {out}"])
+    return "\n".join([*lines, f"model: {out}"])
 
 
 def _percent(value: float | None) -> str:

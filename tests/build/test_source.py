@@ -109,6 +109,22 @@ def test_a_pickled_network_is_refused_with_the_remedy(tmp_path):
         load_weights(Residual(), tmp_path / "weights.pt")
 
 
+def test_other_files_are_told_apart(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.jit.save(torch.jit.trace(Residual().eval(), torch.zeros(1, 3, 8, 8)), path)
+    with pytest.raises(CheckpointError, match=r"TorchScript archive; save the weights alone"):
+        load_weights(Residual(), path)
+    path.write_text("import torch")
+    with pytest.raises(CheckpointError, match=r"no weights file: expected one that torch\.save"):
+        load_weights(Residual(), path)
+
+
+def test_wrappers_are_taken_off():
+    for wrap in ("torch:compile", "torch.nn:DataParallel"):
+        factory = build_network(wrap, {"model" if "compile" in wrap else "module": Residual()})
+        assert type(factory) is Residual
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04"])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_damaged_file_is_refused(tmp_path, content, suffix):

@@ -57,7 +57,9 @@ def test_train_writes_a_model_and_says_how_good_it_is(tmp_path):
     assert "nothing to do" in again.stderr
     other = run("--plan", "uniform:0.5,0.5", "--epochs", 2, "--out", out)
     assert other.exit_code == 3
-    assert "comes from another run" in other.stderr
+    assert "comes from another run (another plan)" in other.stderr
+    longer = run("--plan", "uniform:0.25,0.75", "--epochs", 3, "--out", out)
+    assert "epochs 2, now 3" in longer.stderr
 
 
 def test_a_static_model_is_trained_then_divided_without_its_code(tmp_path):
@@ -94,12 +96,15 @@ def test_a_recipe_with_an_unknown_key_is_a_usage_error(tmp_path):
         (["--plan", "uniform:0.5,0.6"], 2, "sum to 1"),
         (["--plan", "depth:nowhere"], 2, "no node 'nowhere' to exit at"),
         (["--plan", "static", "--weights", "missing.pt"], 3, "no weights file missing.pt"),
-        (["--plan", "static", "--batch-size", "1"], 1, "batch size: expected 2 or more"),
+        (["--plan", "static", "--batch-size", "1"], 2, "batch size: expected 2 or more"),
         (["--plan", "static", "--input", "8x8"], 2, "CHANNELSxHEIGHTxWIDTH"),
         (["--plan", "static", "--input", "3x8x8"], 1, "cannot be run on a 3x8x8 image"),
         (["--plan", "static", "--model", "missing.py:make"], 1, "no file missing.py"),
         (["--plan", "static", "--data", "missing"], 1, "missing: expected a folder of classes"),
-        (["--plan", "static", "--device", "cuda"], 1, "torch finds no GPU"),
+        (["--plan", "static", "--device", "cuda"], 2, "torch finds no GPU"),
+        (["--plan", "static", "--device", "gpu"], 2, "expected auto, cpu, cuda or cuda:N"),
+        (["--plan", "static", "--normalize", "imagnet"], 2, "cannot read --normalize 'imagnet'"),
+        (["--plan", "static", "--out", f"{__file__}/x.pt"], 2, "is no folder that can be written to"),
         (["--plan", "static", "--model-args", "{"], 2, "is not JSON"),
         (["--plan", "plan.json"], 2, "cannot read the plan file plan.json"),
     ],
@@ -107,7 +112,7 @@ def test_a_recipe_with_an_unknown_key_is_a_usage_error(tmp_path):
 def test_wrong_turns_end_with_a_message_and_a_code(tmp_path, arguments, code, message):
     if "cuda" in arguments and torch.cuda.is_available():
         pytest.skip("this machine has a GPU, so cuda is no wrong turn")
-    result = run(*arguments, "--epochs", 1, "--out", tmp_path / "x.pt")
+    result = run("--epochs", 1, "--out", tmp_path / "x.pt", *arguments)
     assert result.exit_code == code, result.output
     assert message in result.output
     assert "Traceback" not in result.output

@@ -17,6 +17,7 @@ from s2dnas_deploy.build.trace import BATCH, Trace, line_of, shape_of
 from s2dnas_deploy.errors import UnsupportedNetworkError
 
 _MOST_SHOWN = 8
+_CONSEQUENCE = "uses a result that cannot be followed"  # of another refusal, as a rule
 _IN_PLACE_OPERATORS = frozenset(
     {"iadd", "isub", "imul", "itruediv", "__iadd__", "__isub__", "__imul__", "__itruediv__"}
 )
@@ -39,15 +40,17 @@ def lower(trace: Trace, input_shape: tuple[int, ...]) -> tuple[ChannelGraph, dic
 
 def _describe_refusals(refusals: Sequence[str]) -> str:
     """The first refusal of each kind, in the order of the network."""
+    causes = [refusal for refusal in refusals if _CONSEQUENCE not in refusal]
     kinds: dict[str, str] = {}
-    for refusal in refusals:
+    for refusal in causes or refusals:
         kinds.setdefault(re.sub(r"\d+", "", refusal.partition(": ")[2].partition("\n")[0]), refusal)
     shown = list(kinds.values())[:_MOST_SHOWN]
     lines = "\n".join(f"  {refusal}" for refusal in shown)
     left = len(refusals) - len(shown)
     more = f"\n  … and {left} more nodes like these" if left else ""
-    supported = ", ".join(sorted(TABLE))
-    return f"this network cannot be divided by channels:\n{lines}{more}\nsupported: {supported}"
+    about_operators = any("operator " in refusal for refusal in shown)
+    supported = f"\nsupported: {', '.join(sorted(TABLE))}" if about_operators else ""
+    return f"this network cannot be divided by channels:\n{lines}{more}{supported}"
 
 
 class _Walk:
@@ -86,7 +89,7 @@ class _Walk:
         if lowering is None:
             raise RefusedError(WHY_NOT.get(name, f"operator {name!r} has no channel rule"))
         if any(isinstance(arg, Unused) for arg in [*args, *kwargs.values()]):
-            raise RefusedError(f"operator {name!r} uses a result that cannot be followed")
+            raise RefusedError(f"operator {name!r} {_CONSEQUENCE}")
         try:
             bound = inspect.signature(lowering).bind(self.graph, *args, **kwargs)
         except TypeError as error:

@@ -7,6 +7,7 @@ result is the moving average of the weights over the steps. Says how it goes thr
 import copy
 import hashlib
 import math
+import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +26,7 @@ from s2dnas_deploy.build.training.losses import exits_loss
 from s2dnas_deploy.build.training.record import plot_accuracy, write_metrics
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import DataError, TrainingError
+from s2dnas_deploy.errors import DataError, OptionError, TrainingError
 
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, a short note
 EVALUATION_BATCH = 500
@@ -51,7 +52,7 @@ class Task:
             )
         weights = self.settings.exit_weights
         if weights and len(weights) != self.network.stages:
-            raise TrainingError(f"{len(weights)} exit weights for {self.network.stages} exits")
+            raise OptionError(f"{len(weights)} exit weights for {self.network.stages} exits")
         if len(self.splits.train) < 2:
             raise DataError("training needs at least 2 images")
 
@@ -120,7 +121,12 @@ def accuracy(
     for start in range(0, len(images), EVALUATION_BATCH):
         part = images.select(torch.arange(start, min(start + EVALUATION_BATCH, len(images))))
         inputs = normalised(part.images, preprocessing, device or torch.device("cpu"))
-        answers = torch.stack([z.argmax(1).cpu() for z in network(inputs)])
+        logits = torch.stack([z.cpu() for z in network(inputs)])
+        if not bool(torch.isfinite(logits).all()):
+            raise TrainingError(
+                "the network answers with numbers that are not finite; a smaller --lr may help"
+            )
+        answers = logits.argmax(2)
         counts = (answers == part.labels).sum(1)
         right = counts if right is None else right + counts
     network.train(was_training)
@@ -142,11 +148,10 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
-        raise TrainingError("device cuda was asked for, but torch finds no GPU; use --device cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise TrainingError(f"no device {name!r}: {error}") from error
+        raise OptionError("device cuda was asked for, but torch finds no GPU; use --device cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise OptionError(f"no device {name!r}; expected auto, cpu, cuda or cuda:N")
+    return torch.device(name)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.errors import OptionError
 
 _KNOWN = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -25,7 +25,7 @@ def preprocessing_for(
     if spec in _KNOWN:
         mean, std = _KNOWN[spec]
         if channels != len(mean):
-            raise DataError(f"--normalize {spec} is for 3 channels, the network reads {channels}; use data")
+            raise OptionError(f"--normalize {spec} is for 3 channels, the network reads {channels}; use data")
     elif spec == "data":
         mean, std = _measured(images)
     elif spec in ("unit", "none"):
@@ -55,10 +55,10 @@ def _numbers(spec: str, channels: int) -> tuple[tuple[float, ...], tuple[float, 
         mean, std = (tuple(float(value) for value in part.split(",")) for part in parts)
     except ValueError as error:
         known = ", ".join(_KNOWN)
-        raise DataError(
+        raise OptionError(
             f"cannot read --normalize {spec!r}; expected {known}, data, unit, none or means and stds as "
             "0.5,0.5,0.5/0.2,0.2,0.2"
         ) from error
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        raise DataError(f"--normalize {spec}: expected {channels} means / {channels} stds above 0")
+        raise OptionError(f"--normalize {spec}: expected {channels} means / {channels} stds above 0")
     return mean, std

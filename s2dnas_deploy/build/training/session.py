@@ -4,6 +4,8 @@ Place in the flow: what `s2dnas-train` does. Reads the network, the weights and 
 network first if asked, divides it by the plan, trains that, judges it once on the test images and saves it.
 """
 
+import json
+import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,11 +20,12 @@ from s2dnas_deploy.build.model_file import Model, is_model, load_model, save_mod
 from s2dnas_deploy.build.network import as_network, as_static, carry_over
 from s2dnas_deploy.build.source import build_network, load_weights
 from s2dnas_deploy.build.static_network import StaticNetwork, read_network
-from s2dnas_deploy.build.training.loop import Progress, Task, accuracy, train
+from s2dnas_deploy.build.training.checkpoint import load_checkpoint
+from s2dnas_deploy.build.training.loop import Progress, Task, accuracy, choose_device, train
 from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import CheckpointError, ModelError, PlanError
+from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError, PlanError
 from s2dnas_deploy.plan import Plan, from_text
 
 
@@ -127,13 +130,17 @@ def read_plan(text: str, static: StaticNetwork, *, align: int, seed: int) -> Pla
         return from_text(text, static.divisible.space, align=align, seed=seed)
     try:
         return Plan.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, PlanError) as error:
         raise PlanError(f"cannot read the plan file {path}: {error}") from error
 
 
 def train_model(request: Request, reporter: Reporter) -> Model:
     """Do what is asked; the model, which is also at `request.out`."""
     settings, source = request.settings, request.source
+    _check_writable(request.out)
+    choose_device(settings.device)
+    if request.static_epochs and source.is_trained():
+        reporter.say("the weights given are taken as trained: --static-epochs is not needed and not used")
     static = read_static(source)
     shape = static.graph.input_shape
     splits = load_images(
@@ -190,15 +197,16 @@ def _train_and_save(
     task: Task, request: Request, out: Path, static: StaticNetwork | None, reporter: Reporter
 ) -> Model:
     identity = task.identity()
-    finished = _finished(out, identity, restart=request.restart)
+    finished = _finished(out, task, identity, restart=request.restart)
     if finished is not None:
         reporter.say(f"{out} is there already, from this very run; nothing to do (--restart trains anew)")
         return finished
     checkpoint = task.folder / "checkpoint.pt"
     if request.restart:
         checkpoint.unlink(missing_ok=True)
-    elif checkpoint.exists():
-        reporter.say(f"resuming from {checkpoint}")
+    begun = load_checkpoint(checkpoint, identity)
+    if begun is not None:
+        reporter.say(f"resuming after step {begun.step} of {task.steps}")
     before = _static_accuracy(static, task) if static is not None else None
     if before is not None:
         reporter.say(
@@ -221,17 +229,35 @@ def _train_and_save(
     return model
 
 
-def _finished(out: Path, identity: str, *, restart: bool) -> Model | None:
+def _finished(out: Path, task: Task, identity: str, *, restart: bool) -> Model | None:
     """The model of this very run, if it is there; another's is not overwritten unasked."""
     if restart or not out.exists():
         return None
     model = load_model(out)
     if model.provenance.get("run") != identity:
         raise CheckpointError(
-            f"{out} is there already and comes from another run (other settings, plan, data or weights); "
+            f"{out} is there already and comes from another run ({_differences(model, task)}); "
             "give another --out, or --restart to replace it"
         )
     return model
+
+
+def _differences(model: Model, task: Task) -> str:
+    """In what a run differs from the one that made a model, in a few words."""
+    was, now = model.provenance.get("settings", {}), json.loads(json.dumps(asdict(task.settings)))
+    found = [f"{key} {was[key]}, now {now[key]}" for key in now if key in was and was[key] != now[key]]
+    if model.network.division.plan.digest != task.network.division.plan.digest:
+        found.append("another plan")
+    if model.provenance.get("data", {}).get("digest") != task.splits.digest:
+        found.append("other images")
+    return "; ".join(found) or "other starting weights"
+
+
+def _check_writable(out: Path) -> None:
+    """Find out before the work, not after it, that the result can be written."""
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OptionError(f"cannot write --out {out}: {folder} is no folder that can be written to")
 
 
 def _static_accuracy(static: StaticNetwork, task: Task) -> dict[str, float]:

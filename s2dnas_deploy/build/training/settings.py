@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from s2dnas_deploy.errors import TrainingError
+from s2dnas_deploy.errors import OptionError
 
 Augmentation = Literal["none", "crop", "flip", "crop-flip"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -68,4 +68,4 @@ class Settings:
 
 def _check(holds: bool, name: str, got: object, expected: str) -> None:
     if not holds:
-        raise TrainingError(f"{name}: expected {expected}, got {got}")
+        raise OptionError(f"{name}: expected {expected}, got {got}")

@@ -16,7 +16,7 @@ from s2dnas_deploy.build.training.loop import Task, accuracy, normalised, train
 from s2dnas_deploy.build.training.losses import divergence, exits_loss
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import CheckpointError, DataError, TrainingError
+from s2dnas_deploy.errors import CheckpointError, DataError, OptionError, TrainingError
 
 PREPROCESSING = Preprocessing(input_shape=(1, 8, 8), mean=(0.3,), std=(0.4,))
 SETTINGS = Settings(epochs=2, batch_size=64, lr=0.05, augment="crop", crop_padding=1, ema=0.9)
@@ -146,12 +146,12 @@ def test_one_image_is_no_training_set(digits, tmp_path):
     [{"batch_size": 1}, {"lr": 0.0}, {"epochs": -1}, {"distill": 1.5}, {"temperature": 0.0}, {"ema": 1.0}],
 )
 def test_settings_that_cannot_work_are_refused(choice):
-    with pytest.raises(TrainingError, match="expected"):
+    with pytest.raises(OptionError, match="expected"):
         replace(SETTINGS, **choice)
 
 
 def test_exit_weights_are_one_per_exit(digits, tmp_path):
-    with pytest.raises(TrainingError, match="3 exit weights for 2 exits"):
+    with pytest.raises(OptionError, match="3 exit weights for 2 exits"):
         task(digits, tmp_path, settings=replace(SETTINGS, exit_weights=(1.0, 1.0, 1.0)))
 
 
@@ -187,3 +187,11 @@ def test_loss_weighs_exits_and_teachers():
     first = 0.5 * told[0] + 0.5 * (0.75 * shown[0] + 0.25 * float(divergence(z[0], z[1], 2.0)))
     expected = first + 0.5 * told[1] + 0.5 * shown[1]
     assert float(exits_loss(z, labels, teacher, mixed)) == pytest.approx(expected)
+
+
+def test_answers_that_are_no_numbers_are_noticed(digits, tmp_path):
+    run = task(digits, tmp_path)
+    with torch.no_grad():
+        next(iter(run.network.weights().values())).fill_(float("inf"))
+    with pytest.raises(TrainingError, match="not finite"):
+        accuracy(run.network, digits.val, PREPROCESSING)
