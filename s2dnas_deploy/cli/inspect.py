@@ -139,7 +139,7 @@ def _of_network(options: dict[str, Any], plan: str | None) -> _Subject:
         )
     if options["model"] is not None and options["input_shape"] is None:
         raise click.UsageError("--model needs the shape of the images: give --input, for example 3x32x32")
-    from s2dnas_deploy.build.training.session import StaticSource, read_static
+    from s2dnas_deploy.build.static_source import StaticSource, read_static
 
     source = StaticSource(
         model=options["model"],
@@ -158,7 +158,7 @@ def _of_network(options: dict[str, Any], plan: str | None) -> _Subject:
 def _divided(static: "StaticNetwork", plan: str | None, name: str, options: dict[str, Any]) -> _Subject:
     from s2dnas_deploy.build.describe import describe
     from s2dnas_deploy.build.network import carry_over
-    from s2dnas_deploy.build.training.session import read_plan
+    from s2dnas_deploy.build.static_source import read_plan
 
     chosen = read_plan(plan or "static", static, align=options["align"], seed=options["seed"])
     network = carry_over(static, chosen)

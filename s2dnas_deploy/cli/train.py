@@ -122,7 +122,8 @@ def train(**options: Any) -> None:
     s2dnas-train --model net.py:make --input 3x32x32 --weights net.pth --data images/ \\
         --plan uniform:0.25,0.25,0.5 --epochs 10 --out model.pt
     """  # noqa: D301 - \b is the character that tells click to keep the lines
-    from s2dnas_deploy.build.training.session import Request, StaticSource, train_model
+    from s2dnas_deploy.build.static_source import StaticSource
+    from s2dnas_deploy.build.training.session import Request, train_model
     from s2dnas_deploy.build.training.settings import Settings
     from s2dnas_deploy.cli.console import Console
 

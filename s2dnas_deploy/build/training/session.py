@@ -16,17 +16,16 @@ import torch
 
 from s2dnas_deploy import __version__
 from s2dnas_deploy.build.images import ImageSplits, load_images
-from s2dnas_deploy.build.model_file import Model, is_model, load_model, save_model
+from s2dnas_deploy.build.model_file import Model, load_model, save_model
 from s2dnas_deploy.build.network import as_network, as_static, carry_over
-from s2dnas_deploy.build.source import build_network, load_weights
-from s2dnas_deploy.build.static_network import StaticNetwork, read_network
+from s2dnas_deploy.build.static_network import StaticNetwork
+from s2dnas_deploy.build.static_source import StaticSource, model_in, read_plan, read_static
 from s2dnas_deploy.build.training.checkpoint import load_checkpoint
 from s2dnas_deploy.build.training.loop import Progress, Task, accuracy, choose_device, train
 from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError, PlanError
-from s2dnas_deploy.plan import Plan, from_text
+from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError
 
 
 class Reporter(Protocol):
@@ -37,22 +36,6 @@ class Reporter(Protocol):
 
     def phase(self, name: str) -> Progress:
         """Begin a phase; the result is called with (done, total, note) as it goes on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StaticSource:
-    """Where a static network comes from: a factory, weights, or a `model.pt` of one stage."""
-
-    model: str | None
-    model_arguments: Mapping[str, Any]
-    input_shape: tuple[int, int, int] | None
-    weights: Path | None
-    weights_key: str | None = None
-    seed: int = 0
-
-    def is_trained(self) -> bool:
-        """Whether weights were given."""
-        return self.weights is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,62 +59,6 @@ class Request:
     def folder(self) -> Path:
         """Where the run keeps its checkpoint, log and plots."""
         return self.out.with_name(self.out.name.removesuffix(".pt") + ".run")
-
-
-def read_static(source: StaticSource) -> StaticNetwork:
-    """The static network that a source describes, with its weights."""
-    kept = _model_in(source.weights)
-    if source.model is None:
-        if kept is None:
-            raise ModelError("no network given: name its factory with --model FILE.py:FACTORY")
-        return as_static(kept.network)
-    if source.input_shape is None:
-        raise ModelError("the shape of the images is not known: give --input, for example --input 3x32x32")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(source.seed)
-        module = build_network(source.model, source.model_arguments)
-    if source.weights is not None and kept is None:
-        load_weights(module, source.weights, source.weights_key)
-    static = read_network(module.float(), source.input_shape)
-    return static if kept is None else _same_network(static, kept, source)
-
-
-def _model_in(weights: Path | None) -> Model | None:
-    """The `model.pt` that was given as weights, if it is one; it must have one stage."""
-    if weights is None:
-        return None
-    if not weights.is_file():
-        raise CheckpointError(f"no weights file {weights}")
-    if not is_model(weights):
-        return None
-    model = load_model(weights)
-    if model.network.stages != 1:
-        raise ModelError(
-            f"{weights} has {model.network.stages} stages; only a static network (--plan static) can be "
-            "divided"
-        )
-    return model
-
-
-def _same_network(static: StaticNetwork, kept: Model, source: StaticSource) -> StaticNetwork:
-    """The network in a `model.pt`, which must be the one that --model names."""
-    if not static.graph.computes_like(kept.network.division.graph):
-        raise ModelError(
-            f"{source.weights} is a model.pt of another network than {source.model}; leave --model out "
-            "to use its own"
-        )
-    return as_static(kept.network)
-
-
-def read_plan(text: str, static: StaticNetwork, *, align: int, seed: int) -> Plan:
-    """The plan in a JSON file, or as spelled out in the text."""
-    path = Path(text).expanduser()
-    if path.suffix != ".json" and not path.is_file():
-        return from_text(text, static.divisible.space, align=align, seed=seed)
-    try:
-        return Plan.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, PlanError) as error:
-        raise PlanError(f"cannot read the plan file {path}: {error}") from error
 
 
 def train_model(request: Request, reporter: Reporter) -> Model:
@@ -303,7 +230,7 @@ def _provenance(
 
 def _preprocessing(request: Request, splits: ImageSplits, shape: tuple[int, ...]) -> Preprocessing:
     """How images are normalised: as asked, as the `model.pt` given as weights says, or as for ImageNet."""
-    kept = _model_in(request.source.weights)
+    kept = model_in(request.source.weights)
     if request.normalize is None and kept is not None:
         return kept.preprocessing
     asked = preprocessing_for(
