@@ -302,8 +302,8 @@ def static(space: PlanSpace) -> Plan:
 def uniform(space: PlanSpace, fractions: Sequence[float], *, align: int = 1) -> Plan:
     """Every stage goes through all layers and owns the same fraction of every group (the paper's kind).
 
-    Boundaries are rounded to multiples of `align` channels where a group is wide enough; stage 0 owns at
-    least one portion of each group.
+    Boundaries are rounded to multiples of `align` channels where a group is wide enough, so with a coarse
+    `align` a stage may own nothing in a narrow group; stage 0 owns at least one portion of each.
     """
     if not fractions or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-3:
         total = f", which sum to {sum(fractions):g}" if fractions else ""
