@@ -36,6 +36,10 @@ VARIANTS = {
         *[*UNIFORM, "--epochs", "10"],
         *["--lr", "0.05", "--distill", "0.7", "--self-distill", "0.3"],
     ],
+    "at a rate of 0.03, 0.5 distilled, a third of that from the last exit": [
+        *[*UNIFORM, "--epochs", "10"],
+        *["--lr", "0.03", "--distill", "0.5", "--self-distill", "0.3"],
+    ],
 }
 
 
