@@ -58,15 +58,18 @@ class Division:
 
     def reads(self, node: Node) -> Flags:
         """Which output channel of a mixing node reads which input channel, [C_out, C_in]."""
-        outputs, inputs = self.levels[node.name][:, None], self.levels[node.inputs[0]][None, :]
-        if node.name not in self.plan.no_reuse:
-            return np.less_equal(inputs, outputs)
-        return np.equal(inputs, outputs) | self._of_the_image(node.inputs[0])[None, :]
+        return self._read_by(node, self.levels[node.name])
 
     def readable(self, node: Node, level: int) -> Indices:
         """The input channels that a mixing node's outputs of `level` read, in order."""
-        outputs = np.flatnonzero(self.levels[node.name] == level)
-        return np.flatnonzero(self.reads(node)[outputs[0]])
+        return np.flatnonzero(self._read_by(node, np.array([level])))
+
+    def _read_by(self, node: Node, levels: Indices) -> Flags:
+        """Which input channels a mixing node's outputs of these levels read, [levels, C_in]."""
+        outputs, inputs = levels[:, None], self.levels[node.inputs[0]][None, :]
+        if node.name not in self.plan.no_reuse:
+            return np.less_equal(inputs, outputs)
+        return np.equal(inputs, outputs) | self._of_the_image(node.inputs[0])[None, :]
 
     def exit_reads(self, exit_: Exit, node: Node) -> Indices | None:
         """The body's channels that an exit's node reads; None if it reads the exit's own nodes."""

@@ -29,8 +29,9 @@ class MultiStageNetwork(nn.Module):
         """Take `weights` (see `weight_keys`) as they are; `carry_over` makes them from a static network."""
         super().__init__()
         self.division = division
-        self._attribute = {key: attribute_name(key) for key in weight_keys(division)}
-        for key, is_buffer in weight_keys(division).items():
+        keys = weight_keys(division)
+        self._attribute = {key: attribute_name(key) for key in keys}
+        for key, is_buffer in keys.items():
             tensor = weights[key].detach().clone()
             if is_buffer:
                 self.register_buffer(self._attribute[key], tensor)
