@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEVICE_VENV ?= .venv-device
+OLD_VENV ?= .venv-old
 BIN = $(VENV)/bin
 
 .PHONY: test test-slow lint demo clean
@@ -9,7 +10,7 @@ BIN = $(VENV)/bin
 test: $(VENV)/.done $(DEVICE_VENV)/.done lint
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.done $(DEVICE_VENV)/.done
+test-slow: $(VENV)/.done $(DEVICE_VENV)/.done $(OLD_VENV)/.done
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.done
@@ -20,6 +21,7 @@ lint: $(VENV)/.done
 
 demo: $(VENV)/.done
 	$(BIN)/s2dnas-train --recipe models/digits.toml --out demo/digits.pt
+	$(BIN)/s2dnas-export demo/digits.pt --out demo/bundle --data digits
 	$(BIN)/s2dnas-inspect demo/digits.pt --picture demo/digits.svg
 
 # The workstation: everything, pinned.
@@ -36,5 +38,11 @@ $(DEVICE_VENV)/.done: pyproject.toml constraints.txt
 	$(DEVICE_VENV)/bin/python -m pip install --quiet -c constraints.txt -e .
 	touch $@
 
+# An old device: onnxruntime of November 2024 and nothing of ours. Tests run bundles with it.
+$(OLD_VENV)/.done:
+	$(PYTHON) -m venv $(OLD_VENV)
+	$(OLD_VENV)/bin/python -m pip install --quiet onnxruntime==1.20.1 numpy==2.1.3 pillow==11.0.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(DEVICE_VENV) demo
+	rm -rf $(VENV) $(DEVICE_VENV) $(OLD_VENV) demo

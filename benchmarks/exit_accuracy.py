@@ -8,8 +8,6 @@ and the table in this folder's README and the project's.
 """
 
 import json
-import os
-import platform
 import subprocess
 import sys
 from datetime import date
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from machine import machine
 
 from s2dnas_deploy.build.costs import stage_costs
 from s2dnas_deploy.build.model_file import Model, load_model
@@ -57,7 +56,7 @@ def main(data: str, work: Path) -> None:
         rows.append(_row(name, options, load_model(out)))
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(
-        json.dumps({"date": str(date.today()), "machine": _machine(), "rows": rows}, indent=2) + "\n"
+        json.dumps({"date": str(date.today()), "machine": machine(), "rows": rows}, indent=2) + "\n"
     )
     for page in PAGES:
         before, _, rest = page.read_text().partition(BEGIN)
@@ -92,14 +91,6 @@ def _row(name: str, options: list[str], model: Model) -> dict[str, Any]:
 def _train(options: list[str]) -> None:
     code = "from s2dnas_deploy.cli import train; train()"
     subprocess.run([sys.executable, "-c", code, "--recipe", str(RECIPE), *options], check=True)
-
-
-def _machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
 
 
 if __name__ == "__main__":

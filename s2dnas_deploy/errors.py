@@ -9,6 +9,7 @@
     ├── PlanError                   2   a plan that is malformed, or not legal for this network
     ├── CheckpointError             3   a weights file, a `model.pt` or a training checkpoint that is
     │                                   damaged, hostile or made for something else
+    ├── BundleError                 3   a bundle that is damaged, hostile or of an unknown version
     └── VerificationError           5   two computations that must agree do not
 
 A message says what was expected, what was found, where, and what to do. Only `cli/` prints it.
@@ -51,6 +52,12 @@ class PlanError(S2dnasError):
 
 class CheckpointError(S2dnasError):
     """A weights file, `model.pt` or training checkpoint that must not or cannot be used."""
+
+    exit_code = 3
+
+
+class BundleError(S2dnasError):
+    """A bundle that must not or cannot be used."""
 
     exit_code = 3
 

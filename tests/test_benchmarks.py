@@ -7,7 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1] / "benchmarks"
 
 
-def test_the_exit_accuracy_table_equals_its_record():
+def test_the_exit_accuracy_table_equals_its_record(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
     spec = importlib.util.spec_from_file_location("exit_accuracy", ROOT / "exit_accuracy.py")
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)

@@ -67,6 +67,11 @@ def test_the_train_command(folder):
     assert (folder / "model.pt").exists()
 
 
+@pytest.mark.parametrize("command", commands("s2dnas-export"), ids=" ".join)
+def test_the_export_commands(folder, command):
+    run(command, folder)
+
+
 @pytest.mark.parametrize("command", commands("s2dnas-inspect"), ids=" ".join)
 def test_the_inspect_commands(folder, command):
     run(command, folder)

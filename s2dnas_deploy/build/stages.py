@@ -7,7 +7,7 @@ A stage is itself a short list of nodes of the operator table; here they are bui
     stage k: (image, shared features of stages 0..k-1) → (logits, the features that later stages read)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,7 +41,10 @@ class Feature:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage as nodes with sliced weights; `reads` and `gives` are its shared features, in order."""
+    """One stage as nodes with sliced weights; `reads` and `gives` are its shared features, in order.
+
+    `joins` names the nodes that slicing added to bring channels together; the network has none such.
+    """
 
     index: int
     nodes: tuple[Node, ...]
@@ -49,6 +52,7 @@ class Stage:
     reads: tuple[Feature, ...]
     gives: tuple[Feature, ...]
     logits: str
+    joins: frozenset[str]
 
 
 class StageNetwork(nn.Module):
@@ -72,12 +76,19 @@ class StageNetwork(nn.Module):
 
 
 def slice_stages(network: MultiStageNetwork) -> tuple[Stage, ...]:
-    """Cut the network into its stages; weights are detached copies."""
-    slicers = [_Slicer(network, k) for k in range(network.stages)]
-    for slicer in slicers:
+    """Cut the network into its stages; weights are detached copies.
+
+    A plan may give a stage channels that lead nowhere (all their readers own none in that stage): they are
+    not computed, and what only they would have read is not handed over.
+    """
+    stages: list[Stage] = []
+    wanted: set[str] = set()
+    for index in reversed(range(network.stages)):
+        slicer = _Slicer(network, index)
         slicer.slice()
-    wanted = [feature for slicer in slicers for feature in slicer.reads.values()]
-    return tuple(slicer.stage(wanted) for slicer in slicers)
+        stages.insert(0, slicer.stage(wanted))
+        wanted |= {feature.name for feature in stages[0].reads}
+    return tuple(stages)
 
 
 @torch.no_grad()
@@ -103,6 +114,7 @@ class _Slicer:
         self.weights: dict[str, Tensor] = {}
         self.reads: dict[str, Feature] = {}
         self.assembled: dict[tuple[str, bytes], str] = {}
+        self.joins: set[str] = set()
         self.by_name = {node.name: node for node in self.division.body}
 
     def slice(self) -> None:
@@ -115,17 +127,32 @@ class _Slicer:
         for node in exit_.nodes:
             self._slice_exit_node(exit_, node)
 
-    def stage(self, wanted: Sequence[Feature]) -> Stage:
-        """The finished stage; it gives those of the features `wanted` by later stages that are its own."""
-        gives = {feature.name: feature for feature in wanted if feature.stage == self.index}
+    def stage(self, wanted: Set[str]) -> Stage:
+        """The finished stage: its exit, those of its features that are `wanted`, and what these need."""
+        own = [Feature(node=node.name, stage=self.index, shape=node.shape) for node in self.nodes]
+        gives = tuple(feature for feature in own if feature.name in wanted)
+        logits = self.division.exits[self.index].output
+        nodes = self._needed_for({logits, *(feature.node for feature in gives)})
+        read = {name for node in nodes for name in node.inputs}
+        keys = {key for node in nodes for key in node.weights.values()}
         return Stage(
             index=self.index,
-            nodes=tuple(self.nodes),
-            weights=self.weights,
-            reads=tuple(self.reads.values()),
-            gives=tuple(gives.values()),
-            logits=self.division.exits[self.index].output,
+            nodes=nodes,
+            weights={key: tensor for key, tensor in self.weights.items() if key in keys},
+            reads=tuple(feature for feature in self.reads.values() if feature.name in read),
+            gives=gives,
+            logits=logits,
+            joins=frozenset(self.joins),
         )
+
+    def _needed_for(self, results: Set[str]) -> tuple[Node, ...]:
+        """The nodes that must run before the results are known, in order."""
+        needed, nodes = set(results), []
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                needed.update(node.inputs)
+                nodes.append(node)
+        return tuple(reversed(nodes))
 
     # -- nodes ---------------------------------------------------------------------------------------
 
@@ -255,6 +282,7 @@ class _Slicer:
             shape=shape,
         )
         self._append(node, weights)
+        self.joins.add(new)
         return new
 
     def _part(self, name: str, level: int) -> str:

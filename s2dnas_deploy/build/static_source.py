@@ -35,13 +35,13 @@ class StaticSource:
         return self.weights is not None
 
 
-def read_static(source: StaticSource) -> StaticNetwork:
-    """The static network that a source describes, with its weights."""
-    kept = model_in(source.weights)
+def read_source(source: StaticSource) -> tuple[StaticNetwork, Model | None]:
+    """The static network that a source describes, and the `model.pt` that its weights come from, if any."""
+    kept = _model_in(source.weights)
     if source.model is None:
         if kept is None:
             raise ModelError("no network given: name its factory with --model FILE.py:FACTORY")
-        return as_static(kept.network)
+        return as_static(kept.network), kept
     if source.input_shape is None:
         raise ModelError("the shape of the images is not known: give --input, for example --input 3x32x32")
     with torch.random.fork_rng(devices=[]):
@@ -50,10 +50,10 @@ def read_static(source: StaticSource) -> StaticNetwork:
     if source.weights is not None and kept is None:
         load_weights(module, source.weights, source.weights_key)
     static = read_network(module.float(), source.input_shape)
-    return static if kept is None else _same_network(static, kept, source)
+    return (static if kept is None else _same_network(static, kept, source)), kept
 
 
-def model_in(weights: Path | None) -> Model | None:
+def _model_in(weights: Path | None) -> Model | None:
     """The `model.pt` that was given as weights, if it is one; it must have one stage."""
     if weights is None:
         return None

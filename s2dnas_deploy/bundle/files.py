@@ -4,9 +4,11 @@ Used for everything that must survive `kill -9`: checkpoints, `model.pt`, manife
 what it writes.
 """
 
+import fcntl
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,7 +28,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -41,7 +43,18 @@ def _umask() -> int:
     return mask
 
 
-def _sync_folder(folder: Path) -> None:
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; `BlockingIOError` if another holds it. Ends with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
     """Make the rename itself durable (a rename lives in the folder, not in the file)."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -6,6 +6,7 @@
 import click
 
 from s2dnas_deploy import __version__
+from s2dnas_deploy.cli.export import export
 from s2dnas_deploy.cli.inspect import inspect
 from s2dnas_deploy.cli.train import train
 
@@ -17,6 +18,7 @@ def main() -> None:
 
 
 main.add_command(train, "train")
+main.add_command(export, "export")
 main.add_command(inspect, "inspect")
 
-__all__ = ["inspect", "main", "train"]
+__all__ = ["export", "inspect", "main", "train"]

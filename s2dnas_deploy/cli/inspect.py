@@ -1,4 +1,4 @@
-"""`s2dnas-inspect`: a static network, a plan or a `model.pt` in words, as JSON and as a picture."""
+"""`s2dnas-inspect`: a static network, a plan, a `model.pt` or a bundle in words, as JSON and as a picture."""
 
 import json
 import sys
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s2dnas_deploy.cli.command import Command, JsonObject, Shape
+from s2dnas_deploy.cli.command import Command
 from s2dnas_deploy.cli.inspection_text import in_words
+from s2dnas_deploy.cli.network_options import network_options, spelled
 
 if TYPE_CHECKING:
     from s2dnas_deploy.build.network import MultiStageNetwork
@@ -25,22 +26,13 @@ def _picture_file(ctx: click.Context, param: click.Parameter, value: Path | None
 
 @click.command(cls=Command)
 @click.argument("path", required=False, type=click.Path(exists=True, path_type=Path))
-@click.option("--model", metavar="FACTORY", help="path/file.py:factory or package.module:factory.")
-@click.option("--model-args", type=JsonObject(), default="{}", help="Keyword arguments of the factory.")
-@click.option(
-    "--input", "input_shape", type=Shape(), metavar="CxHxW", help="Shape of an image, for example 3x32x32."
-)
-@click.option(
-    "--weights",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Trained weights (.pt, .pth, .th, .safetensors), or a model.pt of one stage in place of --model.",
-)
-@click.option("--weights-key", help="Entry of the weights file that holds the state dict.")
+@network_options
 @click.option("--plan", help="A JSON file, static, uniform:0.25,0.25,0.5, depth:NODE,NODE or random:STAGES.")
 @click.option(
     "--align", type=click.IntRange(1), default=1, show_default=True, help="Round plans to this many channels."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For random plans.")
+@click.option("--verify", is_flag=True, help="Check that every file of a bundle is as it was exported.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, exact, as JSON.")
 @click.option(
     "--picture",
@@ -54,16 +46,22 @@ def _picture_file(ctx: click.Context, param: click.Parameter, value: Path | None
     help="Write the plan as JSON, to be edited and given back as --plan.",
 )
 def inspect(**options: Any) -> None:
-    """Show what PATH holds: a model.pt, or a plan for the network that --model names.
+    """Show what PATH holds: a bundle, a model.pt, or a plan for the network that --model names.
 
     Without PATH and --plan it shows the network itself, and what of it can be divided.
 
     \b
+    s2dnas-inspect bundle/ --verify
     s2dnas-inspect model.pt --picture who-owns-what.svg
     s2dnas-inspect --model net.py:make --input 3x32x32
     s2dnas-inspect --model net.py:make --input 3x32x32 --plan uniform:0.25,0.25,0.5 --write-plan plan.json
     s2dnas-inspect plan.json --model net.py:make --input 3x32x32
     """  # noqa: D301
+    if options["path"] is not None and options["path"].is_dir():
+        _show_bundle(options)
+        return
+    if options["verify"]:
+        raise click.UsageError("--verify is for a bundle: give its folder")
     subject = _subject(options)
     click.echo(json.dumps(subject.document, indent=1) if options["as_json"] else in_words(subject.document))
     if options["picture"] is not None:
@@ -76,6 +74,20 @@ def inspect(**options: Any) -> None:
 
         write_text_atomically(options["write_plan"], subject.network.division.plan.to_json())
         click.echo(f"wrote {options['write_plan']}", err=True)
+
+
+def _show_bundle(options: dict[str, Any]) -> None:
+    from s2dnas_deploy.bundle.bundle import load_bundle, verify_bundle
+    from s2dnas_deploy.cli.bundle_text import bundle_in_words
+
+    elsewhere = ("model", "input_shape", "weights", "weights_key", "plan", "picture", "write_plan")
+    given = [name for name in elsewhere if options[name] is not None]
+    if given:
+        raise click.UsageError(f"{options['path']} is a folder, so a bundle: leave {spelled(given[0])} out")
+    bundle = (verify_bundle if options["verify"] else load_bundle)(options["path"])
+    click.echo(bundle.manifest.to_json() if options["as_json"] else bundle_in_words(bundle))
+    if options["verify"]:
+        click.echo("verified: every file is as it was exported", err=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +112,6 @@ def _subject(options: dict[str, Any]) -> _Subject:
 def _kind_of(path: Path) -> str:
     """What a file says it is, by its name and its first bytes."""
     expected = "expected a model.pt (s2dnas-train writes one) or a plan as JSON (--write-plan writes one)"
-    if path.is_dir():
-        raise click.UsageError(f"{path} is a folder; {expected}")
     with path.open("rb") as stream:
         start = stream.read(512)
     if path.suffix == ".pt" or start.startswith(b"PK"):
@@ -118,8 +128,9 @@ def _of_model(path: Path, options: dict[str, Any]) -> _Subject:
 
     given = [name for name in ("model", "input_shape", "weights", "weights_key") if options[name] is not None]
     if given:
-        option = "--input" if given[0] == "input_shape" else f"--{given[0].replace('_', '-')}"
-        raise click.UsageError(f"{path} is a model.pt, which holds its own network: leave {option} out")
+        raise click.UsageError(
+            f"{path} is a model.pt, which holds its own network: leave {spelled(given[0])} out"
+        )
     model = load_model(path)
     if options["plan"] is None:
         return _Subject(network=model.network, document=describe_model(model, path))
@@ -139,7 +150,7 @@ def _of_network(options: dict[str, Any], plan: str | None) -> _Subject:
         )
     if options["model"] is not None and options["input_shape"] is None:
         raise click.UsageError("--model needs the shape of the images: give --input, for example 3x32x32")
-    from s2dnas_deploy.build.static_source import StaticSource, read_static
+    from s2dnas_deploy.build.static_source import StaticSource, read_source
 
     source = StaticSource(
         model=options["model"],
@@ -151,7 +162,7 @@ def _of_network(options: dict[str, Any], plan: str | None) -> _Subject:
     )
     name = (options["model"] or options["weights"].name).rpartition(":")[2]
     with redirect_stdout(sys.stderr):  # what the user's own code prints is no result
-        static = read_static(source)
+        static, _ = read_source(source)
     return _divided(static, plan, name, options)
 
 

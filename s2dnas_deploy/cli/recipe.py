@@ -22,15 +22,22 @@ def apply_recipe(ctx: click.Context, param: click.Parameter, value: Path | None)
         recipe = tomllib.loads(value.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{value} is not TOML: {error}", ctx, param) from error
-    known = {option.name for option in ctx.command.params if option.name} - {"recipe", "debug"}
-    unknown = sorted(set(recipe) - known)
+    known = {_key(option): option.name for option in ctx.command.params if option.name}
+    for key in ("recipe", "debug"):
+        known.pop(key, None)
+    unknown = sorted(set(recipe) - set(known))
     if unknown:
         raise click.BadParameter(
             f"{value} has unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}", ctx, param
         )
-    defaults = {key: _resolved(key, setting, value.parent) for key, setting in recipe.items()}
+    defaults = {known[key]: _resolved(key, setting, value.parent) for key, setting in recipe.items()}
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return value
+
+
+def _key(option: click.Parameter) -> str:
+    """How a recipe spells an option: as on the command line, with underscores."""
+    return max(option.opts, key=len).lstrip("-").replace("-", "_")
 
 
 def _resolved(key: str, setting: Any, folder: Path) -> Any:

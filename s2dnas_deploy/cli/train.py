@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s2dnas_deploy.cli.command import Command, JsonObject, Numbers, Shape
+from s2dnas_deploy.cli.command import Command, Numbers
+from s2dnas_deploy.cli.network_options import network_options
 from s2dnas_deploy.cli.recipe import apply_recipe
 
 if TYPE_CHECKING:
@@ -22,17 +23,7 @@ if TYPE_CHECKING:
     callback=apply_recipe,
     help="A TOML file of these options; the command line overrides it.",
 )
-@click.option("--model", metavar="FACTORY", help="path/file.py:factory or package.module:factory.")
-@click.option("--model-args", type=JsonObject(), default="{}", help="Keyword arguments of the factory.")
-@click.option(
-    "--input", "input", type=Shape(), metavar="CxHxW", help="Shape of an image, for example 3x32x32."
-)
-@click.option(
-    "--weights",
-    type=click.Path(path_type=Path),
-    help="Trained weights (.pt, .pth, .th, .safetensors), or a model.pt of one stage: needs no --model.",
-)
-@click.option("--weights-key", help="Entry of the weights file that holds the state dict.")
+@network_options
 @click.option(
     "--data", help="Folder of classes, CIFAR python folder, .npz archive, or `digits`.", required=True
 )
@@ -131,7 +122,7 @@ def train(**options: Any) -> None:
     source = StaticSource(
         model=options["model"],
         model_arguments=options["model_args"],
-        input_shape=options["input"],
+        input_shape=options["input_shape"],
         weights=options["weights"],
         weights_key=options["weights_key"],
         seed=options["seed"],

@@ -91,11 +91,15 @@ class Task:
         return digest.hexdigest()
 
 
-def train(task: Task, progress: Progress) -> list[dict[str, Any]]:
+def train(
+    task: Task, progress: Progress, on_resume: Callable[[int], None] = lambda step: None
+) -> list[dict[str, Any]]:
     """Train `task.network` in place, resuming what is in `task.folder`; the metrics, an epoch each."""
     with torch.random.fork_rng(devices=[]):
         run = _Run(task)
         run.resume()
+        if run.step:
+            on_resume(run.step)
         for step in range(run.step, task.steps):
             run.learn(step)
             progress(step + 1, task.steps, run.note())

@@ -19,8 +19,7 @@ from s2dnas_deploy.build.images import ImageSplits, load_images
 from s2dnas_deploy.build.model_file import Model, load_model, save_model
 from s2dnas_deploy.build.network import as_network, as_static, carry_over
 from s2dnas_deploy.build.static_network import StaticNetwork
-from s2dnas_deploy.build.static_source import StaticSource, model_in, read_plan, read_static
-from s2dnas_deploy.build.training.checkpoint import load_checkpoint
+from s2dnas_deploy.build.static_source import StaticSource, read_plan, read_source
 from s2dnas_deploy.build.training.loop import Progress, Task, accuracy, choose_device, train
 from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.build.training.settings import Settings
@@ -68,7 +67,7 @@ def train_model(request: Request, reporter: Reporter) -> Model:
     choose_device(settings.device)
     if request.static_epochs and source.is_trained():
         reporter.say("the weights given are taken as trained: --static-epochs is not needed and not used")
-    static = read_static(source)
+    static, kept = read_source(source)
     shape = static.graph.input_shape
     splits = load_images(
         request.data,
@@ -79,7 +78,7 @@ def train_model(request: Request, reporter: Reporter) -> Model:
         limit=request.limit,
         on_progress=_counted(reporter.phase("reading images")),
     )
-    preprocessing = _preprocessing(request, splits, shape)
+    preprocessing = _preprocessing(request, splits, shape, kept)
     plan = read_plan(request.plan, static, align=request.align, seed=settings.seed)
     network = carry_over(static, plan)  # refuses an illegal plan before anything is trained
     trained = source.is_trained()
@@ -131,9 +130,6 @@ def _train_and_save(
     checkpoint = task.folder / "checkpoint.pt"
     if request.restart:
         checkpoint.unlink(missing_ok=True)
-    begun = load_checkpoint(checkpoint, identity)
-    if begun is not None:
-        reporter.say(f"resuming after step {begun.step} of {task.steps}")
     before = _static_accuracy(static, task) if static is not None else None
     if before is not None:
         reporter.say(
@@ -144,7 +140,11 @@ def _train_and_save(
         if task.network.stages == 1
         else f"training {task.network.stages} stages"
     )
-    metrics = train(task, reporter.phase(name)) if task.steps else []
+
+    def on_resume(step: int) -> None:
+        reporter.say(f"resuming after step {step} of {task.steps}")
+
+    metrics = train(task, reporter.phase(name), on_resume) if task.steps else []
     model = Model(
         network=task.network.eval(),
         class_names=task.splits.class_names,
@@ -228,9 +228,10 @@ def _provenance(
     }
 
 
-def _preprocessing(request: Request, splits: ImageSplits, shape: tuple[int, ...]) -> Preprocessing:
+def _preprocessing(
+    request: Request, splits: ImageSplits, shape: tuple[int, ...], kept: Model | None
+) -> Preprocessing:
     """How images are normalised: as asked, as the `model.pt` given as weights says, or as for ImageNet."""
-    kept = model_in(request.source.weights)
     if request.normalize is None and kept is not None:
         return kept.preprocessing
     asked = preprocessing_for(

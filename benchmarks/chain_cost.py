@@ -1,0 +1,161 @@
+"""What do a stage and the whole chain cost beside the static network? One CPU thread, one image at a time.
+
+    python benchmarks/chain_cost.py --network STATIC.pt --data DIR --plan PLAN.json --plan uniform:0.5,0.5
+
+Exports the static network (a `model.pt` of one stage) and, for every plan, its multi-stage network; then
+runs all of them in alternating blocks on real images and prints each one's time over the static network's in
+the same block. What is timed are onnxruntime sessions and nothing else, with features handed on as they are.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+import onnxruntime
+from machine import machine
+
+from s2dnas_deploy.build.costs import stage_costs
+from s2dnas_deploy.build.export.assemble import Export, write_bundle
+from s2dnas_deploy.build.export.chain import chain_of
+from s2dnas_deploy.build.export.options import ExportOptions
+from s2dnas_deploy.build.export.samples import ExportImages
+from s2dnas_deploy.build.images import load_images
+from s2dnas_deploy.build.model_file import Model, load_model
+from s2dnas_deploy.build.network import as_static, carry_over
+from s2dnas_deploy.build.static_source import read_plan
+from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
+from s2dnas_deploy.cli.console import Console
+
+RESULTS = Path(__file__).parent / "results"
+Values = Mapping[str, onnxruntime.OrtValue]
+Task = Callable[[], None]
+
+
+@click.command()
+@click.option("--network", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--data", required=True)
+@click.option("--plan", "plans", multiple=True, required=True)
+@click.option("--join", "joins", type=click.Choice(["sum", "concat"]), multiple=True, default=["sum"])
+@click.option("--int8", is_flag=True, help="The static network and the stages in INT8.")
+@click.option("--images", type=int, default=32, show_default=True)
+@click.option("--blocks", type=int, default=40, show_default=True)
+@click.option("--result", help="Also write results/RESULT.json.")
+def main(network: Path, data: str, plans: tuple[str, ...], joins: tuple[str, ...], **options: Any) -> None:
+    """Print the ratios, and record them."""
+    static = load_model(network)
+    images = _images(data, static)
+    precision = "int8" if options["int8"] else "float32"
+    whole = _Sessions(_bundle(static, images, split=False, precision=precision))
+    shown = [
+        onnxruntime.OrtValue.ortvalue_from_numpy(x[None]) for x in images.validation[: options["images"]]
+    ]
+    tasks: dict[str, Task] = {"static": lambda: whole.run_all(shown)}
+    rows: dict[str, dict[str, Any]] = {}
+    for plan in plans:
+        chosen = read_plan(plan, as_static(static.network), align=1, seed=0)
+        divided = replace(static, network=carry_over(as_static(static.network), chosen).eval())
+        total = sum(costs.macs for costs in stage_costs(static.network))
+        shares = [costs.macs / total for costs in stage_costs(divided.network)]
+        for join in joins:
+            name = f"{Path(plan).stem} {join}"
+            bundle = _bundle(divided, images, split=join == "sum", precision=precision)
+            rows[name] = {"plan": json.loads(chosen.to_json()), "join": join, "macs_share": shares}
+            tasks.update(_tasks(name, _Sessions(bundle), shown))
+    ratios = _measure(tasks, options["blocks"])
+    for name, row in rows.items():
+        row["chain"] = ratios[f"{name}: chain"]
+        row["stages"] = [ratios[f"{name}: stage {k}"] for k in range(len(row["macs_share"]))]
+        stages = "  ".join(
+            f"{cost:.3f} ({100 * s:.0f}%)" for cost, s in zip(row["stages"], row["macs_share"], strict=True)
+        )
+        click.echo(f"{name:28} chain {row['chain']:.3f}   stages alone (MACs): {stages}")
+    if options["result"]:
+        record = {"date": str(date.today()), "machine": machine(), "precision": precision, "rows": rows}
+        record["onnxruntime"] = onnxruntime.__version__
+        (RESULTS / f"{options['result']}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _images(data: str, static: Model) -> ExportImages:
+    splits = load_images(data, input_shape=static.preprocessing.input_shape, seed=0, limit=512)
+    train, val = (part.images.permute(0, 2, 3, 1).contiguous().numpy() for part in (splits.train, splits.val))
+    return ExportImages(source=data, calibration=train, validation=val, labels=splits.val.labels.numpy())
+
+
+def _bundle(model: Model, images: ExportImages, *, split: bool, precision: str) -> Bundle:
+    """Export to a folder that is gone afterwards: a bundle keeps its graphs in memory."""
+    with tempfile.TemporaryDirectory() as folder, Console(quiet=True) as console:
+        out = Path(folder) / "bundle"
+        chain = chain_of(model, name="benchmark", split=split)
+        options = ExportOptions(precision=precision)  # type: ignore[arg-type]
+        write_bundle(Export(chain=chain, options=options, images=images), out, console)
+        return load_bundle(out)
+
+
+class _Sessions:
+    """A bundle's stages in onnxruntime, on one thread."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.stages = [onnxruntime.InferenceSession(graph, options) for graph in bundle.graphs]
+        self.inputs = [[value.name for value in stage.get_inputs()] for stage in self.stages]
+        self.outputs = [[value.name for value in stage.get_outputs()] for stage in self.stages]
+
+    def run_stage(self, k: int, values: Values) -> Iterator[tuple[str, onnxruntime.OrtValue]]:
+        """One stage on what it reads; its outputs by name."""
+        read = {name: values[name] for name in self.inputs[k]}
+        return zip(self.outputs[k], self.stages[k].run_with_ort_values(self.outputs[k], read), strict=True)
+
+    def run(self, image: onnxruntime.OrtValue) -> dict[str, onnxruntime.OrtValue]:
+        """All stages on one image; everything that they gave."""
+        values = {"image": image}
+        for k in range(len(self.stages)):
+            values.update(self.run_stage(k, values))
+        return values
+
+    def run_all(self, images: list[onnxruntime.OrtValue]) -> None:
+        """All stages on every image."""
+        for image in images:
+            self.run(image)
+
+
+def _tasks(name: str, sessions: _Sessions, images: list[onnxruntime.OrtValue]) -> dict[str, Task]:
+    """The chain, and each stage alone on features that are there already."""
+    known = [sessions.run(image) for image in images]
+
+    def stage(k: int) -> Task:
+        def run() -> None:
+            for values in known:
+                sessions.run_stage(k, values)
+
+        return run
+
+    alone = {f"{name}: stage {k}": stage(k) for k in range(len(sessions.stages))}
+    return {f"{name}: chain": lambda: sessions.run_all(images), **alone}
+
+
+def _measure(tasks: Mapping[str, Task], blocks: int) -> dict[str, float]:
+    """Each task's time over that of `static`, the median over blocks in which all take turns."""
+    for task in tasks.values():
+        task()
+    ratios: dict[str, list[float]] = {name: [] for name in tasks}
+    for _ in range(blocks):
+        seconds = {}
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            seconds[name] = time.perf_counter() - start
+        for name, spent in seconds.items():
+            ratios[name].append(spent / seconds["static"])
+    return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+if __name__ == "__main__":
+    main()

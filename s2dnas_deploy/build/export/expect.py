@@ -1,0 +1,70 @@
+"""What a bundle reaches on labelled images, run as a device would run it.
+
+Place in the flow: finished graphs + images ──▶ `Expected` for the manifest, and a table for the report.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from s2dnas_deploy.bundle.exits import ExitRule
+from s2dnas_deploy.bundle.manifest import Expected
+from s2dnas_deploy.run.chain import Array, StageAnswer, StageSession, run_chain
+
+_BATCH = 100
+
+
+def answers_of(files: Sequence[bytes], images: Array) -> list[StageAnswer]:
+    """Every stage's answers on all images, given as the graphs take them; without the features."""
+    sessions = [StageSession(content) for content in files]
+    parts = [run_chain(sessions, images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)]
+    return [_joined([part[k] for part in parts]) for k in range(len(files))]
+
+
+def expected_of(
+    answers: Sequence[StageAnswer],
+    labels: npt.NDArray[np.int64],
+    exits: Sequence[ExitRule],
+    macs: Sequence[int],
+) -> Expected:
+    """Accuracy of each exit, and what comes of leaving early by the thresholds."""
+    left = np.ones(len(labels), dtype=bool)
+    right, shares, spent = 0, [], 0.0
+    for answer, rule, cost in zip(answers, exits, macs, strict=True):
+        spent += float(left.mean()) * cost
+        leaves = left & rule.leaves(answer.confidence)
+        right += int((answer.label == labels)[leaves].sum())
+        shares.append(float(leaves.mean()))
+        left &= ~leaves
+    return Expected(
+        images=len(labels),
+        exit_accuracy=tuple(float((answer.label == labels).mean()) for answer in answers),
+        exit_share=tuple(shares),
+        cascade_accuracy=right / len(labels),
+        mean_macs=spent,
+    )
+
+
+def before_and_after(
+    before: Sequence[StageAnswer],
+    after: Sequence[StageAnswer],
+    labels: npt.NDArray[np.int64],
+    precision: str,
+) -> str:
+    """A table for the report: each exit's accuracy in float32 and in reduced precision."""
+    lines = [f"\n{'exit':>4} {'float32':>9} {precision:>9} {'same label':>11}   on {len(labels)} images"]
+    for k, (b, a) in enumerate(zip(before, after, strict=True)):
+        was, now = 100 * (b.label == labels).mean(), 100 * (a.label == labels).mean()
+        lines.append(f"{k:>4} {was:>8.2f}% {now:>8.2f}% {100 * (a.label == b.label).mean():>10.2f}%")
+    lines.append("Confidences have moved as well: thresholds chosen in float32 need to be calibrated again.")
+    return "\n".join(lines) + "\n"
+
+
+def _joined(parts: Sequence[StageAnswer]) -> StageAnswer:
+    return StageAnswer(
+        label=np.concatenate([part.label for part in parts]),
+        confidence=np.concatenate([part.confidence for part in parts]),
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        features={},
+    )

@@ -1,0 +1,129 @@
+"""One stage as an ONNX graph: from the pixels of an image to label, confidence and shared features.
+
+Place in the flow: `Link` ──to_onnx──▶ `ModelProto`, which `simplify` makes smaller and `write` puts on disk.
+
+    inputs    image        uint8 [N, H, W, C], as image files hold it; float32 [N, C, H, W] with `float_input`
+              rows         int64 [M], which rows of the features go on, if survivors are gathered in the graph
+              STAGE/NODE   float32 (or float16) [N, ...], the shared features of earlier stages
+    outputs   label        int64 [N]
+              confidence   float32 [N], see `confidence`
+              probabilities float32 [N, classes]
+              STAGE/NODE   the features that later stages read
+
+Written by torch's exporter of traced graphs. A stage is a flat list of plain operators, so torch.export would
+see nothing that a trace does not; it takes some twenty times as long, and starts at opset 18.
+"""
+
+import copy
+import io
+import warnings
+from dataclasses import dataclass
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from s2dnas_deploy.build.export.chain import Link
+from s2dnas_deploy.build.export.confidence import probabilities_and_confidence
+from s2dnas_deploy.bundle.exits import ExitRule
+from s2dnas_deploy.bundle.manifest import ANSWERS, IMAGE, ROWS
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
+
+TRACED_BATCH = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphForm:
+    """How every stage's graph of a bundle is written."""
+
+    preprocessing: Preprocessing
+    float_input: bool = False
+    half: bool = False
+    gather: bool = False
+    opset: int = 17
+
+
+class StageGraph(nn.Module):
+    """A link between pixels and answers: what the ONNX graph of a stage computes, in torch."""
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, link: Link, exit_rule: ExitRule, form: GraphForm, *, first: bool) -> None:
+        super().__init__()
+        self.link, self.exit_rule, self.form = link, exit_rule, form
+        self.module = copy.deepcopy(link.module).half() if form.half else link.module
+        self.gathers = form.gather and not first
+        scale = torch.tensor([1 / (255 * std) for std in form.preprocessing.std])
+        self.register_buffer("scale", scale.reshape(-1, 1, 1))
+        pairs = zip(form.preprocessing.mean, form.preprocessing.std, strict=True)
+        self.register_buffer("offset", torch.tensor([-mean / std for mean, std in pairs]).reshape(-1, 1, 1))
+
+    @property
+    def input_names(self) -> list[str]:
+        """What `forward` takes, in order."""
+        image = [IMAGE] if self.link.reads_image else []
+        rows = [ROWS] if self.gathers else []
+        return [*image, *rows, *(feature.name for feature in self.link.reads)]
+
+    @property
+    def output_names(self) -> list[str]:
+        """What `forward` gives, in order."""
+        return [*ANSWERS, *(feature.name for feature in self.link.gives)]
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Label, confidence, probabilities, then the features that later stages read."""
+        left = list(inputs)
+        image = left.pop(0) if self.link.reads_image else torch.empty(0)
+        if self.gathers:
+            rows = left.pop(0)
+            left = [feature.index_select(0, rows) for feature in left]
+            image = image.index_select(0, rows) if self.link.reads_image else image
+        logits, *features = self.module(self.normalised(image), *left)
+        logits = logits.float()  # a float16 is too coarse to tell 0.9995 from 1
+        rule = self.exit_rule
+        probabilities, confidence = probabilities_and_confidence(logits, rule.rule, rule.temperature)
+        return (logits.argmax(1), confidence, probabilities, *features)
+
+    def normalised(self, image: Tensor) -> Tensor:
+        """What the network reads: (pixel / 255 - mean) / std, in one multiplication and one addition."""
+        if not self.link.reads_image:
+            return image
+        if not self.form.float_input:
+            image = image.permute(0, 3, 1, 2).float() * self.scale + self.offset
+        return image.half() if self.form.half else image
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """Zeros of the shapes and types of a batch, for a trace."""
+        channels, height, width = self.form.preprocessing.input_shape
+        batch, dtype = TRACED_BATCH, torch.float16 if self.form.half else torch.float32
+        pixels = torch.zeros(batch, height, width, channels, dtype=torch.uint8)
+        image = torch.zeros(batch, channels, height, width) if self.form.float_input else pixels
+        return (
+            *([image] if self.link.reads_image else []),
+            *([torch.arange(batch)] if self.gathers else []),
+            *(torch.zeros(batch, *feature.shape, dtype=dtype) for feature in self.link.reads),
+        )
+
+
+def to_onnx(graph: StageGraph) -> onnx.ModelProto:
+    """The stage's graph with a free batch size, in evaluation mode."""
+    assert not any(module.training for module in graph.module.modules()), "export wants evaluation mode"
+    stream = io.BytesIO()
+    names = [*graph.input_names, *graph.output_names]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        # Sizes become constants in a trace, which is what is wanted: all but the batch are.
+        warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # onnxsim folds what is left
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        torch.onnx.export(
+            graph.eval(),
+            graph.example_inputs(),
+            stream,  # type: ignore[arg-type]  # a stream is fine for this exporter, whatever its signature
+            input_names=graph.input_names,
+            output_names=graph.output_names,
+            dynamic_axes={name: {0: "rows" if name == ROWS else "batch"} for name in names},
+            opset_version=graph.form.opset,
+            dynamo=False,
+        )
+    return onnx.load_model_from_string(stream.getvalue())

@@ -1,0 +1,58 @@
+"""How a person wants the bundle: one frozen record, checked when it is made."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from s2dnas_deploy.bundle.exits import ConfidenceRule, ExitRule
+from s2dnas_deploy.errors import OptionError
+
+Precision = Literal["float32", "int8", "float16"]
+DEFAULT_THRESHOLD = 0.9
+OLDEST_OPSET, NEWEST_OPSET = 13, 20  # per-channel QDQ begins with 13; torch's exporter of traces ends at 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """How a person wants the bundle."""
+
+    rule: ConfidenceRule = "max_prob"
+    temperatures: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] = ()
+    precision: Precision = "float32"
+    float_input: bool = False
+    gather: bool = False
+    single_file: bool = False
+    opset: int = 17
+
+    def __post_init__(self) -> None:
+        if not OLDEST_OPSET <= self.opset <= NEWEST_OPSET:
+            raise OptionError(f"opset {self.opset}: expected {OLDEST_OPSET} to {NEWEST_OPSET}")
+        if self.single_file and self.gather:
+            raise OptionError("a single file answers one image at a time, so there is nothing to gather")
+        if any(not value > 0 for value in self.temperatures):
+            raise OptionError(f"temperatures {self.temperatures}: expected numbers above 0")
+        if any(math.isnan(value) for value in self.thresholds):
+            raise OptionError("thresholds: expected numbers")
+
+    def exits(self, count: int) -> tuple[ExitRule, ...]:
+        """The rule of each exit; one number given serves all of them, and the last exit takes all."""
+        temperatures = _for_each(self.temperatures, count, 1.0, "temperatures", "exits")
+        thresholds = _for_each(
+            self.thresholds, count - 1, DEFAULT_THRESHOLD, "thresholds", "exits but the last"
+        )
+        return tuple(
+            ExitRule(rule=self.rule, temperature=temperature, threshold=threshold)
+            for temperature, threshold in zip(temperatures, (*thresholds, None), strict=True)
+        )
+
+
+def _for_each(given: Sequence[float], count: int, default: float, what: str, whose: str) -> tuple[float, ...]:
+    if not given:
+        return (default,) * count
+    if len(given) == 1:
+        return tuple(given) * count
+    if len(given) != count:
+        raise OptionError(f"{len(given)} {what} for {count} {whose}; give one for all, or one for each")
+    return tuple(given)

@@ -1,0 +1,172 @@
+"""What `s2dnas-export` is asked for, read: the network, its labels and the images, and then the export.
+
+Place in the flow: paths and options ──▶ `Chain` and `ExportImages` ──▶ `assemble.write_bundle`.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s2dnas_deploy.build.export.assemble import Export, write_bundle
+from s2dnas_deploy.build.export.chain import Chain, chain_of
+from s2dnas_deploy.build.export.options import ExportOptions
+from s2dnas_deploy.build.export.own_exits import chain_of_own_exits
+from s2dnas_deploy.build.export.samples import ExportImages
+from s2dnas_deploy.build.images import ImageSplits, LabelledImages, load_images
+from s2dnas_deploy.build.model_file import load_model
+from s2dnas_deploy.build.source import build_network, load_weights
+from s2dnas_deploy.build.training.loop import Progress
+from s2dnas_deploy.build.training.normalise import preprocessing_for
+from s2dnas_deploy.build.training.session import Reporter
+from s2dnas_deploy.bundle.bundle import check_replaceable
+from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.errors import DataError, OptionError
+
+_CALIBRATION_IMAGES = 512
+_VALIDATION_IMAGES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnNetwork:
+    """A network with exits of its own, as a person names it."""
+
+    model: str
+    model_arguments: Mapping[str, Any]
+    input_shape: tuple[int, int, int] | None
+    weights: Path | None
+    weights_key: str | None
+    labels: Path | None
+    normalize: str
+    resize: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What to export, and how; `network` is a `model.pt` or a network with exits of its own."""
+
+    network: Path | OwnNetwork
+    data: str | None
+    limit: int | None
+    name: str | None
+    split: bool
+    options: ExportOptions
+    out: Path
+
+
+def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
+    """Do what is asked; the manifest of the bundle, which is at `request.out`."""
+    check_replaceable(request.out)
+    if isinstance(request.network, Path):
+        chain, images = _of_model(request, request.network, reporter)
+        sources = {"model": _sha256(request.network)}
+    else:
+        chain, images = _of_own_network(request, request.network, reporter)
+        sources = {"model": request.network.model}
+        if request.network.weights is not None:
+            sources["weights"] = _sha256(request.network.weights)
+    if request.data is not None:
+        sources["data"] = request.data
+    export = Export(chain=chain, options=request.options, images=images, sources=sources)
+    return write_bundle(export, request.out, reporter)
+
+
+def _of_model(request: ExportRequest, path: Path, reporter: Reporter) -> tuple[Chain, ExportImages | None]:
+    model = load_model(path)
+    chain = chain_of(model, name=request.name or path.stem, split=request.split)
+    if request.data is None:
+        return chain, None
+    trained_on = model.provenance.get("data", {})
+    train, val = trained_on.get("train", 9), trained_on.get("val", 1)
+    seed = model.provenance.get("settings", {}).get("seed", 0)
+    splits = load_images(
+        request.data,
+        input_shape=chain.preprocessing.input_shape,
+        seed=seed,
+        val_fraction=val / (train + val),
+        resize=model.preprocessing.resize,
+        limit=request.limit,
+        on_progress=_counted(reporter.phase("reading images")),
+    )
+    return chain, _images(request, splits, chain.class_names)
+
+
+def _of_own_network(
+    request: ExportRequest, own: OwnNetwork, reporter: Reporter
+) -> tuple[Chain, ExportImages | None]:
+    if own.input_shape is None:
+        raise OptionError("the shape of the images is not known: give --input, for example --input 3x32x32")
+    network = build_network(own.model, own.model_arguments).float()
+    if own.weights is not None:
+        load_weights(network, own.weights, own.weights_key)
+    else:
+        reporter.say("no --weights were given: the network is exported with the weights its factory gives it")
+    if own.normalize == "data":
+        raise OptionError(
+            "--normalize data measures the training images; give the means and stds it was trained with"
+        )
+    blank = torch.zeros(1, *own.input_shape, dtype=torch.uint8)
+    preprocessing = preprocessing_for(own.normalize, blank, own.input_shape, resize=own.resize)
+    splits = None
+    if request.data is not None:
+        splits = load_images(
+            request.data,
+            input_shape=own.input_shape,
+            seed=0,
+            resize=own.resize,
+            limit=request.limit,
+            on_progress=_counted(reporter.phase("reading images")),
+        )
+    names = _class_names(own, network, splits)
+    chain = chain_of_own_exits(
+        network.eval(), preprocessing, names, name=request.name or own.model.rpartition(":")[2]
+    )
+    return chain, None if splits is None else _images(request, splits, chain.class_names)
+
+
+def _class_names(own: OwnNetwork, network: torch.nn.Module, splits: ImageSplits | None) -> tuple[str, ...]:
+    """From --labels, else from the folders of the data, else numbers."""
+    if own.labels is not None:
+        return tuple(line for line in own.labels.read_text(encoding="utf-8").splitlines() if line)
+    if splits is not None:
+        return splits.class_names
+    raise OptionError("the classes have no names: give --labels FILE (a class a line), or --data")
+
+
+def _images(request: ExportRequest, splits: ImageSplits, class_names: tuple[str, ...]) -> ExportImages:
+    """Calibrate on training images, judge on validation images; the test images are not looked at."""
+    if splits.class_names != class_names:
+        raise DataError(
+            f"{request.data} has the classes {', '.join(splits.class_names[:5])}…, the network "
+            f"{', '.join(class_names[:5])}…; they must be the same, in the same order"
+        )
+    calibration, validation = splits.train, splits.val
+    return ExportImages(
+        source=str(request.data),
+        calibration=_pixels(_some(calibration, _CALIBRATION_IMAGES)),
+        validation=_pixels(_some(validation, _VALIDATION_IMAGES)),
+        labels=_some(validation, _VALIDATION_IMAGES).labels.numpy(),
+    )
+
+
+def _some(images: LabelledImages, count: int) -> LabelledImages:
+    """At most `count` images, evenly spread over the set."""
+    if len(images) <= count:
+        return images
+    return images.select(torch.linspace(0, len(images) - 1, count).long())
+
+
+def _pixels(images: LabelledImages) -> Any:
+    """As the graphs take them, uint8 [N, H, W, C]."""
+    return images.images.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _sha256(path: Path) -> str:
+    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _counted(progress: Progress) -> Callable[[int, int], None]:
+    return lambda done, total: progress(done, total, "")

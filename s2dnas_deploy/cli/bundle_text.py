@@ -1,0 +1,50 @@
+"""A bundle in words: what it holds, what each stage costs, and what to expect of it."""
+
+from s2dnas_deploy.bundle.bundle import Bundle
+
+
+def bundle_in_words(bundle: Bundle) -> str:
+    """For a person to read; the manifest itself is the same as JSON."""
+    m = bundle.manifest
+    channels, height, width = m.preprocessing.input_shape
+    lines = [
+        f"{m.name}: bundle of {len(m.stages)} stages, {m.precision}, {len(m.labels)} classes, "
+        f"images {channels}x{height}x{width} as {m.image_type}",
+        "",
+        f"{'stage':>5} {'graph':<14} {'size':>10} {'MACs':>11} {'reads':>6} {'gives':>6} {'per image':>11}"
+        "  leaves if",
+    ]
+    for k, stage in enumerate(m.stages):
+        handed = sum(_bytes(spec.type, spec.shape) for spec in stage.gives)
+        rule = stage.exit
+        leaves = "always" if rule.threshold is None else f"{rule.rule} ≥ {rule.threshold:g}"
+        if rule.threshold is not None and not rule.calibrated:
+            leaves += ", not calibrated"
+        lines.append(
+            f"{k:>5} {stage.graph.file:<14} {stage.graph.size_bytes / 1e6:>7.2f} MB "
+            f"{stage.macs / 1e6:>9.2f} M {len(stage.reads):>6} {len(stage.gives):>6} "
+            f"{handed / 1e3:>8.1f} kB  {leaves}"
+        )
+    if m.single_file is not None:
+        lines.append(
+            f"  all {m.single_file.file:<14} {m.single_file.size_bytes / 1e6:>7.2f} MB, one image at a time"
+        )
+    if m.expected is not None:
+        e = m.expected
+        lines += [
+            "",
+            f"on {e.images} validation images: {100 * e.cascade_accuracy:.2f}% right with "
+            f"{e.mean_macs / 1e6:.2f} M MACs on average",
+            *(
+                f"  exit {k}: {100 * accuracy:.2f}% right on all images; {100 * share:.1f}% leave here"
+                for k, (accuracy, share) in enumerate(zip(e.exit_accuracy, e.exit_share, strict=True))
+            ),
+        ]
+    return "\n".join([*lines, "", "made with " + ", ".join(f"{tool} {v}" for tool, v in m.tools.items())])
+
+
+def _bytes(kind: str, shape: tuple[int, ...]) -> int:
+    size = {"float32": 4, "float16": 2, "uint8": 1, "int8": 1}[kind]
+    for length in shape:
+        size *= length
+    return size

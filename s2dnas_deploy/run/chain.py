@@ -1,0 +1,63 @@
+"""All stages on all images: the chain, without anyone leaving early.
+
+Place in the flow: a bundle's graphs ──▶ onnxruntime sessions ──▶ what each stage answers and hands on. Export
+checks its work with it and calibration reads confidences from it; `cascade` is what answers early.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from s2dnas_deploy.bundle.manifest import CONFIDENCE, IMAGE, LABEL, PROBABILITIES, ROWS
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageAnswer:
+    """What a stage says of a batch: label [N], confidence [N], probabilities [N, classes]; its features."""
+
+    label: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]
+    features: Mapping[str, Array]
+
+
+class StageSession:
+    """One stage's graph, loaded; on the CPU, on as many threads as said."""
+
+    def __init__(self, graph: bytes, *, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Sessions take turns: a pool that spins while another works would only be in its way.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self.inputs = tuple(value.name for value in self._session.get_inputs())
+        self.outputs = tuple(value.name for value in self._session.get_outputs())
+
+    def run(self, values: Mapping[str, Array]) -> StageAnswer:
+        """Answer for the batch whose image and shared features are in `values`."""
+        results = self._session.run(list(self.outputs), {name: values[name] for name in self.inputs})
+        named = dict(zip(self.outputs, results, strict=True))
+        return StageAnswer(
+            label=named.pop(LABEL),
+            confidence=named.pop(CONFIDENCE),
+            probabilities=named.pop(PROBABILITIES),
+            features=named,
+        )
+
+
+def run_chain(sessions: Sequence[StageSession], images: Array) -> list[StageAnswer]:
+    """Every stage's answer on every image of a batch."""
+    values: dict[str, Array] = {IMAGE: images, ROWS: np.arange(len(images), dtype=np.int64)}
+    answers = []
+    for session in sessions:
+        answer = session.run(values)
+        values.update(answer.features)
+        answers.append(answer)
+    return answers

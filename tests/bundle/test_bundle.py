@@ -1,0 +1,368 @@
+"""A bundle is refused for whatever does not fit, and is there as a whole or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+import jsonschema
+import numpy as np
+import onnx
+from click.testing import CliRunner
+from exports import chain_from, export_to
+from small_networks import residual
+
+from s2dnas_deploy import plan as plans
+from s2dnas_deploy.bundle import manifest as manifest_module
+from s2dnas_deploy.bundle.bundle import check_replaceable, is_bundle, load_bundle, verify_bundle
+from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.bundle.onnx_file import read_signature
+from s2dnas_deploy.cli import inspect
+from s2dnas_deploy.errors import BundleError, OptionError
+
+SCHEMA = json.loads(Path(manifest_module.__file__).with_name("manifest.schema.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def chain():
+    static = residual()
+    return chain_from(static, plans.from_text("uniform:0.25,0.25,0.5", static.divisible.space))
+
+
+@pytest.fixture(scope="module")
+def exported(chain, tmp_path_factory):
+    return export_to(tmp_path_factory.mktemp("bundles") / "whole", chain, single_file=True).folder
+
+
+@pytest.fixture
+def folder(exported, tmp_path):
+    """A copy to damage."""
+    return Path(shutil.copytree(exported, tmp_path / "bundle"))
+
+
+def refused(folder: Path, reason: str) -> None:
+    """By loading, and by `s2dnas-inspect --verify` with exit code 3; each says why."""
+    with pytest.raises(BundleError, match=reason):
+        load_bundle(folder)
+    for options in ([], ["--verify"]):
+        result = CliRunner().invoke(inspect, [str(folder), *options])
+        assert result.exit_code == 3, result.output
+        assert result.stderr.startswith("error: ")
+        assert "Traceback" not in result.output
+
+
+def resum(folder: Path) -> None:
+    """What someone would do who wants a changed bundle to pass."""
+    names = [line.split("  ")[1] for line in (folder / "SHA256SUMS").read_text().splitlines()]
+    sums = {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in names if (folder / n).is_file()}
+    (folder / "SHA256SUMS").write_text("".join(f"{value}  {name}\n" for name, value in sums.items()))
+
+
+def edit(folder: Path, change) -> None:
+    """Change the manifest, and make the sums fit."""
+    document = json.loads((folder / "manifest.json").read_text())
+    change(document)
+    (folder / "manifest.json").write_text(json.dumps(document))
+    resum(folder)
+
+
+def replace_graph(folder: Path, name: str, content: bytes) -> None:
+    """Put another graph in place, and make manifest and sums fit."""
+    (folder / name).write_bytes(content)
+
+    def change(document):
+        for stage in document["stages"]:
+            if stage["graph"]["file"] == name:
+                stage["graph"]["sha256"] = hashlib.sha256(content).hexdigest()
+                stage["graph"]["size_bytes"] = len(content)
+
+    edit(folder, change)
+
+
+# --- whole -------------------------------------------------------------------------------------------------
+
+
+def test_an_exported_bundle_loads_and_verifies(exported):
+    bundle = verify_bundle(exported)
+    assert is_bundle(exported)
+    assert len(bundle.graphs) == 3
+    assert bundle.graphs[1] == (exported / "stage_1.onnx").read_bytes()
+    result = CliRunner().invoke(inspect, [str(exported), "--verify"])
+    assert result.exit_code == 0
+    assert "bundle of 3 stages" in result.stdout
+    assert (
+        Manifest.from_json(CliRunner().invoke(inspect, [str(exported), "--json"]).stdout) == bundle.manifest
+    )
+
+
+def test_sums_are_what_sha256sum_writes(exported):
+    result = subprocess.run(
+        ["sha256sum", "--check", "SHA256SUMS"], cwd=exported, capture_output=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    listed = {line.split("  ")[1] for line in (exported / "SHA256SUMS").read_text().splitlines()}
+    assert listed == {path.name for path in exported.iterdir()} - {"SHA256SUMS"}
+
+
+def test_the_manifest_fits_its_schema_and_comes_back_equal(exported):
+    text = (exported / "manifest.json").read_text()
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(json.loads(text), SCHEMA)
+    manifest = Manifest.from_json(text)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(version=2),
+        lambda d: d.update(labels=[]),
+        lambda d: d["stages"][0]["graph"].update(file="../stage_0.onnx"),
+        lambda d: d["stages"][0]["graph"].update(sha256="0"),
+        lambda d: d["stages"][0]["exit"].update(rule="hope"),
+        lambda d: d["stages"][0]["exit"].update(temperature=0),
+        lambda d: d["stages"][0]["gives"][0].update(shape=[0]),
+        lambda d: d["stages"][1].pop("reads"),
+        lambda d: d.update(precision="int4"),
+        lambda d: d["preprocessing"].update(std=[0, 1, 1]),
+        lambda d: d.update(gathers="yes"),
+    ],
+)
+def test_schema_and_loader_refuse_alike(exported, change):
+    document = json.loads((exported / "manifest.json").read_text())
+    change(document)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, SCHEMA)
+    with pytest.raises(BundleError):
+        Manifest.from_json(json.dumps(document))
+
+
+# --- damaged -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["stage_0.onnx", "stage_2.onnx", "manifest.json", "labels.txt", "SHA256SUMS"]
+)
+def test_a_flipped_byte_is_found(folder, name):
+    content = (folder / name).read_bytes()
+    for at in (0, len(content) // 3, len(content) - 2):
+        flipped = bytearray(content)
+        flipped[at] ^= 1
+        (folder / name).write_bytes(flipped)
+        with pytest.raises(BundleError):
+            verify_bundle(folder)
+    if name != "SHA256SUMS":
+        refused(folder, name)
+
+
+def test_a_flipped_byte_in_the_report_is_found_when_verifying(folder):
+    (folder / "verification.txt").write_text("all is well\n")
+    load_bundle(folder)
+    with pytest.raises(BundleError, match=r"verification\.txt"):
+        verify_bundle(folder)
+
+
+def test_a_truncated_graph_is_found(folder):
+    content = (folder / "stage_1.onnx").read_bytes()
+    (folder / "stage_1.onnx").write_bytes(content[: len(content) // 2])
+    refused(folder, r"stage_1\.onnx has \d+ bytes, expected")
+
+
+def test_a_truncated_graph_is_found_even_if_the_sums_fit(folder):
+    content = (folder / "stage_1.onnx").read_bytes()
+    replace_graph(folder, "stage_1.onnx", content[: len(content) // 2])
+    refused(folder, "truncated or damaged")
+
+
+def test_what_is_no_onnx_file_is_refused(folder):
+    replace_graph(folder, "stage_1.onnx", b"MZ" + bytes(1000))
+    refused(folder, r"stage_1\.onnx")
+
+
+@pytest.mark.parametrize("name", ["stage_1.onnx", "labels.txt", "SHA256SUMS", "manifest.json"])
+def test_a_missing_file_is_found(folder, name):
+    (folder / name).unlink()
+    refused(folder, name)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_an_unknown_version_is_refused(folder, version):
+    edit(folder, lambda d: d.update(version=version))
+    refused(folder, "version: expected 1, which this release reads")
+
+
+@pytest.mark.parametrize(
+    "path", ["../stage_0.onnx", "/etc/passwd.onnx", "a/b.onnx", "..", ".hidden.onnx", "a\\b.onnx"]
+)
+def test_a_path_out_of_the_folder_is_refused(folder, path):
+    edit(folder, lambda d: d["stages"][0]["graph"].update(file=path))
+    refused(folder, "a plain name ending in .onnx")
+
+
+def test_sums_may_not_lead_out_of_the_folder(folder):
+    with (folder / "SHA256SUMS").open("a") as stream:
+        stream.write("0" * 64 + "  ../secret\n")
+    refused(folder, "plain file name")
+
+
+def test_a_link_is_refused(folder, exported):
+    (folder / "stage_0.onnx").unlink()
+    (folder / "stage_0.onnx").symlink_to(exported / "stage_0.onnx")
+    refused(folder, "no plain file")
+
+
+def test_data_in_another_file_is_refused(folder):
+    model = onnx.load_model(folder / "stage_0.onnx")
+    tensor = next(t for t in model.graph.initializer if len(t.dims) == 4)
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../secret")
+    replace_graph(folder, "stage_0.onnx", model.SerializeToString())
+    refused(folder, "refers to data in another file")
+
+
+def test_data_in_another_file_is_refused_wherever_it_hides():
+    def external(name):
+        tensor = onnx.numpy_helper.from_array(np.zeros(2, dtype=np.float32), name)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value="x")
+        return tensor
+
+    value = onnx.helper.make_tensor_value_info("y", 1, [2])
+    constant = onnx.helper.make_node("Constant", [], ["y"], value=external("c"))
+    inner = onnx.helper.make_graph([constant], "inner", [], [value])
+    branch = onnx.helper.make_node("If", ["b"], ["y"], then_branch=inner, else_branch=inner)
+    condition = onnx.helper.make_tensor_value_info("b", onnx.TensorProto.BOOL, [1])
+    for graph in (
+        onnx.helper.make_graph([constant], "g", [], [value]),
+        onnx.helper.make_graph([branch], "g", [condition], [value]),
+        onnx.helper.make_graph([], "g", [], [value], [external("y")]),
+    ):
+        with pytest.raises(BundleError, match="another file"):
+            read_signature(onnx.helper.make_model(graph).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda d: d["stages"][0]["gives"][0].update(shape=[1, 1, 1]), "read by stage 1: expected"),
+        (
+            lambda d: d["preprocessing"].update(input_shape=[3, 9, 9]),
+            r"input 'image' is uint8 \[N, 8, 8, 3\]",
+        ),
+        (lambda d: d.update(image_type="float32"), "input 'image' is uint8"),
+        (lambda d: d.update(gathers=True), "rows"),
+        (lambda d: d["stages"][2]["exit"].update(threshold=0.5), "it takes all"),
+        (lambda d: d["stages"][0]["exit"].update(threshold=None), "threshold of exit 0"),
+        (lambda d: d["stages"].reverse(), "which no earlier stage gives"),
+        (lambda d: d["stages"][0].update(gives=[]), "which no earlier stage gives"),
+        (lambda d: d["labels"].append("one more"), "other labels"),
+        (lambda d: d["stages"][0].update(macs="many"), "malformed"),
+        (lambda d: d.pop("stages"), "malformed"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(folder, change, reason):
+    edit(folder, change)
+    refused(folder, reason)
+
+
+def test_shapes_wrong_at_both_ends_are_compared_with_the_graphs(folder):
+    def change(document):
+        name = document["stages"][0]["gives"][0]["name"]
+        for stage in document["stages"]:
+            for spec in (*stage["reads"], *stage["gives"]):
+                if spec["name"] == name:
+                    spec["shape"] = [99, 8, 8]
+
+    edit(folder, change)
+    refused(folder, r"stage_0\.onnx: output 'stage0/.*the manifest says float32 \[N, 99, 8, 8\]")
+
+
+def test_what_is_no_manifest_is_refused(folder):
+    for content in (b"[]", b"{", b"\xff\xfe", b'{"format": "other"}'):
+        (folder / "manifest.json").write_bytes(content)
+        resum(folder)
+        refused(folder, "manifest")
+
+
+# --- written -----------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_no_bundle_is_not_overwritten(chain, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("meow")
+    with pytest.raises(OptionError, match="no bundle, and is not overwritten"):
+        export_to(tmp_path / "photos", chain)
+    assert [p.name for p in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OptionError, match="no folder"):
+        export_to(tmp_path / "file", chain)
+
+
+def test_a_bundle_is_replaced_and_an_empty_folder_filled(chain, tmp_path):
+    (tmp_path / "out").mkdir()
+    first = export_to(tmp_path / "out", chain)
+    second = export_to(tmp_path / "out", chain, rule="margin")
+    assert first.manifest.stages[0].exit.rule == "max_prob"
+    assert second.manifest.stages[0].exit.rule == "margin"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_bundle_with_something_else_in_it_is_not_replaced(folder):
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(OptionError, match=r"notes\.txt"):
+        check_replaceable(folder)
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(chain, tmp_path):
+    (tmp_path / ".out.abc.part").mkdir()
+    (tmp_path / ".out.abc.part" / "stage_0.onnx").write_text("half")
+    export_to(tmp_path / "out", chain)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.slow
+def test_kill_at_random_moments_leaves_no_half_bundle(tmp_path):
+    """Twenty exports, killed between the first moment of writing and the end, over one another."""
+    script = tmp_path / "work.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from pathlib import Path\n"
+        "from exports import chain_from, export_to\n"
+        "from small_networks import residual\n"
+        "from s2dnas_deploy import plan as plans\n"
+        "static = residual()\n"
+        "chain = chain_from(static, plans.from_text('uniform:0.5,0.5', static.divisible.space))\n"
+        "print('ready', flush=True)\n"
+        "while True:\n"
+        f"    export_to(Path({str(tmp_path / 'out')!r}), chain)\n"
+        "    print('done', flush=True)\n"
+    )
+    rng = np.random.default_rng(0)
+    whole = 0
+    for _ in range(20):
+        process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(rng.uniform(0.0, 1.5))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        if (tmp_path / "out").exists():
+            verify_bundle(tmp_path / "out")
+            whole += 1
+    assert whole > 0
+    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".out.")} == {
+        "work.py",
+        "out",
+    }

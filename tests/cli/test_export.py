@@ -1,0 +1,141 @@
+"""`s2dnas-export` from the command line: what it writes, what it prints, and how it refuses."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+torch = pytest.importorskip("torch")
+
+from exports import model_of  # noqa: E402
+from small_networks import example_network  # noqa: E402
+
+from s2dnas_deploy import plan as plans  # noqa: E402
+from s2dnas_deploy.build.model_file import save_model  # noqa: E402
+from s2dnas_deploy.build.static_network import read_network  # noqa: E402
+from s2dnas_deploy.bundle.bundle import load_bundle, verify_bundle  # noqa: E402
+from s2dnas_deploy.cli import export, train  # noqa: E402
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(export, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory) -> Path:
+    """A digits network of two stages, trained for a moment."""
+    out = tmp_path_factory.mktemp("digits") / "digits.pt"
+    network = [f"--model={MODELS}/digits_cnn.py:digits_cnn", "--input=1x8x8"]
+    training = ["--epochs=3", "--augment=none", "--normalize=data", "--plan=uniform:0.5,0.5", "--ema=0.9"]
+    result = CliRunner().invoke(train, [*network, *training, "--data=digits", f"--out={out}", "--quiet"])
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def test_model_pt_becomes_a_verified_bundle(digits, tmp_path):
+    result = run(digits, "--out", tmp_path / "bundle", "--data", "digits", "--threshold", "0.7")
+    assert result.exit_code == 0, result.output
+    assert f"bundle: {tmp_path / 'bundle'}" in result.stdout
+    manifest = verify_bundle(tmp_path / "bundle").manifest
+    assert manifest.name == "digits"
+    assert manifest.expected.images == 179
+    assert manifest.expected.exit_accuracy[-1] > 0.8
+    assert f"{100 * manifest.expected.cascade_accuracy:.2f}%" in result.stdout
+    assert manifest.sources["model"].startswith("sha256:")
+    assert manifest.stages[0].exit.threshold == 0.7
+    assert not manifest.stages[0].exit.calibrated
+
+
+def test_int8(digits, tmp_path):
+    result = run(digits, "--out", tmp_path / "b", "--data", "digits", "--int8", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert load_bundle(tmp_path / "b").manifest.precision == "int8"
+    report = (tmp_path / "b" / "verification.txt").read_text()
+    assert "float32      int8  same label" in report
+
+
+def test_a_network_with_its_own_exits(tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f"digit {i}\n" for i in range(10)))
+    network = ["--model", f"{MODELS}/branchy.py:branchy_digits", "--input", "1x8x8", "--normalize", "unit"]
+    result = run(*network, "--labels", labels, "--out", tmp_path / "b")
+    assert result.exit_code == 0, result.output
+    assert "with the weights its factory gives it" in result.stderr
+    manifest = load_bundle(tmp_path / "b").manifest
+    assert (manifest.name, len(manifest.stages), manifest.labels[3]) == ("branchy_digits", 3, "digit 3")
+
+
+def test_the_weights_of_such_a_network_are_loaded(tmp_path):
+    network = example_network("branchy", "branchy_digits")
+    with torch.no_grad():
+        network.branches[0].bias.copy_(torch.tensor([0.0] * 7 + [99.0, 0.0, 0.0]))
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    options = ["--input=1x8x8", "--normalize=unit", "--data=digits", f"--weights={tmp_path / 'weights.pt'}"]
+    result = run("--model", f"{MODELS}/branchy.py:branchy_digits", *options, "--out", tmp_path / "b")
+    assert result.exit_code == 0, result.output
+    assert load_bundle(tmp_path / "b").manifest.expected.exit_share[0] == 1.0  # always sure that it is a 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "either a MODEL.PT or --model"),
+        (["{model}", "--int8"], 2, "give --data"),
+        (["{model}", "--int8", "--fp16"], 2, "exclude each other"),
+        (["{model}", "--weights", "x.pt"], 2, "leave --weights out"),
+        (["{model}", "--threshold", "0.1,0.2"], 2, "2 thresholds for 1 exits but the last"),
+        (["{model}", "--opset", "9"], 2, "expected 13 to 20"),
+        (["{model}", "--data", "nowhere"], 1, "nowhere"),
+        (["--model", "x.py:f", "--input", "1x8x8"], 1, "no file x.py"),
+        (["--model", f"{MODELS}/branchy.py:branchy_digits"], 2, "--input"),
+        (["--model", f"{MODELS}/branchy.py:branchy_digits", "--input", "1x8x8"], 2, "give --labels"),
+        (
+            ["--model", f"{MODELS}/digits_cnn.py:digits_cnn", "--input", "1x8x8", "--data", "digits"],
+            1,
+            "stages()",
+        ),
+    ],
+)
+def test_errors_say_what_is_wrong(digits, tmp_path, arguments, code, message):
+    given = [str(argument).format(model=digits) for argument in arguments]
+    result = run(*given, "--out", tmp_path / "b")
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_damaged_model_is_refused(digits, tmp_path):
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(digits.read_bytes()[:-100])
+    result = run(broken, "--out", tmp_path / "b")
+    assert result.exit_code == 3, result.output
+
+
+def test_a_wrong_answer_is_exit_code_5(tmp_path, monkeypatch):
+    static = read_network(example_network("digits_cnn", "digits_cnn").eval(), (1, 8, 8))
+    save_model(model_of(static, plans.static(static.divisible.space)), tmp_path / "m.pt")
+    monkeypatch.setattr("s2dnas_deploy.build.export.verify.TOLERANCE", 1e-12)
+    result = run(tmp_path / "m.pt", "--out", tmp_path / "b")
+    assert result.exit_code == 5, result.output
+    assert "do not answer as the network does" in result.stderr
+    assert not (tmp_path / "b").exists()
+
+
+def test_help_is_instant_and_needs_no_torch():
+    code = (
+        "import sys; from s2dnas_deploy.cli import export\n"
+        "try: export(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules), 'heavy imports'"
+    )
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "s2dnas-export model.pt --out bundle/" in result.stdout
+    assert time.perf_counter() - start < 5
