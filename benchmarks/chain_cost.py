@@ -4,20 +4,22 @@
 
 Exports the static network (a `model.pt` of one stage) and, for every plan, its multi-stage network; then
 runs all of them in alternating blocks on real images and prints each one's time over the static network's in
-the same block. What is timed are onnxruntime sessions and nothing else, with features handed on as they are.
+the same block. What is timed are onnxruntime sessions and nothing else, bound to buffers, so that a stage
+writes its features where the next one reads them.
 """
 
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import onnxruntime
 from machine import machine
 
@@ -25,16 +27,16 @@ from s2dnas_deploy.build.costs import stage_costs
 from s2dnas_deploy.build.export.assemble import Export, write_bundle
 from s2dnas_deploy.build.export.chain import chain_of
 from s2dnas_deploy.build.export.options import ExportOptions
-from s2dnas_deploy.build.export.samples import ExportImages
+from s2dnas_deploy.build.export.samples import ExportImages, Pixels
 from s2dnas_deploy.build.images import load_images
 from s2dnas_deploy.build.model_file import Model, load_model
 from s2dnas_deploy.build.network import as_static, carry_over
 from s2dnas_deploy.build.static_source import read_plan
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
+from s2dnas_deploy.bundle.manifest import CONFIDENCE, IMAGE, LABEL, PROBABILITIES
 from s2dnas_deploy.cli.console import Console
 
 RESULTS = Path(__file__).parent / "results"
-Values = Mapping[str, onnxruntime.OrtValue]
 Task = Callable[[], None]
 
 
@@ -53,9 +55,7 @@ def main(network: Path, data: str, plans: tuple[str, ...], joins: tuple[str, ...
     images = _images(data, static)
     precision = "int8" if options["int8"] else "float32"
     whole = _Sessions(_bundle(static, images, split=False, precision=precision))
-    shown = [
-        onnxruntime.OrtValue.ortvalue_from_numpy(x[None]) for x in images.validation[: options["images"]]
-    ]
+    shown = images.validation[: options["images"]]
     tasks: dict[str, Task] = {"static": lambda: whole.run_all(shown)}
     rows: dict[str, dict[str, Any]] = {}
     for plan in plans:
@@ -99,41 +99,51 @@ def _bundle(model: Model, images: ExportImages, *, split: bool, precision: str) 
 
 
 class _Sessions:
-    """A bundle's stages in onnxruntime, on one thread."""
+    """A bundle's stages in onnxruntime, on one thread, each bound to buffers that the next one reads."""
 
     def __init__(self, bundle: Bundle) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.stages = [onnxruntime.InferenceSession(graph, options) for graph in bundle.graphs]
-        self.inputs = [[value.name for value in stage.get_inputs()] for stage in self.stages]
-        self.outputs = [[value.name for value in stage.get_outputs()] for stage in self.stages]
+        m = bundle.manifest
+        self.buffers = {IMAGE: _buffer(m.image_type, m.image_shape)}
+        self.bindings = []
+        for stage, entry in zip(self.stages, m.stages, strict=True):
+            answers = {LABEL: ("int64", ()), CONFIDENCE: ("float32", ())}
+            answers[PROBABILITIES] = ("float32", (len(m.labels),))
+            answers |= {spec.name: (spec.type, spec.shape) for spec in entry.gives}
+            self.buffers.update({name: _buffer(*kind) for name, kind in answers.items()})
+            binding = stage.io_binding()
+            for value in stage.get_inputs():
+                binding.bind_ortvalue_input(value.name, self.buffers[value.name])
+            for name in answers:
+                binding.bind_ortvalue_output(name, self.buffers[name])
+            self.bindings.append(binding)
 
-    def run_stage(self, k: int, values: Values) -> Iterator[tuple[str, onnxruntime.OrtValue]]:
-        """One stage on what it reads; its outputs by name."""
-        read = {name: values[name] for name in self.inputs[k]}
-        return zip(self.outputs[k], self.stages[k].run_with_ort_values(self.outputs[k], read), strict=True)
+    def run_stage(self, k: int) -> None:
+        """One stage, on what is in the buffers."""
+        self.stages[k].run_with_iobinding(self.bindings[k])
 
-    def run(self, image: onnxruntime.OrtValue) -> dict[str, onnxruntime.OrtValue]:
-        """All stages on one image; everything that they gave."""
-        values = {"image": image}
-        for k in range(len(self.stages)):
-            values.update(self.run_stage(k, values))
-        return values
-
-    def run_all(self, images: list[onnxruntime.OrtValue]) -> None:
-        """All stages on every image."""
+    def run_all(self, images: Pixels) -> None:
+        """All stages on every image, one at a time."""
         for image in images:
-            self.run(image)
+            self.buffers[IMAGE].update_inplace(image[None])
+            for k in range(len(self.stages)):
+                self.run_stage(k)
 
 
-def _tasks(name: str, sessions: _Sessions, images: list[onnxruntime.OrtValue]) -> dict[str, Task]:
-    """The chain, and each stage alone on features that are there already."""
-    known = [sessions.run(image) for image in images]
+def _buffer(kind: str, shape: tuple[int, ...]) -> onnxruntime.OrtValue:
+    """Room for one image's tensor."""
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((1, *shape), dtype=kind))
+
+
+def _tasks(name: str, sessions: _Sessions, images: Pixels) -> dict[str, Task]:
+    """The chain, and each stage alone, as often as there are images, on the features of the last."""
 
     def stage(k: int) -> Task:
         def run() -> None:
-            for values in known:
-                sessions.run_stage(k, values)
+            for _ in images:
+                sessions.run_stage(k)
 
         return run
 

@@ -205,6 +205,14 @@ def _pool(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Ten
     return POOLS[a["function"]](x[0], **a["arguments"])
 
 
+def _window_pool(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Tensor:
+    """Adaptive pooling spelled out: along each axis of space, one reduction per window [start, stop)."""
+    reduce, y = REDUCTIONS[a["function"]], x[0]
+    for axis, windows in enumerate(a["windows"], start=2):
+        y = torch.cat([reduce(y.narrow(axis, i, j - i), dim=axis, keepdim=True) for i, j in windows], axis)
+    return y
+
+
 def _reduce(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Tensor:
     return REDUCTIONS[a["function"]](x[0], dim=tuple(a["dims"]), keepdim=a["keepdim"])
 
@@ -325,7 +333,7 @@ POINTWISE: Mapping[str, Callable[..., Tensor]] = {
     "hardshrink": F.hardshrink,
     "softshrink": F.softshrink,
     "tanhshrink": F.tanhshrink,
-    "threshold": F.threshold,
+    "threshold": lambda x, threshold, value: torch.where(x <= threshold, value, x),
     "sigmoid": torch.sigmoid,
     "logsigmoid": F.logsigmoid,
     "softplus": F.softplus,
@@ -429,9 +437,11 @@ OPERATORS: Mapping[str, Operator] = {
     "spatial_pad": _carrying(_spatial_pad),
     "reshape": _carrying(_reshape),
     "identity": _carrying(_identity),
-    # what only stages need: some channels of a tensor, and channels that come from nothing
+    # what only stages need: some channels of a tensor, channels that come from nothing, and pooling in
+    # windows of several sizes, which ONNX has no word for
     "select": _carrying(_select, restrict=_restrict_nothing, buffers=("index",)),
     "fill": _carrying(_fill),
+    "window_pool": _carrying(_window_pool),
     # channels move, and keep their owner
     "cat": _carrying(_cat, _carry_cat),
     "channel_slice": _carrying(_channel_slice, _carry_slice, _restrict_to_identity),

@@ -1,57 +1,13 @@
 """Well-known architectures are read, divided and sliced without a change to what they compute."""
 
-import functools
-
 import pytest
 import torch
+from architectures import ALL, build
 from full_check import check_network
 from torch.utils.flop_counter import FlopCounterMode
 
 from s2dnas_deploy.build.operators import macs
 from s2dnas_deploy.build.static_network import StaticNetwork
-
-QUICK = (
-    "resnet18",
-    "squeezenet1_1",
-    "mobilenet_v3_small",
-    "shufflenet_v2_x1_0",
-    "regnet_y_400mf",
-    "googlenet",
-)
-SLOW = (
-    "alexnet",
-    "vgg11_bn",
-    "resnet50",
-    "resnext50_32x4d",
-    "densenet121",
-    "mobilenet_v2",
-    "mnasnet1_0",
-    "efficientnet_b0",
-    "regnet_x_400mf",
-    "inception_v3",
-)
-ALL = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
-
-
-@functools.cache
-def torchvision_models():
-    """`torchvision.models`; without its compiled operators, which no classifier here calls, if need be."""
-    try:
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    except RuntimeError:
-        pass  # torchvision's own operators are there
-    return pytest.importorskip(
-        "torchvision.models", reason="torchvision is not installed", exc_type=ImportError
-    )
-
-
-def build(name):
-    models = torchvision_models()
-    torch.manual_seed(0)
-    options = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
-    return getattr(models, name)(num_classes=10, **options)
 
 
 def counted_macs(network, shape):

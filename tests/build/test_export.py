@@ -456,3 +456,115 @@ def test_verify_counts_what_differs(chain, bundle):
     result = verify(chain, graphs, swapped, pixels(chain, 21), images_are="test", precision="float32")
     assert [each.images for each in result.exits] == [21, 21, 21]
     assert all(each.agreement == 1 for each in result.exits)
+
+
+# --- every operation of the table --------------------------------------------------------------------------
+
+
+class Applied(nn.Module):
+    """A function of positive numbers below 1, between two layers."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.body = nn.Conv2d(8, 8, 3, padding=1)
+        self.classifier = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = 0.1 + 0.8 * torch.sigmoid(self.stem(x))
+        return self.classifier(self.body(self.function(x)).mean((2, 3)))
+
+
+def exports(tmp_path, function, shape=(3, 9, 7)):
+    torch.manual_seed(0)
+    static = read_network(Applied(function).eval(), shape)
+    chain = chain_from(static, plan_for(static, "uniform:0.5,0.5"))
+    assert_answers_like_torch(chain, export_to(tmp_path / "b", chain), batches=(1, 3))
+
+
+POINTWISE = [
+    *[
+        "relu",
+        "sigmoid",
+        "tanh",
+        "abs",
+        "neg",
+        "exp",
+        "log",
+        "sqrt",
+        "rsqrt",
+        "square",
+        "erf",
+        "log1p",
+        "selu",
+        "celu",
+    ],
+    "reciprocal",
+]
+FUNCTIONAL = [
+    *[
+        "relu6",
+        "leaky_relu",
+        "elu",
+        "gelu",
+        "silu",
+        "mish",
+        "hardswish",
+        "hardsigmoid",
+        "hardtanh",
+        "hardshrink",
+    ],
+    *["softshrink", "tanhshrink", "logsigmoid", "softplus", "softsign"],
+]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *[pytest.param(getattr(torch, name), id=name) for name in POINTWISE],
+        *[pytest.param(getattr(nn.functional, name), id=name) for name in FUNCTIONAL],
+        pytest.param(lambda x: nn.functional.threshold(x, 0.5, 0.1), id="threshold"),
+        pytest.param(lambda x: x.clamp(0.2, 0.6), id="clamp"),
+        pytest.param(lambda x: x**1.7, id="pow"),
+    ],
+)
+def test_activations(tmp_path, function):
+    exports(tmp_path, function)
+
+
+F = nn.functional
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        pytest.param(
+            lambda x: F.adaptive_avg_pool2d(x, (4, 3)), id="adaptive mean, windows of several sizes"
+        ),
+        pytest.param(lambda x: F.adaptive_max_pool2d(x, (4, 3)), id="adaptive maximum"),
+        pytest.param(lambda x: F.adaptive_avg_pool2d(F.adaptive_avg_pool2d(x, 1), (3, 2)), id="1 to more"),
+        pytest.param(lambda x: F.adaptive_avg_pool2d(x, (3, 7)), id="adaptive mean, even windows"),
+        pytest.param(lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True), id="max, ceil"),
+        pytest.param(lambda x: F.avg_pool2d(x, 3, 2, 1, count_include_pad=False), id="mean without padding"),
+        pytest.param(lambda x: F.lp_pool2d(x, 2, 2), id="lp"),
+        pytest.param(lambda x: F.interpolate(x, scale_factor=2, mode="nearest"), id="nearest"),
+        pytest.param(lambda x: F.interpolate(x, (5, 5), mode="bilinear", align_corners=False), id="bilinear"),
+        pytest.param(lambda x: F.pad(x, (1, 2, 0, 1), mode="reflect"), id="reflect"),
+        pytest.param(lambda x: x[:, :, ::2, 1:], id="slice"),
+        pytest.param(F.instance_norm, id="instance norm"),
+        pytest.param(lambda x: x * x.mean((2, 3), keepdim=True) - x.amax((2, 3), keepdim=True), id="gates"),
+        pytest.param(lambda x: torch.cat([x, 2 - x], 1)[:, 4:12], id="cat and channel slice"),
+        pytest.param(lambda x: x.view(-1, 4, 2, 9, 7).transpose(1, 2).reshape(-1, 8, 9, 7), id="shuffle"),
+    ],
+)
+def test_pooling_and_moving(tmp_path, function):
+    exports(tmp_path, function)
+
+
+def test_what_onnx_cannot_say_is_told(tmp_path):
+    static = read_network(Applied(lambda x: F.avg_pool2d(x, 2, divisor_override=3)).eval(), (3, 8, 8))
+    chain = chain_from(static, plan_for(static, "uniform:0.5,0.5"))
+    with pytest.raises((ModelError, VerificationError)):
+        export_to(tmp_path / "b", chain)
+    assert not (tmp_path / "b").exists()

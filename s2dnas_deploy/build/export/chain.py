@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from s2dnas_deploy.build.costs import stage_costs
+from s2dnas_deploy.build.export.express import express_pooling
 from s2dnas_deploy.build.export.fold import fold_batch_norms
 from s2dnas_deploy.build.export.join import split_convolutions
 from s2dnas_deploy.build.graph import INPUT
@@ -50,7 +51,8 @@ class Chain:
 def chain_of(model: Model, *, name: str, split: bool) -> Chain:
     """A model's stages, batch norms folded; `split` takes convolutions over joined features apart."""
     macs = [costs.macs for costs in stage_costs(model.network)]
-    stages = [fold_batch_norms(stage) for stage in slice_stages(model.network)]
+    shape = model.preprocessing.input_shape
+    stages = [express_pooling(fold_batch_norms(stage), shape) for stage in slice_stages(model.network)]
     if split:
         stages = [split_convolutions(stage) for stage in stages]
     return Chain(

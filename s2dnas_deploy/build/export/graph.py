@@ -28,6 +28,7 @@ from s2dnas_deploy.build.export.confidence import probabilities_and_confidence
 from s2dnas_deploy.bundle.exits import ExitRule
 from s2dnas_deploy.bundle.manifest import ANSWERS, IMAGE, ROWS
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.errors import ModelError
 
 TRACED_BATCH = 2
 
@@ -116,14 +117,31 @@ def to_onnx(graph: StageGraph) -> onnx.ModelProto:
         # Sizes become constants in a trace, which is what is wanted: all but the batch are.
         warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # onnxsim folds what is left
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-        torch.onnx.export(
-            graph.eval(),
-            graph.example_inputs(),
-            stream,  # type: ignore[arg-type]  # a stream is fine for this exporter, whatever its signature
-            input_names=graph.input_names,
-            output_names=graph.output_names,
-            dynamic_axes={name: {0: "rows" if name == ROWS else "batch"} for name in names},
-            opset_version=graph.form.opset,
-            dynamo=False,
-        )
-    return onnx.load_model_from_string(stream.getvalue())
+        try:
+            torch.onnx.export(
+                graph.eval(),
+                graph.example_inputs(),
+                stream,  # type: ignore[arg-type]  # a stream is fine here, whatever the signature says
+                input_names=graph.input_names,
+                output_names=graph.output_names,
+                dynamic_axes={name: {0: "rows" if name == ROWS else "batch"} for name in names},
+                opset_version=graph.form.opset,
+                dynamo=False,
+            )
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            raise ModelError(
+                f"torch cannot write this network as ONNX with opset {graph.form.opset}: "
+                f"{str(error).splitlines()[0]}; another --opset may help"
+            ) from error
+    model = onnx.load_model_from_string(stream.getvalue())
+    _state_shapes(model, graph)
+    return model
+
+
+def _state_shapes(model: onnx.ModelProto, graph: StageGraph) -> None:
+    """Write the outputs' shapes, which are known here, where the exporter may not have seen through."""
+    features = {feature.name: feature.shape for feature in graph.link.gives}
+    for value in model.graph.output:
+        dims = value.type.tensor_type.shape.dim
+        for dim, size in zip(dims[1:], features.get(value.name, ()), strict=False):
+            dim.dim_value = size

@@ -63,7 +63,7 @@ SYNONYMS: Mapping[str, str] = {
     "special_expit": "sigmoid", "radd": "add", "rmul": "mul", "rtruediv": "rdiv", "expand_as": "expand",
     "view_as": "view", "reshape_as": "reshape", "mm": "matmul", "swapaxes": "transpose",
     "swapdims": "transpose", "upsample": "interpolate", "_max_pool2d": "max_pool2d",
-    "_max_pool1d": "max_pool1d", "_adaptive_max_pool2d": "adaptive_max_pool2d",
+    "_max_pool1d": "max_pool1d", "_adaptive_max_pool2d": "adaptive_max_pool2d", "log_sigmoid": "logsigmoid",
 }  # fmt: skip
 
 
