@@ -10,7 +10,6 @@ writes its features where the next one reads them.
 
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,22 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 import onnxruntime
 from machine import machine
+from sessions import BoundSessions, bundle_of, images_from
 
 from s2dnas_deploy.build.costs import stage_costs
-from s2dnas_deploy.build.export.assemble import Export, write_bundle
-from s2dnas_deploy.build.export.chain import chain_of
-from s2dnas_deploy.build.export.options import ExportOptions
-from s2dnas_deploy.build.export.samples import ExportImages, Pixels
-from s2dnas_deploy.build.images import load_images
-from s2dnas_deploy.build.model_file import Model, load_model
+from s2dnas_deploy.build.export.samples import Pixels
+from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.build.network import as_static, carry_over
 from s2dnas_deploy.build.static_source import read_plan
-from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
-from s2dnas_deploy.bundle.manifest import CONFIDENCE, IMAGE, LABEL, PROBABILITIES
-from s2dnas_deploy.cli.console import Console
 
 RESULTS = Path(__file__).parent / "results"
 Task = Callable[[], None]
@@ -52,9 +44,9 @@ Task = Callable[[], None]
 def main(network: Path, data: str, plans: tuple[str, ...], joins: tuple[str, ...], **options: Any) -> None:
     """Print the ratios, and record them."""
     static = load_model(network)
-    images = _images(data, static)
+    images = images_from(data, static)
     precision = "int8" if options["int8"] else "float32"
-    whole = _Sessions(_bundle(static, images, split=False, precision=precision))
+    whole = BoundSessions(bundle_of(static, images, split=False, precision=precision))
     shown = images.validation[: options["images"]]
     tasks: dict[str, Task] = {"static": lambda: whole.run_all(shown)}
     rows: dict[str, dict[str, Any]] = {}
@@ -65,9 +57,9 @@ def main(network: Path, data: str, plans: tuple[str, ...], joins: tuple[str, ...
         shares = [costs.macs / total for costs in stage_costs(divided.network)]
         for join in joins:
             name = f"{Path(plan).stem} {join}"
-            bundle = _bundle(divided, images, split=join == "sum", precision=precision)
+            bundle = bundle_of(divided, images, split=join == "sum", precision=precision)
             rows[name] = {"plan": json.loads(chosen.to_json()), "join": join, "macs_share": shares}
-            tasks.update(_tasks(name, _Sessions(bundle), shown))
+            tasks.update(_tasks(name, BoundSessions(bundle), shown))
     ratios = _measure(tasks, options["blocks"])
     for name, row in rows.items():
         row["chain"] = ratios[f"{name}: chain"]
@@ -82,62 +74,7 @@ def main(network: Path, data: str, plans: tuple[str, ...], joins: tuple[str, ...
         (RESULTS / f"{options['result']}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
-def _images(data: str, static: Model) -> ExportImages:
-    splits = load_images(data, input_shape=static.preprocessing.input_shape, seed=0, limit=512)
-    train, val = (part.images.permute(0, 2, 3, 1).contiguous().numpy() for part in (splits.train, splits.val))
-    return ExportImages(source=data, calibration=train, validation=val, labels=splits.val.labels.numpy())
-
-
-def _bundle(model: Model, images: ExportImages, *, split: bool, precision: str) -> Bundle:
-    """Export to a folder that is gone afterwards: a bundle keeps its graphs in memory."""
-    with tempfile.TemporaryDirectory() as folder, Console(quiet=True) as console:
-        out = Path(folder) / "bundle"
-        chain = chain_of(model, name="benchmark", split=split)
-        options = ExportOptions(precision=precision)  # type: ignore[arg-type]
-        write_bundle(Export(chain=chain, options=options, images=images), out, console)
-        return load_bundle(out)
-
-
-class _Sessions:
-    """A bundle's stages in onnxruntime, on one thread, each bound to buffers that the next one reads."""
-
-    def __init__(self, bundle: Bundle) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.stages = [onnxruntime.InferenceSession(graph, options) for graph in bundle.graphs]
-        m = bundle.manifest
-        self.buffers = {IMAGE: _buffer(m.image_type, m.image_shape)}
-        self.bindings = []
-        for stage, entry in zip(self.stages, m.stages, strict=True):
-            answers = {LABEL: ("int64", ()), CONFIDENCE: ("float32", ())}
-            answers[PROBABILITIES] = ("float32", (len(m.labels),))
-            answers |= {spec.name: (spec.type, spec.shape) for spec in entry.gives}
-            self.buffers.update({name: _buffer(*kind) for name, kind in answers.items()})
-            binding = stage.io_binding()
-            for value in stage.get_inputs():
-                binding.bind_ortvalue_input(value.name, self.buffers[value.name])
-            for name in answers:
-                binding.bind_ortvalue_output(name, self.buffers[name])
-            self.bindings.append(binding)
-
-    def run_stage(self, k: int) -> None:
-        """One stage, on what is in the buffers."""
-        self.stages[k].run_with_iobinding(self.bindings[k])
-
-    def run_all(self, images: Pixels) -> None:
-        """All stages on every image, one at a time."""
-        for image in images:
-            self.buffers[IMAGE].update_inplace(image[None])
-            for k in range(len(self.stages)):
-                self.run_stage(k)
-
-
-def _buffer(kind: str, shape: tuple[int, ...]) -> onnxruntime.OrtValue:
-    """Room for one image's tensor."""
-    return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((1, *shape), dtype=kind))
-
-
-def _tasks(name: str, sessions: _Sessions, images: Pixels) -> dict[str, Task]:
+def _tasks(name: str, sessions: BoundSessions, images: Pixels) -> dict[str, Task]:
     """The chain, and each stage alone, as often as there are images, on the features of the last."""
 
     def stage(k: int) -> Task:

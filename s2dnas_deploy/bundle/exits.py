@@ -3,14 +3,17 @@
 a sample leaves at exit k  ⟺  confidence ≥ threshold k;   the last exit takes all (threshold None)
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal, get_args
 
 from s2dnas_deploy.errors import BundleError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 ConfidenceRule = Literal["max_prob", "margin", "entropy"]
 RULES: tuple[ConfidenceRule, ...] = get_args(ConfidenceRule)
@@ -35,6 +38,8 @@ class ExitRule:
 
     def leaves(self, confidence: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
         """Which samples leave here, [N], for their confidences [N]."""
+        import numpy as np  # here, so that a command's --help need not wait for it
+
         if self.threshold is None:
             return np.ones(confidence.shape, dtype=np.bool_)
         return np.asarray(confidence >= self.threshold, dtype=np.bool_)

@@ -264,7 +264,7 @@ def test_data_in_another_file_is_refused_wherever_it_hides():
         (lambda d: d.update(gathers=True), "rows"),
         (lambda d: d["stages"][2]["exit"].update(threshold=0.5), "it takes all"),
         (lambda d: d["stages"][0]["exit"].update(threshold=None), "threshold of exit 0"),
-        (lambda d: d["stages"].reverse(), "which no earlier stage gives"),
+        (lambda d: d["stages"].reverse(), "it takes all"),
         (lambda d: d["stages"][0].update(gives=[]), "which no earlier stage gives"),
         (lambda d: d["labels"].append("one more"), "other labels"),
         (lambda d: d["stages"][0].update(macs="many"), "malformed"),

@@ -25,7 +25,9 @@ def preprocessing_for(
     if spec in _KNOWN:
         mean, std = _KNOWN[spec]
         if channels != len(mean):
-            raise OptionError(f"--normalize {spec} is for 3 channels, the network reads {channels}; use data")
+            raise OptionError(
+                f"--normalize {spec} is for 3 channels, the network reads {channels}; give another"
+            )
     elif spec == "data":
         mean, std = _measured(images)
     elif spec in ("unit", "none"):

@@ -1,0 +1,145 @@
+"""Is the INT8 cascade faster than the INT8 static network at the same accuracy? On a clock, that is.
+
+    python benchmarks/int8_cascade.py --network MODEL.pt --static STATIC.pt --data DIR
+
+Exports both in float32 and INT8. Thresholds are chosen on validation images, the cheapest that are as
+accurate there as the static network in the same precision; accuracy is then counted on test images, and the
+time taken in alternating blocks on the same images: one CPU thread, one image at a time, a stage only for
+those not yet sure.
+"""
+
+import itertools
+import json
+import statistics
+import time
+from datetime import date
+from pathlib import Path
+
+import click
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+from machine import machine
+from sessions import BoundSessions, bundle_of, pixels
+
+from s2dnas_deploy.build.export.expect import answers_of
+from s2dnas_deploy.build.export.samples import ExportImages, Pixels
+from s2dnas_deploy.build.images import LabelledImages, load_images
+from s2dnas_deploy.build.model_file import load_model
+from s2dnas_deploy.run.chain import StageAnswer
+
+RESULTS = Path(__file__).parent / "results"
+GRID = (*np.arange(0.3, 1.0, 0.02), 0.99, 0.995, 2.0)  # no confidence reaches 2
+
+
+@click.command()
+@click.option("--network", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--static", "static_path", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--data", required=True)
+@click.option("--blocks", type=int, default=15, show_default=True)
+@click.option("--timed", type=int, default=400, show_default=True, help="Test images to take the time on.")
+@click.option("--result", help="Also write results/RESULT.json.")
+def main(network: Path, static_path: Path, data: str, **options: Any) -> None:
+    """Print accuracy per exit, thresholds, and the ratio of times."""
+    model, static = load_model(network), load_model(static_path)
+    splits = load_images(data, input_shape=model.preprocessing.input_shape, seed=0, val_fraction=0.1)
+    assert splits.test is not None, "the data has no test images"
+    val, test = _some(splits.val, 5000), _some(splits.test, 10000)
+    images = ExportImages(
+        source=data,
+        calibration=pixels(_some(splits.train, 512)),
+        validation=pixels(val)[:200],
+        labels=val.labels.numpy()[:200],
+    )
+    record: dict[str, object] = {"date": str(date.today()), "machine": machine()}
+    record["onnxruntime"] = onnxruntime.__version__
+    sessions = {}
+    for precision in ("float32", "int8"):
+        cascade = bundle_of(model, images, split=precision == "float32", precision=precision)
+        whole = bundle_of(static, images, split=False, precision=precision)
+        goal = _accuracy(answers_of(whole.graphs, pixels(val))[0], val)
+        on_val = answers_of(cascade.graphs, pixels(val))
+        on_test = answers_of(cascade.graphs, pixels(test))
+        macs = cascade.manifest.macs
+        thresholds = _choose(on_val, val.labels.numpy(), goal, macs)
+        right, shares, _ = _cascade(on_test, test.labels.numpy(), thresholds, macs)
+        row = {
+            "exits": [_accuracy(answer, test) for answer in on_test],
+            "static": _accuracy(answers_of(whole.graphs, pixels(test))[0], test),
+            "thresholds": [float(t) for t in thresholds],
+            "cascade": right,
+            "shares": shares,
+        }
+        record[precision] = row
+        click.echo(f"{precision:8} {json.dumps(row)}")
+        sessions[precision] = (BoundSessions(cascade), BoundSessions(whole), thresholds)
+    shown = pixels(_some(test, options["timed"]))
+    record["ratio"] = ratios = _ratios(sessions, shown, options["blocks"])
+    for name, ratio in ratios.items():
+        click.echo(f"{name:24} {ratio:.3f} of the static network's time, both in that precision")
+    if options["result"]:
+        (RESULTS / f"{options['result']}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _some(images: LabelledImages, count: int) -> LabelledImages:
+    return images.select(torch.linspace(0, len(images) - 1, min(count, len(images))).long())
+
+
+def _accuracy(answer: StageAnswer, images: LabelledImages) -> float:
+    return float((answer.label == images.labels.numpy()).mean())
+
+
+def _cascade(
+    answers: list[StageAnswer],
+    labels: npt.NDArray[np.int64],
+    thresholds: tuple[float, ...],
+    macs: tuple[int, ...],
+) -> tuple[float, list[float], float]:
+    """Accuracy, share per exit and mean MACs of leaving early."""
+    left, right, shares, spent = np.ones(len(labels), dtype=bool), 0, [], 0.0
+    for answer, threshold, cost in zip(answers, (*thresholds, -1.0), macs, strict=True):
+        spent += float(left.mean()) * cost
+        leaves = left & (answer.confidence >= threshold)
+        right += int((answer.label == labels)[leaves].sum())
+        shares.append(float(leaves.mean()))
+        left &= ~leaves
+    return right / len(labels), shares, spent
+
+
+def _choose(
+    answers: list[StageAnswer], labels: npt.NDArray[np.int64], goal: float, macs: tuple[int, ...]
+) -> tuple[float, ...]:
+    """The thresholds with the fewest mean MACs that are as accurate as `goal`; else the most accurate."""
+    tried = [
+        (*_cascade(answers, labels, thresholds, macs), thresholds)
+        for thresholds in itertools.product(GRID, repeat=len(answers) - 1)
+    ]
+    enough = [each for each in tried if each[0] >= goal]
+    if not enough:
+        return max(tried, key=lambda each: each[0])[3]
+    return min(enough, key=lambda each: each[2])[3]
+
+
+def _ratios(
+    sessions: dict[str, tuple[BoundSessions, BoundSessions, tuple[float, ...]]], images: Pixels, blocks: int
+) -> dict[str, float]:
+    """Time of the cascade over that of the static network in the same block, for each precision."""
+    ratios: dict[str, list[float]] = {name: [] for name in (*sessions, "int8 over float32, static")}
+    for block in range(blocks + 1):
+        taken = {}
+        for name, (cascade, whole, thresholds) in sessions.items():
+            for kind, run in ((name, cascade), (f"static {name}", whole)):
+                start = time.perf_counter()
+                for image in images:
+                    run.answer(image, thresholds if run is cascade else ())
+                taken[kind] = time.perf_counter() - start
+        if block:
+            for name in sessions:
+                ratios[name].append(taken[name] / taken[f"static {name}"])
+            ratios["int8 over float32, static"].append(taken["static int8"] / taken["static float32"])
+    return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+if __name__ == "__main__":
+    main()

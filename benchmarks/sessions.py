@@ -1,0 +1,86 @@
+"""What benchmarks of bundles share: export one, and run it on one CPU thread, one image at a time."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from s2dnas_deploy.build.export.assemble import Export, write_bundle
+from s2dnas_deploy.build.export.chain import chain_of
+from s2dnas_deploy.build.export.options import ExportOptions
+from s2dnas_deploy.build.export.samples import ExportImages, Pixels
+from s2dnas_deploy.build.images import LabelledImages, load_images
+from s2dnas_deploy.build.model_file import Model
+from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
+from s2dnas_deploy.bundle.manifest import CONFIDENCE, IMAGE, LABEL, PROBABILITIES
+from s2dnas_deploy.cli.console import Console
+
+
+def images_from(data: str, static: Model) -> ExportImages:
+    """A few hundred labelled images, to calibrate and to verify on."""
+    splits = load_images(data, input_shape=static.preprocessing.input_shape, seed=0, limit=512)
+    train, val = pixels(splits.train), pixels(splits.val)
+    return ExportImages(source=data, calibration=train, validation=val, labels=splits.val.labels.numpy())
+
+
+def pixels(images: LabelledImages) -> Pixels:
+    """As bundles take them, uint8 [N, H, W, C]."""
+    return images.images.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def bundle_of(model: Model, images: ExportImages, *, split: bool, precision: str) -> Bundle:
+    """Export to a folder that is gone afterwards: a bundle keeps its graphs in memory."""
+    with tempfile.TemporaryDirectory() as folder, Console(quiet=True) as console:
+        out = Path(folder) / "bundle"
+        chain = chain_of(model, name="benchmark", split=split)
+        options = ExportOptions(precision=precision)  # type: ignore[arg-type]
+        write_bundle(Export(chain=chain, options=options, images=images), out, console)
+        return load_bundle(out)
+
+
+class BoundSessions:
+    """A bundle's stages in onnxruntime, on one thread, each bound to buffers that the next one reads."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.stages = [onnxruntime.InferenceSession(graph, options) for graph in bundle.graphs]
+        m = bundle.manifest
+        self.buffers = {IMAGE: _buffer(m.image_type, m.image_shape)}
+        self.bindings = []
+        for stage, entry in zip(self.stages, m.stages, strict=True):
+            answers = {LABEL: ("int64", ()), CONFIDENCE: ("float32", ())}
+            answers[PROBABILITIES] = ("float32", (len(m.labels),))
+            answers |= {spec.name: (spec.type, spec.shape) for spec in entry.gives}
+            self.buffers.update({name: _buffer(*kind) for name, kind in answers.items()})
+            binding = stage.io_binding()
+            for value in stage.get_inputs():
+                binding.bind_ortvalue_input(value.name, self.buffers[value.name])
+            for name in answers:
+                binding.bind_ortvalue_output(name, self.buffers[name])
+            self.bindings.append(binding)
+
+    def run_stage(self, k: int) -> None:
+        """One stage, on what is in the buffers."""
+        self.stages[k].run_with_iobinding(self.bindings[k])
+
+    def run_all(self, images: Pixels) -> None:
+        """All stages on every image, one at a time."""
+        for image in images:
+            self.answer(image, (2.0,) * (len(self.stages) - 1))
+
+    def answer(self, image: Pixels, thresholds: Sequence[float]) -> tuple[int, int]:
+        """Label and exit of one image: stages run until one is sure enough."""
+        self.buffers[IMAGE].update_inplace(image[None])
+        for k, threshold in enumerate((*thresholds, None)):
+            self.run_stage(k)
+            if threshold is None or float(self.buffers[CONFIDENCE].numpy()[0]) >= threshold:
+                break
+        return int(self.buffers[LABEL].numpy()[0]), k
+
+
+def _buffer(kind: str, shape: tuple[int, ...]) -> onnxruntime.OrtValue:
+    """Room for one image's tensor."""
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((1, *shape), dtype=kind))
