@@ -26,19 +26,12 @@ RESULT = HERE / "results" / "exit_accuracy.json"
 PAGES = (HERE / "README.md", HERE.parent / "README.md")
 BEGIN, END = "<!-- exit_accuracy -->\n", "<!-- /exit_accuracy -->"
 
-STATIC = ["--plan", "static", "--static-epochs", "0", "--epochs", "14"]
+STATIC = ["--plan", "static", "--static-epochs", "0", "--epochs", "14", "--lr", "0.1", "--self-distill", "0"]
 STATIC_MACS = 139_299_328  # of the recipe's network, for one 3x32x32 image
 UNIFORM = ["--plan", "uniform:0.25,0.25,0.5"]
 VARIANTS = {
-    "10 epochs, distilled from the static network": [*UNIFORM, "--epochs", "10"],
-    "the same at half the rate, 0.7 distilled, a third of that from the last exit": [
-        *[*UNIFORM, "--epochs", "10"],
-        *["--lr", "0.05", "--distill", "0.7", "--self-distill", "0.3"],
-    ],
-    "at a rate of 0.03, 0.5 distilled, a third of that from the last exit": [
-        *[*UNIFORM, "--epochs", "10"],
-        *["--lr", "0.03", "--distill", "0.5", "--self-distill", "0.3"],
-    ],
+    "three stages, 10 epochs": [*UNIFORM, "--epochs", "10"],
+    "three stages, 24 epochs, exit 0 weighing 1.5": [*UNIFORM, "--epochs", "24", "--exit-weights", "1.5,1,1"],
 }
 
 

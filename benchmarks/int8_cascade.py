@@ -14,6 +14,7 @@ import statistics
 import time
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Without --weights: first train the static network for so long.",
 )
+@click.option("--static-lr", type=float, help="Peak learning rate of that; as --lr if not given.")
 @click.option(
     "--epochs",
     type=click.IntRange(0),

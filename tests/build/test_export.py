@@ -347,6 +347,16 @@ def test_the_single_file_gives_the_cascades_labels(chain, tmp_path, precision):
     assert set(exits) == {0, 1, 2}
 
 
+def test_a_single_file_that_answers_otherwise_is_found(chain, tmp_path, monkeypatch):
+    from s2dnas_deploy.build.export import assemble
+
+    real = assemble.nest
+    other = ExportOptions(thresholds=(0.0,)).exits(3)  # always sure at once
+    monkeypatch.setattr(assemble, "nest", lambda models, exits, classes: real(models, other, classes))
+    with pytest.raises(VerificationError, match="single file answers image 0 otherwise"):
+        export_to(tmp_path / "b", chain, single_file=True, thresholds=(2.0,))
+
+
 # --- exits of the network's own ----------------------------------------------------------------------------
 
 PREPROCESSING = Preprocessing(input_shape=(3, 16, 16), mean=(0.5,) * 3, std=(0.25,) * 3)

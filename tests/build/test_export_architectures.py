@@ -19,12 +19,13 @@ NAMES = [
 
 def settled(network: torch.nn.Module, shape: tuple[int, ...]) -> torch.nn.Module:
     """Batch norm statistics as training leaves them, so that numbers neither vanish nor explode."""
-    network = seeded(network).float().train()
+    network = seeded(network).float().eval()
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None  # the statistics become the average over what is shown
                 module.reset_running_stats()
+                module.train()
         for seed in range(4):
             network(torch.randn(4, *shape, generator=torch.Generator().manual_seed(seed)))
         for module in network.modules():

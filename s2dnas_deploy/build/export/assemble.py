@@ -25,7 +25,7 @@ from s2dnas_deploy.build.export.quantise import quantise_chain
 from s2dnas_deploy.build.export.samples import ExportImages, Pixels, made_up, normalised
 from s2dnas_deploy.build.export.simplify import check, simplify
 from s2dnas_deploy.build.export.single_file import nest
-from s2dnas_deploy.build.export.verify import verify
+from s2dnas_deploy.build.export.verify import verify, verify_single_file
 from s2dnas_deploy.build.training.session import Reporter
 from s2dnas_deploy.bundle.bundle import LABELS, MANIFEST, check_replaceable, save_bundle
 from s2dnas_deploy.bundle.exits import ExitRule
@@ -89,6 +89,8 @@ def write_bundle(export: Export, out: Path, reporter: Reporter) -> Manifest:
         images_are="made up: no --data was given" if export.images is None else f"of {export.images.source}",
         precision=export.options.precision,
     )
+    if export.options.single_file:
+        verify_single_file(content[SINGLE_FILE], files, export.exits, export.taken(shown))
     expected, table = _judged(export, files, reporter)
     manifest = _manifest(export, models, content, expected)
     texts = {

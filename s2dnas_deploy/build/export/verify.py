@@ -23,6 +23,7 @@ from s2dnas_deploy.build.export.chain import Chain, run_links
 from s2dnas_deploy.build.export.confidence import probabilities_and_confidence
 from s2dnas_deploy.build.export.graph import StageGraph
 from s2dnas_deploy.build.export.samples import normalised
+from s2dnas_deploy.build.export.single_file import EXIT
 from s2dnas_deploy.bundle.exits import ExitRule
 from s2dnas_deploy.bundle.manifest import IMAGE, ROWS
 from s2dnas_deploy.errors import VerificationError
@@ -33,6 +34,7 @@ TOLERANCE = 1e-4
 LEAST_AGREEMENT = 0.8  # below this share of equal labels, reduced precision has broken an exit
 BATCHES = (1, 2, 7)
 _LARGE_BATCH = 64
+_SINGLE_FILE_IMAGES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +110,28 @@ def verify(
     )
     _judge(verification)
     return verification
+
+
+def verify_single_file(
+    content: bytes, files: Sequence[bytes], rules: Sequence[ExitRule], images: Array
+) -> None:
+    """The single file must leave where the chain says, with its answer; `images` as graphs take them."""
+    single = StageSession(content)
+    sessions = [StageSession(each) for each in files]
+    for i in range(min(len(images), _SINGLE_FILE_IMAGES)):
+        answers = run_chain(sessions, images[i : i + 1])
+        got = single.run({IMAGE: images[i : i + 1]})
+        k = int(got.features[EXIT][0])
+        sure = [float(answer.confidence[0]) for answer in answers]
+        edge = [abs(c - (rule.threshold or 0.0)) <= TOLERANCE for c, rule in zip(sure, rules, strict=True)]
+        passed = all(edge[j] or not rules[j].leaves(answers[j].confidence)[0] for j in range(k))
+        left = edge[k] or bool(rules[k].leaves(answers[k].confidence)[0])
+        same = np.abs(got.probabilities - answers[k].probabilities).max() <= TOLERANCE
+        if not (passed and left and same):
+            raise VerificationError(
+                f"the single file answers image {i} otherwise than the chain of stages (it left at exit {k}, "
+                f"confidences {sure}); no bundle was written"
+            )
 
 
 def _judge(verification: Verification) -> None:

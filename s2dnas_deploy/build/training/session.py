@@ -50,6 +50,7 @@ class Request:
     plan: str
     align: int
     static_epochs: int
+    static_lr: float | None
     settings: Settings
     out: Path
     restart: bool
@@ -105,7 +106,8 @@ def _train_static(
     reporter: Reporter,
 ) -> StaticNetwork:
     """Train the static network itself, into the run's folder; it is the teacher and the start of the rest."""
-    settings = replace(request.settings, epochs=request.static_epochs, exit_weights=())
+    lr = request.settings.lr if request.static_lr is None else request.static_lr
+    settings = replace(request.settings, epochs=request.static_epochs, lr=lr, exit_weights=())
     folder = request.folder / "static"
     task = Task(
         network=as_network(static),
