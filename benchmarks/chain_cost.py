@@ -20,6 +20,7 @@ from typing import Any
 import click
 import onnxruntime
 from machine import machine
+from pages import OWN, put_table
 from sessions import BoundSessions, bundle_of, images_from
 
 from s2dnas_deploy.build.costs import stage_costs
@@ -40,7 +41,7 @@ Task = Callable[[], None]
 @click.option("--int8", is_flag=True, help="The static network and the stages in INT8.")
 @click.option("--images", type=int, default=32, show_default=True)
 @click.option("--blocks", type=int, default=40, show_default=True)
-@click.option("--result", help="Also write results/RESULT.json.")
+@click.option("--record", is_flag=True, help="Also write the record and the table in README.md.")
 def main(network: Path, data: str, plans: tuple[str, ...], joins: tuple[str, ...], **options: Any) -> None:
     """Print the ratios, and record them."""
     static = load_model(network)
@@ -56,7 +57,7 @@ def main(network: Path, data: str, plans: tuple[str, ...], joins: tuple[str, ...
         total = sum(costs.macs for costs in stage_costs(static.network))
         shares = [costs.macs / total for costs in stage_costs(divided.network)]
         for join in joins:
-            name = f"{Path(plan).stem} {join}"
+            name = f"{Path(plan).stem if plan.endswith('.json') else plan} {join}"
             bundle = bundle_of(divided, images, split=join == "sum", precision=precision)
             rows[name] = {"plan": json.loads(chosen.to_json()), "join": join, "macs_share": shares}
             tasks.update(_tasks(name, BoundSessions(bundle), shown))
@@ -64,14 +65,22 @@ def main(network: Path, data: str, plans: tuple[str, ...], joins: tuple[str, ...
     for name, row in rows.items():
         row["chain"] = ratios[f"{name}: chain"]
         row["stages"] = [ratios[f"{name}: stage {k}"] for k in range(len(row["macs_share"]))]
-        stages = "  ".join(
-            f"{cost:.3f} ({100 * s:.0f}%)" for cost, s in zip(row["stages"], row["macs_share"], strict=True)
-        )
-        click.echo(f"{name:28} chain {row['chain']:.3f}   stages alone (MACs): {stages}")
-    if options["result"]:
-        record = {"date": str(date.today()), "machine": machine(), "precision": precision, "rows": rows}
-        record["onnxruntime"] = onnxruntime.__version__
-        (RESULTS / f"{options['result']}.json").write_text(json.dumps(record, indent=1) + "\n")
+    click.echo(table(rows))
+    if options["record"]:
+        name = f"chain_cost_{precision}"
+        about = {"date": str(date.today()), "machine": machine(), "onnxruntime": onnxruntime.__version__}
+        (RESULTS / f"{name}.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+        put_table(name, table(rows), [OWN])
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """The record as a Markdown table: times over the static network's."""
+    lines = ["| plan, join | chain | each stage alone | MACs of each stage |", "| --- | ---: | ---: | ---: |"]
+    for name, row in rows.items():
+        stages = " + ".join(f"{cost:.3f}" for cost in row["stages"])
+        macs = " + ".join(f"{100 * share:.0f}%" for share in row["macs_share"])
+        lines.append(f"| {name} | {row['chain']:.3f} | {stages} | {macs} |")
+    return "\n".join(lines) + "\n"
 
 
 def _tasks(name: str, sessions: BoundSessions, images: Pixels) -> dict[str, Task]:

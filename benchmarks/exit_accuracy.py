@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 from machine import machine
+from pages import OWN, PROJECT, put_table
 
 from s2dnas_deploy.build.costs import stage_costs
 from s2dnas_deploy.build.model_file import Model, load_model
@@ -23,8 +24,7 @@ from s2dnas_deploy.build.model_file import Model, load_model
 HERE = Path(__file__).parent
 RECIPE = HERE.parent / "models" / "wide_resnet.toml"
 RESULT = HERE / "results" / "exit_accuracy.json"
-PAGES = (HERE / "README.md", HERE.parent / "README.md")
-BEGIN, END = "<!-- exit_accuracy -->\n", "<!-- /exit_accuracy -->"
+PAGES = (OWN, PROJECT)
 
 STATIC = ["--plan", "static", "--static-epochs", "0", "--epochs", "14", "--lr", "0.1", "--self-distill", "0"]
 STATIC_MACS = 139_299_328  # of the recipe's network, for one 3x32x32 image
@@ -51,9 +51,7 @@ def main(data: str, work: Path) -> None:
     RESULT.write_text(
         json.dumps({"date": str(date.today()), "machine": machine(), "rows": rows}, indent=2) + "\n"
     )
-    for page in PAGES:
-        before, _, rest = page.read_text().partition(BEGIN)
-        page.write_text(before + BEGIN + table(rows) + END + rest.partition(END)[2])
+    put_table("exit_accuracy", table(rows), PAGES)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -12,6 +12,7 @@ import itertools
 import json
 import statistics
 import time
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 from machine import machine
+from pages import OWN, put_table
 from sessions import BoundSessions, bundle_of, pixels
 
 from s2dnas_deploy.build.export.expect import answers_of
@@ -31,6 +33,7 @@ from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.run.chain import StageAnswer
 
 RESULTS = Path(__file__).parent / "results"
+PRECISIONS = ("float32", "int8")
 GRID = (*np.arange(0.3, 1.0, 0.02), 0.99, 0.995, 2.0)  # no confidence reaches 2
 
 
@@ -40,11 +43,15 @@ GRID = (*np.arange(0.3, 1.0, 0.02), 0.99, 0.995, 2.0)  # no confidence reaches 2
 @click.option("--data", required=True)
 @click.option("--blocks", type=int, default=15, show_default=True)
 @click.option("--timed", type=int, default=400, show_default=True, help="Test images to take the time on.")
-@click.option("--result", help="Also write results/RESULT.json.")
+@click.option("--record", is_flag=True, help="Also write the record and the table in README.md.")
 def main(network: Path, static_path: Path, data: str, **options: Any) -> None:
     """Print accuracy per exit, thresholds, and the ratio of times."""
     model, static = load_model(network), load_model(static_path)
-    splits = load_images(data, input_shape=model.preprocessing.input_shape, seed=0, val_fraction=0.1)
+    split = model.provenance["data"]  # images that the network was trained on would look too easy
+    fraction = split["val"] / (split["train"] + split["val"])
+    seed = model.provenance["settings"]["seed"]
+    shape = model.preprocessing.input_shape
+    splits = load_images(data, input_shape=shape, seed=seed, val_fraction=fraction)
     assert splits.test is not None, "the data has no test images"
     val, test = _some(splits.val, 5000), _some(splits.test, 10000)
     images = ExportImages(
@@ -53,10 +60,10 @@ def main(network: Path, static_path: Path, data: str, **options: Any) -> None:
         validation=pixels(val)[:200],
         labels=val.labels.numpy()[:200],
     )
-    record: dict[str, object] = {"date": str(date.today()), "machine": machine()}
+    record: dict[str, Any] = {"date": str(date.today()), "machine": machine()}
     record["onnxruntime"] = onnxruntime.__version__
     sessions = {}
-    for precision in ("float32", "int8"):
+    for precision in PRECISIONS:
         cascade = bundle_of(model, images, split=precision == "float32", precision=precision)
         whole = bundle_of(static, images, split=False, precision=precision)
         goal = _accuracy(answers_of(whole.graphs, pixels(val))[0], val)
@@ -73,14 +80,29 @@ def main(network: Path, static_path: Path, data: str, **options: Any) -> None:
             "shares": shares,
         }
         record[precision] = row
-        click.echo(f"{precision:8} {json.dumps(row)}")
         sessions[precision] = (BoundSessions(cascade), BoundSessions(whole), thresholds)
     shown = pixels(_some(test, options["timed"]))
-    record["ratio"] = ratios = _ratios(sessions, shown, options["blocks"])
-    for name, ratio in ratios.items():
-        click.echo(f"{name:24} {ratio:.3f} of the static network's time, both in that precision")
-    if options["result"]:
-        (RESULTS / f"{options['result']}.json").write_text(json.dumps(record, indent=1) + "\n")
+    record["ratio"] = _ratios(sessions, shown, options["blocks"])
+    click.echo(table(record))
+    if options["record"]:
+        (RESULTS / "int8_cascade.json").write_text(json.dumps(record, indent=1) + "\n")
+        put_table("int8_cascade", table(record), [OWN])
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """The record as a Markdown table: accuracies on test images, and time over the static network's."""
+    lines = [
+        "| precision | exits | static network | cascade | leave at | time over the static network's |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for precision in PRECISIONS:
+        row = record[precision]
+        exits, shares = (" / ".join(f"{100 * x:.2f}%" for x in row[key]) for key in ("exits", "shares"))
+        lines.append(
+            f"| {precision} | {exits} | {100 * row['static']:.2f}% | {100 * row['cascade']:.2f}% | "
+            f"{shares} | {record['ratio'][precision]:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _some(images: LabelledImages, count: int) -> LabelledImages:

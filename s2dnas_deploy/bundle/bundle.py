@@ -26,10 +26,8 @@ from s2dnas_deploy.bundle.manifest import (
     IMAGE,
     LABEL,
     PROBABILITIES,
-    ROWS,
     GraphFile,
     Manifest,
-    StageEntry,
 )
 from s2dnas_deploy.bundle.onnx_file import GraphValue, read_signature
 from s2dnas_deploy.errors import BundleError, OptionError
@@ -136,7 +134,7 @@ def _load(folder: Path) -> Bundle:
     for stage, entry in enumerate(manifest.stages):
         content = _graph(folder, entry.graph)
         try:
-            _check_signature(content, entry, manifest, first=stage == 0)
+            _check_signature(content, manifest, stage)
         except BundleError as error:
             raise BundleError(f"{entry.graph.file}: {error}") from error
         graphs.append(content)
@@ -194,14 +192,13 @@ def _content(folder: Path, name: str, largest_bytes: int = _LARGEST_TEXT_BYTES) 
         raise BundleError(f"{name} cannot be read: {error}") from error
 
 
-def _check_signature(content: bytes, entry: StageEntry, manifest: Manifest, *, first: bool) -> None:
-    """The graph takes and gives exactly what the manifest says."""
-    signature = read_signature(content)
+def _check_signature(content: bytes, manifest: Manifest, stage: int) -> None:
+    """The stage's graph takes and gives exactly what the manifest says."""
+    signature, entry = read_signature(content), manifest.stages[stage]
     inputs = {spec.name: (spec.type, (None, *spec.shape)) for spec in entry.reads}
     if entry.reads_image:
         inputs[IMAGE] = (manifest.image_type, (None, *manifest.image_shape))
-    if manifest.gathers and not first:
-        inputs[ROWS] = ("int64", (None,))
+    inputs |= dict.fromkeys(manifest.row_inputs(stage), ("int64", (None,)))
     outputs = {spec.name: (spec.type, (None, *spec.shape)) for spec in entry.gives}
     outputs[LABEL] = ("int64", (None,))
     outputs[CONFIDENCE] = ("float32", (None,))

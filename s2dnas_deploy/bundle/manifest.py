@@ -18,7 +18,7 @@ from s2dnas_deploy.errors import BundleError, CheckpointError
 
 FORMAT = "s2dnas-bundle"
 VERSION = 1
-IMAGE, ROWS = "image", "rows"
+IMAGE = "image"
 LABEL, CONFIDENCE, PROBABILITIES = ANSWERS = ("label", "confidence", "probabilities")
 PRECISIONS = ("float32", "int8", "float16")
 _FEATURE_TYPES = ("float32", "float16", "uint8", "int8")
@@ -126,13 +126,14 @@ class Manifest:
     def _check_features(self) -> None:
         """Features flow forward only, and both ends agree on what they are."""
         given: dict[str, TensorSpec] = {}
+        rows = [rows_of(k) for k in range(len(self.stages))]
         for k, stage in enumerate(self.stages):
             for spec in stage.reads:
                 if spec.name not in given:
                     raise BundleError(f"stage {k} reads {spec.name!r}, which no earlier stage gives")
                 _check(spec == given[spec.name], f"{spec.name!r} read by stage {k}", spec, given[spec.name])
             for spec in stage.gives:
-                taken = spec.name in given or spec.name in (IMAGE, ROWS, *ANSWERS)
+                taken = spec.name in given or spec.name in (IMAGE, *ANSWERS, *rows)
                 _check(not taken, f"a feature of stage {k}", spec.name, "a name that is not taken")
                 given[spec.name] = spec
 
@@ -147,6 +148,16 @@ class Manifest:
         """Shape of one image as the graphs take it: [H, W, C] in bytes, [C, H, W] in floats."""
         channels, height, width = self.preprocessing.input_shape
         return (height, width, channels) if self.image_type == "uint8" else (channels, height, width)
+
+    def row_inputs(self, stage: int) -> tuple[str, ...]:
+        """The inputs by which a stage that gathers is told which rows of what it reads go on."""
+        if not self.gathers or stage == 0:
+            return ()
+        entry = self.stages[stage]
+        given = [{spec.name for spec in earlier.gives} for earlier in self.stages[:stage]]
+        read = {spec.name for spec in entry.reads}
+        sources = [j for j, names in enumerate(given) if names & read or (j == 0 and entry.reads_image)]
+        return tuple(rows_of(j) for j in sources)
 
     @property
     def macs(self) -> tuple[int, ...]:
@@ -179,6 +190,11 @@ class Manifest:
             raise BundleError(f"the manifest's preprocessing: {error}") from error
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(f"the manifest is malformed: {error!r}") from error
+
+
+def rows_of(stage: int) -> str:
+    """The input that says which rows go on, of the features that `stage` gave; of the image, 0's."""
+    return f"rows_{stage}"
 
 
 def _manifest(document: Mapping[str, Any]) -> Manifest:

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @click.option("--fp16", is_flag=True, help="Weights and features in float16, for GPUs.")
 @click.option("--float-input", is_flag=True, help="Graphs take normalised float32 [N, C, H, W], not bytes.")
 @click.option(
-    "--gather", is_flag=True, help="Later stages pick the images that go on themselves (input `rows`)."
+    "--gather", is_flag=True, help="Later stages pick the images that go on themselves (inputs `rows_J`)."
 )
 @click.option(
     "--single-file", is_flag=True, help="Also write cascade.onnx, all stages in one graph, batch 1."

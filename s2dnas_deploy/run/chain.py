@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from s2dnas_deploy.bundle.manifest import CONFIDENCE, IMAGE, LABEL, PROBABILITIES, ROWS
+from s2dnas_deploy.bundle.manifest import CONFIDENCE, IMAGE, LABEL, PROBABILITIES, rows_of
 
 Array = npt.NDArray[Any]
 
@@ -52,9 +52,15 @@ class StageSession:
         )
 
 
+def whole_batch(images: Array, stages: int) -> dict[str, Array]:
+    """What the stages of a chain are given from outside when no image leaves: images, and all rows."""
+    every = np.arange(len(images), dtype=np.int64)
+    return {IMAGE: images, **{rows_of(stage): every for stage in range(stages)}}
+
+
 def run_chain(sessions: Sequence[StageSession], images: Array) -> list[StageAnswer]:
     """Every stage's answer on every image of a batch."""
-    values: dict[str, Array] = {IMAGE: images, ROWS: np.arange(len(images), dtype=np.int64)}
+    values = whole_batch(images, len(sessions))
     answers = []
     for session in sessions:
         answer = session.run(values)

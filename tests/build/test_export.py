@@ -163,17 +163,21 @@ def test_float_input(chain, tmp_path):
         assert np.allclose(answer.probabilities, torch.softmax(logits, 1).numpy(), atol=1e-5)
 
 
-def test_gather_picks_the_rows_that_go_on(chain, tmp_path):
-    bundle = export_to(tmp_path / "b", chain, gather=True)
-    assert_answers_like_torch(chain, bundle)
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_gather_picks_the_rows_that_go_on(chain, tmp_path, precision):
+    bundle = export_to(tmp_path / "b", chain, images_for(chain), gather=True, precision=precision)
     sessions = [StageSession(graph) for graph in bundle.graphs]
     images = pixels(chain, 6)
     every = run_bundle(sessions, images)
-    rows = np.array([4, 1], dtype=np.int64)
-    values = {"image": images, "rows": rows, **every[0].features}
+    rows = np.array([4, 1, 5], dtype=np.int64)
+    values = {"image": images, "rows_0": rows, **every[0].features}
     picked = sessions[1].run(values)
     assert np.allclose(picked.probabilities, every[1].probabilities[rows], atol=1e-6)
-    assert all(len(x) == 2 for x in picked.features.values())
+    assert all(len(x) == 3 for x in picked.features.values())
+    again = np.array([2, 0], dtype=np.int64)  # of those three
+    values.update({**picked.features, "rows_0": rows[again], "rows_1": again})
+    last = sessions[2].run(values)
+    assert np.allclose(last.probabilities, every[2].probabilities[rows[again]], atol=1e-6)
 
 
 def test_a_graph_that_simplification_breaks_is_kept(monkeypatch, bundle, chain):

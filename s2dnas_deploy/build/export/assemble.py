@@ -26,12 +26,10 @@ from s2dnas_deploy.build.export.samples import ExportImages, Pixels, made_up, no
 from s2dnas_deploy.build.export.simplify import check, simplify
 from s2dnas_deploy.build.export.single_file import nest
 from s2dnas_deploy.build.export.verify import verify, verify_single_file
-from s2dnas_deploy.build.training.session import Reporter
+from s2dnas_deploy.build.reporter import Reporter, counted
 from s2dnas_deploy.bundle.bundle import LABELS, MANIFEST, check_replaceable, save_bundle
 from s2dnas_deploy.bundle.exits import ExitRule
 from s2dnas_deploy.bundle.manifest import (
-    IMAGE,
-    ROWS,
     Expected,
     GraphFile,
     Manifest,
@@ -39,7 +37,7 @@ from s2dnas_deploy.bundle.manifest import (
     TensorSpec,
 )
 from s2dnas_deploy.errors import OptionError
-from s2dnas_deploy.run.chain import Array
+from s2dnas_deploy.run.chain import Array, whole_batch
 
 SINGLE_FILE = "cascade.onnx"
 
@@ -124,8 +122,8 @@ def _written(
 ) -> tuple[list[ModelProto], list[str]]:
     """Every stage as ONNX, simplified where that leaves it the same; and remarks where it does not."""
     models, remarks = [], []
-    progress = reporter.phase("exporting")
-    values: dict[str, Array] = {IMAGE: images, ROWS: np.arange(len(images), dtype=np.int64)}
+    progress = counted(reporter.phase("exporting"))
+    values = whole_batch(images, len(graphs))
     for k, graph in enumerate(graphs):
         model = to_onnx(graph)
         check(model)
@@ -134,15 +132,14 @@ def _written(
             remarks.append(f"stage_{k}.onnx is not simplified: {result.kept_because}.")
         values.update(result.outputs)
         models.append(result.model)
-        progress(k + 1, len(graphs), "")
+        progress(k + 1, len(graphs))
     return models, remarks
 
 
 def _quantised(export: Export, models: Sequence[ModelProto], reporter: Reporter) -> list[ModelProto]:
     assert export.images is not None, "checked when the export was made"
-    progress = reporter.phase("quantising")
     images = export.taken(export.images.calibration)
-    return quantise_chain(models, images, lambda done, total: progress(done, total, ""))
+    return quantise_chain(models, images, counted(reporter.phase("quantising")))
 
 
 def _files(export: Export, models: Sequence[ModelProto]) -> dict[str, bytes]:

@@ -5,9 +5,8 @@ Place in the flow: `model.pt` (or a network with exits of its own, see `own_exit
     link k: (image, *features it reads) → (logits, *features it gives)
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +44,6 @@ class Chain:
     reference: Callable[[Tensor], Sequence[Tensor]]
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
-    provenance: Mapping[str, Any]
 
 
 def chain_of(model: Model, *, name: str, split: bool) -> Chain:
@@ -61,7 +59,6 @@ def chain_of(model: Model, *, name: str, split: bool) -> Chain:
         links=tuple(_link(stage, count) for stage, count in zip(stages, macs, strict=True)),
         class_names=model.class_names,
         preprocessing=model.preprocessing,
-        provenance=model.provenance,
     )
 
 

@@ -3,7 +3,8 @@
 Place in the flow: `Link` ──to_onnx──▶ `ModelProto`, which `simplify` makes smaller and `write` puts on disk.
 
     inputs    image        uint8 [N, H, W, C], as image files hold it; float32 [N, C, H, W] with `float_input`
-              rows         int64 [M], which rows of the features go on, if survivors are gathered in the graph
+              rows_J       int64 [N], which rows of what stage J gave go on (rows_0 also of the image), if
+                           survivors are gathered in the graph
               STAGE/NODE   float32 (or float16) [N, ...], the shared features of earlier stages
     outputs   label        int64 [N]
               confidence   float32 [N], see `confidence`
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from s2dnas_deploy.build.export.chain import Link
 from s2dnas_deploy.build.export.confidence import probabilities_and_confidence
 from s2dnas_deploy.bundle.exits import ExitRule
-from s2dnas_deploy.bundle.manifest import ANSWERS, IMAGE, ROWS
+from s2dnas_deploy.bundle.manifest import ANSWERS, IMAGE, rows_of
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import ModelError
 
@@ -54,7 +55,8 @@ class StageGraph(nn.Module):
         super().__init__()
         self.link, self.exit_rule, self.form = link, exit_rule, form
         self.module = copy.deepcopy(link.module).half() if form.half else link.module
-        self.gathers = form.gather and not first
+        sources = {feature.stage for feature in link.reads} | ({0} if link.reads_image else set())
+        self.gathered = sorted(sources) if form.gather and not first else []
         scale = torch.tensor([1 / (255 * std) for std in form.preprocessing.std])
         self.register_buffer("scale", scale.reshape(-1, 1, 1))
         pairs = zip(form.preprocessing.mean, form.preprocessing.std, strict=True)
@@ -64,22 +66,29 @@ class StageGraph(nn.Module):
     def input_names(self) -> list[str]:
         """What `forward` takes, in order."""
         image = [IMAGE] if self.link.reads_image else []
-        rows = [ROWS] if self.gathers else []
-        return [*image, *rows, *(feature.name for feature in self.link.reads)]
+        return [*image, *map(rows_of, self.gathered), *(feature.name for feature in self.link.reads)]
 
     @property
     def output_names(self) -> list[str]:
         """What `forward` gives, in order."""
         return [*ANSWERS, *(feature.name for feature in self.link.gives)]
 
+    def batch_of(self, name: str) -> str:
+        """What the first dimension of an input or output is called: the same name, the same size."""
+        given = {feature.name: feature.stage for feature in self.link.reads}
+        if not self.gathered or name in self.output_names or name.startswith("rows_"):
+            return "batch"
+        return f"batch_{given.get(name, 0)}"
+
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Label, confidence, probabilities, then the features that later stages read."""
         left = list(inputs)
         image = left.pop(0) if self.link.reads_image else torch.empty(0)
-        if self.gathers:
-            rows = left.pop(0)
-            left = [feature.index_select(0, rows) for feature in left]
-            image = image.index_select(0, rows) if self.link.reads_image else image
+        if self.gathered:
+            rows = {stage: left.pop(0) for stage in self.gathered}
+            pairs = zip(left, self.link.reads, strict=True)
+            left = [x.index_select(0, rows[feature.stage]) for x, feature in pairs]
+            image = image.index_select(0, rows[0]) if self.link.reads_image else image
         logits, *features = self.module(self.normalised(image), *left)
         logits = logits.float()  # a float16 is too coarse to tell 0.9995 from 1
         rule = self.exit_rule
@@ -102,7 +111,7 @@ class StageGraph(nn.Module):
         image = torch.zeros(batch, channels, height, width) if self.form.float_input else pixels
         return (
             *([image] if self.link.reads_image else []),
-            *([torch.arange(batch)] if self.gathers else []),
+            *(torch.arange(batch) for _ in self.gathered),
             *(torch.zeros(batch, *feature.shape, dtype=dtype) for feature in self.link.reads),
         )
 
@@ -111,7 +120,7 @@ def to_onnx(graph: StageGraph) -> onnx.ModelProto:
     """The stage's graph with a free batch size, in evaluation mode."""
     assert not any(module.training for module in graph.module.modules()), "export wants evaluation mode"
     stream = io.BytesIO()
-    names = [*graph.input_names, *graph.output_names]
+    batches = {name: graph.batch_of(name) for name in (*graph.input_names, *graph.output_names)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         # Sizes become constants in a trace, which is what is wanted: all but the batch are.
@@ -124,7 +133,7 @@ def to_onnx(graph: StageGraph) -> onnx.ModelProto:
                 stream,  # type: ignore[arg-type]  # a stream is fine here, whatever the signature says
                 input_names=graph.input_names,
                 output_names=graph.output_names,
-                dynamic_axes={name: {0: "rows" if name == ROWS else "batch"} for name in names},
+                dynamic_axes={name: {0: batch} for name, batch in batches.items()},
                 opset_version=graph.form.opset,
                 dynamo=False,
             )

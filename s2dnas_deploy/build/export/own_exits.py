@@ -61,7 +61,6 @@ def chain_of_own_exits(
         reference=reference,
         class_names=tuple(class_names),
         preprocessing=preprocessing,
-        provenance={"network": type(network).__name__},
     )
 
 

@@ -14,10 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import ModelProto, TensorProto, helper
 from onnxruntime.quantization import (
@@ -29,10 +26,9 @@ from onnxruntime.quantization import (
 )
 
 from s2dnas_deploy.build.export.simplify import check
-from s2dnas_deploy.bundle.manifest import ANSWERS, IMAGE, ROWS
-from s2dnas_deploy.run.chain import StageSession
+from s2dnas_deploy.bundle.manifest import ANSWERS, IMAGE
+from s2dnas_deploy.run.chain import Array, StageSession, whole_batch
 
-Array = npt.NDArray[Any]
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _BATCH = 32
 
@@ -42,9 +38,7 @@ def quantise_chain(
 ) -> list[ModelProto]:
     """The stages in INT8; `images` are as the graphs take them. Calls `on_stage(done, total)`."""
     batches = [images[at : at + _BATCH] for at in range(0, len(images), _BATCH)]
-    values: list[dict[str, Array]] = [
-        {IMAGE: batch, ROWS: np.arange(len(batch), dtype=np.int64)} for batch in batches
-    ]
+    values = [whole_batch(batch, len(models)) for batch in batches]
     quantised = []
     for k, model in enumerate(models):
         quantised.append(_quantised(model, values))

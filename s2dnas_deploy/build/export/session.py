@@ -4,7 +4,7 @@ Place in the flow: paths and options ──▶ `Chain` and `ExportImages` ──
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ from s2dnas_deploy.build.export.own_exits import chain_of_own_exits
 from s2dnas_deploy.build.export.samples import ExportImages
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages, load_images
 from s2dnas_deploy.build.model_file import load_model
+from s2dnas_deploy.build.reporter import Reporter, counted
 from s2dnas_deploy.build.source import build_network, load_weights
-from s2dnas_deploy.build.training.loop import Progress
 from s2dnas_deploy.build.training.normalise import preprocessing_for
-from s2dnas_deploy.build.training.session import Reporter
 from s2dnas_deploy.bundle.bundle import check_replaceable
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError, OptionError
@@ -89,7 +88,7 @@ def _of_model(request: ExportRequest, path: Path, reporter: Reporter) -> tuple[C
         val_fraction=val / (train + val),
         resize=model.preprocessing.resize,
         limit=request.limit,
-        on_progress=_counted(reporter.phase("reading images")),
+        on_progress=counted(reporter.phase("reading images")),
     )
     return chain, _images(request, splits, chain.class_names)
 
@@ -118,17 +117,17 @@ def _of_own_network(
             seed=0,
             resize=own.resize,
             limit=request.limit,
-            on_progress=_counted(reporter.phase("reading images")),
+            on_progress=counted(reporter.phase("reading images")),
         )
-    names = _class_names(own, network, splits)
+    names = _class_names(own, splits)
     chain = chain_of_own_exits(
         network.eval(), preprocessing, names, name=request.name or own.model.rpartition(":")[2]
     )
     return chain, None if splits is None else _images(request, splits, chain.class_names)
 
 
-def _class_names(own: OwnNetwork, network: torch.nn.Module, splits: ImageSplits | None) -> tuple[str, ...]:
-    """From --labels, else from the folders of the data, else numbers."""
+def _class_names(own: OwnNetwork, splits: ImageSplits | None) -> tuple[str, ...]:
+    """From --labels, else from the data."""
     if own.labels is not None:
         return tuple(line for line in own.labels.read_text(encoding="utf-8").splitlines() if line)
     if splits is not None:
@@ -166,7 +165,3 @@ def _pixels(images: LabelledImages) -> Any:
 
 def _sha256(path: Path) -> str:
     return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _counted(progress: Progress) -> Callable[[int, int], None]:
-    return lambda done, total: progress(done, total, "")

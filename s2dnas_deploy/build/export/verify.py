@@ -12,7 +12,6 @@ apart. Reduced precision answers differently by design, so there the agreement i
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +24,10 @@ from s2dnas_deploy.build.export.graph import StageGraph
 from s2dnas_deploy.build.export.samples import normalised
 from s2dnas_deploy.build.export.single_file import EXIT
 from s2dnas_deploy.bundle.exits import ExitRule
-from s2dnas_deploy.bundle.manifest import IMAGE, ROWS
+from s2dnas_deploy.bundle.manifest import IMAGE
 from s2dnas_deploy.errors import VerificationError
-from s2dnas_deploy.run.chain import StageAnswer, StageSession, run_chain
+from s2dnas_deploy.run.chain import Array, StageAnswer, StageSession, run_chain, whole_batch
 
-Array = npt.NDArray[Any]
 TOLERANCE = 1e-4
 LEAST_AGREEMENT = 0.8  # below this share of equal labels, reduced precision has broken an exit
 BATCHES = (1, 2, 7)
@@ -174,7 +172,7 @@ def _compare(
     floats = normalised(batch, chain.preprocessing)
     image = floats if graphs[0].form.float_input else batch
     expected = chain.reference(torch.from_numpy(floats))
-    values: dict[str, Array] = {IMAGE: image, ROWS: np.arange(len(batch), dtype=np.int64)}
+    values = whole_batch(image, len(sessions))
     alone: list[tuple[Tensor, dict[str, Tensor]]] = run_links(chain.links, torch.from_numpy(floats))
     together = run_chain(sessions, image)
     for each, session, (logits, features), answer, wanted in zip(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from s2dnas_deploy.build.augment import random_crop_and_flip
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.network import MultiStageNetwork
+from s2dnas_deploy.build.reporter import Progress
 from s2dnas_deploy.build.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from s2dnas_deploy.build.training.losses import exits_loss
 from s2dnas_deploy.build.training.record import plot_accuracy, write_metrics
@@ -28,7 +29,6 @@ from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import DataError, OptionError, TrainingError
 
-Progress = Callable[[int, int, str], None]  # steps done, steps in all, a short note
 EVALUATION_BATCH = 500
 
 

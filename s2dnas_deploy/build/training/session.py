@@ -7,10 +7,10 @@ network first if asked, divides it by the plan, trains that, judges it once on t
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -18,23 +18,14 @@ from s2dnas_deploy import __version__
 from s2dnas_deploy.build.images import ImageSplits, load_images
 from s2dnas_deploy.build.model_file import Model, load_model, save_model
 from s2dnas_deploy.build.network import as_network, as_static, carry_over
+from s2dnas_deploy.build.reporter import Reporter, counted
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.static_source import StaticSource, read_plan, read_source
-from s2dnas_deploy.build.training.loop import Progress, Task, accuracy, choose_device, train
+from s2dnas_deploy.build.training.loop import Task, accuracy, choose_device, train
 from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError
-
-
-class Reporter(Protocol):
-    """Who is told how it goes: messages, and the progress of a phase that takes a while."""
-
-    def say(self, message: str) -> None:
-        """A line for a person."""
-
-    def phase(self, name: str) -> Progress:
-        """Begin a phase; the result is called with (done, total, note) as it goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +68,7 @@ def train_model(request: Request, reporter: Reporter) -> Model:
         val_fraction=request.val_fraction,
         resize=request.resize,
         limit=request.limit,
-        on_progress=_counted(reporter.phase("reading images")),
+        on_progress=counted(reporter.phase("reading images")),
     )
     preprocessing = _preprocessing(request, splits, shape, kept)
     plan = read_plan(request.plan, static, align=request.align, seed=settings.seed)
@@ -248,7 +239,3 @@ def _preprocessing(
             f"{kept.preprocessing.std}; --normalize {request.normalize} gives {asked.mean} and {asked.std}"
         )
     return asked
-
-
-def _counted(progress: Progress) -> Callable[[int, int], None]:
-    return lambda done, total: progress(done, total, "")

@@ -1,0 +1,21 @@
+"""Tables in pages: a benchmark writes its own between two marks, so that page and record say the same."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+HERE = Path(__file__).parent
+OWN, PROJECT = HERE / "README.md", HERE.parent / "README.md"
+
+
+def put_table(name: str, table: str, pages: Iterable[Path]) -> None:
+    """Replace what stands between the marks of `name` by `table`."""
+    begin, end = marks(name)
+    for page in pages:
+        before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+        assert found, f"{page} has no mark {begin!r}"
+        page.write_text(before + begin + table + end + rest.partition(end)[2], encoding="utf-8")
+
+
+def marks(name: str) -> tuple[str, str]:
+    """What stands before and after the table of `name`."""
+    return f"<!-- {name} -->\n", f"<!-- /{name} -->\n"

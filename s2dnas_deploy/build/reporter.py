@@ -1,0 +1,21 @@
+"""Who is told how a long piece of work goes. The work itself never prints; `cli` does, as it sees fit."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+Progress = Callable[[int, int, str], None]  # steps done, steps in all, a short note
+
+
+class Reporter(Protocol):
+    """Who is told how it goes: messages, and the progress of a phase that takes a while."""
+
+    def say(self, message: str) -> None:
+        """A line for a person."""
+
+    def phase(self, name: str) -> Progress:
+        """Begin a phase; the result is called with (done, total, note) as it goes on."""
+
+
+def counted(progress: Progress) -> Callable[[int, int], None]:
+    """The same progress for work that has no notes to give."""
+    return lambda done, total: progress(done, total, "")
