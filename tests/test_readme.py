@@ -1,4 +1,4 @@
-"""Every command and every snippet of the README runs, as written."""
+"""Every command and every snippet of the README runs, as written, and the commands of docs/ too."""
 
 import json
 import os
@@ -17,14 +17,15 @@ from s2dnas_deploy.plan import Plan
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+BUNDLES = (ROOT / "docs" / "bundle.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 def commands(name):
-    joined = "\n".join(blocks("sh")).replace("\\\n", " ")
+    joined = "\n".join([*blocks("sh"), *blocks("sh", BUNDLES)]).replace("\\\n", " ")
     return [shlex.split(line) for line in joined.splitlines() if line.startswith(name)]
 
 

@@ -193,11 +193,12 @@ def test_an_illegal_plan_is_refused_and_nothing_is_written(tmp_path):
 def test_a_file_that_is_neither_is_refused_with_what_was_expected(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("hello")
-    for odd in (path, tmp_path):
-        result = run(odd)
-        assert result.exit_code == 2
-        assert "expected a model.pt" in result.stderr
-        assert "a plan as JSON" in result.stderr
+    result = run(path)
+    assert result.exit_code == 2
+    assert "a model.pt (s2dnas-train) or a plan as JSON" in result.stderr
+    result = run(tmp_path)
+    assert result.exit_code == 3
+    assert "no bundle" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -209,7 +210,6 @@ def test_a_file_that_is_neither_is_refused_with_what_was_expected(tmp_path):
         (("nowhere.pt",), "does not exist"),
         ((*DIGITS, "--picture", "x.pdf"), "neither .svg nor .png"),
         ((*DIGITS, "--plan", "thirds"), "cannot read the plan"),
-        (("--weights", "nowhere.pt"), "does not exist"),
         ((*DIGITS, "--plan", "random:2", "--seed", "-1"), "--seed"),
         ((*DIGITS, "--plan", "random:2", "--align", "0"), "--align"),
     ],
@@ -218,6 +218,12 @@ def test_usage(arguments, message):
     result = run(*arguments)
     assert result.exit_code == 2
     assert message in " ".join(result.stderr.split())
+
+
+def test_missing_weights_are_told_as_in_training():
+    result = run("--weights", "nowhere.pt")
+    assert result.exit_code == 3
+    assert "no weights file nowhere.pt" in result.stderr
 
 
 def test_options_that_contradict_the_path_are_refused(model, tmp_path):
