@@ -111,7 +111,10 @@ def _subject(options: dict[str, Any]) -> _Subject:
 
 def _kind_of(path: Path) -> str:
     """What a file says it is, by its name and its first bytes."""
-    expected = "expected a bundle (s2dnas-export writes one), a model.pt (s2dnas-train) or a plan as JSON (--write-plan)"
+    expected = (
+        "expected a bundle (s2dnas-export writes one), a model.pt (s2dnas-train) or a plan as JSON "
+        "(--write-plan)"
+    )
     with path.open("rb") as stream:
         start = stream.read(512)
     if path.suffix == ".pt" or start.startswith(b"PK"):
