@@ -47,7 +47,7 @@ def main(network: Path, data: str, plans: tuple[str, ...], joins: tuple[str, ...
     static = load_model(network)
     images = images_from(data, static)
     precision = "int8" if options["int8"] else "float32"
-    whole = BoundSessions(bundle_of(static, images, split=False, precision=precision))
+    whole = BoundSessions(bundle_of(static, images, split=False, precision=precision).graphs)
     shown = images.validation[: options["images"]]
     tasks: dict[str, Task] = {"static": lambda: whole.run_all(shown)}
     rows: dict[str, dict[str, Any]] = {}
@@ -60,8 +60,8 @@ def main(network: Path, data: str, plans: tuple[str, ...], joins: tuple[str, ...
             name = f"{Path(plan).stem if plan.endswith('.json') else plan} {join}"
             bundle = bundle_of(divided, images, split=join == "sum", precision=precision)
             rows[name] = {"plan": json.loads(chosen.to_json()), "join": join, "macs_share": shares}
-            tasks.update(_tasks(name, BoundSessions(bundle), shown))
-    ratios = _measure(tasks, options["blocks"])
+            tasks.update(_tasks(name, BoundSessions(bundle.graphs), shown))
+    ratios = measure(tasks, options["blocks"])
     for name, row in rows.items():
         row["chain"] = ratios[f"{name}: chain"]
         row["stages"] = [ratios[f"{name}: stage {k}"] for k in range(len(row["macs_share"]))]
@@ -97,7 +97,7 @@ def _tasks(name: str, sessions: BoundSessions, images: Pixels) -> dict[str, Task
     return {f"{name}: chain": lambda: sessions.run_all(images), **alone}
 
 
-def _measure(tasks: Mapping[str, Task], blocks: int) -> dict[str, float]:
+def measure(tasks: Mapping[str, Task], blocks: int) -> dict[str, float]:
     """Each task's time over that of `static`, the median over blocks in which all take turns."""
     for task in tasks.values():
         task()

@@ -80,7 +80,7 @@ def main(network: Path, static_path: Path, data: str, **options: Any) -> None:
             "shares": shares,
         }
         record[precision] = row
-        sessions[precision] = (BoundSessions(cascade), BoundSessions(whole), thresholds)
+        sessions[precision] = (BoundSessions(cascade.graphs), BoundSessions(whole.graphs), thresholds)
     shown = pixels(_some(test, options["timed"]))
     record["ratio"] = _ratios(sessions, shown, options["blocks"])
     click.echo(table(record))

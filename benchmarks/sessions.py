@@ -14,7 +14,7 @@ from s2dnas_deploy.build.export.samples import ExportImages, Pixels
 from s2dnas_deploy.build.images import LabelledImages, load_images
 from s2dnas_deploy.build.model_file import Model
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
-from s2dnas_deploy.bundle.manifest import CONFIDENCE, IMAGE, LABEL, PROBABILITIES
+from s2dnas_deploy.bundle.manifest import CONFIDENCE, IMAGE, LABEL
 from s2dnas_deploy.cli.console import Console
 
 
@@ -30,36 +30,39 @@ def pixels(images: LabelledImages) -> Pixels:
     return images.images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def bundle_of(model: Model, images: ExportImages, *, split: bool, precision: str) -> Bundle:
+def bundle_of(
+    model: Model, images: ExportImages, *, split: bool, precision: str, gather: bool = False
+) -> Bundle:
     """Export to a folder that is gone afterwards: a bundle keeps its graphs in memory."""
     with tempfile.TemporaryDirectory() as folder, Console(quiet=True) as console:
         out = Path(folder) / "bundle"
         chain = chain_of(model, name="benchmark", split=split)
-        options = ExportOptions(precision=precision)  # type: ignore[arg-type]
+        options = ExportOptions(precision=precision, gather=gather)  # type: ignore[arg-type]
         write_bundle(Export(chain=chain, options=options, images=images), out, console)
         return load_bundle(out)
 
 
 class BoundSessions:
-    """A bundle's stages in onnxruntime, on one thread, each bound to buffers that the next one reads."""
+    """A chain of graphs in onnxruntime, on one thread, each bound to buffers that the next ones read."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, graphs: Sequence[bytes], *, batch: int = 1) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        self.stages = [onnxruntime.InferenceSession(graph, options) for graph in bundle.graphs]
-        m = bundle.manifest
-        self.buffers = {IMAGE: _buffer(m.image_type, m.image_shape)}
+        self.stages = [onnxruntime.InferenceSession(graph, options) for graph in graphs]
+        self.arrays: dict[str, np.ndarray] = {}
         self.bindings = []
-        for stage, entry in zip(self.stages, m.stages, strict=True):
-            answers = {LABEL: ("int64", ()), CONFIDENCE: ("float32", ())}
-            answers[PROBABILITIES] = ("float32", (len(m.labels),))
-            answers |= {spec.name: (spec.type, spec.shape) for spec in entry.gives}
-            self.buffers.update({name: _buffer(*kind) for name, kind in answers.items()})
+        for stage in self.stages:
+            for value in (*stage.get_inputs(), *stage.get_outputs()):
+                shape = [size if isinstance(size, int) else batch for size in value.shape]
+                self.arrays.setdefault(value.name, np.zeros(shape, dtype=_DTYPES[value.type]))
+        # An OrtValue made from an array on the CPU uses the array's own memory.
+        buffers = {name: onnxruntime.OrtValue.ortvalue_from_numpy(x) for name, x in self.arrays.items()}
+        for stage in self.stages:
             binding = stage.io_binding()
             for value in stage.get_inputs():
-                binding.bind_ortvalue_input(value.name, self.buffers[value.name])
-            for name in answers:
-                binding.bind_ortvalue_output(name, self.buffers[name])
+                binding.bind_ortvalue_input(value.name, buffers[value.name])
+            for value in stage.get_outputs():
+                binding.bind_ortvalue_output(value.name, buffers[value.name])
             self.bindings.append(binding)
 
     def run_stage(self, k: int) -> None:
@@ -73,14 +76,17 @@ class BoundSessions:
 
     def answer(self, image: Pixels, thresholds: Sequence[float]) -> tuple[int, int]:
         """Label and exit of one image: stages run until one is sure enough."""
-        self.buffers[IMAGE].update_inplace(image[None])
+        self.arrays[IMAGE][0] = image
         for k, threshold in enumerate((*thresholds, None)):
             self.run_stage(k)
-            if threshold is None or float(self.buffers[CONFIDENCE].numpy()[0]) >= threshold:
+            if threshold is None or self.arrays[CONFIDENCE][0] >= threshold:
                 break
-        return int(self.buffers[LABEL].numpy()[0]), k
+        return int(self.arrays[LABEL][0]), k
 
 
-def _buffer(kind: str, shape: tuple[int, ...]) -> onnxruntime.OrtValue:
-    """Room for one image's tensor."""
-    return onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((1, *shape), dtype=kind))
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+    "tensor(int64)": np.int64,
+}

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("chain_cost", "chain_cost_float32", lambda record: record["rows"]),
         ("chain_cost", "chain_cost_int8", lambda record: record["rows"]),
         ("int8_cascade", "int8_cascade", lambda record: record),
+        ("hand_over", "hand_over", lambda record: record),
     ],
 )
 def test_every_table_equals_its_record(monkeypatch, script, record, rows):
