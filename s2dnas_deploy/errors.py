@@ -10,6 +10,7 @@
     ├── CheckpointError             3   a weights file, a `model.pt` or a training checkpoint that is
     │                                   damaged, hostile or made for something else
     ├── BundleError                 3   a bundle that is damaged, hostile or of an unknown version
+    ├── ProviderError               4   the execution provider asked for is not there, or does not start
     └── VerificationError           5   two computations that must agree do not
 
 A message says what was expected, what was found, where, and what to do. Only `cli/` prints it.
@@ -60,6 +61,12 @@ class BundleError(S2dnasError):
     """A bundle that must not or cannot be used."""
 
     exit_code = 3
+
+
+class ProviderError(S2dnasError):
+    """The execution provider asked for is not there, or does not start."""
+
+    exit_code = 4
 
 
 class VerificationError(S2dnasError):

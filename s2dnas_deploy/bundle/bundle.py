@@ -14,13 +14,15 @@ what onnxruntime gets: a file that changes afterwards changes nothing.
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from s2dnas_deploy.bundle.files import lock_folder, sync_folder
+from s2dnas_deploy.bundle.card import readme
+from s2dnas_deploy.bundle.files import lock_folder, sync_folder, write_text_atomically
 from s2dnas_deploy.bundle.manifest import (
     CONFIDENCE,
     IMAGE,
@@ -32,7 +34,8 @@ from s2dnas_deploy.bundle.manifest import (
 from s2dnas_deploy.bundle.onnx_file import GraphValue, read_signature
 from s2dnas_deploy.errors import BundleError, OptionError
 
-MANIFEST, LABELS, SUMS = "manifest.json", "labels.txt", "SHA256SUMS"
+MANIFEST, LABELS, CARD, SUMS = "manifest.json", "labels.txt", "README.md", "SHA256SUMS"
+_UNFINISHED = re.compile(r"\..*\.part")
 _LARGEST_TEXT_BYTES = 64 * 2**20
 
 
@@ -58,7 +61,7 @@ def verify_bundle(folder: Path | str) -> Bundle:
     """As `load_bundle`, and also that every file that was exported is there, unchanged."""
     bundle = load_bundle(folder)
     for name, sha256 in _sums(bundle.folder).items():
-        if hashlib.sha256(_content(bundle.folder, name)).hexdigest() != sha256:
+        if hashlib.sha256(_content(bundle.folder, name)).hexdigest() not in sha256:
             raise BundleError(
                 f"bundle {folder}: {name} is not the file that was exported (its sha256 differs)"
             )
@@ -79,9 +82,8 @@ def save_bundle(files: Mapping[str, bytes], folder: Path) -> None:
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=parent))
     with lock_folder(part):
         try:
-            sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-            listed = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(sums.items()))
-            for name, content in {**files, SUMS: listed.encode()}.items():
+            sums = [(name, hashlib.sha256(content).hexdigest()) for name, content in files.items()]
+            for name, content in {**files, SUMS: _lines(sums).encode()}.items():
                 _write(part / name, content)
             part.chmod(0o755)
             sync_folder(part)
@@ -91,6 +93,27 @@ def save_bundle(files: Mapping[str, bytes], folder: Path) -> None:
             shutil.rmtree(part, ignore_errors=True)
             raise
     sync_folder(parent)
+
+
+def replace_manifest(bundle: Bundle, manifest: Manifest) -> None:
+    """Give a bundle another manifest, and the card that goes with it; the graphs stay.
+
+    Three files cannot be renamed at once. So the sums first list the old files and the new ones, then the
+    files are replaced, then the sums list the new ones only: killed at any moment, the bundle is a whole one.
+    """
+    if manifest.graphs != bundle.manifest.graphs:
+        raise BundleError("another manifest must be about the same graphs")
+    folder, sums = bundle.folder, _sums(bundle.folder)
+    texts = {MANIFEST: manifest.to_json().encode(), CARD: readme(manifest).encode()}
+    kept = [(name, sha256) for name, known in sums.items() for sha256 in known if name not in texts]
+    old = [(name, sha256) for name, known in sums.items() for sha256 in known if name in texts]
+    new = [(name, hashlib.sha256(content).hexdigest()) for name, content in texts.items()]
+    with lock_folder(folder):
+        write_text_atomically(folder / SUMS, _lines([*kept, *old, *new]))
+        for name, content in texts.items():
+            write_text_atomically(folder / name, content.decode())
+        write_text_atomically(folder / SUMS, _lines([*kept, *new]))
+    load_bundle(folder)
 
 
 def check_replaceable(folder: Path) -> None:
@@ -109,7 +132,12 @@ def check_replaceable(folder: Path) -> None:
         raise OptionError(
             f"{folder} holds a damaged bundle ({error}); remove it, or give another --out"
         ) from error
-    others = sorted(path.name for path in folder.iterdir() if path.name not in own)
+    # A replacement that was killed leaves its unfinished file; nothing is lost with that.
+    others = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.name not in own and not _UNFINISHED.fullmatch(path.name)
+    )
     if others:
         raise OptionError(
             f"{folder} is a bundle that also holds {', '.join(others[:3])}, which would be lost; "
@@ -143,21 +171,21 @@ def _load(folder: Path) -> Bundle:
     return Bundle(folder=folder, manifest=manifest, graphs=tuple(graphs))
 
 
-def _sums(folder: Path) -> dict[str, str]:
-    """The sha256 of each file as exported."""
-    sums = {}
+def _sums(folder: Path) -> dict[str, frozenset[str]]:
+    """The sha256 of each file as exported; two while a file is being replaced, see `replace_texts`."""
+    sums: dict[str, frozenset[str]] = {}
     for line in _decoded(_content(folder, SUMS), SUMS).splitlines():
         sha256, space, name = line.partition("  ")
         if not space or Path(name).name != name or len(sha256) != 64:
             raise BundleError(f"{SUMS} has a line that is no sha256 and a plain file name: {line[:100]!r}")
-        sums[name] = sha256
+        sums[name] = sums.get(name, frozenset()) | {sha256}
     return sums
 
 
-def _text(folder: Path, name: str, sums: Mapping[str, str]) -> str:
+def _text(folder: Path, name: str, sums: Mapping[str, frozenset[str]]) -> str:
     """A text file of the bundle, which must be the one that was exported."""
     content = _content(folder, name)
-    if hashlib.sha256(content).hexdigest() != sums.get(name):
+    if hashlib.sha256(content).hexdigest() not in sums.get(name, ()):
         raise BundleError(f"{name} is not the file that was exported (its sha256 differs from {SUMS})")
     return _decoded(content, name)
 
@@ -230,6 +258,11 @@ def _shown(shape: tuple[int | None, ...]) -> str:
 
 
 # --- writing -----------------------------------------------------------------------------------------------
+
+
+def _lines(sums: Iterable[tuple[str, str]]) -> str:
+    """Names and hashes as `sha256sum` writes and checks them."""
+    return "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(set(sums)))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -50,6 +50,8 @@ def readme(manifest: Manifest) -> str:
                 for k, (accuracy, share) in enumerate(zip(e.exit_accuracy, e.exit_share, strict=True))
             ),
         ]
+    if manifest.promise is not None:
+        lines += ["", manifest.promise.statement]
     if manifest.single_file is not None:
         lines += [
             "",

@@ -89,6 +89,25 @@ class Expected:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Promise:
+    """What the thresholds were chosen for: in words, and as numbers for other programs.
+
+    `max_drop` and `probability` are None where nothing was proven, as for a budget; `images` were looked at,
+    and `observed_drop` is how far below what it is compared with the cascade was on them.
+    """
+
+    statement: str
+    images: int
+    max_drop: float | None
+    probability: float | None
+    observed_drop: float
+
+    def __post_init__(self) -> None:
+        _check(bool(self.statement), "what is promised", self.statement, "some text")
+        _check(self.images >= 1, "images of the promise", self.images, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """A bundle's manifest. `tools` and `sources` say what it was made with and from."""
 
@@ -101,6 +120,7 @@ class Manifest:
     stages: tuple[StageEntry, ...]
     single_file: GraphFile | None = None
     expected: Expected | None = None
+    promise: Promise | None = None
     tools: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -198,7 +218,7 @@ def rows_of(stage: int) -> str:
 
 
 def _manifest(document: Mapping[str, Any]) -> Manifest:
-    expected, single = document["expected"], document["single_file"]
+    expected, single, promise = (document[key] for key in ("expected", "single_file", "promise"))
     return Manifest(
         name=_text(document["name"]),
         precision=_text(document["precision"]),
@@ -209,6 +229,7 @@ def _manifest(document: Mapping[str, Any]) -> Manifest:
         stages=tuple(_stage(entry) for entry in document["stages"]),
         single_file=None if single is None else _graph_file(single),
         expected=None if expected is None else _expected(expected),
+        promise=None if promise is None else _promise(promise),
         tools={_text(key): _text(value) for key, value in document["tools"].items()},
         sources={_text(key): _text(value) for key, value in document["sources"].items()},
     )
@@ -250,6 +271,17 @@ def _expected(entry: Mapping[str, Any]) -> Expected:
         exit_share=tuple(_number(value) for value in entry["exit_share"]),
         cascade_accuracy=_number(entry["cascade_accuracy"]),
         mean_macs=_number(entry["mean_macs"]),
+    )
+
+
+def _promise(entry: Mapping[str, Any]) -> Promise:
+    drop, probability = entry["max_drop"], entry["probability"]
+    return Promise(
+        statement=_text(entry["statement"]),
+        images=_whole(entry["images"]),
+        max_drop=None if drop is None else _number(drop),
+        probability=None if probability is None else _number(probability),
+        observed_drop=_number(entry["observed_drop"]),
     )
 
 

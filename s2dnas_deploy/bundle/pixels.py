@@ -1,9 +1,10 @@
 """Make a picture, or an array of pictures, fit the network's input: colour, orientation, size.
 
-Knows nothing of files, labels or torch. The rules, so that another wing can follow them to the pixel:
-EXIF orientation applied; 16-bit grey scaled by 1/257; alpha composited on black; then RGB or L; then,
-only if asked, bilinear antialiased resizing (`stretch` to the size, or `crop`: the smallest size of the
-same proportions that covers it, centre cut out, odd pixel lost at the right and at the bottom).
+Part of the bridge: training reads its images so, and the device must do exactly the same. Knows nothing of
+files, labels or torch. The rules: EXIF orientation applied; 16-bit grey scaled by 1/257; alpha composited on
+black; then RGB or L; then, only if asked, bilinear antialiased resizing (`stretch` to the size, or `crop`:
+the smallest size of the same proportions that covers it, centre cut out, odd pixel lost at the right and at
+the bottom).
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from s2dnas_deploy.errors import DataError
 Pixels = NDArray[np.uint8]
 
 RESIZE_WAYS = ("stretch", "crop")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_LAYOUTS = "uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]"
 _MODES = {1: "L", 3: "RGB"}
 
 
@@ -101,6 +104,24 @@ def planes_of(image: Image.Image) -> Pixels:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
+def as_planes(images: NDArray[Any], wanted: InputFormat, *, where: str) -> Pixels:
+    """Return an array of pictures, grey or colour, channels first or last, as a view [N, C, H, W]."""
+    if images.dtype != np.uint8:
+        raise DataError(
+            f"{where}: expected {_LAYOUTS}, got {images.dtype} {list(images.shape)}. Save uint8, 0 for black"
+            " to 255 for white: images are stored as 8 bits and normalised by the network."
+        )
+    if images.ndim not in (3, 4) or not images.size:
+        raise DataError(f"{where}: expected {_LAYOUTS}, got {images.dtype} {list(images.shape)}.")
+    if images.ndim == 3:
+        return images[:, None]
+    return (
+        images
+        if _channels_come_first(images.shape[1:], wanted, where=where)
+        else images.transpose(0, 3, 1, 2)
+    )
+
+
 def fitted(images: Pixels, wanted: InputFormat) -> Pixels:
     """Return uint8 [N, C, H, W] in the wanted channels and, if resizing was asked for, size."""
     images = _in_channels(images, wanted.channels)
@@ -143,3 +164,22 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 def _on_black(image: Image.Image) -> Image.Image:
     black = Image.new("RGBA", image.size, (0, 0, 0, 255))
     return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
+
+
+def _channels_come_first(shape: tuple[int, ...], wanted: InputFormat, *, where: str) -> bool:
+    """Tell [C, H, W] from [H, W, C] by the strongest sign that only one of them shows."""
+    first, last = shape, (shape[2], shape[0], shape[1])
+    signs = (
+        lambda layout: layout == (wanted.channels, wanted.height, wanted.width),
+        lambda layout: layout[0] == wanted.channels,
+        lambda layout: layout[1:] == (wanted.height, wanted.width),
+        lambda layout: layout[0] in (1, 3),
+    )
+    for sign in signs:
+        if sign(first) != sign(last):
+            return bool(sign(first))
+    raise DataError(
+        f"{where}: expected [N, H, W, C] or [N, C, H, W], got [N, {', '.join(map(str, shape))}], which can be"
+        f" read either way for a network that takes {wanted.channels}x{wanted.height}x{wanted.width}."
+        " Save images of the network's own size as [N, C, H, W], or use a folder of image files."
+    )

@@ -6,8 +6,10 @@
 import click
 
 from s2dnas_deploy import __version__
+from s2dnas_deploy.cli.calibrate import calibrate
 from s2dnas_deploy.cli.export import export
 from s2dnas_deploy.cli.inspect import inspect
+from s2dnas_deploy.cli.run import run
 from s2dnas_deploy.cli.train import train
 
 
@@ -20,5 +22,7 @@ def main() -> None:
 main.add_command(train, "train")
 main.add_command(export, "export")
 main.add_command(inspect, "inspect")
+main.add_command(run, "run")
+main.add_command(calibrate, "calibrate")
 
-__all__ = ["export", "inspect", "main", "train"]
+__all__ = ["calibrate", "export", "inspect", "main", "run", "train"]

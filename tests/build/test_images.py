@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages, load, load_images
-from s2dnas_deploy.build.images.pixels import InputFormat, fitted, in_colour, planes_of, resized
 from s2dnas_deploy.build.images.splits import hold_out
+from s2dnas_deploy.bundle.pixels import InputFormat, fitted, in_colour, planes_of, resized
 from s2dnas_deploy.errors import DataError
 
 RGB = (3, 4, 5)

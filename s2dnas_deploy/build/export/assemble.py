@@ -16,7 +16,6 @@ import onnx
 from onnx import ModelProto
 
 from s2dnas_deploy import __version__
-from s2dnas_deploy.build.export.card import readme
 from s2dnas_deploy.build.export.chain import Chain
 from s2dnas_deploy.build.export.expect import answers_of, before_and_after, expected_of
 from s2dnas_deploy.build.export.graph import GraphForm, StageGraph, to_onnx
@@ -26,8 +25,8 @@ from s2dnas_deploy.build.export.samples import ExportImages, Pixels, made_up, no
 from s2dnas_deploy.build.export.simplify import check, simplify
 from s2dnas_deploy.build.export.single_file import nest
 from s2dnas_deploy.build.export.verify import verify, verify_single_file
-from s2dnas_deploy.build.reporter import Reporter, counted
 from s2dnas_deploy.bundle.bundle import LABELS, MANIFEST, check_replaceable, save_bundle
+from s2dnas_deploy.bundle.card import readme
 from s2dnas_deploy.bundle.exits import ExitRule
 from s2dnas_deploy.bundle.manifest import (
     Expected,
@@ -37,6 +36,7 @@ from s2dnas_deploy.bundle.manifest import (
     TensorSpec,
 )
 from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.run.chain import Array, whole_batch
 
 SINGLE_FILE = "cascade.onnx"

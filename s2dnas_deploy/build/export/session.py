@@ -18,12 +18,12 @@ from s2dnas_deploy.build.export.own_exits import chain_of_own_exits
 from s2dnas_deploy.build.export.samples import ExportImages
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages, load_images
 from s2dnas_deploy.build.model_file import load_model
-from s2dnas_deploy.build.reporter import Reporter, counted
 from s2dnas_deploy.build.source import build_network, load_weights
 from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.bundle.bundle import check_replaceable
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.reporter import Reporter, counted
 
 _CALIBRATION_IMAGES = 512
 _VALIDATION_IMAGES = 2000

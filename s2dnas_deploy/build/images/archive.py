@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2dnas_deploy.build.images.arrays import array_images
-from s2dnas_deploy.build.images.pixels import InputFormat, Pixels
 from s2dnas_deploy.build.images.splits import Index, UnreadImages, UnreadSplits
+from s2dnas_deploy.bundle.pixels import InputFormat, as_planes
 from s2dnas_deploy.errors import DataError
 
 _TRAIN_KEYS = (("x_train", "y_train"), ("images", "labels"), ("x", "y"))
-_LAYOUTS = "uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]"
 
 
 def find_archive(path: Path, wanted: InputFormat) -> UnreadSplits:
@@ -71,46 +70,9 @@ def _part(
             f"{path}: expected the keys {keys[0]!r} and {keys[1]!r} together, got no {missing[0]!r}."
             " Save the images and their labels both."
         )
-    images = _images(arrays[keys[0]], wanted, where=f"{path}, {keys[0]!r}")
+    images = as_planes(arrays[keys[0]], wanted, where=f"{path}, {keys[0]!r}")
     labels = _labels(arrays[keys[1]], where=f"{path}, {keys[1]!r}")
     return array_images(images, labels, wanted, where=f"{path}, {keys[0]!r}")
-
-
-def _images(images: NDArray[Any], wanted: InputFormat, *, where: str) -> Pixels:
-    """Return the images as a view [N, C, H, W]."""
-    if images.dtype != np.uint8:
-        raise DataError(
-            f"{where}: expected {_LAYOUTS}, got {images.dtype} {list(images.shape)}. Save uint8, 0 for black"
-            " to 255 for white: images are stored as 8 bits and normalised by the network."
-        )
-    if images.ndim not in (3, 4) or not images.size:
-        raise DataError(f"{where}: expected {_LAYOUTS}, got {images.dtype} {list(images.shape)}.")
-    if images.ndim == 3:
-        return images[:, None]
-    return (
-        images
-        if _channels_come_first(images.shape[1:], wanted, where=where)
-        else images.transpose(0, 3, 1, 2)
-    )
-
-
-def _channels_come_first(shape: tuple[int, ...], wanted: InputFormat, *, where: str) -> bool:
-    """Tell [C, H, W] from [H, W, C] by the strongest sign that only one of them shows."""
-    first, last = shape, (shape[2], shape[0], shape[1])
-    signs = (
-        lambda layout: layout == (wanted.channels, wanted.height, wanted.width),
-        lambda layout: layout[0] == wanted.channels,
-        lambda layout: layout[1:] == (wanted.height, wanted.width),
-        lambda layout: layout[0] in (1, 3),
-    )
-    for sign in signs:
-        if sign(first) != sign(last):
-            return bool(sign(first))
-    raise DataError(
-        f"{where}: expected [N, H, W, C] or [N, C, H, W], got [N, {', '.join(map(str, shape))}], which can be"
-        f" read either way for a network that takes {wanted.channels}x{wanted.height}x{wanted.width}."
-        " Save images of the network's own size as [N, C, H, W], or use a folder of image files."
-    )
 
 
 def _labels(labels: NDArray[Any], *, where: str) -> Index:

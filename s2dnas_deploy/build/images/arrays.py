@@ -3,8 +3,8 @@
 import numpy as np
 
 from s2dnas_deploy.build.images.parallel import work_in_chunks
-from s2dnas_deploy.build.images.pixels import InputFormat, Pixels, can_recolour, fitted
 from s2dnas_deploy.build.images.splits import Fill, Index, OnRead, UnreadImages
+from s2dnas_deploy.bundle.pixels import InputFormat, Pixels, can_recolour, fitted
 from s2dnas_deploy.errors import DataError
 
 

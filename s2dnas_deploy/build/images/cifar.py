@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from s2dnas_deploy.build.images.arrays import array_images
-from s2dnas_deploy.build.images.pixels import InputFormat, Pixels
 from s2dnas_deploy.build.images.splits import Index, UnreadImages, UnreadSplits
+from s2dnas_deploy.bundle.pixels import InputFormat, Pixels
 from s2dnas_deploy.errors import DataError
 
 _REMEDY = "Unpack the archive from https://www.cs.toronto.edu/~kriz/cifar.html anew."

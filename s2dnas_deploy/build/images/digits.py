@@ -3,8 +3,8 @@
 import numpy as np
 
 from s2dnas_deploy.build.images.arrays import array_images
-from s2dnas_deploy.build.images.pixels import InputFormat
 from s2dnas_deploy.build.images.splits import UnreadSplits, hold_out
+from s2dnas_deploy.bundle.pixels import InputFormat
 from s2dnas_deploy.errors import DataError
 
 # Fixed: whatever the seed of a run, it is judged by the same images.

@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image
 
 from s2dnas_deploy.build.images.parallel import work_in_chunks
-from s2dnas_deploy.build.images.pixels import (
+from s2dnas_deploy.build.images.splits import Fill, Index, OnRead, UnreadImages, UnreadSplits, listed
+from s2dnas_deploy.bundle.pixels import (
+    SUFFIXES,
     InputFormat,
     Pixels,
     in_colour,
@@ -17,10 +19,7 @@ from s2dnas_deploy.build.images.pixels import (
     require_picture_channels,
     resized,
 )
-from s2dnas_deploy.build.images.splits import Fill, Index, OnRead, UnreadImages, UnreadSplits, listed
 from s2dnas_deploy.errors import DataError
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 _PART_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 # Folders of these names alone are parts under another name, hardly ever classes.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from s2dnas_deploy.build.images.pixels import Pixels
+from s2dnas_deploy.bundle.pixels import Pixels
 from s2dnas_deploy.errors import DataError
 
 Index = NDArray[np.int64]

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from s2dnas_deploy.build.augment import random_crop_and_flip
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.network import MultiStageNetwork
-from s2dnas_deploy.build.reporter import Progress
 from s2dnas_deploy.build.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from s2dnas_deploy.build.training.losses import exits_loss
 from s2dnas_deploy.build.training.record import plot_accuracy, write_metrics
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import DataError, OptionError, TrainingError
+from s2dnas_deploy.reporter import Progress
 
 EVALUATION_BATCH = 500
 

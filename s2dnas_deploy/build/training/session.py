@@ -18,7 +18,6 @@ from s2dnas_deploy import __version__
 from s2dnas_deploy.build.images import ImageSplits, load_images
 from s2dnas_deploy.build.model_file import Model, load_model, save_model
 from s2dnas_deploy.build.network import as_network, as_static, carry_over
-from s2dnas_deploy.build.reporter import Reporter, counted
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.static_source import StaticSource, read_plan, read_source
 from s2dnas_deploy.build.training.loop import Task, accuracy, choose_device, train
@@ -26,6 +25,7 @@ from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError
+from s2dnas_deploy.reporter import Reporter, counted
 
 
 @dataclass(frozen=True, kw_only=True)

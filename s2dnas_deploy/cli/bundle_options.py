@@ -1,0 +1,36 @@
+"""The options that name a bundle and how to run it, spelled alike wherever one is run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino", "xnnpack", "coreml", "auto", "arm")
+_OPTIONS = (
+    click.option(
+        "--bundle",
+        type=click.Path(path_type=Path),
+        envvar="S2DNAS_BUNDLE",
+        default=".",
+        help="Folder of the bundle. [default: $S2DNAS_BUNDLE, else the current folder]",
+    ),
+    click.option(
+        "--provider",
+        type=click.Choice(_PROVIDERS),
+        default="auto",
+        show_default=True,
+        help="What runs the graphs; auto and arm take the best there is.",
+    ),
+    click.option("--allow-fallback", is_flag=True, help="Use the CPU if the provider is not there."),
+    click.option("--threads", type=click.IntRange(1), help="Cores per stage. [default: all]"),
+)
+
+
+def bundle_options(function: Function) -> Function:
+    """Add --bundle, --provider, --allow-fallback and --threads to a command."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function

@@ -1,0 +1,198 @@
+"""`s2dnas-calibrate`: thresholds for a bundle, from images, with a promise that they prove."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from s2dnas_deploy.cli.bundle_options import bundle_options
+from s2dnas_deploy.cli.command import Command
+
+if TYPE_CHECKING:
+    from s2dnas_deploy.run.calibration import Calibration, CalibrationRequest
+
+
+class Share(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
+    """A share, as a number between 0 and 1 or in percent: 0.005 or 0.5%."""
+
+    name = "SHARE"
+
+    def __init__(self, *, most: float = 1.0) -> None:
+        self.most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The share as a number."""
+        if isinstance(value, float):
+            return value
+        text = str(value)
+        try:
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            self.fail(f"{value!r} is neither a number nor a percentage, such as 0.005 or 0.5%", param, ctx)
+        if not 0 < share < 1:
+            self.fail(f"{value!r} is not between 0 and 1 (or 0% and 100%)", param, ctx)
+        if share >= self.most and not text.endswith("%"):
+            self.fail(
+                f"{value} would be {100 * share:g} points; for {value} points write {value}% or "
+                f"{share / 100:g}, and if you mean it {100 * share:g}%",
+                param,
+                ctx,
+            )
+        return share
+
+
+class Macs(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
+    """A number of MACs, such as 20M or 1.5G."""
+
+    name = "MACS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, without K, M or G."""
+        text = str(value).upper()
+        unit = {"K": 1e3, "M": 1e6, "G": 1e9}.get(text[-1:], 1.0)
+        try:
+            return float(text.rstrip("KMG")) * unit
+        except ValueError:
+            self.fail(f"{value!r} is not a number of MACs, such as 20M or 1.5G", param, ctx)
+
+
+@click.command(cls=Command)
+@click.argument("images", nargs=-1)
+@bundle_options
+@click.option(
+    "--max-drop",
+    type=Share(most=0.2),
+    help="Accuracy may fall by so much: 0.5% or 0.005 is half a point. [default: 1%]",
+)
+@click.option(
+    "--confidence",
+    type=Share(),
+    default="0.95",
+    show_default=True,
+    help="With which probability, over the draw of the images, the promise holds.",
+)
+@click.option(
+    "--static-accuracy", type=Share(), help="Fall below this accuracy, in place of the last exit's."
+)
+@click.option("--target-ms", type=click.FloatRange(0, min_open=True), help="Best within this mean time.")
+@click.option("--target-macs", type=Macs(), help="Best within these mean MACs, such as 20M.")
+@click.option(
+    "--unlabelled", is_flag=True, help="Compare with the last exit's answers; needs no true classes."
+)
+@click.option(
+    "--scores",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Keep what the exits say in this file; if it is there, read no images.",
+)
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw accuracy against cost, with the chosen point, into this .svg file.",
+)
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Images per batch.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split.")
+@click.option("--dry-run", is_flag=True, help="Choose and print, but leave the bundle as it is.")
+@click.option("--quiet", is_flag=True, help="No messages and no progress, only the result.")
+def calibrate(**options: Any) -> None:
+    """Choose the thresholds of a bundle from IMAGES it has not been trained on, and write them into it.
+
+    IMAGES are named as for s2dnas-run; labelled ones lie in folders named after the classes. Images leave as
+    early as can be while, with the stated probability, accuracy falls by at most --max-drop below the last
+    exit's. With --target-ms or --target-macs: the best accuracy within that average cost, nothing proven.
+
+    \b
+    s2dnas-calibrate --bundle bundle/ held-out/ --max-drop 0.5% --plot curve.svg
+    s2dnas-calibrate --bundle bundle/ held-out/ --static-accuracy 0.88 --max-drop 1%
+    s2dnas-calibrate --bundle bundle/ camera-roll/ --unlabelled --max-drop 2%
+    s2dnas-calibrate --bundle bundle/ held-out/ --target-macs 20M
+    """  # noqa: D301
+    request = _request(options)
+    from s2dnas_deploy.bundle.files import write_text_atomically
+    from s2dnas_deploy.cli.console import Console
+    from s2dnas_deploy.run.calibration import calibrate as run_calibration
+    from s2dnas_deploy.run.plot import calibration_svg
+
+    with Console(quiet=options["quiet"]) as console:
+        calibration = run_calibration(request, console)
+        if options["plot"] is not None:
+            write_text_atomically(options["plot"], calibration_svg(calibration))
+            console.say(f"wrote {options['plot']}")
+        if request.write and calibration.manifest.single_file is not None:
+            console.say(
+                f"{calibration.manifest.single_file.file} has its thresholds inside and keeps the old ones: "
+                "export again with --threshold "
+                + ",".join(f"{t:.6g}" for t in calibration.choice.point.thresholds)
+            )
+    click.echo(_in_words(calibration))
+    if request.write:
+        click.echo(f"written to {request.bundle}", err=True)
+
+
+def _request(options: dict[str, Any]) -> "CalibrationRequest":
+    targets = [name for name in ("target_ms", "target_macs") if options[name] is not None]
+    about_a_promise = [name for name in ("max_drop", "static_accuracy") if options[name] is not None]
+    if len(targets) > 1 or (targets and about_a_promise):
+        given = [f"--{name.replace('_', '-')}" for name in (*targets, *about_a_promise)]
+        raise click.UsageError(f"{' and '.join(given)} exclude each other: a budget, or a promise")
+    if options["unlabelled"] and options["static_accuracy"] is not None:
+        raise click.UsageError("--static-accuracy needs true classes: leave --unlabelled out")
+    if options["plot"] is not None and options["plot"].suffix.lower() != ".svg":
+        raise click.UsageError(f"--plot {options['plot']} does not end in .svg")
+    from s2dnas_deploy.run.bulk import BulkOptions
+    from s2dnas_deploy.run.calibrate import Against, Goal
+    from s2dnas_deploy.run.calibration import Budget, CalibrationRequest
+
+    goal, budget = None, None
+    if targets:
+        amount = options["target_ms"] or options["target_macs"]
+        budget = Budget(amount=amount, in_ms=options["target_ms"] is not None)
+    else:
+        against = Against.LAST_EXIT if options["static_accuracy"] is None else Against.ACCURACY
+        goal = Goal(
+            drop=0.01 if options["max_drop"] is None else options["max_drop"],
+            probability=options["confidence"],
+            against=Against.ANSWERS if options["unlabelled"] else against,
+            accuracy=options["static_accuracy"],
+        )
+    return CalibrationRequest(
+        places=options["images"],
+        listed=tuple(line.rstrip("\r\n") for line in sys.stdin) if "-" in options["images"] else (),
+        goal=goal,
+        budget=budget,
+        bulk=BulkOptions(batch=options["batch"]),
+        write=not options["dry_run"],
+        **{
+            key: options[key]
+            for key in ("bundle", "unlabelled", "provider", "allow_fallback", "threads", "scores", "seed")
+        },
+    )
+
+
+def _in_words(calibration: "Calibration") -> str:
+    """The thresholds, where images leave, what that costs, and what is promised."""
+    choice = calibration.choice
+    lines = [f"{'exit':>4} {'threshold':>10} {'share':>7}"]
+    for k, share in enumerate(choice.point.shares):
+        last = k == len(choice.point.thresholds)
+        threshold = "–" if last else f"{choice.point.thresholds[k]:.5f}"
+        if not last and choice.point.thresholds[k] > 1:
+            threshold = "never"
+        lines.append(f"{k:>4} {threshold:>10} {100 * share:>6.1f}%")
+    scale, unit = (1.0, "ms") if calibration.unit == "ms" else (1e-6, "M MACs")
+    mean, full = choice.point.cost * scale, choice.full.cost * scale
+    lines.append(f"average cost {mean:.4g} {unit}, every stage {full:.4g} {unit}: {full / mean:.2f}x less")
+    if choice.point.accuracy is not None and choice.full.accuracy is not None:
+        lines.append(
+            f"accuracy on these images {100 * choice.point.accuracy:.2f}%, "
+            f"last exit {100 * choice.full.accuracy:.2f}%"
+        )
+    if calibration.manifest.promise is not None:
+        lines.append(calibration.manifest.promise.statement)
+    useful = choice.useful_images
+    if useful is not None and choice.proven_on and useful > choice.proven_on:
+        lines.append(
+            f"about {useful} images to prove with, in place of {choice.proven_on}, would allow thresholds "
+            "where nothing was seen to be lost"
+        )
+    return "\n".join(lines)

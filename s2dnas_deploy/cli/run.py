@@ -1,0 +1,109 @@
+"""`s2dnas-run`: images through a bundle, later stages only for those that need them."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from s2dnas_deploy.cli.bundle_options import bundle_options
+from s2dnas_deploy.cli.command import INTERRUPTED, Command, Numbers
+
+if TYPE_CHECKING:
+    from s2dnas_deploy.run.job import RunRequest
+
+SOME_FAILED = 6
+
+
+@click.command(cls=Command)
+@click.argument("images", nargs=-1, required=True)
+@bundle_options
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to this file, .jsonl, .csv or .parquet. [default: stdout]",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv", "parquet"]),
+    help="[default: as --out ends; jsonl on stdout]",
+)
+@click.option("--resume", is_flag=True, help="Go on with the interrupted run that wrote --out.")
+@click.option(
+    "--threshold",
+    "thresholds",
+    type=Numbers(),
+    help="Leave at this confidence, one per exit but the last. [default: the bundle's]",
+)
+@click.option("--last-stage", type=click.IntRange(0), help="Run no stage after this one.")
+@click.option("--probabilities", is_flag=True, help="Also write the probability of every class.")
+@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Images per batch.")
+@click.option("--workers", type=click.IntRange(1), help="Threads that decode. [default: one per core]")
+@click.option("--quiet", is_flag=True, help="No messages, no progress and no summary.")
+def run(**options: Any) -> None:
+    """Classify IMAGES: folders (with those below), files, 'patterns/*.jpg', .npy and .npz archives, or -.
+
+    - reads the names of files and folders from stdin, one a line. One line is written per image, in order:
+    its class, how sure the cascade is, and the exit where it left; or why it could not be read, and then the
+    exit code is 6. Images in folders named after the bundle's classes count as labelled, and the summary
+    tells how many are right.
+
+    \b
+    s2dnas-run --bundle bundle/ images/ --out answers.csv
+    s2dnas-run --bundle bundle/ --provider cuda --batch 256 images/
+    find images -name '*.jpg' | s2dnas-run --bundle bundle/ -
+    """  # noqa: D301
+    request = _request(options)
+    from s2dnas_deploy.cli.console import Console
+    from s2dnas_deploy.cli.run_text import summary_in_words
+    from s2dnas_deploy.run.job import run_job
+
+    with Console(quiet=options["quiet"]) as console, _stop_on_interrupt() as stopped:
+        summary = run_job(request, sys.stdout.buffer, console, lambda: bool(stopped))
+        sys.stdout.buffer.flush()
+        console.say(summary_in_words(summary))
+    if summary.interrupted:
+        if request.out is not None:
+            click.echo(f"interrupted: the same command with --resume goes on with {request.out}", err=True)
+        sys.exit(INTERRUPTED)
+    if summary.failed:
+        sys.exit(SOME_FAILED)
+
+
+def _request(options: dict[str, Any]) -> "RunRequest":
+    from s2dnas_deploy.run.bulk import BulkOptions
+    from s2dnas_deploy.run.job import RunRequest
+
+    places = options["images"]
+    bulk = BulkOptions(
+        **{key: options[key] for key in ("batch", "thresholds", "last_stage", "probabilities", "workers")}
+    )
+    return RunRequest(
+        places=places,
+        listed=tuple(line.rstrip("\r\n") for line in sys.stdin) if "-" in places else (),
+        bulk=bulk,
+        **{
+            key: options[key]
+            for key in ("bundle", "provider", "allow_fallback", "threads", "out", "form", "resume")
+        },
+    )
+
+
+@contextmanager
+def _stop_on_interrupt() -> Iterator[list[int]]:
+    """The first Ctrl-C asks to stop after the current line; a second one stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(number, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)

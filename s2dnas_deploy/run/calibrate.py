@@ -1,0 +1,301 @@
+"""Choosing thresholds from recorded exit scores, so that a promise holds or a budget is kept.
+
+Place in the flow: `ExitScores` ──▶ `choose_for_promise` or `choose_for_budget` ──▶ `Choice`, which
+`calibration` writes into the bundle. Works on arrays; runs no stage.
+
+Candidates lie on a path from "nobody leaves" to "everybody leaves at exit 0", along which τ falls:
+
+    threshold k = 1 / (1 + exp(-(τ - offset · k)))       one τ for all exits, on the scale of log odds
+
+The promise is proven by fixed-sequence testing (Angelopoulos et al., "Learn then Test", 2021; for early
+exits: "Fast yet Safe", arXiv 2405.20915): go along the path as long as `risk.Test` proves that the loss is
+small, stop at the first candidate where it does not, take the one before. However long the path, a wrong
+candidate is taken with probability δ at most, for the first wrong one must be passed. That holds only if the
+path was fixed before the images were seen; so the offset is chosen on images that prove nothing afterwards.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.run.risk import Test, least_images
+from s2dnas_deploy.run.scores import ExitScores
+
+Numbers = npt.NDArray[np.float64]
+Losses = npt.NDArray[np.int8]
+
+NEVER = 2.0  # a threshold that no confidence reaches
+_TAU = np.linspace(14.0, -14.0, 5601)
+_OFFSETS: tuple[float, ...] = tuple(0.25 * i for i in range(13))
+_ORDER_SHARE = 0.2
+_FEWEST_TO_ORDER = 100
+
+
+class Against(Enum):
+    """What the cascade is compared with, and so what a loss is."""
+
+    LAST_EXIT = "the last exit"  # 1 if it is wrong where the last exit is right, -1 the other way round
+    ACCURACY = "a given accuracy"  # 1 if it is wrong
+    ANSWERS = "the last exit's answers"  # 1 if it answers something else; needs no true classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """At most `drop` below what it is compared with, with this probability over the draw of the images."""
+
+    drop: float
+    probability: float = 0.95
+    against: Against = Against.LAST_EXIT
+    accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.drop < 1:
+            raise OptionError(f"expected a drop between 0 and 1, got {self.drop}")
+        if not 0 < self.probability < 1:
+            raise OptionError(f"expected a probability between 0 and 1, got {self.probability}")
+        if (self.accuracy is None) == (self.against is Against.ACCURACY):
+            raise OptionError("an accuracy to compare with goes with comparing with a given accuracy")
+        if not 0 < self.bound < 1:
+            raise OptionError(
+                f"an accuracy of {self.accuracy} less {self.drop} leaves {1 - self.bound:.4g}; "
+                "expected something between 0 and 1"
+            )
+
+    @property
+    def bound(self) -> float:
+        """What the mean loss must not exceed."""
+        return self.drop if self.accuracy is None else 1 - self.accuracy + self.drop
+
+    def test(self, images: int) -> Test:
+        """The test that proves it on so many images."""
+        return Test(
+            images=images,
+            alpha=self.bound,
+            delta=1 - self.probability,
+            paired=self.against is Against.LAST_EXIT,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """What certain thresholds amount to, on the images at hand: one point of the curve."""
+
+    thresholds: tuple[float, ...]
+    shares: tuple[float, ...]
+    cost: float
+    loss: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The thresholds chosen, what they amount to, and the candidates there were.
+
+    `proven_on` images have proven the goal (0: nothing was to be proven). `useful_images` is how many it
+    would take, by the spread seen, for the proof to reach the point where nothing is lost.
+    """
+
+    point: Point
+    full: Point
+    curve: tuple[Point, ...]
+    proven_on: int = 0
+    useful_images: int | None = None
+
+
+def choose_for_promise(
+    scores: ExitScores, goal: Goal, cost: Sequence[float], rng: np.random.Generator
+) -> Choice:
+    """The cheapest thresholds on the path for which the images prove the goal."""
+    losses = losses_of(scores, goal.against)
+    order = rng.permutation(len(scores))
+    ordering = order[: int(_ORDER_SHARE * len(scores))]
+    if len(ordering) < _FEWEST_TO_ORDER or scores.exits < 3:
+        ordering = order[:0]
+    proving = order[len(ordering) :]
+    test = goal.test(len(proving))
+    if not test.proves(0, 0):
+        needed = least_images(test.alpha, test.delta, paired=test.paired)
+        raise DataError(
+            f"{len(scores)} images cannot prove a drop of {100 * goal.drop:g} points or less with "
+            f"probability {goal.probability:g}: it takes {needed} to prove it if not one is answered worse, "
+            "and more otherwise. Give more images, or allow a larger drop or a smaller probability"
+        )
+    offset = _best_offset(scores, losses, ordering, goal.bound, cost) if len(ordering) else 0.0
+    path = path_of(offset, scores.exits)
+    worse, better = _changes(scores, losses, path, proving)
+    step = 0
+    while step < path.shape[1] and test.proves(int(worse[step]), int(better[step])):
+        step += 1
+    if not step and goal.against is Against.ACCURACY:
+        wrong = float(losses[-1].mean())
+        raise DataError(
+            f"even if no image leaves early, an accuracy of {100 * (1 - goal.bound):.2f}% is not proven: the "
+            f"last exit has {100 * (1 - wrong):.2f}% on {len(proving)} images"
+        )
+    thresholds = path[:, step - 1] if step else np.full(scores.exits - 1, NEVER)
+    return Choice(
+        point=_point(scores, losses, thresholds, cost),
+        full=_point(scores, losses, np.full(scores.exits - 1, NEVER), cost),
+        curve=_curve(scores, losses, path, cost),
+        proven_on=len(proving),
+        useful_images=_useful_images(worse, better, test),
+    )
+
+
+def choose_for_budget(
+    scores: ExitScores, budget: float, cost: Sequence[float], against: Against = Against.LAST_EXIT
+) -> Choice:
+    """The thresholds of the least loss that cost no more than the budget on average; proves nothing."""
+    if budget < cost[0]:
+        raise OptionError(
+            f"expected a budget of {cost[0]:.4g} or more, what exit 0 alone costs, got {budget:.4g}"
+        )
+    losses = losses_of(scores, against)
+    every = np.arange(len(scores))
+    best: tuple[float, float, Numbers, Numbers] | None = None
+    for offset in _OFFSETS if scores.exits > 2 else (0.0,):
+        path = path_of(offset, scores.exits)
+        worse, better = _changes(scores, losses, path, every)
+        spent = _mean_cost(scores, path, every, cost)
+        within = np.flatnonzero(spent <= budget)
+        step = within[np.lexsort((spent[within], (worse - better)[within]))[0]]
+        candidate = (float((worse - better)[step]), float(spent[step]), path[:, step], path)
+        if best is None or candidate[:2] < best[:2]:
+            best = candidate
+    assert best is not None  # there is always an offset to try
+    return Choice(
+        point=_point(scores, losses, best[2], cost),
+        full=_point(scores, losses, np.full(scores.exits - 1, NEVER), cost),
+        curve=_curve(scores, losses, best[3], cost),
+    )
+
+
+# --- the path ----------------------------------------------------------------------------------------------
+
+
+def path_of(offset: float, exits: int) -> Numbers:
+    """Thresholds [exits - 1, steps], falling; rounded as confidences are, so that ties fall as they will."""
+    k = np.arange(exits - 1)[:, None]
+    return (1 / (1 + np.exp(-(_TAU[None, :] - offset * k)))).astype(np.float32).astype(np.float64)
+
+
+def losses_of(scores: ExitScores, against: Against) -> Losses:
+    """Loss [exits, N] of letting each image leave at each exit."""
+    if against is Against.ANSWERS:
+        other: Losses = (scores.label != scores.label[-1]).astype(np.int8)
+        return other
+    if scores.truth is None:
+        raise DataError(f"to compare with {against.value}, the true class of every image must be known")
+    wrong = (scores.label != scores.truth).astype(np.int8)
+    drop: Losses = wrong - wrong[-1]
+    return wrong if against is Against.ACCURACY else drop
+
+
+def _best_offset(
+    scores: ExitScores, losses: Losses, rows: npt.NDArray[np.intp], bound: float, cost: Sequence[float]
+) -> float:
+    """The offset whose path is cheapest where the bound is met for the last time before it is broken."""
+
+    def reached(offset: float) -> float:
+        path = path_of(offset, scores.exits)
+        worse, better = _changes(scores, losses, path, rows)
+        broken = np.flatnonzero(worse - better > bound * len(rows))
+        step = int(broken[0]) - 1 if len(broken) else path.shape[1] - 1
+        return float(_mean_cost(scores, path, rows, cost)[max(step, 0)])
+
+    return min(_OFFSETS, key=reached)
+
+
+def _leaving_steps(scores: ExitScores, path: Numbers, rows: npt.NDArray[np.intp]) -> list[Numbers]:
+    """For every exit, the step from which on an image leaves there or earlier, [N]; 0 for the last."""
+    steps = path.shape[1]
+    earliest = np.full(len(rows), steps)
+    result = []
+    for k, thresholds in enumerate(path):
+        confidence = scores.confidence[k, rows].astype(np.float64)
+        reached = np.searchsorted(thresholds[::-1], confidence, side="right")
+        step = np.where(np.isnan(confidence), steps, steps - reached)
+        earliest = np.minimum(earliest, step)
+        result.append(earliest)
+    return [*result, np.zeros(len(rows), np.int64)]
+
+
+def _along(path: Numbers, leaving: list[Numbers], values: Sequence[Numbers]) -> Numbers:
+    """The sum over images, at every step, of the value of the exit where each leaves then."""
+    steps = path.shape[1]
+    change = np.zeros(steps + 1)
+    until = np.full(len(leaving[0]), steps)
+    for since, value in zip(leaving, values, strict=True):
+        # exit k is an image's from the step where it leaves there until the one where it leaves before
+        change += np.bincount(since, value, steps + 1) - np.bincount(until, value, steps + 1)
+        until = since
+    return np.cumsum(change)[:steps]
+
+
+def _changes(
+    scores: ExitScores, losses: Losses, path: Numbers, rows: npt.NDArray[np.intp]
+) -> tuple[Numbers, Numbers]:
+    """How many images have a loss of 1 and of -1, at every step."""
+    leaving = _leaving_steps(scores, path, rows)
+    worse = _along(path, leaving, [(loss[rows] > 0).astype(np.float64) for loss in losses])
+    better = _along(path, leaving, [(loss[rows] < 0).astype(np.float64) for loss in losses])
+    return np.rint(worse), np.rint(better)
+
+
+def _mean_cost(
+    scores: ExitScores, path: Numbers, rows: npt.NDArray[np.intp], cost: Sequence[float]
+) -> Numbers:
+    leaving = _leaving_steps(scores, path, rows)
+    return _along(path, leaving, [np.full(len(rows), each, np.float64) for each in cost]) / len(rows)
+
+
+# --- what comes out ----------------------------------------------------------------------------------------
+
+
+def exits_taken(scores: ExitScores, thresholds: Sequence[float] | Numbers) -> npt.NDArray[np.int64]:
+    """Where each image leaves, [N]."""
+    exits = np.full(len(scores), scores.exits - 1)
+    for k in reversed(range(scores.exits - 1)):
+        exits[scores.confidence[k] >= np.float32(thresholds[k])] = k
+    return exits
+
+
+def _point(
+    scores: ExitScores, losses: Losses, thresholds: Sequence[float] | Numbers, cost: Sequence[float]
+) -> Point:
+    exits = exits_taken(scores, thresholds)
+    every = np.arange(len(scores))
+    right = None if scores.truth is None else float((scores.label[exits, every] == scores.truth).mean())
+    shares = np.bincount(exits, minlength=scores.exits) / len(scores)
+    return Point(
+        thresholds=tuple(float(threshold) for threshold in thresholds),
+        shares=tuple(shares.tolist()),
+        cost=float(shares @ np.asarray(cost)),
+        loss=float(losses[exits, every].mean()),
+        accuracy=right,
+    )
+
+
+def _curve(scores: ExitScores, losses: Losses, path: Numbers, cost: Sequence[float]) -> tuple[Point, ...]:
+    """Points along the path, so many that a picture looks smooth."""
+    spent = _mean_cost(scores, path, np.arange(len(scores)), cost)
+    targets = np.linspace(spent[0], spent[-1], _CURVE_POINTS)
+    steps = np.unique(np.searchsorted(-spent, -targets).clip(0, len(spent) - 1))
+    return tuple(_point(scores, losses, path[:, step], cost) for step in steps)
+
+
+_CURVE_POINTS = 60
+
+
+def _useful_images(worse: Numbers, better: Numbers, test: Test) -> int | None:
+    """How many images would prove the candidate that was seen to lose nothing, by its spread here."""
+    lossless = np.flatnonzero(worse - better <= 0)
+    if not test.paired or not len(lossless):
+        return None
+    changed = float((worse + better)[lossless[-1]]) / test.images
+    # s = 0 ≤ n·α - z · √(n·q)  ⟺  n ≥ q · (z / α)²
+    return int(np.ceil(changed * (test.z / test.alpha) ** 2))

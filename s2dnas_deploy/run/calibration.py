@@ -1,0 +1,225 @@
+"""One calibration: from a bundle and images to thresholds in its manifest. What `s2dnas-calibrate` does.
+
+Place in the flow: `CalibrationRequest` ──scores──▶ `Choice` ──▶ the bundle's manifest, replaced atomically.
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, replace_manifest
+from s2dnas_deploy.bundle.manifest import Expected, Manifest, Promise
+from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.reporter import Reporter, counted
+from s2dnas_deploy.run.bulk import BulkOptions
+from s2dnas_deploy.run.calibrate import Against, Choice, Goal, choose_for_budget, choose_for_promise
+from s2dnas_deploy.run.cascade import Cascade
+from s2dnas_deploy.run.inputs import Item, find_items
+from s2dnas_deploy.run.scores import ExitScores, exit_scores
+
+_TIMED_IMAGES = 200
+_WARM_UP = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What an image may cost on average: milliseconds on this device, or MACs."""
+
+    amount: float
+    in_ms: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationRequest:
+    """What to calibrate, on what, for what: a `goal` to prove or a `budget` to keep.
+
+    `unlabelled`: compare with the last exit's answers, whatever the images are called. `scores`: a file where
+    exit scores are kept; if it is there, no image is read.
+    """
+
+    bundle: Path
+    places: tuple[str, ...]
+    listed: tuple[str, ...] = ()
+    goal: Goal | None = None
+    budget: Budget | None = None
+    unlabelled: bool = False
+    provider: str = "auto"
+    allow_fallback: bool = False
+    threads: int | None = None
+    bulk: BulkOptions
+    scores: Path | None = None
+    seed: int = 0
+    write: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.goal is None) == (self.budget is None):
+            raise OptionError("expected either a drop to prove or a budget to keep")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What came of it: the choice, in what unit costs are, and the manifest with it."""
+
+    choice: Choice
+    unit: str
+    against: Against
+    images: int
+    manifest: Manifest
+    static_accuracy: float | None = None
+
+
+def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
+    """Choose thresholds and write them into the bundle."""
+    bundle = load_bundle(request.bundle)
+    if len(bundle.manifest.stages) < 2:
+        raise OptionError(f"{request.bundle} has one stage, so no threshold")
+    with Cascade(
+        bundle, provider=request.provider, threads=request.threads, allow_fallback=request.allow_fallback
+    ) as cascade:
+        items: tuple[Item, ...] = ()
+        if request.places:
+            found = find_items(request.places, cascade.labels, request.listed)
+            if found.passed_over:
+                reporter.say(f"passed over {found.passed_over} files that are no images")
+            items = found.images
+        scores = _scores(request, cascade, items, reporter)
+        against = _against(request, scores)
+        if request.budget is not None and request.budget.in_ms:
+            if not items:
+                raise OptionError("a budget in ms needs images to time the stages on")
+            cost, unit = _times_ms(cascade, items), "ms"
+        else:
+            cost, unit = [float(macs) for macs in accumulate(bundle.manifest.macs)], "MACs"
+    if request.goal is not None:
+        goal = replace(request.goal, against=against)
+        reporter.say(f"choosing thresholds on {len(scores)} images")
+        choice = choose_for_promise(scores, goal, cost, np.random.default_rng(request.seed))
+        promise = promise_of(choice, goal, len(scores))
+    else:
+        assert request.budget is not None  # the request has one or the other
+        choice = choose_for_budget(scores, request.budget.amount, cost, against)
+        promise = _budget_in_words(choice, request.budget, len(scores), against)
+    manifest = with_choice(bundle, choice, promise, scores)
+    if request.write:
+        replace_manifest(bundle, manifest)
+    return Calibration(
+        choice=choice,
+        unit=unit,
+        against=against,
+        images=len(scores),
+        manifest=manifest,
+        static_accuracy=None if request.goal is None else request.goal.accuracy,
+    )
+
+
+def promise_of(choice: Choice, goal: Goal, images: int) -> Promise:
+    """What was proven, in words."""
+    points, probability = f"{100 * goal.drop:g}", f"{goal.probability:g}"
+    observed = choice.point.loss - (goal.bound - goal.drop)
+    on = f"{choice.proven_on} of {images}" if choice.proven_on < images else f"{images}"
+    said = {
+        Against.LAST_EXIT: f"accuracy is at most {points} points below that of the last exit",
+        Against.ACCURACY: f"accuracy is at least {100 * (1 - goal.bound):g}%",
+        Against.ANSWERS: f"at most {points}% of images get another answer than the last exit's",
+    }[goal.against]
+    return Promise(
+        statement=f"With probability {probability} over the draw of the calibration images, {said}, for "
+        f"images like these. Proven on {on} images; observed on all: {_observed(goal.against, observed)}.",
+        images=images,
+        max_drop=goal.drop,
+        probability=goal.probability,
+        observed_drop=observed,
+    )
+
+
+def _budget_in_words(choice: Choice, budget: Budget, images: int, against: Against) -> Promise:
+    amount = f"{budget.amount:g} ms" if budget.in_ms else f"{budget.amount / 1e6:g} M MACs"
+    return Promise(
+        statement=f"Chosen for the best accuracy within {amount} per image on average, on {images} images; "
+        f"nothing is proven. Observed there: {_observed(against, choice.point.loss)}.",
+        images=images,
+        max_drop=None,
+        probability=None,
+        observed_drop=choice.point.loss,
+    )
+
+
+def _observed(against: Against, drop: float) -> str:
+    if against is Against.ANSWERS:
+        return f"{100 * drop:.2f}% other answers"
+    return f"{100 * abs(drop):.2f} points {'below' if drop > 0 else 'above'} {against.value}"
+
+
+def with_choice(bundle: Bundle, choice: Choice, promise: Promise, scores: ExitScores) -> Manifest:
+    """The manifest with the thresholds, and what to expect of them."""
+    manifest = bundle.manifest
+    thresholds = (*choice.point.thresholds, None)
+    stages = tuple(
+        replace(stage, exit=replace(stage.exit, threshold=threshold, calibrated=True))
+        for stage, threshold in zip(manifest.stages, thresholds, strict=True)
+    )
+    return replace(manifest, stages=stages, promise=promise, expected=_expected(manifest, choice, scores))
+
+
+def _expected(manifest: Manifest, choice: Choice, scores: ExitScores) -> Expected | None:
+    if scores.truth is None or choice.point.accuracy is None:
+        return None
+    macs = list(accumulate(manifest.macs))
+    return Expected(
+        images=len(scores),
+        exit_accuracy=tuple((scores.label == scores.truth).mean(axis=1).tolist()),
+        exit_share=choice.point.shares,
+        cascade_accuracy=choice.point.accuracy,
+        mean_macs=sum(share * cost for share, cost in zip(choice.point.shares, macs, strict=True)),
+    )
+
+
+def _scores(
+    request: CalibrationRequest, cascade: Cascade, items: Sequence[Item], reporter: Reporter
+) -> ExitScores:
+    if request.scores is not None and request.scores.exists():
+        scores = ExitScores.load(request.scores)
+        if scores.exits != len(cascade.rules):
+            raise DataError(
+                f"{request.scores} holds scores of {scores.exits} exits, the bundle has {len(cascade.rules)}"
+            )
+        return scores
+    if not items:
+        raise OptionError("no images: give some, or --scores with a file where scores were kept")
+    scores = exit_scores(cascade, items, request.bulk, counted(reporter.phase("exit scores")))
+    if request.scores is not None:
+        scores.save(request.scores)
+    return scores
+
+
+def _against(request: CalibrationRequest, scores: ExitScores) -> Against:
+    """What to compare with, given what is known of the images."""
+    if request.unlabelled:
+        return Against.ANSWERS
+    if scores.truth is None:
+        raise DataError(
+            "the true class is not known for every image: put images into folders named after the bundle's "
+            "classes, or add --unlabelled to compare with the last exit's answers"
+        )
+    return Against.LAST_EXIT if request.goal is None else request.goal.against
+
+
+def _times_ms(cascade: Cascade, items: Sequence[Item]) -> list[float]:
+    """Milliseconds until each exit, one image at a time, on this device; medians over a few images."""
+    step = max(1, len(items) // _TIMED_IMAGES)
+    images = [cascade.reader.one(item.source) for item in items[::step][:_TIMED_IMAGES]]
+    seconds: list[list[float]] = [[] for _ in cascade.rules]
+    with cascade.seats(1) as seats:
+        for turn, image in enumerate([*images[:_WARM_UP], *images]):
+            seats.sit(image[None])
+            for k in range(len(cascade.rules)):
+                begun = time.perf_counter()
+                seats.run(k)
+                if turn >= _WARM_UP or len(images) <= _WARM_UP:
+                    seconds[k].append(time.perf_counter() - begun)
+    return list(accumulate(1e3 * statistics.median(each) for each in seconds))

@@ -1,0 +1,264 @@
+"""The cascade: stages run one after the other, each only for the samples that none before it was sure of.
+
+Place in the flow: bundle ──load──▶ `Cascade` ──predict──▶ `Predictions` of a batch
+                                            ──stream───▶ one `Prediction` after the other
+
+Which samples leave where is for `bundle.exits` to say, and nowhere else.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
+from s2dnas_deploy.bundle.exits import ExitRule
+from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.run.clock import StageClock
+from s2dnas_deploy.run.pictures import Reader, Source
+from s2dnas_deploy.run.providers import choose_provider
+from s2dnas_deploy.run.seats import Seats
+from s2dnas_deploy.run.stages import Array, Stages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What the cascade says of a batch, one row per sample.
+
+    `label` int64 [N], `confidence` float32 [N], `exit` int64 [N]: the stage after which the sample left;
+    `probabilities` float32 [N, classes] and `stage_seconds` (per stage, 0 if it did not run) if asked for.
+    """
+
+    label: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float32]
+    exit: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float32] | None = None
+    stage_seconds: tuple[float, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """What the cascade says of one image: the class by number and name, how sure it is, and where it left."""
+
+    label: int
+    name: str
+    confidence: float
+    exit: int
+    probabilities: npt.NDArray[np.float32] | None = None
+
+
+class Cascade:
+    """A bundle, running. Safe to share between threads; pickled as the path of its bundle."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        provider: str = "auto",
+        threads: int | None = None,
+        allow_fallback: bool = False,
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise OptionError(f"expected 1 thread or more, got {threads}")
+        self._how = {"provider": provider, "threads": threads, "allow_fallback": allow_fallback}
+        self.bundle = bundle
+        self.labels = bundle.manifest.labels
+        self.reader = Reader(bundle.manifest)
+        self.rules = tuple(entry.exit for entry in bundle.manifest.stages)
+        chosen = choose_provider(provider, allow_fallback=allow_fallback)
+        self._stages: Stages | None = Stages(bundle, chosen, threads=threads, allow_fallback=allow_fallback)
+        self.provider = chosen.name
+        self._clock = StageClock(len(self.rules))
+        self._free: list[Seats] = []
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        bundle: Path | str,
+        *,
+        provider: str = "auto",
+        threads: int | None = None,
+        allow_fallback: bool = False,
+    ) -> "Cascade":
+        """Load a bundle from its folder, on `threads` cores (all that the process may use, by default)."""
+        return cls(load_bundle(bundle), provider=provider, threads=threads, allow_fallback=allow_fallback)
+
+    # --- answering -----------------------------------------------------------------------------------------
+
+    def predict(
+        self,
+        images: Array | Sequence[Source],
+        *,
+        thresholds: Sequence[float] | None = None,
+        last_stage: int | None = None,
+        deadline_ms: float | None = None,
+        probabilities: bool = False,
+        timed: bool = False,
+    ) -> Predictions:
+        """Answer for a batch: an array (uint8 [N, H, W, C], or as `--float-input` takes), paths, pictures.
+
+        `thresholds` replaces the bundle's, one per exit but the last. No stage after `last_stage` runs. With
+        `deadline_ms` a stage runs only if, by the times measured so far, it ends within so many milliseconds
+        of the call; stage 0 always runs. The first such call for a batch size measures before it starts.
+        """
+        start = time.perf_counter()
+        pixels = self.reader.batch(images)
+        rules = self.rules_with(thresholds, last_stage)
+        count = len(pixels)
+        if deadline_ms is not None and not self._clock.knows(count):
+            self._measure(pixels)
+            start = time.perf_counter()
+        deadline = None if deadline_ms is None else start + deadline_ms / 1e3
+        timed = timed or deadline is not None
+        seconds = [0.0] * len(self.rules)
+        label = np.empty(count, np.int64)
+        confidence = np.empty(count, np.float32)
+        exits = np.empty(count, np.int64)
+        every = np.empty((count, len(self.labels)), np.float32) if probabilities else None
+        rows: Any = slice(None)  # of the answer, those that are still in
+        with self.seats(count) as seats:
+            if count:
+                seats.sit(pixels)
+            for k, rule in enumerate(rules if count else ()):
+                begun = time.perf_counter() if timed else 0.0
+                said, sure, likely = seats.run(k)
+                if timed:
+                    seconds[k] = time.perf_counter() - begun
+                    self._clock.note(k, seats.count, seconds[k])
+                # All who are still in get this answer; those who go on get a better one later.
+                label[rows], confidence[rows], exits[rows] = said, sure, k
+                if every is not None:
+                    every[rows] = likely
+                go_on = (~rule.leaves(sure)).nonzero()[0]
+                if not len(go_on):
+                    break
+                if (
+                    deadline is not None
+                    and time.perf_counter() + self._clock.expects(k + 1, len(go_on)) > deadline
+                ):
+                    break
+                if len(go_on) < seats.count:
+                    rows = go_on if isinstance(rows, slice) else rows[go_on]
+                    seats.stay(go_on, k)
+        return Predictions(
+            label=label,
+            confidence=confidence,
+            exit=exits,
+            probabilities=every,
+            stage_seconds=tuple(seconds) if timed else None,
+        )
+
+    def stream(
+        self,
+        sources: Iterable[Source | Array],
+        *,
+        batch: int = 32,
+        thresholds: Sequence[float] | None = None,
+        last_stage: int | None = None,
+        probabilities: bool = False,
+        workers: int | None = None,
+    ) -> Iterator[Prediction]:
+        """Answer for any number of images, in their order, in bounded memory; see `bulk`.
+
+        A file that cannot be read raises a `DataError`; `bulk.answers` gives it as an answer instead.
+        """
+        from s2dnas_deploy.run.bulk import BulkOptions, answers
+
+        options = BulkOptions(
+            batch=batch,
+            thresholds=None if thresholds is None else tuple(thresholds),
+            last_stage=last_stage,
+            probabilities=probabilities,
+            workers=workers,
+        )
+        for answer in answers(self, sources, options):
+            if isinstance(answer, Prediction):
+                yield answer
+            else:
+                raise answer
+
+    def rules_with(
+        self, thresholds: Sequence[float] | None = None, last_stage: int | None = None
+    ) -> tuple[ExitRule, ...]:
+        """The exits in use: with other thresholds, or only up to a stage, which then takes all."""
+        rules = self.rules
+        if thresholds is not None:
+            if len(thresholds) != len(rules) - 1:
+                raise OptionError(
+                    f"expected {len(rules) - 1} thresholds, one for each exit but the last, "
+                    f"got {len(thresholds)}"
+                )
+            early = [replace(r, threshold=float(t)) for r, t in zip(rules, thresholds, strict=False)]
+            rules = (*early, rules[-1])
+        if last_stage is not None:
+            if not 0 <= last_stage < len(rules):
+                raise OptionError(f"expected a last stage from 0 to {len(rules) - 1}, got {last_stage}")
+            rules = (*rules[:last_stage], replace(rules[last_stage], threshold=None))
+        return rules
+
+    # --- parts ---------------------------------------------------------------------------------------------
+
+    @property
+    def stages(self) -> Stages:
+        """The loaded stages, until the cascade is closed."""
+        if self._stages is None:
+            raise OptionError(f"the cascade of {self.bundle.folder} was closed; load it again")
+        return self._stages
+
+    @contextlib.contextmanager
+    def seats(self, count: int) -> Iterator[Seats]:
+        """Seats for a batch, used by no one else meanwhile."""
+        stages = self.stages
+        with self._lock:
+            seats = self._free.pop() if self._free else None
+        if seats is None or seats.capacity < count:
+            seats = Seats(stages, 1 << (max(count, 1) - 1).bit_length())
+        yield seats
+        with self._lock:
+            self._free.append(seats)
+
+    def _measure(self, pixels: Array) -> None:
+        """Time each stage on these images, nobody leaving: once to warm up, then a few times."""
+        with self.seats(len(pixels)) as seats:
+            for turn in range(4):
+                seats.sit(pixels)
+                for k in range(len(self.rules)):
+                    begun = time.perf_counter()
+                    seats.run(k)
+                    if turn:
+                        self._clock.note(k, len(pixels), time.perf_counter() - begun)
+
+    # --- life ----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Give memory and sessions back. Calls in other threads end as they would have."""
+        with self._lock:
+            self._free.clear()
+        self._stages = None
+
+    def __enter__(self) -> "Cascade":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load, (os.fspath(self.bundle.folder.absolute()), self._how)
+
+    def __repr__(self) -> str:
+        return f"<Cascade {self.bundle.manifest.name}: {len(self.rules)} stages, {self.provider}>"
+
+
+def _load(folder: str, how: dict[str, Any]) -> Cascade:
+    return Cascade.load(folder, **how)

@@ -1,0 +1,168 @@
+"""What a person names on the command line, as single images: folders, files, patterns, archives, a list.
+
+Place in the flow: places ──▶ `Item`s, in an order that depends on names only ──▶ `bulk`. Opens no picture,
+except to tell whether a file without a picture's ending is one.
+"""
+
+import glob
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from s2dnas_deploy.bundle.pixels import SUFFIXES
+from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.run.pictures import readable_formats
+
+ARCHIVES = (".npz", ".npy")
+_IMAGE_KEYS = ("images", "x", "x_test", "x_val", "x_train")
+_LABEL_KEYS = ("labels", "y", "y_test", "y_val", "y_train")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image: its name in the output, where its pixels are, and its true class if that is known."""
+
+    name: str
+    source: str | npt.NDArray[Any]
+    truth: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """All images that were found, and how many other files were passed over in folders."""
+
+    images: tuple[Item, ...]
+    passed_over: int = 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def find_items(places: Sequence[str], labels: Sequence[str], listed: Iterable[str] = ()) -> Items:
+    """Every image of the places, and of the list that a place `-` stands for; raise if there is none.
+
+    The true class of a file is the name of the nearest folder around it that is one of `labels`.
+    """
+    classes = frozenset(labels)
+    found: list[Item] = []
+    passed_over = 0
+    for place in places:
+        for each in [line for line in listed if line] if place == "-" else _expanded(place):
+            if os.path.isdir(each):
+                paths, others = _in_folder(each)
+                found += [_file(path, classes) for path in paths]
+                passed_over += others
+            elif each.lower().endswith(ARCHIVES):
+                found += _in_archive(each, labels)
+            else:
+                found.append(_file(each, classes))
+    if not found:
+        raise DataError(
+            f"{', '.join(places)}: no images there; expected files of {', '.join(SUFFIXES)}, "
+            "folders of them, or NumPy archives"
+        )
+    return Items(images=tuple(found), passed_over=passed_over)
+
+
+def _expanded(place: str) -> list[str]:
+    """A place as it is, if it is there; else what it matches as a pattern."""
+    if os.path.lexists(place) or not glob.has_magic(place):
+        return [place]
+    found = sorted(glob.glob(place, recursive=True))
+    if not found:
+        raise DataError(f"{place}: no file matches")
+    return found
+
+
+def _in_folder(folder: str) -> tuple[list[str], int]:
+    """The pictures in a folder and in those below, and how many files are none."""
+    pictures, others = [], 0
+    for place, folders, names in os.walk(folder, onerror=_refuse_unlisted, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = os.path.join(place, name)
+            if name.startswith("."):
+                others += 1
+            elif name.lower().endswith(SUFFIXES) or _is_picture(path):
+                pictures.append(path)
+            else:
+                others += 1
+    return pictures, others
+
+
+def _is_picture(path: str) -> bool:
+    """Whether a file without a picture's ending begins like one."""
+    if not os.path.isfile(path):
+        return False
+    try:
+        with Image.open(path, formats=readable_formats()):
+            return True
+    except Exception:  # Whatever it is, it is no picture; pillow raises almost anything.
+        return False
+
+
+def _file(path: str, classes: frozenset[str]) -> Item:
+    around = reversed(Path(path).parts[:-1])
+    return Item(name=path, source=path, truth=next((part for part in around if part in classes), None))
+
+
+def _in_archive(path: str, labels: Sequence[str]) -> Iterator[Item]:
+    """The images of a .npy file or of a .npz archive, named PATH[0], PATH[1] and so on."""
+    images, truth = _arrays_in(path)
+    if truth is not None and (truth.shape != (len(images),) or truth.dtype.kind not in "iu"):
+        raise DataError(
+            f"{path}: expected a whole number as the label of each of {len(images)} images, "
+            f"got {truth.dtype} {list(truth.shape)}"
+        )
+    for i, image in enumerate(images):
+        label = None if truth is None else int(truth[i])
+        if label is not None and not 0 <= label < len(labels):
+            raise DataError(f"{path}: expected labels from 0 to {len(labels) - 1}, got {label} at image {i}")
+        yield Item(name=f"{path}[{i}]", source=image, truth=None if label is None else labels[label])
+
+
+def _arrays_in(path: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    try:
+        # Opened here, for np.load leaves a damaged file open.
+        with open(path, "rb") as file:
+            content = np.load(file, allow_pickle=False)
+            arrays = {key: content[key] for key in content.files} if hasattr(content, "files") else content
+    except FileNotFoundError as problem:
+        raise DataError(f"{path}: no such file") from problem
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as problem:
+        raise DataError(
+            f"{path}: expected a NumPy archive of plain arrays (no Python objects), got: {problem}"
+        ) from problem
+    images, labels = (arrays, None) if isinstance(arrays, np.ndarray) else _parts_of(arrays, path)
+    if images.ndim not in (3, 4):
+        raise DataError(
+            f"{path}: expected images as [N, H, W], [N, H, W, C] or [N, C, H, W], "
+            f"got {images.dtype} {list(images.shape)}"
+        )
+    return images, labels
+
+
+def _parts_of(
+    arrays: dict[str, npt.NDArray[Any]], path: str
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    present = [key for key in _IMAGE_KEYS if key in arrays]
+    if len(present) != 1:
+        raise DataError(
+            f"{path}: expected the images under exactly one of {', '.join(_IMAGE_KEYS)}, "
+            f"got the keys {', '.join(arrays) or '(none)'}"
+        )
+    labels = arrays.get(_LABEL_KEYS[_IMAGE_KEYS.index(present[0])])
+    return arrays[present[0]], labels
+
+
+def _refuse_unlisted(problem: OSError) -> None:
+    """Raise, for to pass over a folder that cannot be listed would be to lose images silently."""
+    raise DataError(f"{problem.filename}: cannot be listed: {problem.strerror}") from problem

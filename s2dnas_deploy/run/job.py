@@ -1,0 +1,219 @@
+"""One run over many images: from places to an output and a summary. What `s2dnas-run` does.
+
+Place in the flow: `RunRequest` ──▶ items ──bulk──▶ records ──▶ `--out` or a stream; at the end, a `Summary`.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from s2dnas_deploy.bundle.bundle import load_bundle
+from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.reporter import Reporter
+from s2dnas_deploy.run.bulk import Bulk, BulkOptions
+from s2dnas_deploy.run.cascade import Cascade
+from s2dnas_deploy.run.inputs import Item, find_items
+from s2dnas_deploy.run.records import Format, Output, Record, flat, format_of, header_of, line_of, record_of
+
+_SECONDS_BETWEEN_FLUSHES = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What to run on what: `places` as `inputs` takes them, `listed` the names that `-` stands for."""
+
+    bundle: Path
+    places: tuple[str, ...]
+    listed: tuple[str, ...] = ()
+    provider: str = "auto"
+    allow_fallback: bool = False
+    threads: int | None = None
+    bulk: BulkOptions
+    out: Path | None = None
+    form: Format | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitTally:
+    """How many images left at an exit, how many of them have a known class, how many of those are right."""
+
+    images: int
+    labelled: int
+    right: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a run amounts to. `stage_ms`: mean time of an image in a stage, None if none was there."""
+
+    exits: tuple[ExitTally, ...]
+    failed: int
+    resumed: int
+    seconds: float
+    stage_ms: tuple[float | None, ...]
+    stage_macs: tuple[int, ...]
+    interrupted: bool = False
+
+    @property
+    def answered(self) -> int:
+        """Images that were classified."""
+        return sum(tally.images for tally in self.exits)
+
+
+def run_job(
+    request: RunRequest, stream: BinaryIO, reporter: Reporter, stop: Callable[[], bool] = lambda: False
+) -> Summary:
+    """Classify all images of the request; what is written goes to `stream` if there is no `out`."""
+    form = format_of(request.out, request.form)
+    if request.resume and request.out is None:
+        raise OptionError("--resume needs the --out of the interrupted run")
+    bundle = load_bundle(request.bundle)
+    with Cascade(
+        bundle,
+        provider=request.provider,
+        threads=request.threads,
+        allow_fallback=request.allow_fallback,
+    ) as cascade:
+        bulk = Bulk(cascade, request.bulk)
+        items = find_items(request.places, cascade.labels, request.listed)
+        if items.passed_over:
+            reporter.say(f"passed over {items.passed_over} files that are no images")
+        if cascade.stages.goes_through_host:
+            reporter.say(
+                f"features pass through the host between stages: for {cascade.provider}, export with --gather"
+            )
+        if request.out is None:
+            stream.write(header_of(form))
+            return _answer(bulk, items.images, _Sink(file=stream, form=form), _Watch(reporter, stop))
+        output = Output(request.out, form, _identity(request, cascade), resume=request.resume)
+        _check_same_items(output.written, items.images, output)
+        with output.appending() as file:
+            sink = _Sink(file=file, form=output.line_form, written=output.written)
+            summary = _answer(bulk, items.images, sink, _Watch(reporter, stop))
+        if not summary.interrupted:
+            output.complete()
+        return summary
+
+
+class _Tallies:
+    """Counts records, exit by exit."""
+
+    def __init__(self, exits: int) -> None:
+        self.images, self.labelled, self.right = [0] * exits, [0] * exits, [0] * exits
+        self.failed = 0
+
+    def add(self, record: Record) -> None:
+        if "error" in record:
+            self.failed += 1
+            return
+        k = record["exit"]
+        self.images[k] += 1
+        if "truth" in record:
+            self.labelled[k] += 1
+            self.right[k] += record["truth"] == record["label"]
+
+    def shares(self) -> str:
+        """Share of each exit so far."""
+        total = max(sum(self.images), 1)
+        exits = " / ".join(f"{100 * count / total:.0f}%" for count in self.images)
+        return f"leave at {exits}" + (f", {self.failed} failed" if self.failed else "")
+
+
+@dataclass(frozen=True)
+class _Sink:
+    """Where lines go, in what form, and the records that are there already."""
+
+    file: BinaryIO
+    form: Format
+    written: Sequence[Record] = ()
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Who is told how it goes, and who may ask to stop."""
+
+    reporter: Reporter
+    stop: Callable[[], bool]
+
+
+def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Summary:
+    """Write a record for every item that has none; go on from the start of the window where they end."""
+    macs = bulk.cascade.bundle.manifest.macs[: len(bulk.rules)]
+    tallies = _Tallies(len(bulk.rules))
+    for record in sink.written:
+        tallies.add(record)
+    done = len(sink.written)
+    first = done - done % bulk.options.window
+    update = watch.reporter.phase("images")
+    begun = flushed = time.monotonic()
+    interrupted = False
+    with closing(bulk.answers(item.source for item in items[first:])) as answers:
+        for number, answer in enumerate(answers, start=first):
+            if number < done:
+                continue
+            record = record_of(items[number], answer)
+            sink.file.write(line_of(record, sink.form))
+            tallies.add(record)
+            now = time.monotonic()
+            if now - flushed > _SECONDS_BETWEEN_FLUSHES:
+                sink.file.flush()
+                flushed = now
+                rate = (number + 1 - done) / (now - begun)
+                update(number + 1, len(items), f"{rate:.0f}/s, {tallies.shares()}")
+            if watch.stop():
+                interrupted = number + 1 < len(items)
+                break
+    sink.file.flush()
+    if not interrupted:
+        update(len(items), len(items), tallies.shares())
+    return Summary(
+        exits=tuple(
+            ExitTally(images=images, labelled=labelled, right=right)
+            for images, labelled, right in zip(tallies.images, tallies.labelled, tallies.right, strict=True)
+        ),
+        failed=tallies.failed,
+        resumed=done,
+        seconds=time.monotonic() - begun,
+        stage_ms=tuple(
+            1e3 * seconds / samples if samples else None
+            for seconds, samples in zip(bulk.stage_seconds, bulk.stage_samples, strict=True)
+        ),
+        stage_macs=macs,
+        interrupted=interrupted,
+    )
+
+
+def _identity(request: RunRequest, cascade: Cascade) -> dict[str, object]:
+    """What must be the same when a run is resumed, for its answers to be those of one run."""
+    manifest = cascade.bundle.manifest
+    return {
+        "bundle": hashlib.sha256(manifest.to_json().encode()).hexdigest(),
+        "provider": cascade.provider,
+        "threads": request.threads,
+        **{
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(request.bulk).items()
+            if key != "workers"
+        },
+    }
+
+
+def _check_same_items(written: Sequence[Record], items: Sequence[Item], output: Output) -> None:
+    """The records that are there must be those of the first items."""
+    if len(written) > len(items):
+        raise OptionError(
+            f"{output.out} holds {len(written)} images, but only {len(items)} are given now; "
+            "resume with the same images"
+        )
+    for number, (record, item) in enumerate(zip(written, items, strict=False)):
+        name = flat(item.name) if output.line_form == "csv" else item.name
+        if record["file"] != name:
+            raise OptionError(
+                f"{output.out}: image {number} was {record['file']}, now it is {item.name}; "
+                "resume with the same images"
+            )

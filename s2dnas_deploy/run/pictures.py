@@ -1,0 +1,154 @@
+"""From a file, a picture or an array to what the graphs take, exactly as in training.
+
+Place in the flow: paths, pictures, arrays ──▶ `Reader` ──▶ [H, W, C] bytes (or [C, H, W] floats, for a bundle
+exported with `--float-input`). Whatever cannot be read is a `DataError` that says why; nothing is repaired.
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.bundle.pixels import (
+    InputFormat,
+    as_planes,
+    can_recolour,
+    fitted,
+    in_colour,
+    planes_of,
+    require_picture_channels,
+    resized,
+)
+from s2dnas_deploy.errors import DataError
+
+Array: TypeAlias = npt.NDArray[Any]
+Source: TypeAlias = str | os.PathLike[str] | Image.Image
+
+# A file may claim a size that its few bytes unpack to; a picture this large is an attack or a mistake.
+MOST_PIXELS = 100_000_000
+# Those that training knows and that pillow decodes by itself; EPS, for one, would start another program.
+_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+
+
+class Reader:
+    """Reads images for one bundle."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        p = manifest.preprocessing
+        channels, height, width = p.input_shape
+        self.wanted = InputFormat(channels=channels, height=height, width=width, resize=p.resize)
+        self.shape = manifest.image_shape
+        self.dtype = np.dtype(manifest.image_type)
+        self._mean = np.asarray(p.mean, np.float32).reshape(-1, 1, 1)
+        self._std = np.asarray(p.std, np.float32).reshape(-1, 1, 1)
+
+    def batch(self, images: "Array | Sequence[Source]") -> Array:
+        """An array as it must be, or what files and pictures hold, as one array [N, ...]."""
+        if isinstance(images, np.ndarray):
+            if images.dtype != self.dtype or images.shape[1:] != self.shape:
+                raise DataError(
+                    f"expected images as {self._expected}, got {images.dtype} {list(images.shape)}"
+                )
+            return images
+        if isinstance(images, (str, os.PathLike, Image.Image)):
+            raise DataError("expected a batch, got a single image: put it into a list")
+        pixels = np.empty((len(images), *self.shape), self.dtype)
+        for i, source in enumerate(images):
+            pixels[i] = self.one(source)
+        return pixels
+
+    def one(self, source: "Source | Array") -> Array:
+        """One image, of the shape and type that the graphs take."""
+        if isinstance(source, np.ndarray):
+            return self._from_array(source)
+        if isinstance(source, Image.Image):
+            return self._from_picture(source.copy(), "a picture")
+        if not isinstance(source, (str, os.PathLike)):
+            raise DataError(
+                f"expected the path of an image, a PIL image or an array, got {type(source).__name__}"
+            )
+        return self._from_file(os.fspath(source))
+
+    @property
+    def _expected(self) -> str:
+        return f"{self.dtype} [N, {', '.join(map(str, self.shape))}]"
+
+    def _from_array(self, array: Array) -> Array:
+        if array.dtype == self.dtype and array.shape == self.shape:
+            return array
+        planes = as_planes(array[None], self.wanted, where="an image")
+        _, channels, height, width = planes.shape
+        if not (can_recolour(channels, self.wanted) and self.wanted.admits(height, width)):
+            raise DataError(
+                f"expected an image {self.dtype} [{', '.join(map(str, self.shape))}], "
+                f"got {array.dtype} {list(array.shape)}"
+            )
+        return self._from_planes(fitted(planes, self.wanted)[0])
+
+    def _from_file(self, path: str) -> Array:
+        require_picture_channels(self.wanted, where=path)
+        try:
+            mode = os.stat(path).st_mode
+            if not stat.S_ISREG(mode):
+                kind = "folder" if stat.S_ISDIR(mode) else "device"
+                raise DataError(f"{path}: expected a file, got a {kind}")
+            with Image.open(path, formats=readable_formats()) as image:
+                _refuse_bomb(image, path)
+                image.load()
+                return self._from_picture(image, path)
+        except (DataError, MemoryError):
+            raise
+        except UnidentifiedImageError as problem:
+            raise DataError(f"{path}: {_unidentified(path)}") from problem
+        except FileNotFoundError as problem:
+            raise DataError(f"{path}: no such file") from problem
+        except Exception as problem:  # Pillow's decoders raise almost anything on damaged bytes.
+            raise DataError(f"{path}: {str(problem) or type(problem).__name__}") from problem
+
+    def _from_picture(self, image: Image.Image, where: str) -> Array:
+        require_picture_channels(self.wanted, where=where)
+        try:
+            image = in_colour(image, self.wanted.channels)
+        except ValueError as problem:
+            raise DataError(f"{where}: {problem}") from problem
+        if not self.wanted.admits(image.height, image.width):
+            raise DataError(
+                f"{where}: expected {self.wanted.height}x{self.wanted.width} pixels (height x width), got "
+                f"{image.height}x{image.width}; resize it, or export from a network trained with --resize"
+            )
+        return self._from_planes(planes_of(resized(image, self.wanted)))
+
+    def _from_planes(self, planes: Array) -> Array:
+        """From uint8 [C, H, W]."""
+        if self.dtype == np.uint8:
+            pixels: Array = planes.transpose(1, 2, 0)
+            return pixels
+        # x = (pixel / 255 - mean) / std
+        normalised: Array = (planes.astype(np.float32) / np.float32(255) - self._mean) / self._std
+        return normalised
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """The formats that this pillow can read, of those that are wanted."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _refuse_bomb(image: Image.Image, path: str) -> None:
+    if image.width * image.height > MOST_PIXELS:
+        most = f"{MOST_PIXELS / 1e6:.0f} megapixels"
+        raise DataError(f"{path}: expected at most {most}, got {image.width}x{image.height} pixels")
+
+
+def _unidentified(path: str) -> str:
+    if not Path(path).stat().st_size:
+        return "the file is empty"
+    return f"no image that can be read (expected {', '.join(readable_formats())}, undamaged)"

@@ -1,0 +1,140 @@
+"""Which part of the device runs a graph: onnxruntime's execution providers under short names.
+
+Place in the flow: `--provider NAME` ──▶ `Provider`, which every stage's session is made with. What was asked
+for must be active on every session; onnxruntime itself would say nothing and use the CPU.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnxruntime
+
+from s2dnas_deploy.errors import BundleError, OptionError, ProviderError
+
+_CPU = "CPUExecutionProvider"
+_BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    """An execution provider: onnxruntime's name, its options, and where its tensors live.
+
+    `own_memory`: whether the host's memory is not its own, so that inputs are copied when they are bound and
+    features had better stay; `buckets`: whether a batch size that it has not seen stalls it, so that only a
+    few sizes may occur.
+    """
+
+    name: str
+    ort_name: str
+    device: str = "cpu"
+    own_memory: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+    buckets: bool = False
+    install: str = ""
+
+    def batch_size(self, count: int) -> int:
+        """How many rows to run for `count` samples."""
+        if not self.buckets:
+            return count
+        largest = _BUCKETS[-1]
+        return next((size for size in _BUCKETS if size >= count), -(-count // largest) * largest)
+
+
+PROVIDERS: Mapping[str, Provider] = {
+    provider.name: provider
+    for provider in (
+        Provider(name="cpu", ort_name=_CPU),
+        Provider(
+            name="cuda",
+            ort_name="CUDAExecutionProvider",
+            device="cuda",
+            own_memory=True,
+            # The exhaustive search of algorithms runs anew for every batch size, and takes seconds.
+            options={"cudnn_conv_algo_search": "HEURISTIC"},
+            buckets=True,
+            install="pip uninstall onnxruntime, then pip install onnxruntime-gpu",
+        ),
+        Provider(
+            name="tensorrt",
+            ort_name="TensorrtExecutionProvider",
+            device="cuda",
+            own_memory=True,
+            buckets=True,
+            install="pip uninstall onnxruntime, then pip install onnxruntime-gpu tensorrt",
+        ),
+        Provider(
+            name="openvino",
+            ort_name="OpenVINOExecutionProvider",
+            install="pip uninstall onnxruntime, then pip install onnxruntime-openvino",
+        ),
+        Provider(
+            name="xnnpack",
+            ort_name="XnnpackExecutionProvider",
+            install="build onnxruntime with --use_xnnpack",
+        ),
+        Provider(
+            name="coreml",
+            ort_name="CoreMLExecutionProvider",
+            install="pip install onnxruntime on macOS, whose wheel brings it",
+        ),
+    )
+}
+# The best of what is there, best first. TensorRT compiles for minutes, so it is used only when asked for.
+_BEST = {"auto": ("cuda", "coreml", "cpu"), "arm": ("xnnpack", "cpu")}
+NAMES = (*PROVIDERS, *_BEST)
+
+
+def choose_provider(name: str, *, allow_fallback: bool = False) -> Provider:
+    """The provider asked for, if this onnxruntime has it; with `allow_fallback`, the CPU if it has not."""
+    there = set(onnxruntime.get_available_providers())
+    if name in _BEST:
+        return next(PROVIDERS[each] for each in _BEST[name] if PROVIDERS[each].ort_name in there)
+    if name not in PROVIDERS:
+        raise OptionError(f"expected a provider among {', '.join(NAMES)}, got {name!r}")
+    provider = PROVIDERS[name]
+    if provider.ort_name in there:
+        return provider
+    if allow_fallback:
+        return PROVIDERS["cpu"]
+    known = [each.name for each in PROVIDERS.values() if each.ort_name in there]
+    raise ProviderError(
+        f"--provider {name}: onnxruntime {onnxruntime.__version__} here has {', '.join(known)} only. "
+        f"To get it: {provider.install}. Or ask for --provider {known[0]}, or --allow-fallback."
+    )
+
+
+def make_session(
+    graph: bytes, provider: Provider, *, threads: int | None = None, allow_fallback: bool = False
+) -> Any:
+    """A session that runs on the provider asked for, or a `ProviderError`."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cores() if threads is None else threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    # Sessions take turns: a pool that spins while another one works would only be in its way.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The CPU stays in the list: operators on shapes belong there on any device.
+    wanted = [(provider.ort_name, dict(provider.options)), *([] if provider.ort_name == _CPU else [_CPU])]
+    try:
+        session = onnxruntime.InferenceSession(graph, options, providers=wanted)
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        if provider.ort_name == _CPU:
+            raise BundleError(f"onnxruntime {onnxruntime.__version__} refuses a graph: {reason}") from error
+        raise ProviderError(f"--provider {provider.name} does not start: {reason}") from error
+    if session.get_providers()[0] != provider.ort_name and not allow_fallback:
+        raise ProviderError(
+            f"--provider {provider.name}: this onnxruntime has it, but would run the graph on "
+            f"{session.get_providers()[0]}, for the provider's libraries or its device are missing. "
+            f"To get them: {provider.install}. Or --allow-fallback to accept that."
+        )
+    return session
+
+
+def usable_cores() -> int:
+    """How many cores this process may use; fewer than the machine has, in a container."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

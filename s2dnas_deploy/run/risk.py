@@ -1,0 +1,162 @@
+"""How much a sample proves: exact tests of "the mean loss is above α", for losses -1, 0 and 1.
+
+Knows nothing of exits. `calibrate` asks, for each candidate, whether what was seen rules a large loss out.
+
+A test has level δ: if the true mean loss is above α, it says "proven" with probability δ at most, whatever
+the distribution. Both tests below are exact, not asymptotic, and nearly as sharp as the normal approximation:
+
+    losses 0 and 1        s = number of ones. Proven if P(Bin(n, α) ≤ s) ≤ δ
+    losses -1, 0 and 1    s = ones minus minus-ones, d = both together: a paired comparison, where the share q
+                          of losses other than 0 is unknown. Proven if
+                              s ≤ n·α - z · sqrt(max(d, n·α) - n·α²)
+                          with the smallest z for which, at mean loss α, whatever q from α to 1,
+                              P(S ≤ that; D = Bin(n, q), S = 2 · Bin(D, (1 + α/q) / 2) - D) ≤ δ
+
+The second is the normal approximation with its z made exact. The root is the spread of S, so one z serves
+all q almost alike: there is little to lose in taking the worst. (At the same q a larger mean makes S larger,
+so the worst of the means above α is α itself.)
+
+Bounds that hold for any loss in [-1, 1] (Hoeffding-Bentkus, empirical Bernstein, betting) are looser, for
+they must also hold for losses between; `benchmarks/guarantee.py` compares them.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from s2dnas_deploy.errors import OptionError
+
+Numbers = npt.NDArray[np.float64]
+Whole = npt.NDArray[np.int64]
+
+_SIGMAS = 7.0  # beyond, a binomial has less than 1e-11
+_SHARES = 48  # values of q that are tried, from α to 1; between them the probability moves by less than
+_MARGIN = 0.01  # this share of δ, which is kept back
+
+
+@dataclass(frozen=True, kw_only=True)
+class Test:
+    """A test at level `delta` of "the mean loss of `images` images is above `alpha`"."""
+
+    images: int
+    alpha: float
+    delta: float
+    paired: bool
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise OptionError(f"expected a drop between 0 and 1, got {self.alpha}")
+        if not 0 < self.delta < 1:
+            raise OptionError(f"expected a probability between 0 and 1, got {1 - self.delta}")
+
+    def proves(self, worse: int, better: int) -> bool:
+        """Whether a sample with so many losses of 1 and of -1 rules a mean loss above α out."""
+        if self.paired:
+            return worse - better <= _paired_limit(worse + better, self.images, self.alpha, self.z)
+        return worse - better <= self._most
+
+    @cached_property
+    def _most(self) -> int:
+        """The most ones that are still a proof."""
+        low, high = -1, self.images
+        while high - low > 1:
+            middle = (low + high) // 2
+            proves = binomial_cdf(middle, self.images, self.alpha) <= self.delta
+            low, high = (middle, high) if proves else (low, middle)
+        return low
+
+    @cached_property
+    def z(self) -> float:
+        """The smallest z that keeps the level for every q."""
+        level = (1 - _MARGIN) * self.delta
+        shares = np.geomspace(self.alpha, 1.0, _SHARES)
+        low, high = 0.0, 16.0
+        while high - low > 1e-3:
+            middle = (low + high) / 2
+            keeps = all(_error(float(q), self.images, self.alpha, middle) <= level for q in shares)
+            low, high = (low, middle) if keeps else (middle, high)
+        return high
+
+
+def least_images(alpha: float, delta: float, *, paired: bool) -> int:
+    """How many images it takes to prove anything, if not one of them has a loss."""
+    low, high = 1, 2
+    while not Test(images=high, alpha=alpha, delta=delta, paired=paired).proves(0, 0):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        proved = Test(images=middle, alpha=alpha, delta=delta, paired=paired).proves(0, 0)
+        low, high = (low, middle) if proved else (middle, high)
+    return high
+
+
+def binomial_cdf(successes: int, trials: int, share: float) -> float:
+    """P(Bin(trials, share) ≤ successes)."""
+    if successes < 0:
+        return 0.0
+    if successes >= trials:
+        return 1.0
+    low, high = _likely(trials, share)
+    if successes < low:
+        return 0.0
+    k = np.arange(low, min(successes, high) + 1)
+    return min(float(np.exp(_log_binomial(k, np.asarray(trials), share)).sum()), 1.0)
+
+
+def _paired_limit(changed: int, images: int, alpha: float, z: float) -> int:
+    """The largest S that is still a proof when D is `changed`."""
+    return int(_paired_limits(np.asarray(changed), images, alpha, z))
+
+
+def _paired_limits(changed: Numbers | Whole, images: int, alpha: float, z: float) -> Whole:
+    mean = images * alpha
+    return np.floor(mean - z * np.sqrt(np.maximum(changed, mean) - mean * alpha)).astype(np.int64)
+
+
+def _error(share: float, images: int, alpha: float, z: float) -> float:
+    """The probability of a proof where the mean loss is α: an error. `share` is q."""
+    low, high = _likely(images, share)
+    changed = np.arange(low, high + 1)
+    weights = np.exp(_log_binomial(changed, np.asarray(images), share))
+    ones = min((1 + alpha / share) / 2, 1.0)
+    # S ≤ limit  ⟺  ones ≤ (limit + D) / 2
+    most = (_paired_limits(changed, images, alpha, z) + changed) // 2
+    first = _likely(low, ones)[0]
+    k = np.arange(first, max(int(most.max()), first) + 1)
+    table = np.exp(_log_binomial(k[None, :], changed[:, None], ones))
+    cdf = (table * (k[None, :] <= most[:, None])).sum(axis=1)
+    return float((weights * cdf).sum())
+
+
+def _log_binomial(k: Whole, n: Whole, p: float) -> Numbers:
+    """Log of P(Bin(n, p) = k); -∞ where k is not between 0 and n."""
+    k, n = np.broadcast_arrays(k, n)
+    possible = (k >= 0) & (k <= n)
+    inside = np.where(possible, k, 0)
+    logs = _log_factorials(int(n.max()))
+    chosen: Numbers = logs[n] - logs[inside] - logs[n - inside]
+    log_p = math.log(p) if p > 0 else -math.inf
+    log_q = math.log1p(-p) if p < 1 else -math.inf
+    with np.errstate(invalid="ignore"):  # 0 · -∞ is 0 here
+        chosen = chosen + np.where(inside == 0, 0.0, inside * log_p)
+        chosen = chosen + np.where(n - inside == 0, 0.0, (n - inside) * log_q)
+    return np.where(possible, chosen, -np.inf)
+
+
+def _log_factorials(n: int) -> Numbers:
+    """Log of 0!, 1!, …, at least to n!."""
+    return _log_factorials_to(1 << max(n, 1).bit_length())
+
+
+@cache
+def _log_factorials_to(n: int) -> Numbers:
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+
+
+def _likely(trials: int, share: float) -> tuple[int, int]:
+    """Where all but a negligible part of a binomial is."""
+    mean, spread = trials * share, _SIGMAS * math.sqrt(trials * share * (1 - share)) + _SIGMAS**2
+    return max(math.floor(mean - spread), 0), min(math.ceil(mean + spread), trials)

@@ -1,0 +1,122 @@
+"""What every exit says of every image: the data that thresholds are chosen from.
+
+Place in the flow: bundle + images ──all stages──▶ `ExitScores` ──▶ `calibrate`. Once they are recorded, no
+threshold needs another run.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from s2dnas_deploy.bundle.files import write_atomically
+from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.run.bulk import BulkOptions, decoded
+from s2dnas_deploy.run.cascade import Cascade
+from s2dnas_deploy.run.inputs import Item
+from s2dnas_deploy.run.stages import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitScores:
+    """`label` int64 [exits, N] and `confidence` float32 [exits, N]; the true class, int64 [N], if known."""
+
+    label: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float32]
+    truth: npt.NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        if self.label.ndim != 2 or self.label.shape != self.confidence.shape:
+            raise DataError(
+                f"expected labels and confidences [exits, N], got {list(self.label.shape)} and "
+                f"{list(self.confidence.shape)}"
+            )
+        if self.truth is not None and self.truth.shape != self.label.shape[1:]:
+            raise DataError(f"expected true classes [{len(self)}], got {list(self.truth.shape)}")
+
+    def __len__(self) -> int:
+        return int(self.label.shape[1])
+
+    @property
+    def exits(self) -> int:
+        """How many exits there are."""
+        return len(self.label)
+
+    def of(self, rows: npt.NDArray[np.intp] | slice) -> "ExitScores":
+        """The same for some of the images."""
+        return ExitScores(
+            label=self.label[:, rows],
+            confidence=self.confidence[:, rows],
+            truth=None if self.truth is None else self.truth[rows],
+        )
+
+    def save(self, path: Path) -> None:
+        """Keep them as a NumPy archive."""
+        arrays: dict[str, Any] = {"label": self.label, "confidence": self.confidence}
+        if self.truth is not None:
+            arrays["truth"] = self.truth
+        write_atomically(path, lambda stream: np.savez_compressed(stream, **arrays))
+
+    @staticmethod
+    def load(path: Path) -> "ExitScores":
+        """Read what `save` wrote."""
+        try:
+            with path.open("rb") as file:
+                archive = np.load(file, allow_pickle=False)
+                arrays = {key: archive[key] for key in archive.files}
+            return ExitScores(
+                label=arrays["label"], confidence=arrays["confidence"], truth=arrays.get("truth")
+            )
+        except (OSError, ValueError, KeyError, AttributeError) as problem:
+            raise DataError(f"{path}: expected recorded exit scores, got: {problem}") from problem
+
+
+def exit_scores(
+    cascade: Cascade,
+    items: Sequence[Item],
+    options: BulkOptions,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ExitScores:
+    """Run every stage on every image; an image that cannot be read is an error. Truth if all have one."""
+    exits, total = len(cascade.rules), len(items)
+    label = np.empty((exits, total), np.int64)
+    confidence = np.empty((exits, total), np.float32)
+    done = 0
+    for images in _batches(decoded((item.source for item in items), cascade.reader, options), options.batch):
+        rows = slice(done, done + len(images))
+        label[:, rows], confidence[:, rows] = _scores_of(cascade, images)
+        done += len(images)
+        progress(done, total)
+    numbers = {name: i for i, name in enumerate(cascade.labels)}
+    labelled = all(item.truth is not None for item in items)
+    truth = np.array([numbers[item.truth or ""] for item in items], np.int64) if labelled else None
+    return ExitScores(label=label, confidence=confidence, truth=truth)
+
+
+def _scores_of(cascade: Cascade, images: Array) -> tuple[Array, Array]:
+    """Labels and confidences [exits, batch], nobody leaving."""
+    count = len(images)
+    said = []
+    with cascade.seats(count) as seats:
+        seats.sit(images)
+        for k in range(len(cascade.rules)):
+            label, sure, _ = seats.run(k)
+            said.append((label.copy(), sure.copy()))
+    labels, confidences = zip(*said, strict=True)
+    return np.stack(labels), np.stack(confidences)
+
+
+def _batches(images: Iterable[Array | DataError], size: int) -> Iterable[Array]:
+    batch: list[Array] = []
+    for image in images:
+        if isinstance(image, DataError):
+            raise image
+        batch.append(image)
+        if len(batch) == size:
+            yield np.stack(batch)
+            batch = []
+    if batch:
+        yield np.stack(batch)

@@ -1,0 +1,205 @@
+"""The cascade against decisions made by hand, in every way that a batch can go through it."""
+
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+from scored_bundle import CLASSES, images_of, scored_bundle
+
+from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.run import providers
+from s2dnas_deploy.run.bulk import Bulk, BulkOptions
+from s2dnas_deploy.run.cascade import Cascade, Prediction
+
+NAN = float("nan")
+PRETEND = providers.Provider(name="pretend", ort_name="CPUExecutionProvider", own_memory=True, buckets=True)
+
+
+@pytest.fixture(params=["compact", "gather", "compact, own memory", "gather, own memory"])
+def load(request, tmp_path, monkeypatch):
+    """Loads a cascade: in host memory, or as on a device with memory and buckets of its own."""
+    monkeypatch.setattr(providers, "PROVIDERS", {**providers.PROVIDERS, "pretend": PRETEND})
+    provider = "pretend" if "own memory" in request.param else "cpu"
+
+    def load(thresholds=(0.5, 0.5), **options):
+        scored_bundle(tmp_path / "bundle", thresholds, gathers="gather" in request.param)
+        return Cascade.load(tmp_path / "bundle", provider=provider, threads=1, **options)
+
+    return load
+
+
+def exits_by_hand(scores, thresholds):
+    """Where each sample leaves, decided one by one."""
+    taken = []
+    for sample in scores:
+        k = 0
+        while k < len(thresholds) and not sample[k] >= np.float32(thresholds[k]):
+            k += 1
+        taken.append(k)
+    return taken
+
+
+def assert_decided(predictions, scores, exits):
+    assert predictions.exit.tolist() == list(exits)
+    assert predictions.label.tolist() == [i % CLASSES for i in range(len(scores))]
+    expected = np.array([scores[i][k] for i, k in enumerate(exits)], np.float32)
+    np.testing.assert_array_equal(predictions.confidence, expected)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "scores", "exits"),
+    [
+        pytest.param((0.5, 0.5), [[0.5, 0, 0]], [0], id="a tie leaves"),
+        pytest.param((0.5, 0.5), [[np.nextafter(np.float32(0.5), 0), 0.5, 0]], [1], id="just below goes on"),
+        pytest.param((0.3, 0.3), [[0.3, 0, 0]], [0], id="a tie that float64 would miss"),
+        pytest.param((0.5, 0.5), [[NAN, 0.9, 0]], [1], id="not a number goes on"),
+        pytest.param((0.5, 0.5), [[NAN, NAN, NAN]], [2], id="the last exit takes what is not a number"),
+        pytest.param((0.0, 0.0), [[0.0, 0, 0], [NAN, 0.1, 0]], [0, 1], id="threshold 0 takes numbers"),
+        pytest.param((1.0, 1.0), [[0.999, 1.0, 0], [1.0, 0, 0]], [1, 0], id="threshold 1 takes certainty"),
+        pytest.param((2.0, 2.0), [[1, 1, 0], [1, 1, 1]], [2, 2], id="none leave early"),
+        pytest.param((0.1, 0.1), [[1, 0, 0]] * 7, [0] * 7, id="all leave at once"),
+        pytest.param((0.5, 0.5), [[0, 1, 0]] * 5, [1] * 5, id="all leave at exit 1"),
+        pytest.param((0.5, 0.5), [[0, 1, 0], [1, 0, 0], [0, 0, 0]], [1, 0, 2], id="one at each"),
+        pytest.param((0.5, 0.5), np.zeros((0, 3)), [], id="empty batch"),
+        pytest.param((), [[0.2], [0.7]], [0, 0], id="one stage"),
+    ],
+)
+def test_decisions(load, thresholds, scores, exits):
+    scores = np.asarray(scores, np.float32)
+    with load(thresholds) as cascade:
+        assert_decided(cascade.predict(images_of(scores)), scores, exits)
+        streamed = list(cascade.stream(images_of(scores), batch=2))
+        assert [p.exit for p in streamed] == list(exits)
+        assert [p.label for p in streamed] == list(range(len(exits)))
+
+
+@pytest.mark.parametrize("stages", [2, 3, 5])
+def test_any_batch_any_order(load, stages):
+    rng = np.random.default_rng(stages)
+    thresholds = tuple(rng.uniform(0.3, 0.8, stages - 1))
+    with load(thresholds) as cascade:
+        for count in (1, 2, 3, 16, 33, 100, 7):
+            scores = rng.uniform(size=(count, stages)).astype(np.float32)
+            assert_decided(cascade.predict(images_of(scores)), scores, exits_by_hand(scores, thresholds))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 32])
+def test_a_stream_answers_like_single_images_in_order(load, batch):
+    thresholds = (0.6, 0.9)
+    scores = np.random.default_rng(0).uniform(size=(32 * 64 + 100, 3)).astype(np.float32)
+    scores[17:1700, 1] = 0  # a long way to the next sample that needs the last stage to fill its room
+    with load(thresholds) as cascade:
+        answers = list(cascade.stream(iter(images_of(scores)), batch=batch))
+    assert [a.label for a in answers] == [i % CLASSES for i in range(len(scores))]
+    assert [a.exit for a in answers] == exits_by_hand(scores, thresholds)
+
+
+def test_a_stream_holds_back_no_more_than_a_window(load):
+    scores = np.ones((5000, 3), np.float32)
+    scores[0] = 0  # it waits alone for the last stage
+    taken = 0
+
+    def sources():
+        nonlocal taken
+        for image in images_of(scores):
+            taken += 1
+            yield image
+
+    with load() as cascade:
+        options = BulkOptions(batch=4, workers=1)
+        ahead = [taken - given for given, _ in enumerate(Bulk(cascade, options).answers(sources()))]
+    assert len(ahead) == 5000
+    assert max(ahead) <= options.window + 64
+
+
+def test_a_stream_that_is_left_ends_its_threads(load):
+    with load() as cascade:
+        answers = cascade.stream(iter(images_of(np.ones((1000, 3)))), batch=4)
+        assert isinstance(next(answers), Prediction)
+        answers.close()
+        assert len(list(cascade.stream(images_of(np.ones((9, 3)))))) == 9
+
+
+def test_other_thresholds_a_last_stage_and_probabilities(load):
+    scores = np.array([[0.4, 0.8, 0.3], [0.6, 0.2, 0.3]], np.float32)
+    with load() as cascade:
+        assert cascade.predict(images_of(scores), thresholds=(0.0, 0.0)).exit.tolist() == [0, 0]
+        assert cascade.predict(images_of(scores), thresholds=(0.7, 0.9)).exit.tolist() == [2, 2]
+        assert cascade.predict(images_of(scores), last_stage=0).exit.tolist() == [0, 0]
+        assert cascade.predict(images_of(scores), thresholds=(0.7, 2), last_stage=1).exit.tolist() == [1, 1]
+        likely = cascade.predict(images_of(scores), probabilities=True).probabilities
+        np.testing.assert_array_equal(likely[:, 7], np.float32([0.8, 0.6]))
+        with pytest.raises(OptionError, match="expected 2 thresholds, one for each exit but the last, got 1"):
+            cascade.predict(images_of(scores), thresholds=(0.5,))
+        with pytest.raises(OptionError, match="expected a last stage from 0 to 2, got 3"):
+            cascade.predict(images_of(scores), last_stage=3)
+
+
+def test_a_deadline_keeps_the_best_answer_so_far(load):
+    scores = np.zeros((4, 3), np.float32)
+    with load() as cascade:
+        late = cascade.predict(images_of(scores), deadline_ms=1e-6)
+        assert late.exit.tolist() == [0] * 4
+        in_time = cascade.predict(images_of(scores), deadline_ms=60_000)
+        assert in_time.exit.tolist() == [2] * 4
+        assert all(seconds > 0 for seconds in in_time.stage_seconds)
+        assert late.stage_seconds[1:] == (0.0, 0.0)
+
+
+def test_a_deadline_goes_by_measured_times(load, monkeypatch):
+    scores = np.zeros((4, 3), np.float32)
+    with load() as cascade:
+        cascade.predict(images_of(scores), deadline_ms=1000)
+        for _ in range(16):
+            cascade._clock.note(2, 4, 50.0)  # the last stage has become slow
+        assert cascade.predict(images_of(scores), deadline_ms=10_000).exit.tolist() == [1] * 4
+
+
+def test_threads_share_a_cascade(load):
+    rng = np.random.default_rng(1)
+    batches = [rng.uniform(size=(n, 3)).astype(np.float32) for n in rng.integers(1, 40, 60)]
+    with load() as cascade, ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda scores: cascade.predict(images_of(scores)), batches))
+    for scores, answer in zip(batches, answers, strict=True):
+        assert_decided(answer, scores, exits_by_hand(scores, (0.5, 0.5)))
+
+
+def test_a_cascade_is_pickled_as_its_path(load):
+    scores = np.array([[0.1, 0.7, 0.2]], np.float32)
+    with load() as cascade:
+        content = pickle.dumps(cascade)
+        assert len(content) < 1000
+        with pickle.loads(content) as again:  # noqa: S301 - our own
+            assert_decided(again.predict(images_of(scores)), scores, [1])
+
+
+def test_a_closed_cascade_says_so(load):
+    cascade = load()
+    cascade.close()
+    with pytest.raises(OptionError, match="was closed; load it again"):
+        cascade.predict(images_of(np.zeros((1, 3))))
+    cascade.close()
+
+
+def test_wrong_images_are_told_what_was_expected(load):
+    with load() as cascade:
+        for images in (
+            np.zeros((2, 4, 1, 1)),
+            np.zeros((4, 1, 1), np.float32),
+            np.zeros((2, 1, 1, 4), np.float32),
+        ):
+            with pytest.raises(DataError, match=r"expected images as float32 \[N, 4, 1, 1\], got float"):
+                cascade.predict(images)
+        with pytest.raises(DataError, match="a single image: put it into a list"):
+            cascade.predict("cat.jpg")
+        with pytest.raises(DataError, match="the path of an image, a PIL image or an array, got int"):
+            cascade.predict([3])
+        with pytest.raises(DataError, match="takes 4"):
+            cascade.predict([Image.new("RGB", (1, 1))])
+
+
+def test_a_stage_cannot_be_given_no_threads(load):
+    with pytest.raises(OptionError, match="1 thread or more"):
+        Cascade.load(load().bundle.folder, threads=0)
