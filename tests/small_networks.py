@@ -34,13 +34,13 @@ class Residual(nn.Module):
         return self.fc(torch.relu(self.widen(x)).mean((2, 3)))
 
 
-def residual(seed: int = 0) -> StaticNetwork:
+def residual(seed: int = 0, shape: tuple[int, int, int] = (3, 8, 8)) -> StaticNetwork:
     """`Residual` as read, with seeded weights and batch norm statistics that are not the initial ones."""
     torch.manual_seed(seed)
     network = Residual()
     network.norm.running_mean.normal_()
     network.norm.running_var.uniform_(0.5, 1.5)
-    return read_network(network, (3, 8, 8))
+    return read_network(network, shape)
 
 
 def example_network(file: str, factory: str, **arguments: object) -> nn.Module:

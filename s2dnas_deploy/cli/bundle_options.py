@@ -1,5 +1,6 @@
 """The options that name a bundle and how to run it, spelled alike wherever one is run."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,11 @@ _OPTIONS = (
     click.option("--allow-fallback", is_flag=True, help="Use the CPU if the provider is not there."),
     click.option("--threads", type=click.IntRange(1), help="Cores per stage. [default: all]"),
 )
+
+
+def silence_pillow() -> None:
+    """Keep pillow's warnings of odd files from the terminal; what cannot be read is reported as an answer."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def bundle_options(function: Function) -> Function:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s2dnas_deploy.cli.bundle_options import bundle_options
+from s2dnas_deploy.cli.bundle_options import bundle_options, silence_pillow
 from s2dnas_deploy.cli.command import Command
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def calibrate(**options: Any) -> None:
     from s2dnas_deploy.run.calibration import calibrate as run_calibration
     from s2dnas_deploy.run.plot import calibration_svg
 
+    silence_pillow()
     with Console(quiet=options["quiet"]) as console:
         calibration = run_calibration(request, console)
         if options["plot"] is not None:
@@ -192,7 +193,7 @@ def _in_words(calibration: "Calibration") -> str:
     useful = choice.useful_images
     if useful is not None and choice.proven_on and useful > choice.proven_on:
         lines.append(
-            f"about {useful} images to prove with, in place of {choice.proven_on}, would allow thresholds "
-            "where nothing was seen to be lost"
+            f"about {useful} images to prove with, in place of {choice.proven_on}, would let images leave as "
+            "early as loses half of what may be lost"
         )
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s2dnas_deploy.cli.bundle_options import bundle_options
+from s2dnas_deploy.cli.bundle_options import bundle_options, silence_pillow
 from s2dnas_deploy.cli.command import INTERRUPTED, Command, Numbers
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def run(**options: Any) -> None:
     from s2dnas_deploy.cli.run_text import summary_in_words
     from s2dnas_deploy.run.job import run_job
 
+    silence_pillow()
     with Console(quiet=options["quiet"]) as console, _stop_on_interrupt() as stopped:
         summary = run_job(request, sys.stdout.buffer, console, lambda: bool(stopped))
         sys.stdout.buffer.flush()

@@ -13,7 +13,6 @@ depend on the images of that window alone: a run that goes on from a window's st
 
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from s2dnas_deploy.bundle.manifest import ANSWERS, CONFIDENCE, IMAGE, LABEL, PROBABILITIES
 from s2dnas_deploy.errors import DataError, OptionError
@@ -245,8 +243,6 @@ def decoded(
                 images.append(problem)
         return images
 
-    # Pillow warns before it refuses; what is refused is for `pictures` to say.
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     ahead: deque[Future[list[Array | DataError]]] = deque()
     iterator = iter(sources)
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="decode")

@@ -96,7 +96,7 @@ class Choice:
     """The thresholds chosen, what they amount to, and the candidates there were.
 
     `proven_on` images have proven the goal (0: nothing was to be proven). `useful_images` is how many it
-    would take, by the spread seen, for the proof to reach the point where nothing is lost.
+    would take, by the spread seen, to prove thresholds that lose half of what may be lost.
     """
 
     point: Point
@@ -292,10 +292,10 @@ _CURVE_POINTS = 60
 
 
 def _useful_images(worse: Numbers, better: Numbers, test: Test) -> int | None:
-    """How many images would prove the candidate that was seen to lose nothing, by its spread here."""
-    lossless = np.flatnonzero(worse - better <= 0)
-    if not test.paired or not len(lossless):
+    """How many images would prove the candidate that was seen to lose α/2, by its spread here."""
+    within = np.flatnonzero(worse - better <= test.alpha * test.images / 2)
+    if not test.paired or not len(within):
         return None
-    changed = float((worse + better)[lossless[-1]]) / test.images
-    # s = 0 ≤ n·α - z · √(n·q)  ⟺  n ≥ q · (z / α)²
-    return int(np.ceil(changed * (test.z / test.alpha) ** 2))
+    changed = float((worse + better)[within[-1]]) / test.images
+    # s = n·α/2 ≤ n·α - z · √(n·q)  ⟺  n ≥ q · (2 · z / α)²
+    return int(np.ceil(changed * (2 * test.z / test.alpha) ** 2))

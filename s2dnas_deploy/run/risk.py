@@ -68,17 +68,10 @@ class Test:
             low, high = (middle, high) if proves else (low, middle)
         return low
 
-    @cached_property
+    @property
     def z(self) -> float:
-        """The smallest z that keeps the level for every q."""
-        level = (1 - _MARGIN) * self.delta
-        shares = np.geomspace(self.alpha, 1.0, _SHARES)
-        low, high = 0.0, 16.0
-        while high - low > 1e-3:
-            middle = (low + high) / 2
-            keeps = all(_error(float(q), self.images, self.alpha, middle) <= level for q in shares)
-            low, high = (low, middle) if keeps else (middle, high)
-        return high
+        """How many spreads below α a sample must be to prove anything, where losses are -1, 0 and 1."""
+        return _smallest_z(self.images, self.alpha, self.delta)
 
 
 def least_images(alpha: float, delta: float, *, paired: bool) -> int:
@@ -104,6 +97,19 @@ def binomial_cdf(successes: int, trials: int, share: float) -> float:
         return 0.0
     k = np.arange(low, min(successes, high) + 1)
     return min(float(np.exp(_log_binomial(k, np.asarray(trials), share)).sum()), 1.0)
+
+
+@cache
+def _smallest_z(images: int, alpha: float, delta: float) -> float:
+    """The smallest z that keeps the level for every q."""
+    level = (1 - _MARGIN) * delta
+    shares = np.geomspace(alpha, 1.0, _SHARES)
+    low, high = 0.0, 16.0
+    while high - low > 1e-3:
+        middle = (low + high) / 2
+        keeps = all(_error(float(q), images, alpha, middle) <= level for q in shares)
+        low, high = (low, middle) if keeps else (middle, high)
+    return high
 
 
 def _paired_limit(changed: int, images: int, alpha: float, z: float) -> int:

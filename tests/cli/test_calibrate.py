@@ -1,0 +1,200 @@
+"""`s2dnas-calibrate` from the command line: thresholds in the bundle, with what they promise."""
+
+import json
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+pytest.importorskip("torch")
+
+from exports import chain_from, export_to
+from small_networks import residual
+
+from s2dnas_deploy import plan as plans
+from s2dnas_deploy.bundle import bundle as bundle_module
+from s2dnas_deploy.bundle.bundle import load_bundle, replace_manifest, save_bundle, verify_bundle
+from s2dnas_deploy.cli import calibrate as command
+from s2dnas_deploy.run.cascade import Cascade
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, Path]:
+    """A bundle of three stages, and 900 images that its last exit mostly classifies as labelled."""
+    root = tmp_path_factory.mktemp("made")
+    static = residual()
+    chain = chain_from(static, plans.from_text("uniform:0.25,0.25,0.5", static.divisible.space))
+    export_to(root / "bundle", chain, single_file=True)
+    generator = np.random.default_rng(0)
+    arrays = generator.integers(0, 256, (900, 8, 8, 3), dtype=np.uint8)
+    with Cascade.load(root / "bundle") as cascade:
+        said = cascade.predict(arrays, thresholds=(2, 2)).label
+    truth = np.where(generator.uniform(size=900) < 0.9, said, (said + 1) % 5)
+    for i, (array, label) in enumerate(zip(arrays, truth, strict=True)):
+        folder = root / "images" / f"class {label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array).save(folder / f"{i:03}.png")
+    return root / "bundle", root / "images"
+
+
+@pytest.fixture
+def bundle(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made[0], tmp_path / "bundle"))
+
+
+def run(*arguments):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def test_thresholds_land_in_the_bundle_with_their_promise(bundle, made, tmp_path):
+    plot = tmp_path / "curve.svg"
+    result = run("--bundle", bundle, made[1], "--max-drop", "10%", "--plot", plot)
+    assert result.exit_code == 0, result.output
+    manifest = verify_bundle(bundle).manifest
+    first, second, last = (stage.exit for stage in manifest.stages)
+    assert (first.calibrated, second.calibrated, last.calibrated) == (True, True, True)
+    assert last.threshold is None
+    assert f"{first.threshold:.5f}" in result.stdout
+    assert manifest.promise.max_drop == pytest.approx(0.1)
+    assert manifest.promise.probability == 0.95
+    assert manifest.promise.images == 900
+    assert manifest.promise.statement in result.stdout
+    assert manifest.promise.statement in (bundle / "README.md").read_text()
+    assert "leaves if" in (bundle / "README.md").read_text()
+    assert ElementTree.parse(plot).getroot().tag.endswith("svg")  # noqa: S314 - our own
+    assert "cascade.onnx has its thresholds inside" in result.stderr
+    with Cascade.load(bundle) as cascade:
+        files = sorted(str(path) for path in made[1].rglob("*.png"))
+        said = cascade.predict(files)
+    shares = np.bincount(said.exit, minlength=3) / 900
+    np.testing.assert_allclose(manifest.expected.exit_share, shares, atol=1.5 / 900)
+    right = np.mean(
+        [f"class {k}" == Path(file).parent.name for k, file in zip(said.label, files, strict=True)]
+    )
+    assert manifest.expected.cascade_accuracy == pytest.approx(right, abs=1.5 / 900)
+    macs = np.cumsum(manifest.macs)
+    assert manifest.expected.mean_macs == pytest.approx(float(shares @ macs), rel=0.01)
+
+
+def test_the_manifest_still_fits_its_schema(bundle, made):
+    jsonschema = pytest.importorskip("jsonschema")
+    assert run("--bundle", bundle, made[1], "--max-drop", "10%", "--quiet").exit_code == 0
+    schema = json.loads((Path(bundle_module.__file__).parent / "manifest.schema.json").read_text())
+    jsonschema.validate(json.loads((bundle / "manifest.json").read_text()), schema)
+
+
+def test_scores_are_kept_and_need_no_images_again(bundle, made, tmp_path):
+    scores = tmp_path / "scores.npz"
+    first = run("--bundle", bundle, made[1], "--max-drop", "10%", "--scores", scores, "--dry-run")
+    again = run("--bundle", bundle, "--max-drop", "10%", "--scores", scores, "--dry-run")
+    assert first.exit_code == again.exit_code == 0, again.output
+    assert first.stdout == again.stdout
+    assert load_bundle(bundle).manifest.promise is None  # a dry run
+
+
+def test_unlabelled_images(bundle, made, tmp_path):
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    for path in made[1].rglob("*.png"):
+        shutil.copy(path, loose / path.name)
+    told = run("--bundle", bundle, loose, "--max-drop", "10%")
+    assert told.exit_code == 1
+    assert "add --unlabelled" in told.stderr
+    result = run("--bundle", bundle, loose, "--unlabelled", "--max-drop", "19%")
+    assert result.exit_code == 0, result.output
+    assert "get another answer than the last exit's" in result.stdout
+    assert load_bundle(bundle).manifest.expected is None
+
+
+@pytest.mark.parametrize("target", ["macs", "ms"])
+def test_budgets(bundle, made, target):
+    macs = np.cumsum(load_bundle(bundle).manifest.macs)
+    budget = f"{(macs[0] + macs[2]) / 2e6:.6f}M" if target == "macs" else "1000"
+    result = run("--bundle", bundle, made[1], f"--target-{target}", budget)
+    assert result.exit_code == 0, result.output
+    manifest = load_bundle(bundle).manifest
+    assert "nothing is proven" in manifest.promise.statement
+    if target == "macs":
+        assert manifest.expected.mean_macs <= (macs[0] + macs[2]) / 2 + 1
+    small = run("--bundle", bundle, made[1], f"--target-{target}", "0.0000001")
+    assert small.exit_code == 2
+    assert "what exit 0 alone costs" in small.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--max-drop", "0.5"], 2, "for 0.5 points write 0.5% or 0.005"),
+        (["--max-drop", "0"], 2, "not between 0 and 1"),
+        (["--max-drop", "1%", "--target-ms", "3"], 2, "exclude each other"),
+        (["--target-macs", "many"], 2, "such as 20M"),
+        (["--max-drop", "0.1%"], 1, "images cannot prove a drop of 0.1 points"),
+        (["--static-accuracy", "99%", "--max-drop", "1%"], 1, "even if no image leaves early"),
+        (["--plot", "x.png"], 2, "does not end in .svg"),
+    ],
+)
+def test_what_cannot_be(bundle, made, options, code, message):
+    before = {path.name: path.read_bytes() for path in bundle.iterdir()}
+    result = run("--bundle", bundle, made[1], *options)
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
+
+
+def test_no_images_and_images_that_cannot_be_read(bundle, tmp_path):
+    assert "no images: give some" in run("--bundle", bundle).stderr
+    (tmp_path / "bad.png").write_bytes(b"")
+    result = run("--bundle", bundle, tmp_path / "bad.png", "--unlabelled")
+    assert result.exit_code == 1
+    assert f"{tmp_path}/bad.png: the file is empty" in result.stderr
+
+
+def test_a_replacement_that_dies_at_any_write_leaves_a_whole_bundle(made, tmp_path, monkeypatch):
+    real = bundle_module.write_text_atomically
+    for survived in range(5):
+        folder = Path(shutil.copytree(made[0], tmp_path / str(survived)))
+        bundle = load_bundle(folder)
+        stages = tuple(
+            stage if stage.exit.threshold is None else _with_threshold(stage, 0.125)
+            for stage in bundle.manifest.stages
+        )
+        manifest = type(bundle.manifest)(**{**vars(bundle.manifest), "stages": stages})
+        writes = []
+
+        def dying(path, text, writes=writes, survived=survived):
+            if len(writes) == survived:
+                raise SystemExit("killed")
+            writes.append(path.name)
+            real(path, text)
+
+        monkeypatch.setattr(bundle_module, "write_text_atomically", dying)
+        if survived < 4:
+            with pytest.raises(SystemExit):
+                replace_manifest(bundle, manifest)
+        else:
+            replace_manifest(bundle, manifest)
+        monkeypatch.undo()
+        now = verify_bundle(folder).manifest
+        assert now in (bundle.manifest, manifest)
+        assert (now == manifest) == ("manifest.json" in writes)
+        replace_manifest(load_bundle(folder), manifest)  # whatever was left, it can be done again
+        assert verify_bundle(folder).manifest == manifest
+        assert (folder / "SHA256SUMS").read_text().count("manifest.json") == 1
+        (folder / ".manifest.json.x.part").write_text("left behind")
+        save_bundle({name: (made[0] / name).read_bytes() for name in _files(made[0])}, folder)
+        assert verify_bundle(folder).manifest == bundle.manifest
+
+
+def _with_threshold(stage, threshold):
+    from dataclasses import replace
+
+    return replace(stage, exit=replace(stage.exit, threshold=threshold, calibrated=True))
+
+
+def _files(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name != "SHA256SUMS"]

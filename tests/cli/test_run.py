@@ -1,0 +1,351 @@
+"""`s2dnas-run` from the command line: what it writes, and what it does with whatever it is given."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import odd_images
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+pytest.importorskip("torch")
+
+from exports import chain_from, export_to, pixels
+from small_networks import residual
+
+from s2dnas_deploy import plan as plans
+from s2dnas_deploy.cli import run as command
+from s2dnas_deploy.run.cascade import Cascade
+from s2dnas_deploy.run.chain import StageSession, run_chain
+
+WIDTH, HEIGHT = odd_images.SIZE
+RUN = [sys.executable, "-c", "from s2dnas_deploy.cli import run; run()"]
+
+
+def run(*arguments, stdin=None):
+    return CliRunner().invoke(command, [str(argument) for argument in arguments], input=stdin)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    """Three stages with thresholds at which images leave at every exit."""
+    folder = tmp_path_factory.mktemp("bundle") / "b"
+    static = residual(shape=(3, HEIGHT, WIDTH))
+    chain = chain_from(static, plans.from_text("uniform:0.25,0.25,0.5", static.divisible.space))
+    answers = run_chain([StageSession(g) for g in export_to(folder, chain).graphs], pixels(chain, 200))
+    thresholds = tuple(float(np.median(answer.confidence)) for answer in answers[:2])
+    export_to(folder, chain, thresholds=thresholds)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, bundle) -> Path:
+    """300 pictures in folders named after the bundle's classes."""
+    root = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(3)
+    for i in range(300):
+        place = root / f"class {i % 5}"
+        place.mkdir(exist_ok=True)
+        pixels = generator.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"{i:03}.png")
+    return root
+
+
+def records(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_every_image_gets_a_line_in_order(bundle, folder):
+    result = run("--bundle", bundle, folder)
+    assert result.exit_code == 0, result.output
+    lines = records(result.stdout)
+    files = sorted(str(path) for path in folder.rglob("*.png"))
+    assert [line["file"] for line in lines] == files
+    with Cascade.load(bundle) as cascade:
+        said = cascade.predict(files)
+        assert [line["index"] for line in lines] == said.label.tolist()
+        assert [line["exit"] for line in lines] == said.exit.tolist()
+        assert [line["label"] for line in lines] == [cascade.labels[i] for i in said.label]
+    np.testing.assert_allclose([line["confidence"] for line in lines], said.confidence, atol=1e-6)
+    assert {line["exit"] for line in lines} == {0, 1, 2}
+    assert lines[0]["truth"] == "class 0"
+
+
+def test_the_summary_counts_what_the_lines_say(bundle, folder):
+    result = run("--bundle", bundle, folder)
+    lines = records(result.stdout)
+    for k in range(3):
+        there = [line for line in lines if line["exit"] == k]
+        right = sum(line["label"] == line["truth"] for line in there)
+        row = next(row for row in result.stderr.splitlines() if row.split()[:1] == [str(k)])
+        assert row.split()[1:4] == [
+            str(len(there)),
+            f"{100 * len(there) / 300:.1f}%",
+            f"{100 * right / len(there):.2f}%",
+        ]
+    assert "every stage on every image would take" in result.stderr
+    assert "300 images, 0 failed" in result.stderr
+
+
+def test_good_images_are_classified_and_bad_ones_reported(bundle, tmp_path):
+    for i in range(3):
+        odd_images.write(tmp_path / "odd" / str(i), {**odd_images.good(), **odd_images.bad()})
+    (tmp_path / "odd" / "notes.txt").write_text("no picture\n")
+    (tmp_path / "odd" / ".hidden.jpg").write_bytes(b"")
+    os.mkfifo(tmp_path / "odd" / "pipe.jpg")
+    result = run("--bundle", bundle, tmp_path / "odd")
+    assert result.exit_code == 6, result.output
+    lines = {line["file"].removeprefix(f"{tmp_path}/odd/"): line for line in records(result.stdout)}
+    assert len(lines) == 3 * (len(odd_images.good()) + len(odd_images.bad())) + 1
+    for i in range(3):
+        for name in odd_images.good():
+            assert "label" in lines[f"{i}/{name}"], lines[f"{i}/{name}"]
+        for name in odd_images.bad():
+            assert lines[f"{i}/{name}"].keys() == {"file", "error"}
+    assert lines["pipe.jpg"]["error"] == "expected a file, got a device"
+    assert lines["0/empty.jpg"]["error"] == "the file is empty"
+    assert f"{3 * len(odd_images.bad()) + 1} failed" in result.stderr
+    assert "passed over 2 files that are no images" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_files_patterns_archives_and_lists(bundle, folder, tmp_path):
+    paths = sorted(folder.rglob("*.png"))
+    arrays = np.stack([np.asarray(Image.open(path)) for path in paths[:6]])
+    np.savez(tmp_path / "x.npz", images=arrays, labels=np.arange(6) % 5)
+    np.save(tmp_path / "x.npy", arrays.transpose(0, 3, 1, 2))
+    expected = [(line["index"], line["exit"]) for line in records(run("--bundle", bundle, *paths[:6]).stdout)]
+    for places, stdin in (
+        ([tmp_path / "x.npz"], None),
+        ([tmp_path / "x.npy"], None),
+        ([folder / "class 0" / "0[012]?.png"], None),
+        (["-"], "".join(f"{path}\n" for path in paths[:6])),
+    ):
+        lines = records(run("--bundle", bundle, *places, stdin=stdin).stdout)
+        assert [(line["index"], line["exit"]) for line in lines] == expected
+    archive = records(run("--bundle", bundle, tmp_path / "x.npz").stdout)
+    assert archive[4]["file"] == f"{tmp_path}/x.npz[4]"
+    assert archive[4]["truth"] == "class 4"
+
+
+def test_places_that_are_nothing_are_named(bundle, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
+    for place, message in {
+        "empty": "no images there; expected files of .bmp",
+        "no*.jpg": "no file matches",
+        "broken.npz": "expected a NumPy archive",
+    }.items():
+        result = run("--bundle", bundle, tmp_path / place)
+        assert result.exit_code == 1
+        assert f"{tmp_path / place}: {message}" in result.stderr
+    gone = run("--bundle", bundle, tmp_path / "gone.jpg")
+    assert gone.exit_code == 6
+    assert records(gone.stdout) == [{"file": f"{tmp_path}/gone.jpg", "error": "no such file"}]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_outputs(bundle, folder, tmp_path, form):
+    (tmp_path / "bad.png").write_bytes(b"")
+    out = tmp_path / "deep" / f"out.{form}"
+    result = run(
+        "--bundle", bundle, folder / "class 1", tmp_path / "bad.png", "--probabilities", "--out", out
+    )
+    assert result.exit_code == 6, result.output
+    assert result.stdout == ""
+    assert os.listdir(out.parent) == [out.name]
+    if form == "jsonl":
+        rows = records(out.read_text())
+    elif form == "csv":
+        rows = list(csv.DictReader(out.open()))
+    else:
+        import pyarrow.parquet
+
+        rows = pyarrow.parquet.read_table(out).to_pylist()
+    assert len(rows) == 61
+    assert rows[60]["error"] == "the file is empty"
+    probabilities = rows[7]["probabilities"]
+    likely = [float(p) for p in (probabilities.split() if form == "csv" else probabilities)]
+    assert len(likely) == 5
+    assert sum(likely) == pytest.approx(1, abs=1e-5)
+    assert likely[int(rows[7]["index"])] == pytest.approx(float(rows[7]["confidence"]), abs=1e-6)
+    assert rows[7]["truth"] == "class 1"
+
+
+def test_output_names_say_the_format(bundle, folder, tmp_path):
+    assert run("--bundle", bundle, folder, "--out", tmp_path / "out").exit_code == 2
+    assert run("--bundle", bundle, folder, "--format", "parquet").exit_code == 2
+    assert run("--bundle", bundle, folder, "--out", tmp_path / "out", "--format", "csv").exit_code == 0
+    assert (tmp_path / "out").read_text().startswith("file,label,index,confidence,exit")
+
+
+def test_thresholds_and_the_last_stage(bundle, folder):
+    assert {r["exit"] for r in records(run("--bundle", bundle, folder, "--threshold", "2,2").stdout)} == {2}
+    assert {r["exit"] for r in records(run("--bundle", bundle, folder, "--last-stage", "1").stdout)} == {0, 1}
+    wrong = run("--bundle", bundle, folder, "--threshold", "0.5")
+    assert wrong.exit_code == 2
+    assert "expected 2 thresholds" in wrong.stderr
+
+
+def test_the_bundle_is_found(bundle, folder, monkeypatch):
+    monkeypatch.setenv("S2DNAS_BUNDLE", str(bundle))
+    assert run(folder / "class 0").exit_code == 0
+    monkeypatch.delenv("S2DNAS_BUNDLE")
+    monkeypatch.chdir(bundle)
+    assert run(folder / "class 0").exit_code == 0
+    monkeypatch.chdir(folder)
+    nowhere = run(folder / "class 0")
+    assert nowhere.exit_code == 3
+    assert "no manifest.json" in nowhere.stderr
+
+
+def test_asked_for_cuda_without_it(bundle, folder):
+    result = run("--bundle", bundle, "--provider", "cuda", folder)
+    assert result.exit_code == 4
+    assert result.stderr.count("\n") == 1
+    assert "--provider cuda" in result.stderr
+    assert "pip install onnxruntime-gpu" in result.stderr
+    assert run("--bundle", bundle, "--provider", "cuda", "--allow-fallback", folder).exit_code == 0
+
+
+# --- interrupted runs --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory, folder) -> Path:
+    """A list of 6,000 files, some of which cannot be read."""
+    paths = [str(path) for path in sorted(folder.rglob("*.png"))] * 20
+    paths[100::701] = [str(folder / "gone.png")] * len(paths[100::701])
+    names = tmp_path_factory.mktemp("list") / "names"
+    names.write_text("".join(f"{path}\n" for path in paths))
+    return names
+
+
+def start(bundle, many, out, *more):
+    command = [*RUN, "--bundle", str(bundle), "-", "--out", str(out), "--batch", "4", "--threads", "1", *more]
+    with many.open() as names:
+        return subprocess.Popen(command, stdin=names, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_lines(out: Path, count: int, process) -> None:
+    while process.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < count):
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def unbroken(bundle, many, tmp_path_factory) -> dict[str, Any]:
+    """The outputs of runs that nobody stopped, and how long one took."""
+    place = tmp_path_factory.mktemp("unbroken")
+    begun = time.monotonic()
+    for form in ("jsonl", "csv"):
+        process = start(bundle, many, place / f"out.{form}")
+        process.communicate()
+        assert process.returncode == 6
+    seconds = (time.monotonic() - begun) / 2
+    return {"seconds": seconds, **{form: (place / f"out.{form}").read_bytes() for form in ("jsonl", "csv")}}
+
+
+def test_ctrl_c_says_how_to_go_on_and_loses_nothing(bundle, many, unbroken, tmp_path):
+    out = tmp_path / "out.csv"
+    process = start(bundle, many, out)
+    wait_for_lines(out, 50, process)
+    process.send_signal(signal.SIGINT)
+    _, messages = process.communicate()
+    assert process.returncode == 130, messages
+    assert f"--resume goes on with {out}" in messages
+    assert out.read_bytes().endswith(b"\n")
+    assert unbroken["csv"].startswith(out.read_bytes())
+    again = start(bundle, many, out)
+    assert "--resume goes on with it" in again.communicate()[1]
+    assert again.returncode == 2
+    resumed = start(bundle, many, out, "--resume")
+    assert "were there already" in resumed.communicate()[1]
+    assert resumed.returncode == 6
+    assert out.read_bytes() == unbroken["csv"]
+    assert os.listdir(tmp_path) == ["out.csv"]
+
+
+def kill_and_resume(bundle, many, out, moments) -> None:
+    resume: list[str] = []
+    for moment in moments:
+        process = start(bundle, many, out, *resume)
+        time.sleep(moment)
+        process.kill()
+        process.communicate()
+        if out.with_name(f".{out.name}.run.json").exists():
+            resume = ["--resume"]
+    final = start(bundle, many, out, *resume)
+    messages = final.communicate()[1]
+    assert final.returncode == 6, messages
+
+
+def test_a_killed_run_goes_on_to_the_same_output(bundle, many, unbroken, tmp_path):
+    out = tmp_path / "out.jsonl"
+    kill_and_resume(bundle, many, out, [share * unbroken["seconds"] for share in (0.7, 0.5)])
+    assert out.read_bytes() == unbroken["jsonl"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["jsonl", "csv"])
+def test_ten_kills_at_random_moments(bundle, many, unbroken, tmp_path, form):
+    generator = random.Random(form)  # noqa: S311 - moments, not secrets
+    for turn in range(10):
+        out = tmp_path / f"{turn}.{form}"
+        kill_and_resume(bundle, many, out, [generator.uniform(0, unbroken["seconds"])])
+        assert out.read_bytes() == unbroken[form]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_any_piece_of_an_output_is_completed(bundle, folder, tmp_path, form):
+    whole = tmp_path / f"whole.{form}"
+    assert run("--bundle", bundle, folder, "--batch", 2, "--out", whole).exit_code == 0
+    lines = tmp_path / "whole.jsonl"
+    if form == "parquet":
+        assert run("--bundle", bundle, folder, "--batch", 2, "--out", lines).exit_code == 0
+    content = (lines if form == "parquet" else whole).read_bytes()
+    for cut in (0, 1, 60, len(content) // 3, len(content) // 2 + 1, len(content) - 1, len(content)):
+        out = tmp_path / f"cut.{form}"
+        process = start_and_stop_before_the_first_line(bundle, folder, out)
+        part = out.with_name(f".{out.name}.part") if form == "parquet" else out
+        assert part.exists(), process
+        part.write_bytes(content[:cut])
+        resumed = run("--bundle", bundle, folder, "--batch", 2, "--out", out, "--resume")
+        assert resumed.exit_code == 0, resumed.output
+        assert out.read_bytes() == whole.read_bytes()
+        out.unlink()
+
+
+def start_and_stop_before_the_first_line(bundle, folder, out):
+    from s2dnas_deploy.cli.console import Console
+    from s2dnas_deploy.run.bulk import BulkOptions
+    from s2dnas_deploy.run.job import RunRequest, run_job
+
+    request = RunRequest(bundle=bundle, places=(str(folder),), bulk=BulkOptions(batch=2), out=out, form=None)
+    return run_job(request, sys.stdout.buffer, Console(quiet=True), lambda: True)
+
+
+def test_a_run_is_resumed_only_with_the_same_images_and_bundle(bundle, folder, tmp_path):
+    out = tmp_path / "out.jsonl"
+    start_and_stop_before_the_first_line(bundle, folder, out)
+    other = run("--bundle", bundle, folder / "class 1", "--batch", 2, "--out", out, "--resume")
+    assert other.exit_code == 2
+    assert "resume with the same images" in other.stderr
+    changed = run("--bundle", bundle, folder, "--batch", 2, "--threshold", "2,2", "--out", out, "--resume")
+    assert changed.exit_code == 2
+    assert "was begun with thresholds = None, now it is [2.0, 2.0]" in changed.stderr
+    shutil.copytree(bundle, tmp_path / "b")
+    assert run("--bundle", tmp_path / "b", folder, "--batch", 2, "--out", out, "--resume").exit_code == 0
+    complete = run("--bundle", bundle, folder, "--batch", 2, "--out", out, "--resume")
+    assert complete.exit_code == 2
+    assert "is complete" in complete.stderr
+    assert run("--bundle", bundle, folder, "--resume").exit_code == 2

@@ -1,0 +1,84 @@
+"""What was asked for is what runs, or it is an error that says what to do."""
+
+import subprocess
+import sys
+
+import onnxruntime
+import pytest
+from scored_bundle import scored_bundle
+
+from s2dnas_deploy.cli.bundle_options import _PROVIDERS
+from s2dnas_deploy.errors import BundleError, OptionError, ProviderError
+from s2dnas_deploy.run import providers
+from s2dnas_deploy.run.cascade import Cascade
+from s2dnas_deploy.run.providers import PROVIDERS, choose_provider, make_session
+
+
+def test_the_command_knows_all_names():
+    assert set(_PROVIDERS) == set(providers.NAMES)
+
+
+def test_the_best_there_is(monkeypatch):
+    there = ["CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    assert choose_provider("auto").name == "cpu"
+    assert choose_provider("arm").name == "cpu"
+    there.append("XnnpackExecutionProvider")
+    assert choose_provider("arm").name == "xnnpack"
+    there.append("CUDAExecutionProvider")
+    assert choose_provider("auto").name == "cuda"
+
+
+def test_what_is_not_there_is_an_error_or_the_cpu(monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    for name in ("cuda", "tensorrt", "openvino", "xnnpack", "coreml"):
+        with pytest.raises(ProviderError, match=f"--provider {name}: onnxruntime .* has cpu only. To get it"):
+            choose_provider(name)
+        assert choose_provider(name, allow_fallback=True).name == "cpu"
+    with pytest.raises(OptionError, match="expected a provider among cpu, cuda"):
+        choose_provider("gpu")
+
+
+def test_a_provider_that_is_listed_but_does_not_run_is_an_error(monkeypatch, tmp_path):
+    """As in onnxruntime-gpu on a machine without CUDA: it is in the list, and the CPU runs the graph."""
+    bundle = scored_bundle(tmp_path / "b")
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    real = onnxruntime.InferenceSession
+
+    def silently_on_the_cpu(graph, options, providers):
+        assert providers[0][0] == "CUDAExecutionProvider"
+        return real(graph, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", silently_on_the_cpu)
+    with pytest.raises(ProviderError, match="would run the graph on CPUExecutionProvider"):
+        Cascade.load(bundle.folder, provider="cuda")
+
+
+def test_every_stage_has_its_session_on_the_provider(tmp_path):
+    with Cascade.load(scored_bundle(tmp_path / "b").folder, provider="cpu") as cascade:
+        assert [s.get_providers() for s in cascade.stages.sessions] == [["CPUExecutionProvider"]] * 3
+
+
+def test_a_graph_that_onnxruntime_refuses_is_the_bundles_fault():
+    with pytest.raises(BundleError, match=r"onnxruntime .* refuses a graph"):
+        make_session(b"no graph", PROVIDERS["cpu"])
+
+
+def test_buckets_are_few_and_large_enough():
+    cuda = PROVIDERS["cuda"]
+    sizes = [cuda.batch_size(count) for count in range(1, 2000)]
+    assert all(size >= count for count, size in enumerate(sizes, start=1))
+    assert all(size <= max(2 * count, count + 255) for count, size in enumerate(sizes, start=1))
+    assert len(set(sizes)) < 25
+    assert PROVIDERS["cpu"].batch_size(37) == 37
+
+
+def test_importing_the_cascade_brings_no_more_than_it_needs():
+    code = (
+        "import sys; from s2dnas_deploy import Cascade; Cascade; "
+        "print(sorted({'torch', 'onnx', 'matplotlib', 'click', 'scipy', 'pyarrow'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,63 @@
+"""The tests that promises rest on: their level is kept, whatever the truth, and little is wasted."""
+
+import math
+
+import numpy as np
+import pytest
+
+from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.run.risk import Test as RiskTest
+from s2dnas_deploy.run.risk import binomial_cdf, least_images
+
+
+def test_binomial_cdf_is_the_sum_of_its_terms():
+    for n, p in ((1, 0.3), (10, 0.5), (37, 0.01), (200, 0.97)):
+        terms = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
+        for k in range(-1, n + 1):
+            assert binomial_cdf(k, n, p) == pytest.approx(sum(terms[: k + 1]), abs=1e-12)
+
+
+def test_of_zeros_and_ones_as_many_are_allowed_as_the_binomial_allows():
+    test = RiskTest(images=1000, alpha=0.02, delta=0.05, paired=False)
+    most = max(s for s in range(1000) if binomial_cdf(s, 1000, 0.02) <= 0.05)
+    assert test.proves(most, 0)
+    assert not test.proves(most + 1, 0)
+
+
+@pytest.mark.parametrize("images", [800, 3000, 10_000])
+@pytest.mark.parametrize("alpha", [0.005, 0.02])
+def test_the_paired_test_errs_as_often_as_it_may_and_hardly_less(images, alpha):
+    test = RiskTest(images=images, alpha=alpha, delta=0.05, paired=True)
+    generator = np.random.default_rng(images)
+    worst = 0.0
+    for share in (alpha, 1.1 * alpha, 1.5 * alpha, 3 * alpha, 8 * alpha, 20 * alpha):
+        ones, minus = (share + alpha) / 2, (share - alpha) / 2
+        draws = generator.multinomial(images, [ones, minus, 1 - share], 20_000)
+        errors = np.mean([test.proves(int(w), int(b)) for w, b, _ in draws])
+        # the truth is at α, where the test may err in 5% of all draws; 4 standard errors of 20,000 of them
+        assert errors <= 0.05 + 4 * math.sqrt(0.05 * 0.95 / 20_000)
+        worst = max(worst, errors)
+    assert worst > 0.025
+    # the normal approximation, which errs more often, has 1.645
+    assert test.z < (2.6 if images * alpha < 10 else 1.9)
+
+
+def test_more_images_prove_smaller_drops():
+    few, many = (RiskTest(images=n, alpha=0.01, delta=0.05, paired=True) for n in (1000, 10_000))
+    assert not few.proves(40, 35)
+    assert many.proves(400, 350)
+
+
+def test_least_images_is_the_least():
+    for paired in (True, False):
+        least = least_images(0.01, 0.05, paired=paired)
+        assert RiskTest(images=least, alpha=0.01, delta=0.05, paired=paired).proves(0, 0)
+        assert not RiskTest(images=least - 1, alpha=0.01, delta=0.05, paired=paired).proves(0, 0)
+    assert least_images(0.01, 0.05, paired=False) == math.ceil(math.log(0.05) / math.log(0.99))
+
+
+def test_no_drop_and_certainty_cannot_be_tested():
+    with pytest.raises(OptionError, match="a drop between 0 and 1"):
+        RiskTest(images=10, alpha=0.0, delta=0.05, paired=True)
+    with pytest.raises(OptionError, match="a probability between 0 and 1"):
+        RiskTest(images=10, alpha=0.1, delta=0.0, paired=True)
