@@ -17,6 +17,9 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("chain_cost", "chain_cost_int8", lambda record: record["rows"]),
         ("int8_cascade", "int8_cascade", lambda record: record),
         ("hand_over", "hand_over", lambda record: record),
+        ("overhead", "overhead", lambda record: record["rows"]),
+        ("bulk", "bulk", lambda record: record),
+        ("guarantee", "guarantee", lambda record: record["rows"]),
     ],
 )
 def test_every_table_equals_its_record(monkeypatch, script, record, rows):

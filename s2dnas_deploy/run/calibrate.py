@@ -31,8 +31,11 @@ Losses = npt.NDArray[np.int8]
 NEVER = 2.0  # a threshold that no confidence reaches
 _TAU = np.linspace(14.0, -14.0, 5601)
 _OFFSETS: tuple[float, ...] = tuple(0.25 * i for i in range(13))
-_ORDER_SHARE = 0.2
+ORDER_SHARE = 0.1
 _FEWEST_TO_ORDER = 100
+# Paths are compared by where a test would stop them; a wide one, for a path that comes close to the bound is
+# stopped early by chance.
+_WARY_Z = 3.0
 
 
 class Against(Enum):
@@ -112,7 +115,7 @@ def choose_for_promise(
     """The cheapest thresholds on the path for which the images prove the goal."""
     losses = losses_of(scores, goal.against)
     order = rng.permutation(len(scores))
-    ordering = order[: int(_ORDER_SHARE * len(scores))]
+    ordering = order[: int(ORDER_SHARE * len(scores))]
     if len(ordering) < _FEWEST_TO_ORDER or scores.exits < 3:
         ordering = order[:0]
     proving = order[len(ordering) :]
@@ -124,9 +127,12 @@ def choose_for_promise(
             f"probability {goal.probability:g}: it takes {needed} to prove it if not one is answered worse, "
             "and more otherwise. Give more images, or allow a larger drop or a smaller probability"
         )
-    offset = _best_offset(scores, losses, ordering, goal.bound, cost) if len(ordering) else 0.0
+    offset = 0.0
+    if len(ordering):
+        sample = scores.of(ordering)
+        offset = best_offset(sample, losses[:, ordering], len(proving), goal.bound, cost)
     path = path_of(offset, scores.exits)
-    worse, better = _changes(scores, losses, path, proving)
+    worse, better = changes(scores, losses, path, proving)
     step = 0
     while step < path.shape[1] and test.proves(int(worse[step]), int(better[step])):
         step += 1
@@ -159,8 +165,8 @@ def choose_for_budget(
     best: tuple[float, float, Numbers, Numbers] | None = None
     for offset in _OFFSETS if scores.exits > 2 else (0.0,):
         path = path_of(offset, scores.exits)
-        worse, better = _changes(scores, losses, path, every)
-        spent = _mean_cost(scores, path, every, cost)
+        worse, better = changes(scores, losses, path, every)
+        spent = mean_cost(scores, path, every, cost)
         within = np.flatnonzero(spent <= budget)
         step = within[np.lexsort((spent[within], (worse - better)[within]))[0]]
         candidate = (float((worse - better)[step]), float(spent[step]), path[:, step], path)
@@ -195,17 +201,19 @@ def losses_of(scores: ExitScores, against: Against) -> Losses:
     return wrong if against is Against.ACCURACY else drop
 
 
-def _best_offset(
-    scores: ExitScores, losses: Losses, rows: npt.NDArray[np.intp], bound: float, cost: Sequence[float]
+def best_offset(
+    sample: ExitScores, losses: Losses, proving: int, bound: float, cost: Sequence[float]
 ) -> float:
-    """The offset whose path is cheapest where the bound is met for the last time before it is broken."""
+    """The offset whose path is cheapest where so many images, if they are like the sample, prove no more."""
+    every = np.arange(len(sample))
 
     def reached(offset: float) -> float:
-        path = path_of(offset, scores.exits)
-        worse, better = _changes(scores, losses, path, rows)
-        broken = np.flatnonzero(worse - better > bound * len(rows))
+        path = path_of(offset, sample.exits)
+        worse, better = (count / len(sample) for count in changes(sample, losses, path, every))
+        margin = _WARY_Z * np.sqrt((worse + better) / proving)
+        broken = np.flatnonzero(worse - better + margin > bound)
         step = int(broken[0]) - 1 if len(broken) else path.shape[1] - 1
-        return float(_mean_cost(scores, path, rows, cost)[max(step, 0)])
+        return float(mean_cost(sample, path, every, cost)[max(step, 0)])
 
     return min(_OFFSETS, key=reached)
 
@@ -236,7 +244,7 @@ def _along(path: Numbers, leaving: list[Numbers], values: Sequence[Numbers]) -> 
     return np.cumsum(change)[:steps]
 
 
-def _changes(
+def changes(
     scores: ExitScores, losses: Losses, path: Numbers, rows: npt.NDArray[np.intp]
 ) -> tuple[Numbers, Numbers]:
     """How many images have a loss of 1 and of -1, at every step."""
@@ -246,9 +254,10 @@ def _changes(
     return np.rint(worse), np.rint(better)
 
 
-def _mean_cost(
+def mean_cost(
     scores: ExitScores, path: Numbers, rows: npt.NDArray[np.intp], cost: Sequence[float]
 ) -> Numbers:
+    """The average cost at every step."""
     leaving = _leaving_steps(scores, path, rows)
     return _along(path, leaving, [np.full(len(rows), each, np.float64) for each in cost]) / len(rows)
 
@@ -282,7 +291,7 @@ def _point(
 
 def _curve(scores: ExitScores, losses: Losses, path: Numbers, cost: Sequence[float]) -> tuple[Point, ...]:
     """Points along the path, so many that a picture looks smooth."""
-    spent = _mean_cost(scores, path, np.arange(len(scores)), cost)
+    spent = mean_cost(scores, path, np.arange(len(scores)), cost)
     targets = np.linspace(spent[0], spent[-1], _CURVE_POINTS)
     steps = np.unique(np.searchsorted(-spent, -targets).clip(0, len(spent) - 1))
     return tuple(_point(scores, losses, path[:, step], cost) for step in steps)

@@ -1,0 +1,103 @@
+"""On an emulated 64-bit ARM device a bundle gives the answers it gives here."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+
+from exports import chain_from, export_to, pixels
+from small_networks import example_network, residual
+
+from s2dnas_deploy import plan as plans
+from s2dnas_deploy.build.static_network import read_network
+from s2dnas_deploy.run.chain import StageSession, run_chain
+
+ROOT = Path(__file__).parents[2]
+ARM = Path(os.environ.get("S2DNAS_ARM_PYTHON", ROOT / ".venv-arm" / "python"))
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not ARM.exists(), reason=f"no {ARM}; `make test-arm` sets it up"),
+]
+NETWORKS = {
+    "residual": residual,
+    "resnet20": lambda: read_network(example_network("cifar_resnet", "resnet20"), (3, 32, 32)),
+    "digits": lambda: read_network(example_network("digits_cnn", "digits_cnn"), (1, 8, 8)),
+}
+
+
+def run(python: Path | str, *arguments: object) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [str(python), *(str(argument) for argument in arguments)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def halfway(confidence: np.ndarray) -> float:
+    """A threshold that half of them reach, between two of them, so that none is at it."""
+    middle = len(confidence) // 2
+    return float(np.sort(confidence)[middle - 1 : middle + 1].mean())
+
+
+@pytest.mark.parametrize("gather", [False, True], ids=["compact", "gather"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_answers_are_those_of_this_machine(tmp_path, network, gather):
+    static = NETWORKS[network]()
+    chain = chain_from(static, plans.from_text("uniform:0.25,0.25,0.5", static.divisible.space))
+    images = pixels(chain, 24)
+    first = export_to(tmp_path / "bundle", chain)
+    answers = run_chain([StageSession(graph) for graph in first.graphs], images)
+    first, second = answers[0].confidence, answers[1].confidence
+    leave = halfway(first)
+    thresholds = (leave, halfway(second[first < leave]))
+    export_to(tmp_path / "bundle", chain, thresholds=thresholds, gather=gather)
+    np.save(tmp_path / "images.npy", images)
+    (tmp_path / "pictures").mkdir()
+    for i, image in enumerate(images):
+        name = f"{i:02}.{('png', 'bmp')[i % 2]}"
+        Image.fromarray(image.squeeze()).save(tmp_path / "pictures" / name)
+    data = (tmp_path / "bundle", tmp_path / "pictures", tmp_path / "images.npy")
+    where = (ROOT / "tests/arm/answer.py", *data)
+    here, there = (json.loads(run(python, *where)) for python in (sys.executable, ARM))
+    assert there["machine"] == "aarch64"
+    assert there["answers"].keys() == here["answers"].keys()
+    np.testing.assert_allclose(
+        there["answers"].pop("probabilities"), here["answers"].pop("probabilities"), atol=1e-4
+    )
+    exits = set()
+    for way, expected in here["answers"].items():
+        got = there["answers"][way]
+        assert got["label"] == expected["label"], way
+        assert got["exit"] == expected["exit"], way
+        np.testing.assert_allclose(got["confidence"], expected["confidence"], atol=1e-4)
+        exits |= set(expected["exit"])
+    assert exits == {0, 1, 2}
+
+
+def test_the_command_runs_there_and_says_what_it_has(tmp_path):
+    static = residual()
+    chain = chain_from(static, plans.from_text("uniform:0.5,0.5", static.divisible.space))
+    export_to(tmp_path / "bundle", chain)
+    Image.fromarray(pixels(chain, 1)[0]).save(tmp_path / "x.png")
+    (tmp_path / "bad.png").write_bytes(b"")
+    code = "from s2dnas_deploy.cli import run; run()"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [str(ARM), "-c", code, "--bundle", str(tmp_path / "bundle"), str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 6, done.stderr
+    bad, good, *_ = (json.loads(line) for line in done.stdout.splitlines())
+    assert bad["error"] == "the file is empty"
+    assert good["label"] in chain.class_names
+    refused = subprocess.run(
+        [*command, "--provider", "xnnpack"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 4
+    assert "has cpu only" in refused.stderr
