@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from onnx import TensorProto, helper
 
-from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, save_bundle
+from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
 from s2dnas_deploy.bundle.exits import ExitRule
 from s2dnas_deploy.bundle.manifest import GraphFile, Manifest, StageEntry, TensorSpec
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.bundle.saving import save_bundle
 
 CLASSES = 1000
 

@@ -1,13 +1,21 @@
 """The device's side needs no torch: proved in an environment where it is not installed."""
 
+import json
 import os
 import pkgutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from exports import chain_from, export_to, pixels
+from PIL import Image
+from small_networks import residual
 
 import s2dnas_deploy
+from s2dnas_deploy import Cascade
+from s2dnas_deploy import plan as plans
+from s2dnas_deploy.bundle.bundle import load_bundle
 
 ROOT = Path(__file__).parents[1]
 PYTHON = Path(os.environ.get("S2DNAS_DEVICE_PYTHON", ROOT / ".venv-device" / "bin" / "python"))
@@ -37,3 +45,48 @@ def test_a_command_that_needs_torch_says_how_to_get_it():
     assert result.returncode == 1
     assert "pip install 's2dnas-deploy[build]'" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_importing_the_cascade_imports_little():
+    loaded = "import sys, s2dnas_deploy; s2dnas_deploy.Cascade; print(*sys.modules)"
+    names = set(run("-c", loaded).stdout.split())
+    assert "onnxruntime" in names
+    assert not {"torch", "onnx", "PIL", "click", "hashlib", "tempfile"} & names
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """What a device gets: a bundle, and a folder of labelled pictures."""
+    folder = tmp_path_factory.mktemp("shipped")
+    static = residual()
+    chain = chain_from(static, plans.from_text("uniform:0.25,0.25,0.5", static.divisible.space))
+    export_to(folder / "bundle", chain)
+    images = pixels(chain, 24)
+    answers = Cascade.load(folder / "bundle", provider="cpu", threads=1).predict(images, thresholds=(2, 2))
+    for i, (image, label) in enumerate(zip(images, answers.label, strict=True)):
+        path = folder / "images" / f"class {label}" / f"{i:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return folder
+
+
+def command(name, *arguments):
+    return run("-c", f"from s2dnas_deploy.cli import {name}; {name}()", *arguments)
+
+
+def test_a_bundle_is_calibrated_and_run(shipped):
+    bundle, images = shipped / "bundle", shipped / "images"
+    macs = str(sum(load_bundle(bundle).manifest.macs[:2]))
+    result = command("calibrate", images, "--bundle", bundle, "--target-macs", macs, "--provider", "cpu")
+    assert result.returncode == 0, result.stderr
+    result = command("run", images, "--bundle", bundle, "--provider", "cpu", "--threads", "1")
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    paths = sorted(images.rglob("*.png"))
+    assert [Path(line["file"]) for line in lines] == paths
+    pictures = np.stack([np.asarray(Image.open(path)) for path in paths])
+    assert len({line["exit"] for line in lines}) > 1
+    here = Cascade.load(bundle, provider="cpu", threads=1).predict(pictures)
+    assert [line["exit"] for line in lines] == here.exit.tolist()
+    assert [line["label"] for line in lines] == [f"class {i}" for i in here.label]
+    assert np.allclose([line["confidence"] for line in lines], here.confidence, atol=1e-5)

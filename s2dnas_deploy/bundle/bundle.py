@@ -1,4 +1,4 @@
-"""A bundle on disk: read and checked before anything runs it, written so that no half of one is ever there.
+"""A bundle on disk: read and checked before anything runs it.
 
 Part of the bridge: all that a device needs, in one folder.
 
@@ -13,16 +13,10 @@ what onnxruntime gets: a file that changes afterwards changes nothing.
 """
 
 import hashlib
-import os
-import re
-import shutil
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from s2dnas_deploy.bundle.card import readme
-from s2dnas_deploy.bundle.files import lock_folder, sync_folder, write_text_atomically
 from s2dnas_deploy.bundle.manifest import (
     CONFIDENCE,
     IMAGE,
@@ -32,10 +26,9 @@ from s2dnas_deploy.bundle.manifest import (
     Manifest,
 )
 from s2dnas_deploy.bundle.onnx_file import GraphValue, read_signature
-from s2dnas_deploy.errors import BundleError, OptionError
+from s2dnas_deploy.errors import BundleError
 
 MANIFEST, LABELS, CARD, SUMS = "manifest.json", "labels.txt", "README.md", "SHA256SUMS"
-_UNFINISHED = re.compile(r"\..*\.part")
 _LARGEST_TEXT_BYTES = 64 * 2**20
 
 
@@ -60,7 +53,7 @@ def load_bundle(folder: Path | str) -> Bundle:
 def verify_bundle(folder: Path | str) -> Bundle:
     """As `load_bundle`, and also that every file that was exported is there, unchanged."""
     bundle = load_bundle(folder)
-    for name, sha256 in _sums(bundle.folder).items():
+    for name, sha256 in sums_of(bundle.folder).items():
         if hashlib.sha256(_content(bundle.folder, name)).hexdigest() not in sha256:
             raise BundleError(
                 f"bundle {folder}: {name} is not the file that was exported (its sha256 differs)"
@@ -73,87 +66,12 @@ def is_bundle(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and (folder / SUMS).is_file()
 
 
-def save_bundle(files: Mapping[str, bytes], folder: Path) -> None:
-    """Put `files` and their SHA256SUMS into `folder`, all at once; an older bundle there is replaced."""
-    check_replaceable(folder)
-    parent = folder.absolute().parent
-    parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(parent, folder.name)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=parent))
-    with lock_folder(part):
-        try:
-            sums = [(name, hashlib.sha256(content).hexdigest()) for name, content in files.items()]
-            for name, content in {**files, SUMS: _lines(sums).encode()}.items():
-                _write(part / name, content)
-            part.chmod(0o755)
-            sync_folder(part)
-            load_bundle(part)  # what was written is what a device will accept
-            _replace(folder, part)
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
-    sync_folder(parent)
-
-
-def replace_manifest(bundle: Bundle, manifest: Manifest) -> None:
-    """Give a bundle another manifest, and the card that goes with it; the graphs stay.
-
-    Three files cannot be renamed at once. So the sums first list the old files and the new ones, then the
-    files are replaced, then the sums list the new ones only: killed at any moment, the bundle is a whole one.
-    """
-    if manifest.graphs != bundle.manifest.graphs:
-        raise BundleError("another manifest must be about the same graphs")
-    folder, sums = bundle.folder, _sums(bundle.folder)
-    texts = {MANIFEST: manifest.to_json().encode(), CARD: readme(manifest).encode()}
-    kept = [(name, sha256) for name, known in sums.items() for sha256 in known if name not in texts]
-    old = [(name, sha256) for name, known in sums.items() for sha256 in known if name in texts]
-    new = [(name, hashlib.sha256(content).hexdigest()) for name, content in texts.items()]
-    with lock_folder(folder):
-        write_text_atomically(folder / SUMS, _lines([*kept, *old, *new]))
-        for name, content in texts.items():
-            write_text_atomically(folder / name, content.decode())
-        write_text_atomically(folder / SUMS, _lines([*kept, *new]))
-    load_bundle(folder)
-
-
-def check_replaceable(folder: Path) -> None:
-    """Refuse to write where something else than a bundle would be lost."""
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise OptionError(f"{folder} is there already and is no folder; give another --out")
-    if not folder.exists() or not any(folder.iterdir()):
-        return
-    if not is_bundle(folder):
-        raise OptionError(
-            f"{folder} is a folder that is no bundle, and is not overwritten; give another --out, or empty it"
-        )
-    try:
-        own = {*_sums(folder), SUMS}
-    except BundleError as error:
-        raise OptionError(
-            f"{folder} holds a damaged bundle ({error}); remove it, or give another --out"
-        ) from error
-    # A replacement that was killed leaves its unfinished file; nothing is lost with that.
-    others = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.name not in own and not _UNFINISHED.fullmatch(path.name)
-    )
-    if others:
-        raise OptionError(
-            f"{folder} is a bundle that also holds {', '.join(others[:3])}, which would be lost; "
-            "give another --out, or move that away"
-        )
-
-
-# --- reading -----------------------------------------------------------------------------------------------
-
-
 def _load(folder: Path) -> Bundle:
     if not folder.is_dir():
         raise BundleError("there is no such folder; s2dnas-export writes one")
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"it has no {MANIFEST}, so it is no bundle; s2dnas-export writes one")
-    sums = _sums(folder)
+    sums = sums_of(folder)
     manifest = Manifest.from_json(_text(folder, MANIFEST, sums))
     labels = _text(folder, LABELS, sums).split("\n")[:-1]
     if tuple(labels) != manifest.labels:
@@ -171,8 +89,8 @@ def _load(folder: Path) -> Bundle:
     return Bundle(folder=folder, manifest=manifest, graphs=tuple(graphs))
 
 
-def _sums(folder: Path) -> dict[str, frozenset[str]]:
-    """The sha256 of each file as exported; two while a file is being replaced, see `replace_texts`."""
+def sums_of(folder: Path) -> dict[str, frozenset[str]]:
+    """The sha256 of each file as exported; two while a file is replaced, see `saving`."""
     sums: dict[str, frozenset[str]] = {}
     for line in _decoded(_content(folder, SUMS), SUMS).splitlines():
         sha256, space, name = line.partition("  ")
@@ -255,40 +173,3 @@ def _check_values(
 
 def _shown(shape: tuple[int | None, ...]) -> str:
     return "[" + ", ".join("N" if size is None else str(size) for size in shape) + "]"
-
-
-# --- writing -----------------------------------------------------------------------------------------------
-
-
-def _lines(sums: Iterable[tuple[str, str]]) -> str:
-    """Names and hashes as `sha256sum` writes and checks them."""
-    return "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(set(sums)))
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _replace(folder: Path, part: Path) -> None:
-    """Rename the finished folder into place; an older bundle is moved aside first, and then removed."""
-    if not folder.exists():
-        part.rename(folder)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
-    with lock_folder(aside):
-        folder.rename(aside / "old")
-        part.rename(folder)
-        shutil.rmtree(aside)
-
-
-def _remove_abandoned(parent: Path, name: str) -> None:
-    """Remove what killed exports to this folder have left; those still running hold a lock."""
-    for path in parent.glob(f".{name}.*.part"):
-        try:
-            with lock_folder(path):
-                shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            continue

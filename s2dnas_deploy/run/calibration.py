@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, replace_manifest
+from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
 from s2dnas_deploy.bundle.manifest import Expected, Manifest, Promise
+from s2dnas_deploy.bundle.saving import replace_manifest
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.run.bulk import BulkOptions

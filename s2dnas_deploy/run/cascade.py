@@ -3,7 +3,8 @@
 Place in the flow: bundle ──load──▶ `Cascade` ──predict──▶ `Predictions` of a batch
                                             ──stream───▶ one `Prediction` after the other
 
-Which samples leave where is for `bundle.exits` to say, and nowhere else.
+Which samples leave where is for `bundle.exits` to say, and nowhere else. What reads bundles and pictures is
+imported by what needs it: to import this costs little more than to import onnxruntime.
 """
 
 import contextlib
@@ -13,19 +14,21 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
 from s2dnas_deploy.bundle.exits import ExitRule
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.run.clock import StageClock
-from s2dnas_deploy.run.pictures import Reader, Source
 from s2dnas_deploy.run.providers import choose_provider
 from s2dnas_deploy.run.seats import Seats
 from s2dnas_deploy.run.stages import Array, Stages
+
+if TYPE_CHECKING:
+    from s2dnas_deploy.bundle.bundle import Bundle
+    from s2dnas_deploy.run.pictures import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +65,14 @@ class Cascade:
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: "Bundle",
         *,
         provider: str = "auto",
         threads: int | None = None,
         allow_fallback: bool = False,
     ) -> None:
+        from s2dnas_deploy.run.pictures import Reader
+
         if threads is not None and threads < 1:
             raise OptionError(f"expected 1 thread or more, got {threads}")
         self._how = {"provider": provider, "threads": threads, "allow_fallback": allow_fallback}
@@ -92,13 +97,15 @@ class Cascade:
         allow_fallback: bool = False,
     ) -> "Cascade":
         """Load a bundle from its folder, on `threads` cores (all that the process may use, by default)."""
+        from s2dnas_deploy.bundle.bundle import load_bundle
+
         return cls(load_bundle(bundle), provider=provider, threads=threads, allow_fallback=allow_fallback)
 
     # --- answering -----------------------------------------------------------------------------------------
 
     def predict(
         self,
-        images: Array | Sequence[Source],
+        images: "Array | Sequence[Source]",
         *,
         thresholds: Sequence[float] | None = None,
         last_stage: int | None = None,
@@ -161,7 +168,7 @@ class Cascade:
 
     def stream(
         self,
-        sources: Iterable[Source | Array],
+        sources: "Iterable[Source | Array]",
         *,
         batch: int = 32,
         thresholds: Sequence[float] | None = None,

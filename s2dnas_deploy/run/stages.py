@@ -8,15 +8,17 @@ nothing, and on a GPU the features never leave it. What comes to the host is lab
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from s2dnas_deploy.bundle.bundle import Bundle
 from s2dnas_deploy.bundle.manifest import ANSWERS, CONFIDENCE, IMAGE, LABEL, PROBABILITIES, Manifest
 from s2dnas_deploy.run.providers import Provider, make_session
+
+if TYPE_CHECKING:
+    from s2dnas_deploy.bundle.bundle import Bundle
 
 Array = npt.NDArray[Any]
 
@@ -97,7 +99,12 @@ class Stages:
     """The sessions of a bundle on one provider. Safe to share between threads; a `Buffers` is not."""
 
     def __init__(
-        self, bundle: Bundle, provider: Provider, *, threads: int | None = None, allow_fallback: bool = False
+        self,
+        bundle: "Bundle",
+        provider: Provider,
+        *,
+        threads: int | None = None,
+        allow_fallback: bool = False,
     ) -> None:
         self.manifest, self.provider = bundle.manifest, provider
         self.kinds = kinds_of(bundle.manifest)

@@ -16,8 +16,9 @@ from exports import chain_from, export_to
 from small_networks import residual
 
 from s2dnas_deploy import plan as plans
-from s2dnas_deploy.bundle import bundle as bundle_module
-from s2dnas_deploy.bundle.bundle import load_bundle, replace_manifest, save_bundle, verify_bundle
+from s2dnas_deploy.bundle import saving
+from s2dnas_deploy.bundle.bundle import load_bundle, verify_bundle
+from s2dnas_deploy.bundle.saving import replace_manifest, save_bundle
 from s2dnas_deploy.cli import calibrate as command
 from s2dnas_deploy.run.cascade import Cascade
 
@@ -83,7 +84,7 @@ def test_thresholds_land_in_the_bundle_with_their_promise(bundle, made, tmp_path
 def test_the_manifest_still_fits_its_schema(bundle, made):
     jsonschema = pytest.importorskip("jsonschema")
     assert run("--bundle", bundle, made[1], "--max-drop", "10%", "--quiet").exit_code == 0
-    schema = json.loads((Path(bundle_module.__file__).parent / "manifest.schema.json").read_text())
+    schema = json.loads((Path(saving.__file__).parent / "manifest.schema.json").read_text())
     jsonschema.validate(json.loads((bundle / "manifest.json").read_text()), schema)
 
 
@@ -155,7 +156,7 @@ def test_no_images_and_images_that_cannot_be_read(bundle, tmp_path):
 
 
 def test_a_replacement_that_dies_at_any_write_leaves_a_whole_bundle(made, tmp_path, monkeypatch):
-    real = bundle_module.write_text_atomically
+    real = saving.write_text_atomically
     for survived in range(5):
         folder = Path(shutil.copytree(made[0], tmp_path / str(survived)))
         bundle = load_bundle(folder)
@@ -172,7 +173,7 @@ def test_a_replacement_that_dies_at_any_write_leaves_a_whole_bundle(made, tmp_pa
             writes.append(path.name)
             real(path, text)
 
-        monkeypatch.setattr(bundle_module, "write_text_atomically", dying)
+        monkeypatch.setattr(saving, "write_text_atomically", dying)
         if survived < 4:
             with pytest.raises(SystemExit):
                 replace_manifest(bundle, manifest)

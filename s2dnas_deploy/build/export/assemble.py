@@ -25,7 +25,7 @@ from s2dnas_deploy.build.export.samples import ExportImages, Pixels, made_up, no
 from s2dnas_deploy.build.export.simplify import check, simplify
 from s2dnas_deploy.build.export.single_file import nest
 from s2dnas_deploy.build.export.verify import verify, verify_single_file
-from s2dnas_deploy.bundle.bundle import LABELS, MANIFEST, check_replaceable, save_bundle
+from s2dnas_deploy.bundle.bundle import LABELS, MANIFEST
 from s2dnas_deploy.bundle.card import readme
 from s2dnas_deploy.bundle.exits import ExitRule
 from s2dnas_deploy.bundle.manifest import (
@@ -35,6 +35,7 @@ from s2dnas_deploy.bundle.manifest import (
     StageEntry,
     TensorSpec,
 )
+from s2dnas_deploy.bundle.saving import check_replaceable, save_bundle
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.run.chain import Array, whole_batch

@@ -20,8 +20,8 @@ from s2dnas_deploy.build.images import ImageSplits, LabelledImages, load_images
 from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.build.source import build_network, load_weights
 from s2dnas_deploy.build.training.normalise import preprocessing_for
-from s2dnas_deploy.bundle.bundle import check_replaceable
 from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.bundle.saving import check_replaceable
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.reporter import Reporter, counted
 

@@ -1,0 +1,126 @@
+"""Writing a bundle so that no half of one is ever there, whenever the process is killed.
+
+Part of the bridge: export saves whole bundles, calibration replaces what the manifest says.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from s2dnas_deploy.bundle.bundle import CARD, MANIFEST, SUMS, Bundle, is_bundle, load_bundle, sums_of
+from s2dnas_deploy.bundle.card import readme
+from s2dnas_deploy.bundle.files import lock_folder, sync_folder, write_text_atomically
+from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.errors import BundleError, OptionError
+
+_UNFINISHED = re.compile(r"\..*\.part")
+
+
+def save_bundle(files: Mapping[str, bytes], folder: Path) -> None:
+    """Put `files` and their SHA256SUMS into `folder`, all at once; an older bundle there is replaced."""
+    check_replaceable(folder)
+    parent = folder.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(parent, folder.name)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=parent))
+    with lock_folder(part):
+        try:
+            sums = [(name, hashlib.sha256(content).hexdigest()) for name, content in files.items()]
+            for name, content in {**files, SUMS: _lines(sums).encode()}.items():
+                _write(part / name, content)
+            part.chmod(0o755)
+            sync_folder(part)
+            load_bundle(part)  # what was written is what a device will accept
+            _replace(folder, part)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+    sync_folder(parent)
+
+
+def replace_manifest(bundle: Bundle, manifest: Manifest) -> None:
+    """Give a bundle another manifest, and the card that goes with it; the graphs stay.
+
+    Three files cannot be renamed at once. So the sums first list the old files and the new ones, then the
+    files are replaced, then the sums list the new ones only: killed at any moment, the bundle is a whole one.
+    """
+    if manifest.graphs != bundle.manifest.graphs:
+        raise BundleError("another manifest must be about the same graphs")
+    folder, sums = bundle.folder, sums_of(bundle.folder)
+    texts = {MANIFEST: manifest.to_json().encode(), CARD: readme(manifest).encode()}
+    kept = [(name, sha256) for name, known in sums.items() for sha256 in known if name not in texts]
+    old = [(name, sha256) for name, known in sums.items() for sha256 in known if name in texts]
+    new = [(name, hashlib.sha256(content).hexdigest()) for name, content in texts.items()]
+    with lock_folder(folder):
+        write_text_atomically(folder / SUMS, _lines([*kept, *old, *new]))
+        for name, content in texts.items():
+            write_text_atomically(folder / name, content.decode())
+        write_text_atomically(folder / SUMS, _lines([*kept, *new]))
+    load_bundle(folder)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to write where something else than a bundle would be lost."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise OptionError(f"{folder} is there already and is no folder; give another --out")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not is_bundle(folder):
+        raise OptionError(
+            f"{folder} is a folder that is no bundle, and is not overwritten; give another --out, or empty it"
+        )
+    try:
+        own = {*sums_of(folder), SUMS}
+    except BundleError as error:
+        raise OptionError(
+            f"{folder} holds a damaged bundle ({error}); remove it, or give another --out"
+        ) from error
+    # A replacement that was killed leaves its unfinished file; nothing is lost with that.
+    others = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.name not in own and not _UNFINISHED.fullmatch(path.name)
+    )
+    if others:
+        raise OptionError(
+            f"{folder} is a bundle that also holds {', '.join(others[:3])}, which would be lost; "
+            "give another --out, or move that away"
+        )
+
+
+def _lines(sums: Iterable[tuple[str, str]]) -> str:
+    """Names and hashes as `sha256sum` writes and checks them."""
+    return "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(set(sums)))
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _replace(folder: Path, part: Path) -> None:
+    """Rename the finished folder into place; an older bundle is moved aside first, and then removed."""
+    if not folder.exists():
+        part.rename(folder)
+        return
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
+    with lock_folder(aside):
+        folder.rename(aside / "old")
+        part.rename(folder)
+        shutil.rmtree(aside)
+
+
+def _remove_abandoned(parent: Path, name: str) -> None:
+    """Remove what killed exports to this folder have left; those still running hold a lock."""
+    for path in parent.glob(f".{name}.*.part"):
+        try:
+            with lock_folder(path):
+                shutil.rmtree(path, ignore_errors=True)
+        except BlockingIOError:
+            continue
