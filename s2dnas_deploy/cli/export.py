@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     help="Folder of the bundle; a bundle there is replaced.",
 )
 @click.option("--data", help="Labelled images, as for s2dnas-train: verify on them, and record the accuracy.")
+@click.option(
+    "--held-out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write the data's validation and test images into this folder, for s2dnas-calibrate and s2dnas-run.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Use at most so many images per part, for a quick try.")
 @click.option(
     "--confidence",
@@ -84,7 +89,7 @@ def export(**options: Any) -> None:
     """Write a bundle for MODEL.PT: one ONNX graph per stage, a manifest, and a report that they answer alike.
 
     \b
-    s2dnas-export model.pt --out bundle/ --data images/
+    s2dnas-export model.pt --out bundle/ --data images/ --held-out held-out/
     s2dnas-export model.pt --out bundle-int8/ --data images/ --int8
     s2dnas-export --model net.py:make --weights net.pth --input 3x32x32 --labels labels.txt --out bundle/
     """  # noqa: D301
@@ -122,6 +127,7 @@ def _request(options: dict[str, Any]) -> "ExportRequest":
     return ExportRequest(
         network=options["path"] or own,
         data=options["data"],
+        held_out=options["held_out"],
         limit=options["limit"],
         name=options["name"],
         split=(options["join"] or ("concat" if options["int8"] else "sum")) == "sum",

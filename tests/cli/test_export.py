@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -13,11 +14,13 @@ torch = pytest.importorskip("torch")
 from exports import model_of  # noqa: E402
 from small_networks import example_network  # noqa: E402
 
+from s2dnas_deploy import Cascade  # noqa: E402
 from s2dnas_deploy import plan as plans  # noqa: E402
 from s2dnas_deploy.build.model_file import save_model  # noqa: E402
 from s2dnas_deploy.build.static_network import read_network  # noqa: E402
 from s2dnas_deploy.bundle.bundle import load_bundle, verify_bundle  # noqa: E402
 from s2dnas_deploy.cli import export, train  # noqa: E402
+from s2dnas_deploy.run.inputs import find_items  # noqa: E402
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 
@@ -49,6 +52,19 @@ def test_model_pt_becomes_a_verified_bundle(digits, tmp_path):
     assert manifest.sources["model"].startswith("sha256:")
     assert manifest.stages[0].exit.threshold == 0.7
     assert not manifest.stages[0].exit.calibrated
+
+
+def test_what_training_held_out_is_written(digits, tmp_path):
+    options = ["--out", tmp_path / "b", "--data", "digits", "--held-out", tmp_path / "kept"]
+    assert run(digits, *options).exit_code == 0
+    sizes = {}
+    for name in ("validation", "test"):
+        images = find_items([str(tmp_path / "kept" / f"{name}.npz")], tuple("0123456789")).images
+        answers = Cascade.load(tmp_path / "b").predict(np.stack([item.source for item in images]))
+        right = np.mean([answers.label[i] == int(item.truth) for i, item in enumerate(images)])
+        assert right > 0.8
+        sizes[name] = len(images)
+    assert sizes == {"validation": 146, "test": 359}
 
 
 def test_int8(digits, tmp_path):
@@ -87,6 +103,7 @@ def test_the_weights_of_such_a_network_are_loaded(tmp_path):
     [
         ([], 2, "either a MODEL.PT or --model"),
         (["{model}", "--int8"], 2, "give --data"),
+        (["{model}", "--held-out", "kept"], 2, "give --data"),
         (["{model}", "--int8", "--fp16"], 2, "exclude each other"),
         (["{model}", "--weights", "x.pt"], 2, "leave --weights out"),
         (["{model}", "--threshold", "0.1,0.2"], 2, "2 thresholds for 1 exits but the last"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from s2dnas_deploy.build.images import LabelledImages
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 
 Pixels = npt.NDArray[np.uint8]
@@ -19,6 +20,12 @@ class ExportImages:
     calibration: Pixels
     validation: Pixels
     labels: npt.NDArray[np.int64]
+
+
+def pixels_of(images: LabelledImages) -> Pixels:
+    """As the graphs take them, uint8 [N, H, W, C]."""
+    pixels: Pixels = images.images.permute(0, 2, 3, 1).contiguous().numpy()
+    return pixels
 
 
 def normalised(images: Pixels, preprocessing: Preprocessing) -> npt.NDArray[np.float32]:

@@ -13,9 +13,10 @@ import torch
 
 from s2dnas_deploy.build.export.assemble import Export, write_bundle
 from s2dnas_deploy.build.export.chain import Chain, chain_of
+from s2dnas_deploy.build.export.held_out import save_held_out
 from s2dnas_deploy.build.export.options import ExportOptions
 from s2dnas_deploy.build.export.own_exits import chain_of_own_exits
-from s2dnas_deploy.build.export.samples import ExportImages
+from s2dnas_deploy.build.export.samples import ExportImages, pixels_of
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages, load_images
 from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.build.source import build_network, load_weights
@@ -49,6 +50,8 @@ class ExportRequest:
 
     network: Path | OwnNetwork
     data: str | None
+    held_out: Path | None
+    """Where the validation and test images of the data go."""
     limit: int | None
     name: str | None
     split: bool
@@ -59,6 +62,8 @@ class ExportRequest:
 def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
     """Do what is asked; the manifest of the bundle, which is at `request.out`."""
     check_replaceable(request.out)
+    if request.held_out is not None and request.data is None:
+        raise OptionError("--held-out keeps images of the data: give --data")
     if isinstance(request.network, Path):
         chain, images = _of_model(request, request.network, reporter)
         sources = {"model": _sha256(request.network)}
@@ -90,7 +95,7 @@ def _of_model(request: ExportRequest, path: Path, reporter: Reporter) -> tuple[C
         limit=request.limit,
         on_progress=counted(reporter.phase("reading images")),
     )
-    return chain, _images(request, splits, chain.class_names)
+    return chain, _images(request, splits, chain.class_names, reporter)
 
 
 def _of_own_network(
@@ -123,7 +128,7 @@ def _of_own_network(
     chain = chain_of_own_exits(
         network.eval(), preprocessing, names, name=request.name or own.model.rpartition(":")[2]
     )
-    return chain, None if splits is None else _images(request, splits, chain.class_names)
+    return chain, None if splits is None else _images(request, splits, chain.class_names, reporter)
 
 
 def _class_names(own: OwnNetwork, splits: ImageSplits | None) -> tuple[str, ...]:
@@ -135,18 +140,23 @@ def _class_names(own: OwnNetwork, splits: ImageSplits | None) -> tuple[str, ...]
     raise OptionError("the classes have no names: give --labels FILE (a class a line), or --data")
 
 
-def _images(request: ExportRequest, splits: ImageSplits, class_names: tuple[str, ...]) -> ExportImages:
+def _images(
+    request: ExportRequest, splits: ImageSplits, class_names: tuple[str, ...], reporter: Reporter
+) -> ExportImages:
     """Calibrate on training images, judge on validation images; the test images are not looked at."""
     if splits.class_names != class_names:
         raise DataError(
             f"{request.data} has the classes {', '.join(splits.class_names[:5])}…, the network "
             f"{', '.join(class_names[:5])}…; they must be the same, in the same order"
         )
+    if request.held_out is not None:
+        for path in save_held_out(splits, request.held_out):
+            reporter.say(f"{path}: images that training held out")
     calibration, validation = splits.train, splits.val
     return ExportImages(
         source=str(request.data),
-        calibration=_pixels(_some(calibration, _CALIBRATION_IMAGES)),
-        validation=_pixels(_some(validation, _VALIDATION_IMAGES)),
+        calibration=pixels_of(_some(calibration, _CALIBRATION_IMAGES)),
+        validation=pixels_of(_some(validation, _VALIDATION_IMAGES)),
         labels=_some(validation, _VALIDATION_IMAGES).labels.numpy(),
     )
 
@@ -156,11 +166,6 @@ def _some(images: LabelledImages, count: int) -> LabelledImages:
     if len(images) <= count:
         return images
     return images.select(torch.linspace(0, len(images) - 1, count).long())
-
-
-def _pixels(images: LabelledImages) -> Any:
-    """As the graphs take them, uint8 [N, H, W, C]."""
-    return images.images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _sha256(path: Path) -> str:
