@@ -193,7 +193,7 @@ def _in_words(calibration: "Calibration") -> str:
     useful = choice.useful_images
     if useful is not None and choice.proven_on and useful > choice.proven_on:
         lines.append(
-            f"about {useful} images to prove with, in place of {choice.proven_on}, would let images leave as "
-            "early as loses half of what may be lost"
+            f"with about {useful} images to prove it on, in place of {choice.proven_on}, more could leave early: "
+            "what is really lost could then be half of what is promised"
         )
     return "\n".join(lines)

@@ -86,7 +86,7 @@ class _Lines:
         if note and (news or done == total):
             self.last, self.said_at = note, now
             elapsed = now - self.start
-            self.console.say(f"{self.name}: {done}/{total} steps, {elapsed:.0f} s, {note}")
+            self.console.say(f"{self.name}: {done}/{total}, {elapsed:.0f} s, {note}")
 
 
 _SECONDS_BETWEEN_LINES = 5.0

@@ -21,7 +21,7 @@ from s2dnas_deploy.run.bulk import BulkOptions
 from s2dnas_deploy.run.calibrate import Against, Choice, Goal, choose_for_budget, choose_for_promise
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import Item, find_items
-from s2dnas_deploy.run.scores import ExitScores, exit_scores
+from s2dnas_deploy.run.scores import ExitScores, exit_scores, graphs_of
 
 _TIMED_IMAGES = 200
 _WARM_UP = 20
@@ -153,6 +153,8 @@ def _budget_in_words(choice: Choice, budget: Budget, images: int, against: Again
 def _observed(against: Against, drop: float) -> str:
     if against is Against.ANSWERS:
         return f"{100 * drop:.2f}% other answers"
+    if not drop:
+        return f"level with {against.value}"
     return f"{100 * abs(drop):.2f} points {'below' if drop > 0 else 'above'} {against.value}"
 
 
@@ -188,6 +190,11 @@ def _scores(
         if scores.exits != len(cascade.rules):
             raise DataError(
                 f"{request.scores} holds scores of {scores.exits} exits, the bundle has {len(cascade.rules)}"
+            )
+        if scores.graphs and scores.graphs != graphs_of(cascade.bundle.manifest):
+            raise DataError(
+                f"{request.scores} holds scores of another bundle: its graphs are not those of "
+                f"{request.bundle}; give another --scores, or remove the file"
             )
         return scores
     if not items:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.bundle.files import write_atomically
+from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.run.bulk import BulkOptions, decoded
 from s2dnas_deploy.run.cascade import Cascade
@@ -22,11 +23,15 @@ from s2dnas_deploy.run.stages import Array
 
 @dataclass(frozen=True, kw_only=True)
 class ExitScores:
-    """`label` int64 [exits, N] and `confidence` float32 [exits, N]; the true class, int64 [N], if known."""
+    """`label` int64 [exits, N] and `confidence` float32 [exits, N]; the true class, int64 [N], if known.
+
+    `graphs` are the sha256 of the stages that said so, where that is known.
+    """
 
     label: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float32]
     truth: npt.NDArray[np.int64] | None = None
+    graphs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.label.ndim != 2 or self.label.shape != self.confidence.shape:
@@ -51,11 +56,14 @@ class ExitScores:
             label=self.label[:, rows],
             confidence=self.confidence[:, rows],
             truth=None if self.truth is None else self.truth[rows],
+            graphs=self.graphs,
         )
 
     def save(self, path: Path) -> None:
         """Keep them as a NumPy archive."""
         arrays: dict[str, Any] = {"label": self.label, "confidence": self.confidence}
+        if self.graphs:
+            arrays["graphs"] = np.array(self.graphs)
         if self.truth is not None:
             arrays["truth"] = self.truth
         write_atomically(path, lambda stream: np.savez_compressed(stream, **arrays))
@@ -68,7 +76,10 @@ class ExitScores:
                 archive = np.load(file, allow_pickle=False)
                 arrays = {key: archive[key] for key in archive.files}
             return ExitScores(
-                label=arrays["label"], confidence=arrays["confidence"], truth=arrays.get("truth")
+                label=arrays["label"],
+                confidence=arrays["confidence"],
+                truth=arrays.get("truth"),
+                graphs=tuple(str(sha256) for sha256 in arrays.get("graphs", ())),
             )
         except (OSError, ValueError, KeyError, AttributeError) as problem:
             raise DataError(f"{path}: expected recorded exit scores, got: {problem}") from problem
@@ -93,7 +104,13 @@ def exit_scores(
     numbers = {name: i for i, name in enumerate(cascade.labels)}
     labelled = all(item.truth is not None for item in items)
     truth = np.array([numbers[item.truth or ""] for item in items], np.int64) if labelled else None
-    return ExitScores(label=label, confidence=confidence, truth=truth)
+    graphs = graphs_of(cascade.bundle.manifest)
+    return ExitScores(label=label, confidence=confidence, truth=truth, graphs=graphs)
+
+
+def graphs_of(manifest: Manifest) -> tuple[str, ...]:
+    """The sha256 of each stage: whose scores these are."""
+    return tuple(stage.graph.sha256 for stage in manifest.stages)
 
 
 def _scores_of(cascade: Cascade, images: Array) -> tuple[Array, Array]:

@@ -97,6 +97,19 @@ def test_scores_are_kept_and_need_no_images_again(bundle, made, tmp_path):
     assert load_bundle(bundle).manifest.promise is None  # a dry run
 
 
+def test_scores_of_another_bundle_are_refused(bundle, made, tmp_path):
+    scores = tmp_path / "scores.npz"
+    assert run("--bundle", bundle, made[1], "--max-drop", "10%", "--scores", scores).exit_code == 0
+    static = residual()
+    chain = chain_from(static, plans.from_text("uniform:0.5,0.25,0.25", static.divisible.space))
+    export_to(tmp_path / "other", chain)
+    before = (tmp_path / "other" / "manifest.json").read_bytes()
+    result = run("--bundle", tmp_path / "other", "--max-drop", "10%", "--scores", scores)
+    assert result.exit_code == 1
+    assert "scores of another bundle" in result.stderr
+    assert (tmp_path / "other" / "manifest.json").read_bytes() == before
+
+
 def test_unlabelled_images(bundle, made, tmp_path):
     loose = tmp_path / "loose"
     loose.mkdir()
