@@ -193,7 +193,7 @@ def _in_words(calibration: "Calibration") -> str:
     useful = choice.useful_images
     if useful is not None and choice.proven_on and useful > choice.proven_on:
         lines.append(
-            f"with about {useful} images to prove it on, in place of {choice.proven_on}, more could leave early: "
+            f"with about {useful} images to prove it on, not {choice.proven_on}, more could leave early: "
             "what is really lost could then be half of what is promised"
         )
     return "\n".join(lines)

@@ -4,6 +4,7 @@ Place in the flow: `RunRequest` ──▶ items ──bulk──▶ records ─�
 """
 
 import hashlib
+import io
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -92,6 +93,15 @@ def run_job(
             return _answer(bulk, items.images, _Sink(file=stream, form=form), _Watch(reporter, stop))
         output = Output(request.out, form, _identity(request, cascade), resume=request.resume)
         _check_same_items(output.written, items.images, output)
+        if output.finished:
+            if len(output.written) < len(items):
+                raise OptionError(
+                    f"{request.out} is complete with {len(output.written)} images, "
+                    f"now {len(items)} are given; give another --out, or remove it"
+                )
+            reporter.say(f"{request.out} is complete already; remove it to run again")
+            sink = _Sink(file=io.BytesIO(), form=output.line_form, written=output.written)
+            return _answer(bulk, items.images, sink, _Watch(reporter, stop))
         with output.appending() as file:
             sink = _Sink(file=file, form=output.line_form, written=output.written)
             summary = _answer(bulk, items.images, sink, _Watch(reporter, stop))
@@ -142,13 +152,13 @@ class _Watch:
 
 
 def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Summary:
-    """Write a record for every item that has none; go on from the start of the window where they end."""
+    """Write a record for every item that has none; go on from the start of the window where those end."""
     macs = bulk.cascade.bundle.manifest.macs[: len(bulk.rules)]
     tallies = _Tallies(len(bulk.rules))
     for record in sink.written:
         tallies.add(record)
     done = len(sink.written)
-    first = done - done % bulk.options.window
+    first = done if done == len(items) else done - done % bulk.options.window
     update = watch.reporter.phase("images")
     begun = flushed = time.monotonic()
     interrupted = False

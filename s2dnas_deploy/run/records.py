@@ -107,6 +107,8 @@ def _record_in(line: bytes, form: Format) -> Record:
     text = line.decode("utf-8", "surrogateescape")
     if form != "csv":
         record: Record = json.loads(text)
+        if not isinstance(record, dict) or "file" not in record:
+            raise ValueError(f"{text[:60]!r} names no file")
         return record
     row = dict(zip(COLUMNS, next(csv.reader([text])), strict=True))
     full = {key: value for key, value in row.items() if value != ""}
@@ -126,6 +128,8 @@ class Output:
         self.journal = out.with_name(f".{out.name}.run.json")
         if form == "parquet":
             _pyarrow()
+        self.finished = False
+        """Whether a run that was to be resumed has nothing left to do."""
         self.written: list[Record] = self._begin(resume)
 
     def _begin(self, resume: bool) -> list[Record]:
@@ -140,7 +144,8 @@ class Output:
             self._check_same_run()
             return self._kept()
         if resume and self.out.exists():
-            raise OptionError(f"{self.out} is complete; nothing is left to resume")
+            self.finished = True
+            return self._all()
         self.out.parent.mkdir(parents=True, exist_ok=True)
         write_text_atomically(self.journal, json.dumps(self.run, indent=1) + "\n")
         self.lines.write_bytes(header_of(self.line_form))
@@ -167,13 +172,26 @@ class Output:
                 file.seek(0)
                 file.write(whole)
                 file.truncate()
-        lines = whole[len(header) :].split(b"\n")[:-1]
+        return self._records_in(whole[len(header) :])
+
+    def _all(self) -> list[Record]:
+        """The records of a complete output."""
+        if self.form != "parquet":
+            return self._records_in(self.out.read_bytes().removeprefix(header_of(self.form)))
         try:
-            return [_record_in(line, self.line_form) for line in lines]
+            rows = _pyarrow().parquet.read_table(self.out, columns=list(COLUMNS)).to_pylist()
+        except ValueError as problem:  # what pyarrow raises, too
+            raise self._strange(problem) from problem
+        return [{key: value for key, value in row.items() if value is not None} for row in rows]
+
+    def _records_in(self, content: bytes) -> list[Record]:
+        try:
+            return [_record_in(line, self.line_form) for line in content.split(b"\n")[:-1]]
         except ValueError as problem:
-            raise OptionError(
-                f"{self.lines} was changed since: {problem}; remove it to begin anew"
-            ) from problem
+            raise self._strange(problem) from problem
+
+    def _strange(self, problem: Exception) -> OptionError:
+        return OptionError(f"{self.out} is not what a run has written: {problem}; remove it to begin anew")
 
     @contextmanager
     def appending(self) -> Iterator[BinaryIO]:
@@ -187,8 +205,9 @@ class Output:
         """All images have their record: nothing is left to resume."""
         if self.form == "parquet":
             _to_parquet(self.lines, self.out)
-            self.lines.unlink()
         self.journal.unlink()
+        if self.lines != self.out:
+            self.lines.unlink()
 
 
 def _pyarrow() -> Any:

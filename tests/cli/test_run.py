@@ -345,7 +345,27 @@ def test_a_run_is_resumed_only_with_the_same_images_and_bundle(bundle, folder, t
     assert "was begun with thresholds = None, now it is [2.0, 2.0]" in changed.stderr
     shutil.copytree(bundle, tmp_path / "b")
     assert run("--bundle", tmp_path / "b", folder, "--batch", 2, "--out", out, "--resume").exit_code == 0
-    complete = run("--bundle", bundle, folder, "--batch", 2, "--out", out, "--resume")
-    assert complete.exit_code == 2
-    assert "is complete" in complete.stderr
     assert run("--bundle", bundle, folder, "--resume").exit_code == 2
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_a_complete_run_is_left_as_it_is_by_resume(bundle, folder, tmp_path, form):
+    pictures = Path(shutil.copytree(folder, tmp_path / "pictures"))
+    (pictures / "class 0").mkdir(exist_ok=True)
+    (pictures / "class 0" / "bad.png").write_bytes(b"no picture")
+    out = tmp_path / f"out.{form}"
+    first = run("--bundle", bundle, pictures, "--out", out, "--resume")
+    before = out.read_bytes()
+    again = run("--bundle", bundle, pictures, "--out", out, "--resume")
+    assert first.exit_code == again.exit_code == 6
+    assert "is complete already" in again.stderr
+    assert out.read_bytes() == before
+    (pictures / "more.png").write_bytes((next(folder.rglob("*.png"))).read_bytes())
+    more = run("--bundle", bundle, pictures, "--out", out, "--resume")
+    assert more.exit_code == 2
+    assert "now" in more.stderr
+    out.write_bytes(b"4\n")
+    assert (
+        "is not what a run has written" in run("--bundle", bundle, pictures, "--out", out, "--resume").stderr
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"pictures", out.name}
