@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.errors import DataError, OptionError
-from s2dnas_deploy.run.risk import Test, least_images
+from s2dnas_deploy.run.risk import Test, least_images, most_useful
 from s2dnas_deploy.run.scores import ExitScores
 
 Numbers = npt.NDArray[np.float64]
@@ -114,19 +114,8 @@ def choose_for_promise(
 ) -> Choice:
     """The cheapest thresholds on the path for which the images prove the goal."""
     losses = losses_of(scores, goal.against)
-    order = rng.permutation(len(scores))
-    ordering = order[: int(ORDER_SHARE * len(scores))]
-    if len(ordering) < _FEWEST_TO_ORDER or scores.exits < 3:
-        ordering = order[:0]
-    proving = order[len(ordering) :]
+    ordering, proving = _divided(rng.permutation(len(scores)), scores.exits, goal)
     test = goal.test(len(proving))
-    if not test.proves(0, 0):
-        needed = least_images(test.alpha, test.delta, paired=test.paired)
-        raise DataError(
-            f"{len(scores)} images cannot prove a drop of {100 * goal.drop:g} points or less with "
-            f"probability {goal.probability:g}: it takes {needed} to prove it if not one is answered worse, "
-            "and more otherwise. Give more images, or allow a larger drop or a smaller probability"
-        )
     offset = 0.0
     if len(ordering):
         sample = scores.of(ordering)
@@ -150,6 +139,28 @@ def choose_for_promise(
         proven_on=len(proving),
         useful_images=_useful_images(worse, better, test),
     )
+
+
+def _divided(
+    images: npt.NDArray[np.intp], exits: int, goal: Goal
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Images to choose the offset by, and images to prove with. How many depends on no score."""
+    count = int(ORDER_SHARE * len(images)) if exits > 2 else 0
+    for ordering in (count, 0) if count >= _FEWEST_TO_ORDER else (0,):
+        proving = most_useful(goal.test(len(images) - ordering))
+        if proving is not None:
+            return images[:ordering], images[ordering : ordering + proving.images]
+    test = goal.test(len(images))
+    raise DataError(
+        f"{len(images)} images cannot prove a drop of {in_points(goal.drop)} or less with "
+        f"probability {goal.probability:g}: it takes {least_images(test)} to prove it if not one is answered "
+        "worse, and more otherwise. Give more images, or allow a larger drop or a smaller probability"
+    )
+
+
+def in_points(share: float) -> str:
+    """A share as points, in words."""
+    return f"{100 * share:g} point{'' if share == 0.01 else 's'}"
 
 
 def choose_for_budget(

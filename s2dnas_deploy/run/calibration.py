@@ -18,7 +18,14 @@ from s2dnas_deploy.bundle.saving import replace_manifest
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.run.bulk import BulkOptions
-from s2dnas_deploy.run.calibrate import Against, Choice, Goal, choose_for_budget, choose_for_promise
+from s2dnas_deploy.run.calibrate import (
+    Against,
+    Choice,
+    Goal,
+    choose_for_budget,
+    choose_for_promise,
+    in_points,
+)
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import Item, find_items
 from s2dnas_deploy.run.scores import ExitScores, exit_scores, graphs_of
@@ -120,13 +127,13 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
 
 def promise_of(choice: Choice, goal: Goal, images: int) -> Promise:
     """What was proven, in words."""
-    points, probability = f"{100 * goal.drop:g}", f"{goal.probability:g}"
+    drop, probability = f"{100 * goal.drop:g}", f"{goal.probability:g}"
     observed = choice.point.loss - (goal.bound - goal.drop)
     on = f"{choice.proven_on} of {images}" if choice.proven_on < images else f"{images}"
     said = {
-        Against.LAST_EXIT: f"accuracy is at most {points} points below that of the last exit",
+        Against.LAST_EXIT: f"accuracy is at most {in_points(goal.drop)} below that of the last exit",
         Against.ACCURACY: f"accuracy is at least {100 * (1 - goal.bound):g}%",
-        Against.ANSWERS: f"at most {points}% of images get another answer than the last exit's",
+        Against.ANSWERS: f"at most {drop}% of images get another answer than the last exit's",
     }[goal.against]
     return Promise(
         statement=f"With probability {probability} over the draw of the calibration images, {said}, for "

@@ -1,13 +1,14 @@
 """The tests that promises rest on: their level is kept, whatever the truth, and little is wasted."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.run.risk import Test as RiskTest
-from s2dnas_deploy.run.risk import binomial_cdf, least_images
+from s2dnas_deploy.run.risk import binomial_cdf, least_images, most_useful
 
 
 def test_binomial_cdf_is_the_sum_of_its_terms():
@@ -50,10 +51,24 @@ def test_more_images_prove_smaller_drops():
 
 def test_least_images_is_the_least():
     for paired in (True, False):
-        least = least_images(0.01, 0.05, paired=paired)
-        assert RiskTest(images=least, alpha=0.01, delta=0.05, paired=paired).proves(0, 0)
-        assert not RiskTest(images=least - 1, alpha=0.01, delta=0.05, paired=paired).proves(0, 0)
-    assert least_images(0.01, 0.05, paired=False) == math.ceil(math.log(0.05) / math.log(0.99))
+        test = RiskTest(images=1, alpha=0.01, delta=0.05, paired=paired)
+        least = least_images(test)
+        assert replace(test, images=least).proves(0, 0)
+        assert not replace(test, images=least - 1).proves(0, 0)
+        if not paired:
+            assert least == math.ceil(math.log(0.05) / math.log(0.99))
+
+
+def test_where_counts_are_unlucky_a_few_images_less_are_used():
+    unlucky = RiskTest(images=402, alpha=0.01, delta=0.05, paired=True)
+    assert not unlucky.proves(0, 0)
+    assert most_useful(unlucky).images == 398
+    assert most_useful(replace(unlucky, images=500)).images == 500
+
+
+def test_too_few_images_are_told_from_unlucky_counts_at_once():
+    assert most_useful(RiskTest(images=350, alpha=0.01, delta=0.05, paired=True)) is None
+    assert most_useful(RiskTest(images=1_000_000, alpha=1e-7, delta=0.05, paired=True)) is None
 
 
 def test_no_drop_and_certainty_cannot_be_tested():

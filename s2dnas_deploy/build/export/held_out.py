@@ -1,0 +1,31 @@
+"""The images that training held out, as archives: to choose thresholds on, and to judge the result by.
+
+Place in the flow: `ImageSplits` ──▶ validation.npz, test.npz ──▶ `s2dnas-calibrate` and `s2dnas-run`, on a
+device that has neither the data set nor torch.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from s2dnas_deploy.build.export.samples import pixels_of
+from s2dnas_deploy.build.images import ImageSplits, LabelledImages
+from s2dnas_deploy.bundle.files import write_atomically
+
+
+def save_held_out(splits: ImageSplits, folder: Path) -> list[Path]:
+    """Write the validation images, and the test images if there are any; the files that were written."""
+    parts = {"validation": splits.val} | ({} if splits.test is None else {"test": splits.test})
+    for name, part in parts.items():
+        write_atomically(_file(folder, name), partial(_write, part))
+    return [_file(folder, name) for name in parts]
+
+
+def _write(part: LabelledImages, stream: BinaryIO) -> None:
+    np.savez(stream, images=pixels_of(part), labels=part.labels.numpy())
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.npz"
