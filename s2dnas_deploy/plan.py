@@ -258,6 +258,16 @@ def _check_layer(layer: Layer, plan: Plan, depths: Mapping[str, int]) -> None:
         )
 
 
+def is_legal_without_reuse(layer: Layer, plan: Plan, depths: Mapping[str, int]) -> bool:
+    """Whether each stage that owns outputs of a layer owns inputs too: it could do without others'."""
+    alone = Plan(channels=plan.channels, exits=plan.exits, no_reuse=frozenset({layer.name}))
+    try:
+        _check_layer(layer, alone, depths)
+    except PlanError:
+        return False
+    return True
+
+
 def _check_exits_read_something(plan: Plan, space: PlanSpace) -> None:
     for stage, exit_name in enumerate(plan.exits):
         nodes = space.exit_reads if exit_name == OUTPUT else {exit_name}
@@ -385,12 +395,8 @@ def _draw_no_reuse(
     drawn = [layer for layer in space.layers if rng.random() < 0.1]
     legal = []
     for layer in drawn:
-        alone = Plan(channels=plan.channels, exits=plan.exits, no_reuse=frozenset({layer.name}))
-        try:
-            _check_layer(layer, alone, depths)
-        except PlanError:
-            continue  # it needs the earlier stages' features
-        legal.append(layer.name)
+        if is_legal_without_reuse(layer, plan, depths):
+            legal.append(layer.name)
     return frozenset(legal)
 
 

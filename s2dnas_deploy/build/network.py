@@ -64,30 +64,42 @@ class MultiStageNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Every exit's logits in one pass of the masked network."""
-        weights = self.weights()
+        return self.answers(images, self.weights())
+
+    def answers(
+        self, images: Tensor, weights: dict[str, Tensor], *, training: frozenset[str] = frozenset()
+    ) -> list[Tensor]:
+        """As `forward`, with other weights of the same names and shapes; some operators as in training."""
         values = {INPUT: images}
         for node in self.division.body[1:]:
-            values[node.name] = self._run(node, values, weights)
-        return [self._run_exit(exit_.nodes, exit_.output, values, weights) for exit_ in self.division.exits]
+            values[node.name] = self._run(node, values, weights, self.training or node.operator in training)
+        return [self._run_exit(exit_, values, weights, training) for exit_ in self.division.exits]
 
-    def _run(self, node: Node, values: Mapping[str, Tensor], weights: dict[str, Tensor]) -> Tensor:
+    def _run(
+        self, node: Node, values: Mapping[str, Tensor], weights: dict[str, Tensor], training: bool
+    ) -> Tensor:
         if node.name in self._masks:
             kernel = {node.weights["weight"]: self._masked(node, weights)}
-            return run_node(node, values, {**weights, **kernel}, self.training)
-        return run_node(node, values, weights, self.training)
+            return run_node(node, values, {**weights, **kernel}, training)
+        return run_node(node, values, weights, training)
 
     def _run_exit(
-        self, nodes: tuple[Node, ...], output: str, values: Mapping[str, Tensor], weights: dict[str, Tensor]
+        self,
+        exit_: Exit,
+        values: Mapping[str, Tensor],
+        weights: dict[str, Tensor],
+        training: frozenset[str],
     ) -> Tensor:
         """An exit's classifier, on the channels that its stage may read."""
         own = dict(values)
-        for node in nodes:
+        for node in exit_.nodes:
             inputs: Mapping[str, Tensor] = own
             if node.name in self._columns:
                 read = own[node.inputs[0]][:, getattr(self, self._columns[node.name])]
                 inputs = {node.inputs[0]: read}
-            own[node.name] = run_node(node, inputs, weights, self.training)
-        return own[output]
+            as_in_training = self.training or node.operator in training
+            own[node.name] = run_node(node, inputs, weights, as_in_training)
+        return own[exit_.output]
 
     def _register_masks(self) -> dict[str, str]:
         """A mask for each layer of the body that may not read everything, as [C_out, C_in, 1, 1]."""

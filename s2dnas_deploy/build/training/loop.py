@@ -7,10 +7,8 @@ result is the moving average of the weights over the steps. Says how it goes thr
 import copy
 import hashlib
 import math
-import re
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from s2dnas_deploy.build.augment import random_crop_and_flip
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.network import MultiStageNetwork
+from s2dnas_deploy.build.training.batches import Batches, normalised, seed_of
 from s2dnas_deploy.build.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from s2dnas_deploy.build.training.descent import make_optimizer, schedule
+from s2dnas_deploy.build.training.devices import autocast_for, choose_device, placed
 from s2dnas_deploy.build.training.losses import exits_loss
 from s2dnas_deploy.build.training.record import plot_accuracy, write_metrics
 from s2dnas_deploy.build.training.settings import Settings
@@ -56,27 +56,19 @@ class Task:
         if len(self.splits.train) < 2:
             raise DataError("training needs at least 2 images")
 
-    @property
-    def batch_size(self) -> int:
-        """Images per step; a data set smaller than a batch is one batch."""
-        return min(self.settings.batch_size, len(self.splits.train))
+    def batches(self, device: torch.device) -> Batches:
+        """What is learned from, step by step."""
+        return Batches(self.splits.train, self.preprocessing, self.settings, device)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch; the rest is left to another epoch's order."""
-        return len(self.splits.train) // self.batch_size
+        """Whole batches in an epoch."""
+        return self.batches(torch.device("cpu")).per_epoch
 
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
         return self.settings.epochs * self.steps_per_epoch
-
-    @property
-    def crop_padding(self) -> int:
-        """By how many pixels a crop may shift: as set, or an eighth of the shorter side."""
-        if self.settings.crop_padding is not None:
-            return self.settings.crop_padding
-        return max(1, min(self.preprocessing.input_shape[1:]) // 8)
 
     def identity(self) -> str:
         """A digest of everything that decides the final weights."""
@@ -138,26 +130,6 @@ def accuracy(
     return [float(count) / len(images) for count in right]
 
 
-def normalised(images: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:
-    """uint8 [N, C, H, W] to what the network reads, channels last."""
-    shape = (1, -1, 1, 1)
-    mean = torch.tensor(preprocessing.mean, device=device).reshape(shape)
-    std = torch.tensor(preprocessing.std, device=device).reshape(shape)
-    scaled = images.to(device).float().div_(255).sub_(mean).div_(std)
-    return scaled.contiguous(memory_format=torch.channels_last)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device asked for, which must be there; `auto` takes a GPU if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise OptionError("device cuda was asked for, but torch finds no GPU; use --device cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise OptionError(f"no device {name!r}; expected auto, cpu, cuda or cuda:N")
-    return torch.device(name)
-
-
 @dataclass
 class _Run:
     """A run in progress: the state that a checkpoint holds, and what follows from the task."""
@@ -171,27 +143,27 @@ class _Run:
         self.identity = self.task.identity()
         self.settings = self.task.settings
         self.device = choose_device(self.settings.device)
-        self.network = _placed(self.task.network, self.device)
+        self.network = placed(self.task.network, self.device)
         self.teacher = self._teacher()
         self.average = copy.deepcopy(self.network).eval()
-        self.optimizer = _optimizer(self.network, self.settings)
-        self.autocast = _autocast(self.settings, self.device)
-        self.order: tuple[int, Tensor] = (-1, torch.empty(0))
+        self.optimizer = make_optimizer(self.network, self.settings)
+        self.autocast = autocast_for(self.settings.precision, self.device)
+        self.batches = self.task.batches(self.device)
         self.saved_at = time.monotonic()
 
     def _teacher(self) -> nn.Module | None:
         if self.task.teacher is None or self.settings.distill == 0:
             return None
-        return _placed(self.task.teacher, self.device).eval()
+        return placed(self.task.teacher, self.device).eval()
 
     # -- learning ------------------------------------------------------------------------------------
 
     def learn(self, step: int) -> None:
         """One step of gradient descent on the step's own batch."""
-        images, labels = self._batch(step)
+        images, labels = self.batches.at(step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * _schedule(step / self.task.steps, self.settings.warmup)
-        torch.manual_seed(_seed(self.settings.seed, "dropout", step))
+            group["lr"] = self.settings.lr * schedule(step / self.task.steps, self.settings.warmup)
+        torch.manual_seed(seed_of(self.settings.seed, "dropout", step))
         self.network.train()
         with self.autocast():
             logits = [z.float() for z in self.network(images)]
@@ -209,21 +181,6 @@ class _Run:
         self.step = step + 1
         self.running_loss += value
         self._move_average()
-
-    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """The images and labels of a step: the epoch's order, then the step's own crops and flips."""
-        epoch, within = divmod(step, self.task.steps_per_epoch)
-        train = self.task.splits.train
-        if self.order[0] != epoch:
-            generator = torch.Generator().manual_seed(_seed(self.settings.seed, "order", epoch))
-            self.order = (epoch, torch.randperm(len(train), generator=generator))
-        size = self.task.batch_size
-        part = train.select(self.order[1][within * size : (within + 1) * size])
-        generator = torch.Generator().manual_seed(_seed(self.settings.seed, "augment", step))
-        padding = self.task.crop_padding if "crop" in self.settings.augment else 0
-        flip = "flip" in self.settings.augment
-        images = random_crop_and_flip(part.images, padding=padding, flip=flip, generator=generator)
-        return normalised(images, self.task.preprocessing, self.device), part.labels.to(self.device)
 
     @torch.no_grad()
     def _taught(self, images: Tensor) -> Tensor | None:
@@ -269,7 +226,7 @@ class _Run:
     def finish(self) -> None:
         """The network becomes its average, on the CPU, in evaluation mode."""
         self.network.load_state_dict(self.average.state_dict())
-        _placed(self.network, torch.device("cpu"), torch.contiguous_format).eval()
+        placed(self.network, torch.device("cpu"), torch.contiguous_format).eval()
 
     # -- surviving ------------------------------------------------------------------------------------
 
@@ -304,50 +261,3 @@ class _Run:
         self.average.load_state_dict(state.average)
         self.optimizer.load_state_dict(dict(state.optimizer))
         self.step, self.running_loss, self.metrics = state.step, state.running_loss, list(state.metrics)
-
-
-def _placed(
-    network: MultiStageNetwork, device: torch.device, layout: torch.memory_format = torch.channels_last
-) -> MultiStageNetwork:
-    """The network on a device, its kernels with channels last, which convolutions there like best."""
-    moved: MultiStageNetwork = network.to(device)
-    for parameter in moved.parameters():
-        if parameter.dim() == 4:
-            parameter.data = parameter.data.contiguous(memory_format=layout)
-    return moved
-
-
-def _optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """Weight decay for kernels only: norms and biases are scales and offsets, not complexity."""
-    kernels = [p for p in network.parameters() if p.dim() > 1]
-    others = [p for p in network.parameters() if p.dim() <= 1]
-    groups = [
-        {"params": kernels, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
-
-
-def _schedule(done: float, warmup: float) -> float:
-    """The learning rate as a share of its peak: up in a line, then down along a cosine."""
-    if done < warmup:
-        return done / warmup
-    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
-
-
-def _seed(seed: int, purpose: str, index: int) -> int:
-    """A seed of its own for each purpose and step."""
-    digest = hashlib.sha256(f"{seed}|{purpose}|{index}".encode()).digest()
-    return int.from_bytes(digest[:7], "little")
-
-
-def _autocast(settings: Settings, device: torch.device) -> Callable[[], AbstractContextManager[Any]]:
-    """bfloat16 where it pays: asked for, or on hardware that multiplies it natively."""
-    native = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bfloat16()
-    if settings.precision == "bfloat16" or (settings.precision == "auto" and native):
-        return lambda: torch.autocast(device.type, torch.bfloat16)
-    return nullcontext
-
-
-def _cpu_has_bfloat16() -> bool:
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

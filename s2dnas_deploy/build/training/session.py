@@ -20,7 +20,8 @@ from s2dnas_deploy.build.model_file import Model, load_model, save_model
 from s2dnas_deploy.build.network import as_network, as_static, carry_over
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.static_source import StaticSource, read_plan, read_source
-from s2dnas_deploy.build.training.loop import Task, accuracy, choose_device, train
+from s2dnas_deploy.build.training.devices import choose_device
+from s2dnas_deploy.build.training.loop import Task, accuracy, train
 from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing

@@ -11,8 +11,9 @@ from s2dnas_deploy import plan as plans
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages, load_images
 from s2dnas_deploy.build.network import as_network, carry_over
 from s2dnas_deploy.build.static_network import read_network
+from s2dnas_deploy.build.training.batches import normalised
 from s2dnas_deploy.build.training.checkpoint import load_checkpoint
-from s2dnas_deploy.build.training.loop import Task, accuracy, normalised, train
+from s2dnas_deploy.build.training.loop import Task, accuracy, train
 from s2dnas_deploy.build.training.losses import divergence, exits_loss
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing

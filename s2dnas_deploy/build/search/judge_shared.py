@@ -1,0 +1,88 @@
+"""Judging a plan without training it: masks over shared weights, and the norms' statistics taken anew.
+
+Place in the flow: `SharedWeights` + images ──▶ what every exit says (`ExitScores`) for any plan, in a second.
+The means and variances of batch norms are those of the plan's own features, so they are taken anew for each.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2dnas_deploy.build.graph import Node
+from s2dnas_deploy.build.images import LabelledImages
+from s2dnas_deploy.build.network import MultiStageNetwork
+from s2dnas_deploy.build.training.batches import normalised
+from s2dnas_deploy.build.training.devices import Autocast
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.run.scores import ExitScores
+
+_BATCH = 250
+
+
+@torch.no_grad()
+def exit_scores_of(
+    network: MultiStageNetwork,
+    images: LabelledImages,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    autocast: Autocast,
+) -> ExitScores:
+    """What every exit says of labelled images: label and probability."""
+    network.eval()
+    labels, confidences = [], []
+    for part in _batches(images.images):
+        with autocast():
+            logits = torch.stack(network(normalised(part, preprocessing, device))).float()
+        confidence, label = logits.softmax(2).max(2)
+        labels.append(label.cpu().numpy())
+        confidences.append(confidence.cpu().numpy())
+    return ExitScores(
+        label=np.concatenate(labels, axis=1),
+        confidence=np.concatenate(confidences, axis=1),
+        truth=images.labels.numpy(),
+    )
+
+
+@torch.no_grad()
+def take_statistics(
+    network: MultiStageNetwork,
+    images: Tensor,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    autocast: Autocast,
+) -> None:
+    """Estimate the statistics of every batch norm on images, uint8 [N, C, H, W], and nothing else.
+
+    A running average that starts at zero is, after n batches, short of the average by 1 - (1 - momentum)^n.
+    """
+    network.eval()
+    weights = network.weights()
+    norms = {
+        weights[node.weights[role]]: float(node.attributes["momentum"])
+        for node in _nodes(network)
+        if node.operator == "batch_norm" and node.attributes["momentum"]
+        for role in ("mean", "variance")
+    }
+    for statistic in norms:
+        statistic.zero_()
+    count = 0
+    for part in _batches(images):
+        with autocast():
+            network.answers(
+                normalised(part, preprocessing, device), weights, training=frozenset({"batch_norm"})
+            )
+        count += 1
+    for statistic, momentum in norms.items():
+        statistic.div_(1 - (1 - momentum) ** count)
+
+
+def _nodes(network: MultiStageNetwork) -> list[Node]:
+    division = network.division
+    return [*division.body[1:], *(node for exit_ in division.exits for node in exit_.nodes)]
+
+
+def _batches(images: Tensor) -> Iterator[Tensor]:
+    for start in range(0, len(images), _BATCH):
+        yield images[start : start + _BATCH]

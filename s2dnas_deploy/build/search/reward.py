@@ -1,0 +1,55 @@
+"""What a plan is worth: the accuracy of its *dynamic* network within a budget of cost.
+
+Place in the flow: what every exit says of some images, and what it costs to get there ──▶ `Worth`. With c_k
+the cost of an image that leaves at exit k, and T the target for the average:
+
+    thresholds   those of the highest accuracy A among all with an average cost C ≤ T
+    reward       A                                    if there are such
+                 A_0 - β · (c_0 / T - 1)              if even exit 0 costs more; A_0 is its accuracy
+
+The paper weighs accuracy against cost too, by constants that were not at hand; this form is of this package's
+own making. It needs none but β, for a plan is only ever compared at the cost that the user asked for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from s2dnas_deploy.run.calibrate import choose_for_budget
+from s2dnas_deploy.run.scores import ExitScores
+
+BETA = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worth:
+    """A plan's reward and where it comes from; costs are relative to the static network's."""
+
+    reward: float
+    accuracy: float
+    cost: float
+    exit_accuracy: tuple[float, ...]
+    exit_cost: tuple[float, ...]
+    exit_share: tuple[float, ...]
+
+
+def worth_of(scores: ExitScores, exit_cost: Sequence[float], target: float) -> Worth:
+    """The worth of a plan whose exits say `scores` of labelled images; `exit_cost` grows with the exit."""
+    assert scores.truth is not None, "a reward needs labels"
+    exit_accuracy = tuple((scores.label == scores.truth).mean(axis=1).tolist())
+    if exit_cost[0] > target:
+        accuracy, cost = exit_accuracy[0], exit_cost[0]
+        shares = (1.0, *[0.0] * (len(exit_cost) - 1))
+        reward = accuracy - BETA * (cost / target - 1)
+    else:
+        point = choose_for_budget(scores, target, exit_cost).point
+        assert point.accuracy is not None, "labels were given"
+        accuracy, cost, shares = point.accuracy, point.cost, point.shares
+        reward = accuracy
+    return Worth(
+        reward=reward,
+        accuracy=accuracy,
+        cost=cost,
+        exit_accuracy=exit_accuracy,
+        exit_cost=tuple(exit_cost),
+        exit_share=shares,
+    )

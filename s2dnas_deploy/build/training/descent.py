@@ -1,0 +1,26 @@
+"""How weights go down: stochastic gradient descent with momentum, a linear warm-up and a cosine to zero."""
+
+import math
+
+import torch
+from torch import nn
+
+from s2dnas_deploy.build.training.settings import Settings
+
+
+def make_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """Weight decay for kernels only: norms and biases are scales and offsets, not complexity."""
+    kernels = [p for p in network.parameters() if p.dim() > 1]
+    others = [p for p in network.parameters() if p.dim() <= 1]
+    groups = [
+        {"params": kernels, "weight_decay": settings.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
+
+
+def schedule(done: float, warmup: float) -> float:
+    """The learning rate as a share of its peak: up in a line, then down along a cosine."""
+    if done < warmup:
+        return done / warmup
+    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
