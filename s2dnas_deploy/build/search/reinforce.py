@@ -1,14 +1,14 @@
 """A policy that learns which choices pay: an LSTM walks the slots, REINFORCE moves it.
 
-Place in the flow: a `Strategy`. At slot t the LSTM reads what was chosen at t - 1 and gives a distribution π_t
-over the allowed options. After a batch of plans with scores R, its weights climb
+Place in the flow: a `Strategy`. At slot t the LSTM reads what was chosen at t - 1 and gives a
+distribution π_t over the allowed options. After a batch of plans with scores R, its weights climb
 
     E[ A · log π(plan) ] + β · entropy(π)          A = (R - b) / σ
 
-with b and σ a moving mean and deviation of the scores: the baseline. Plans that were judged before count again,
-for free. The best plans found so far are shown again as well (priority replay), for a score that occurred once
-is otherwise forgotten. β falls to a tenth, so exploration ends with the budget. Constants are of this package's
-own finding; the paper's were not at hand.
+with b and σ a moving mean and deviation of the scores: the baseline. Plans that were judged before count
+again, for free. The best plans found so far are shown again as well (priority replay), for a score that
+occurred once is otherwise forgotten. β falls to a tenth, so exploration ends with the budget. Constants
+are of this package's own finding; the paper's were not at hand.
 """
 
 import numpy as np

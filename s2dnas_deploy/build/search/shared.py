@@ -1,8 +1,9 @@
 """One set of weights for all plans: trained once, then a plan is judged by its masks alone.
 
-Place in the flow: `StaticNetwork` + `SearchSpace` ──▶ `SharedWeights` ──▶ a `MultiStageNetwork` for any plan
-of the space. The body's weights are the static network's. For each stage and each place where it may exit there
-is a classifier over *all* channels there; a plan uses the columns of those that the stage can read.
+Place in the flow: `StaticNetwork` + `SearchSpace` ──▶ `SharedWeights` ──▶ a `MultiStageNetwork` for any
+plan of the space. The body's weights are the static network's. For each stage and each place where it may
+exit there is a classifier over *all* channels there; a plan uses the columns of those that the stage can
+read.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,8 @@
 """What every strategy is handed: a space, a judge with a budget, and randomness. It gives back nothing.
 
-Place in the flow: `search(space, judge, rng)` asks the judge about choices until its budget is spent or it
-has nothing new to ask. What was asked and answered is the judge's to keep. A strategy knows nothing of networks.
+Place in the flow: `search(space, judge, rng)` asks the judge about choices until its budget is spent or
+it has nothing new to ask. What was asked and answered is the judge's to keep. A strategy knows nothing of
+networks.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """What is learned from at each step: images in their epoch's order, cropped and flipped, normalised.
 
-All of it is drawn from (seed, step): the batch of a step is the same whether the run was interrupted before it
-or not.
+All of it is drawn from (seed, step): the batch of a step is the same whether the run was interrupted
+before it or not.
 """
 
 import hashlib
