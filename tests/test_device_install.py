@@ -43,7 +43,7 @@ def test_a_command_that_needs_torch_says_how_to_get_it():
     code = "from s2dnas_deploy.cli import train; train()"
     result = run("-c", code, "--data", "digits", "--plan", "static", "--epochs", "1", "--out", "x.pt")
     assert result.returncode == 1
-    assert "pip install 's2dnas-deploy[build]'" in result.stderr
+    assert "pip install -e '.[build]'" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -45,7 +45,10 @@ def load_bundle(folder: Path | str) -> Bundle:
     """Read and check a bundle; whatever does not fit is a `BundleError`."""
     folder = Path(folder)
     try:
-        return _load(folder)
+        try:
+            return _load(folder)
+        except BundleError:
+            return _load(folder)  # it may have been replaced while it was read
     except BundleError as error:
         raise BundleError(f"bundle {folder}: {error}") from error
 
@@ -53,8 +56,9 @@ def load_bundle(folder: Path | str) -> Bundle:
 def verify_bundle(folder: Path | str) -> Bundle:
     """As `load_bundle`, and also that every file that was exported is there, unchanged."""
     bundle = load_bundle(folder)
+    largest = max(_LARGEST_TEXT_BYTES, *(graph.size_bytes for graph in bundle.manifest.graphs))
     for name, sha256 in sums_of(bundle.folder).items():
-        if hashlib.sha256(_content(bundle.folder, name)).hexdigest() not in sha256:
+        if hashlib.sha256(_content(bundle.folder, name, largest)).hexdigest() not in sha256:
             raise BundleError(
                 f"bundle {folder}: {name} is not the file that was exported (its sha256 differs)"
             )
@@ -68,7 +72,8 @@ def is_bundle(folder: Path) -> bool:
 
 def _load(folder: Path) -> Bundle:
     if not folder.is_dir():
-        raise BundleError("there is no such folder; s2dnas-export writes one")
+        found = "it is a file, a bundle is a folder" if folder.exists() else "there is no such folder"
+        raise BundleError(f"{found}; s2dnas-export writes one")
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"it has no {MANIFEST}, so it is no bundle; s2dnas-export writes one")
     sums = sums_of(folder)

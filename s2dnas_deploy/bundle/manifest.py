@@ -8,6 +8,7 @@ the same to other programs, as far as a schema can.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -128,6 +129,8 @@ class Manifest:
         _check(self.precision in PRECISIONS, "the precision", self.precision, " or ".join(PRECISIONS))
         _check(self.image_type in ("uint8", "float32"), "image type", self.image_type, "uint8 or float32")
         _check(len(self.labels) >= 1, "labels", len(self.labels), "1 or more")
+        twice = sorted(label for label, count in Counter(self.labels).items() if count > 1)
+        _check(not twice, "labels", twice, "no name twice (say 'crane, bird' and 'crane, machine')")
         _check(len(self.stages) >= 1, "stages", len(self.stages), "1 or more")
         files = [stage.graph.file for stage in self.stages]
         _check(len(set(files)) == len(files), "the graphs' files", files, "a file for each stage")
@@ -196,8 +199,8 @@ class Manifest:
         """Read what `to_json` wrote; a document of another form or version is a `BundleError`."""
         try:
             document = json.loads(text)
-        except ValueError as error:
-            raise BundleError(f"the manifest is not JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"the manifest is not JSON that can be read: {error}") from error
         if not isinstance(document, dict) or document.get("format") != FORMAT:
             raise BundleError(f'the manifest is not one of a bundle: it has no "format": "{FORMAT}"')
         version = document.get("version")
@@ -208,7 +211,7 @@ class Manifest:
             raise
         except CheckpointError as error:
             raise BundleError(f"the manifest's preprocessing: {error}") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             raise BundleError(f"the manifest is malformed: {error!r}") from error
 
 

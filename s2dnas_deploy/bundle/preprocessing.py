@@ -22,9 +22,9 @@ class Preprocessing:
     resize: str | None = None
 
     def __post_init__(self) -> None:
-        channels = self.input_shape[0]
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
             raise CheckpointError(f"expected an input shape (C, H, W), got {self.input_shape}")
+        channels = self.input_shape[0]
         if len(self.mean) != channels or len(self.std) != channels:
             raise CheckpointError(
                 f"expected a mean and a std for each of {channels} channels, got {len(self.mean)} and "
@@ -49,5 +49,5 @@ class Preprocessing:
                 std=tuple(float(value) for value in document["std"]),
                 resize=document["resize"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"the preprocessing is malformed: {error!r}") from error

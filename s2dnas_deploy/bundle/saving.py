@@ -8,7 +8,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from s2dnas_deploy.bundle.bundle import CARD, MANIFEST, SUMS, Bundle, is_bundle, load_bundle, sums_of
@@ -17,6 +18,7 @@ from s2dnas_deploy.bundle.files import lock_folder, sync_folder, write_text_atom
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import BundleError, OptionError
 
+OLD = "old"
 _UNFINISHED = re.compile(r"\..*\.part")
 
 
@@ -50,17 +52,26 @@ def replace_manifest(bundle: Bundle, manifest: Manifest) -> None:
     """
     if manifest.graphs != bundle.manifest.graphs:
         raise BundleError("another manifest must be about the same graphs")
-    folder, sums = bundle.folder, sums_of(bundle.folder)
+    with _writing(bundle.folder):
+        if load_bundle(bundle.folder).manifest != bundle.manifest:
+            raise BundleError(
+                f"bundle {bundle.folder} was replaced since it was read; what was worked out for the old one "
+                "was not written. Do it again"
+            )
+        _replace_texts(bundle.folder, manifest)
+    load_bundle(bundle.folder)
+
+
+def _replace_texts(folder: Path, manifest: Manifest) -> None:
+    sums = sums_of(folder)
     texts = {MANIFEST: manifest.to_json().encode(), CARD: readme(manifest).encode()}
     kept = [(name, sha256) for name, known in sums.items() for sha256 in known if name not in texts]
     old = [(name, sha256) for name, known in sums.items() for sha256 in known if name in texts]
     new = [(name, hashlib.sha256(content).hexdigest()) for name, content in texts.items()]
-    with lock_folder(folder):
-        write_text_atomically(folder / SUMS, _lines([*kept, *old, *new]))
-        for name, content in texts.items():
-            write_text_atomically(folder / name, content.decode())
-        write_text_atomically(folder / SUMS, _lines([*kept, *new]))
-    load_bundle(folder)
+    write_text_atomically(folder / SUMS, _lines([*kept, *old, *new]))
+    for name, content in texts.items():
+        write_text_atomically(folder / name, content.decode())
+    write_text_atomically(folder / SUMS, _lines([*kept, *new]))
 
 
 def check_replaceable(folder: Path) -> None:
@@ -110,17 +121,37 @@ def _replace(folder: Path, part: Path) -> None:
         part.rename(folder)
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
-    with lock_folder(aside):
-        folder.rename(aside / "old")
-        part.rename(folder)
+    with lock_folder(aside), _writing(folder):
+        folder.rename(aside / OLD)
+        try:
+            part.rename(folder)
+        except BaseException:
+            (aside / OLD).rename(folder)
+            raise
         shutil.rmtree(aside)
 
 
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Hold a bundle against other processes that write."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock_folder(folder))
+        except BlockingIOError as error:
+            raise BundleError(f"bundle {folder} is being written by another process") from error
+        yield
+
+
 def _remove_abandoned(parent: Path, name: str) -> None:
-    """Remove what killed exports to this folder have left; those still running hold a lock."""
+    """Remove what killed exports to this folder have left, but for a bundle that they had moved aside.
+
+    Those still running hold a lock.
+    """
     for path in parent.glob(f".{name}.*.part"):
         try:
             with lock_folder(path):
+                if (path / OLD).exists() and not (parent / name).exists():
+                    (path / OLD).rename(parent / name)  # killed between the two renames
                 shutil.rmtree(path, ignore_errors=True)
         except BlockingIOError:
             continue

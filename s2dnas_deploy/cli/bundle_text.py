@@ -40,6 +40,8 @@ def bundle_in_words(bundle: Bundle) -> str:
                 for k, (accuracy, share) in enumerate(zip(e.exit_accuracy, e.exit_share, strict=True))
             ),
         ]
+    if m.promise is not None:
+        lines += ["", m.promise.statement]
     return "\n".join([*lines, "", "made with " + ", ".join(f"{tool} {v}" for tool, v in m.tools.items())])
 
 

@@ -31,7 +31,7 @@ class Share(click.ParamType):  # type: ignore[type-arg]  # generic in new releas
         except ValueError:
             self.fail(f"{value!r} is neither a number nor a percentage, such as 0.005 or 0.5%", param, ctx)
         if not 0 < share < 1:
-            self.fail(f"{value!r} is not between 0 and 1 (or 0% and 100%)", param, ctx)
+            self.fail(f"{value!r} is not above 0 and below 1 (or 100%)", param, ctx)
         if share >= self.most and not text.endswith("%"):
             self.fail(
                 f"{value} would be {100 * share:g} points; for {value} points write {value}% or "
@@ -50,11 +50,14 @@ class Macs(click.ParamType):  # type: ignore[type-arg]  # generic in new release
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number, without K, M or G."""
         text = str(value).upper()
-        unit = {"K": 1e3, "M": 1e6, "G": 1e9}.get(text[-1:], 1.0)
+        unit = {"K": 1e3, "M": 1e6, "G": 1e9}.get(text[-1:])
         try:
-            return float(text.rstrip("KMG")) * unit
+            macs = float(text) if unit is None else float(text[:-1]) * unit
         except ValueError:
+            macs = 0.0
+        if not 0 < macs < float("inf"):
             self.fail(f"{value!r} is not a number of MACs, such as 20M or 1.5G", param, ctx)
+        return macs
 
 
 @click.command(cls=Command)
@@ -102,10 +105,10 @@ def calibrate(**options: Any) -> None:
     exit's. With --target-ms or --target-macs: the best accuracy within that average cost, nothing proven.
 
     \b
-    s2dnas-calibrate --bundle bundle/ held-out/ --max-drop 0.5% --plot curve.svg
-    s2dnas-calibrate --bundle bundle/ held-out/ --static-accuracy 0.88 --max-drop 1%
+    s2dnas-calibrate --bundle bundle/ held-out.npz --max-drop 0.5% --plot curve.svg
+    s2dnas-calibrate --bundle bundle/ held-out.npz --static-accuracy 0.88 --max-drop 1%
     s2dnas-calibrate --bundle bundle/ camera-roll/ --unlabelled --max-drop 2%
-    s2dnas-calibrate --bundle bundle/ held-out/ --target-macs 20M
+    s2dnas-calibrate --bundle bundle/ held-out.npz --target-macs 20M
     """  # noqa: D301
     request = _request(options)
     from s2dnas_deploy.bundle.files import write_text_atomically
@@ -123,7 +126,7 @@ def calibrate(**options: Any) -> None:
             console.say(
                 f"{calibration.manifest.single_file.file} has its thresholds inside and keeps the old ones: "
                 "export again with --threshold "
-                + ",".join(f"{t:.6g}" for t in calibration.choice.point.thresholds)
+                + ",".join(f"{t:.9g}" for t in calibration.choice.point.thresholds)
             )
     click.echo(_in_words(calibration))
     if request.write:
@@ -176,7 +179,7 @@ def _in_words(calibration: "Calibration") -> str:
     lines = [f"{'exit':>4} {'threshold':>10} {'share':>7}"]
     for k, share in enumerate(choice.point.shares):
         last = k == len(choice.point.thresholds)
-        threshold = "–" if last else f"{choice.point.thresholds[k]:.5f}"
+        threshold = "–" if last else f"{choice.point.thresholds[k]:.7g}"
         if not last and choice.point.thresholds[k] > 1:
             threshold = "never"
         lines.append(f"{k:>4} {threshold:>10} {100 * share:>6.1f}%")

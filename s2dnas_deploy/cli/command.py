@@ -1,6 +1,7 @@
 """What all commands share: errors as one message and an exit code, and the form of common values."""
 
 import json
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -37,18 +38,29 @@ class Command(click.Command):
                 raise
             _end(
                 f"error: this command needs {error.name}, which is not installed; "
-                "install what building needs: pip install 's2dnas-deploy[build]'",
+                "install s2dnas-deploy with its extra [build]: in its checkout, pip install -e '.[build]'",
                 1,
             )
+        except BrokenPipeError:
+            # Whoever read the output has had enough; nothing may be written there at the end either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except OSError as error:
             if debug:
                 raise
-            _end(f"error: {error}", 1)
+            _end(f"error: {_of_system(error)}", 1)
         except KeyboardInterrupt:
             _end("interrupted", INTERRUPTED)
 
 
 _BUILD_ONLY = frozenset({"torch", "onnx", "onnxsim", "safetensors", "sklearn", "matplotlib", "tomli"})
+
+
+def _of_system(error: OSError) -> str:
+    """The operating system's error: which file, and what of it."""
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
 
 
 def _end(message: str, code: int) -> NoReturn:

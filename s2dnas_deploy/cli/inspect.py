@@ -87,7 +87,7 @@ def _show_bundle(options: dict[str, Any]) -> None:
     bundle = (verify_bundle if options["verify"] else load_bundle)(options["path"])
     click.echo(bundle.manifest.to_json() if options["as_json"] else bundle_in_words(bundle))
     if options["verify"]:
-        click.echo("verified: every file is as it was exported", err=True)
+        click.echo("verified: every file is as it was written", err=True)
 
 
 @dataclass(frozen=True, kw_only=True)

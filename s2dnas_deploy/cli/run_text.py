@@ -30,6 +30,7 @@ def summary_in_words(summary: Summary) -> str:
             lines.append(f"every stage on every image would take {full}")
     rate = (summary.answered + summary.failed - summary.resumed) / max(summary.seconds, 1e-9)
     ending = f"{summary.answered} images, {summary.failed} failed, {summary.seconds:.1f} s, {rate:.0f}/s"
+    ending += f", on {summary.provider}"
     if summary.resumed:
         ending += f"; {summary.resumed} were there already"
     return "\n".join([*lines, ending])

@@ -4,7 +4,7 @@ Place in the flow: sources ──threads──▶ pixels ──▶ room 0 ──
 
 Each stage has a room that holds one batch. Those who do not leave after stage k go to room k + 1, from as
 many batches as it takes; a stage runs when its room is full. So memory is one batch of images and of the
-features that are still read, per stage, whatever the number of images.
+features that are still read, per stage, and the images read ahead, whatever the number of images.
 
 After every window of images all rooms are emptied, full or not. That bounds how long an answer can wait for
 its room to fill (and how many answers wait for it, to keep the order), and it makes the answers of a window
@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any
 
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from s2dnas_deploy.bundle.manifest import ANSWERS, CONFIDENCE, IMAGE, LABEL, PROBABILITIES
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.run.cascade import Cascade, Prediction
-from s2dnas_deploy.run.pictures import Reader, Source
+from s2dnas_deploy.run.pictures import Given, Reader
 from s2dnas_deploy.run.providers import usable_cores
 from s2dnas_deploy.run.stages import Array, Stages, features_read_after
 
@@ -56,7 +56,18 @@ class BulkOptions:
         return WINDOW_BATCHES * self.batch
 
 
-def answers(cascade: Cascade, sources: Iterable["Source | Array"], options: BulkOptions) -> Iterator[Answer]:
+def bulk_options(**options: Any) -> BulkOptions:
+    """The options by name; an unknown name is an error that says which there are."""
+    names = [field.name for field in fields(BulkOptions)]
+    unknown = sorted(set(options) - set(names))
+    if unknown:
+        raise OptionError(f"expected options among {', '.join(names)}, got {', '.join(unknown)}")
+    if options.get("thresholds") is not None:
+        options["thresholds"] = tuple(options["thresholds"])
+    return BulkOptions(**options)
+
+
+def answers(cascade: Cascade, sources: Iterable[Given], options: BulkOptions) -> Iterator[Answer]:
     """One answer per source, in order: a `Prediction`, or the `DataError` of an image that cannot be read."""
     yield from Bulk(cascade, options).answers(sources)
 
@@ -72,7 +83,7 @@ class Bulk:
         stages = cascade.stages
         self._desk: _Rooms | _Device = _Device(self) if stages.resident else _Rooms(self, stages)
 
-    def answers(self, sources: Iterable["Source | Array"]) -> Generator[Answer]:
+    def answers(self, sources: Iterable[Given]) -> Generator[Answer]:
         """One answer per source, in order."""
         waiting: dict[int, Answer] = {}
         given = 0
@@ -224,12 +235,11 @@ class _Device:
         self.numbers, self.images = [], []
 
 
-def decoded(
-    sources: Iterable["Source | Array"], reader: Reader, options: BulkOptions
-) -> Iterator[Array | DataError]:
+def decoded(sources: Iterable[Given], reader: Reader, options: BulkOptions) -> Iterator[Array | DataError]:
     """The images of the sources, read ahead in threads by a few batches, in order."""
     workers = options.workers or usable_cores()
     chunk = min(options.batch, _CHUNK_IMAGES)
+    most_ahead = min(2 * workers, _MOST_AHEAD // chunk) + options.batch // chunk
     stopped = threading.Event()
 
     def read(chunk: list[Any]) -> list[Array | DataError]:
@@ -248,8 +258,9 @@ def decoded(
     pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="decode")
     try:
         while True:
-            while len(ahead) < 2 * workers + options.batch // chunk:
-                following = list(islice(iterator, chunk))
+            while len(ahead) < most_ahead:
+                # Copies, for whoever gives pictures may fill the same memory with the next one.
+                following = [_own(source) for source in islice(iterator, chunk)]
                 if not following:
                     break
                 ahead.append(pool.submit(read, following))
@@ -261,4 +272,9 @@ def decoded(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _own(source: Any) -> Any:
+    return source.copy() if isinstance(source, np.ndarray) else source
+
+
 _CHUNK_IMAGES = 16
+_MOST_AHEAD = 512

@@ -167,7 +167,9 @@ def choose_for_budget(
     scores: ExitScores, budget: float, cost: Sequence[float], against: Against = Against.LAST_EXIT
 ) -> Choice:
     """The thresholds of the least loss that cost no more than the budget on average; proves nothing."""
-    if budget < cost[0]:
+    if not len(scores):
+        raise DataError("expected the scores of some images, got none")
+    if not budget >= cost[0]:
         raise OptionError(
             f"expected a budget of {cost[0]:.4g} or more, what exit 0 alone costs, got {budget:.4g}"
         )
@@ -179,11 +181,17 @@ def choose_for_budget(
         worse, better = changes(scores, losses, path, every)
         spent = mean_cost(scores, path, every, cost)
         within = np.flatnonzero(spent <= budget)
+        if not len(within):
+            continue
         step = within[np.lexsort((spent[within], (worse - better)[within]))[0]]
         candidate = (float((worse - better)[step]), float(spent[step]), path[:, step], path)
         if best is None or candidate[:2] < best[:2]:
             best = candidate
-    assert best is not None  # there is always an offset to try
+    if best is None:
+        raise OptionError(
+            f"a budget of {budget:.4g} takes that all images leave at exit 0, which some never do: their "
+            "confidence is 0 or no number"
+        )
     return Choice(
         point=_point(scores, losses, best[2], cost),
         full=_point(scores, losses, np.full(scores.exits - 1, NEVER), cost),
@@ -195,9 +203,10 @@ def choose_for_budget(
 
 
 def path_of(offset: float, exits: int) -> Numbers:
-    """Thresholds [exits - 1, steps], falling; rounded as confidences are, so that ties fall as they will."""
+    """Thresholds [exits - 1, steps], falling from "never"; rounded as confidences are."""
     k = np.arange(exits - 1)[:, None]
-    return (1 / (1 + np.exp(-(_TAU[None, :] - offset * k)))).astype(np.float32).astype(np.float64)
+    falling = (1 / (1 + np.exp(-(_TAU[None, :] - offset * k)))).astype(np.float32).astype(np.float64)
+    return np.concatenate([np.full((exits - 1, 1), NEVER), falling], axis=1)
 
 
 def losses_of(scores: ExitScores, against: Against) -> Losses:

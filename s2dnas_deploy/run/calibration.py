@@ -5,6 +5,7 @@ Place in the flow: `CalibrationRequest` ──scores──▶ `Choice` ──▶
 
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -28,6 +29,7 @@ from s2dnas_deploy.run.calibrate import (
 )
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import Item, find_items
+from s2dnas_deploy.run.job import say_if_fallen_back
 from s2dnas_deploy.run.scores import ExitScores, exit_scores, graphs_of
 
 _TIMED_IMAGES = 200
@@ -89,12 +91,14 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
     with Cascade(
         bundle, provider=request.provider, threads=request.threads, allow_fallback=request.allow_fallback
     ) as cascade:
+        say_if_fallen_back(request.provider, cascade, reporter)
         items: tuple[Item, ...] = ()
         if request.places:
             found = find_items(request.places, cascade.labels, request.listed)
             if found.passed_over:
                 reporter.say(f"passed over {found.passed_over} files that are no images")
             items = found.images
+            _refuse_doubles(items)
         scores = _scores(request, cascade, items, reporter)
         against = _against(request, scores)
         if request.budget is not None and request.budget.in_ms:
@@ -193,12 +197,13 @@ def _scores(
     request: CalibrationRequest, cascade: Cascade, items: Sequence[Item], reporter: Reporter
 ) -> ExitScores:
     if request.scores is not None and request.scores.exists():
+        reporter.say(f"going by the scores kept in {request.scores}; images are not read for them")
         scores = ExitScores.load(request.scores)
         if scores.exits != len(cascade.rules):
             raise DataError(
                 f"{request.scores} holds scores of {scores.exits} exits, the bundle has {len(cascade.rules)}"
             )
-        if scores.graphs and scores.graphs != graphs_of(cascade.bundle.manifest):
+        if scores.graphs and scores.graphs != graphs_of(cascade.manifest):
             raise DataError(
                 f"{request.scores} holds scores of another bundle: its graphs are not those of "
                 f"{request.bundle}; give another --scores, or remove the file"
@@ -210,6 +215,13 @@ def _scores(
     if request.scores is not None:
         scores.save(request.scores)
     return scores
+
+
+def _refuse_doubles(items: Sequence[Item]) -> None:
+    """An image that counts twice proves nothing the second time."""
+    twice = [name for name, count in Counter(item.name for item in items).items() if count > 1]
+    if twice:
+        raise DataError(f"{len(twice)} images were named more than once, {twice[0]} for one; name each once")
 
 
 def _against(request: CalibrationRequest, scores: ExitScores) -> Against:
@@ -235,6 +247,6 @@ def _times_ms(cascade: Cascade, items: Sequence[Item]) -> list[float]:
             for k in range(len(cascade.rules)):
                 begun = time.perf_counter()
                 seats.run(k)
-                if turn >= _WARM_UP or len(images) <= _WARM_UP:
+                if turn >= min(_WARM_UP, len(images)):
                     seconds[k].append(time.perf_counter() - begun)
     return list(accumulate(1e3 * statistics.median(each) for each in seconds))

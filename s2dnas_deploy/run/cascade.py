@@ -3,11 +3,12 @@
 Place in the flow: bundle ──load──▶ `Cascade` ──predict──▶ `Predictions` of a batch
                                             ──stream───▶ one `Prediction` after the other
 
-Which samples leave where is for `bundle.exits` to say, and nowhere else. What reads bundles and pictures is
+Which samples leave where is for `bundle.exits` to say. What reads bundles and pictures is
 imported by what needs it: to import this costs little more than to import onnxruntime.
 """
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -20,15 +21,18 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.bundle.exits import ExitRule
-from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.errors import DataError, OptionError, ProviderError
 from s2dnas_deploy.run.clock import StageClock
-from s2dnas_deploy.run.providers import choose_provider
+from s2dnas_deploy.run.providers import CPU, choose_provider, is_choice
 from s2dnas_deploy.run.seats import Seats
 from s2dnas_deploy.run.stages import Array, Stages
 
 if TYPE_CHECKING:
     from s2dnas_deploy.bundle.bundle import Bundle
-    from s2dnas_deploy.run.pictures import Source
+    from s2dnas_deploy.run.pictures import Given, Source
+
+
+_LARGEST_KEPT = 1024  # memory for larger batches is given back after each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +77,17 @@ class Cascade:
     ) -> None:
         from s2dnas_deploy.run.pictures import Reader
 
-        if threads is not None and threads < 1:
-            raise OptionError(f"expected 1 thread or more, got {threads}")
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise OptionError(f"expected a whole number of threads, 1 or more, got {threads!r}")
         self._how = {"provider": provider, "threads": threads, "allow_fallback": allow_fallback}
-        self.bundle = bundle
+        self.folder, self.manifest = bundle.folder, bundle.manifest
         self.labels = bundle.manifest.labels
         self.reader = Reader(bundle.manifest)
         self.rules = tuple(entry.exit for entry in bundle.manifest.stages)
-        chosen = choose_provider(provider, allow_fallback=allow_fallback)
-        self._stages: Stages | None = Stages(bundle, chosen, threads=threads, allow_fallback=allow_fallback)
-        self.provider = chosen.name
-        self._clock = StageClock(len(self.rules))
+        self._stages: Stages | None = _start(bundle, provider, threads, allow_fallback=allow_fallback)
+        self.provider = self._stages.provider.name
+        """The provider that runs the stages; not the one asked for, if it fell back."""
+        self._clock = StageClock(bundle.manifest.macs)
         self._free: list[Seats] = []
         self._lock = threading.Lock()
 
@@ -116,16 +120,14 @@ class Cascade:
         """Answer for a batch: an array (uint8 [N, H, W, C], or as `--float-input` takes), paths, pictures.
 
         `thresholds` replaces the bundle's, one per exit but the last. No stage after `last_stage` runs. With
-        `deadline_ms` a stage runs only if, by the times measured so far, it ends within so many milliseconds
-        of the call; stage 0 always runs. The first such call for a batch size measures before it starts.
+        `deadline_ms` a stage runs only if, by the times seen so far, it ends within so many milliseconds of
+        the call; stage 0 always runs.
         """
         start = time.perf_counter()
-        pixels = self.reader.batch(images)
+        _check_deadline(deadline_ms)
         rules = self.rules_with(thresholds, last_stage)
+        pixels = self.reader.batch(images)
         count = len(pixels)
-        if deadline_ms is not None and not self._clock.knows(count):
-            self._measure(pixels)
-            start = time.perf_counter()
         deadline = None if deadline_ms is None else start + deadline_ms / 1e3
         timed = timed or deadline is not None
         seconds = [0.0] * len(self.rules)
@@ -166,34 +168,23 @@ class Cascade:
             stage_seconds=tuple(seconds) if timed else None,
         )
 
-    def stream(
-        self,
-        sources: "Iterable[Source | Array]",
-        *,
-        batch: int = 32,
-        thresholds: Sequence[float] | None = None,
-        last_stage: int | None = None,
-        probabilities: bool = False,
-        workers: int | None = None,
-    ) -> Iterator[Prediction]:
-        """Answer for any number of images, in their order, in bounded memory; see `bulk`.
+    def stream(self, sources: "Iterable[Given]", **options: Any) -> Iterator[Prediction]:
+        """Answer for any number of images, one after the other, in bounded memory; see `bulk`.
 
-        A file that cannot be read raises a `DataError`; `bulk.answers` gives it as an answer instead.
+        Options are those of `bulk.BulkOptions`: batch, thresholds, last_stage, probabilities, workers. An
+        image that cannot be read ends it with a `DataError`; see `stream_with_errors`.
         """
-        from s2dnas_deploy.run.bulk import BulkOptions, answers
+        return _raising(self.stream_with_errors(sources, **options))
 
-        options = BulkOptions(
-            batch=batch,
-            thresholds=None if thresholds is None else tuple(thresholds),
-            last_stage=last_stage,
-            probabilities=probabilities,
-            workers=workers,
-        )
-        for answer in answers(self, sources, options):
-            if isinstance(answer, Prediction):
-                yield answer
-            else:
-                raise answer
+    def stream_with_errors(
+        self, sources: "Iterable[Given]", **options: Any
+    ) -> "Iterator[Prediction | DataError]":
+        """As `stream`, but for an image that cannot be read the answer is its `DataError`."""
+        from s2dnas_deploy.run.bulk import answers, bulk_options
+
+        if isinstance(sources, (str, bytes, os.PathLike)):
+            raise DataError(f"expected many images, got one path, {sources!r}: put it into a list")
+        return answers(self, sources, bulk_options(**options))
 
     def rules_with(
         self, thresholds: Sequence[float] | None = None, last_stage: int | None = None
@@ -201,16 +192,14 @@ class Cascade:
         """The exits in use: with other thresholds, or only up to a stage, which then takes all."""
         rules = self.rules
         if thresholds is not None:
-            if len(thresholds) != len(rules) - 1:
-                raise OptionError(
-                    f"expected {len(rules) - 1} thresholds, one for each exit but the last, "
-                    f"got {len(thresholds)}"
-                )
-            early = [replace(r, threshold=float(t)) for r, t in zip(rules, thresholds, strict=False)]
+            early = [
+                replace(rule, threshold=threshold)
+                for rule, threshold in zip(rules, _numbers(thresholds, len(rules) - 1), strict=False)
+            ]
             rules = (*early, rules[-1])
         if last_stage is not None:
-            if not 0 <= last_stage < len(rules):
-                raise OptionError(f"expected a last stage from 0 to {len(rules) - 1}, got {last_stage}")
+            if type(last_stage) is not int or not 0 <= last_stage < len(rules):
+                raise OptionError(f"expected a last stage from 0 to {len(rules) - 1}, got {last_stage!r}")
             rules = (*rules[:last_stage], replace(rules[last_stage], threshold=None))
         return rules
 
@@ -220,7 +209,7 @@ class Cascade:
     def stages(self) -> Stages:
         """The loaded stages, until the cascade is closed."""
         if self._stages is None:
-            raise OptionError(f"the cascade of {self.bundle.folder} was closed; load it again")
+            raise OptionError(f"the cascade of {self.folder} was closed; load it again")
         return self._stages
 
     @contextlib.contextmanager
@@ -233,18 +222,8 @@ class Cascade:
             seats = Seats(stages, 1 << (max(count, 1) - 1).bit_length())
         yield seats
         with self._lock:
-            self._free.append(seats)
-
-    def _measure(self, pixels: Array) -> None:
-        """Time each stage on these images, nobody leaving: once to warm up, then a few times."""
-        with self.seats(len(pixels)) as seats:
-            for turn in range(4):
-                seats.sit(pixels)
-                for k in range(len(self.rules)):
-                    begun = time.perf_counter()
-                    seats.run(k)
-                    if turn:
-                        self._clock.note(k, len(pixels), time.perf_counter() - begun)
+            if self._stages is not None and seats.capacity <= _LARGEST_KEPT:
+                self._free.append(seats)
 
     # --- life ----------------------------------------------------------------------------------------------
 
@@ -255,16 +234,57 @@ class Cascade:
         self._stages = None
 
     def __enter__(self) -> "Cascade":
+        _ = self.stages  # a closed one cannot be entered
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _load, (os.fspath(self.bundle.folder.absolute()), self._how)
+        return _load, (os.fspath(self.folder.absolute()), self._how)
 
     def __repr__(self) -> str:
-        return f"<Cascade {self.bundle.manifest.name}: {len(self.rules)} stages, {self.provider}>"
+        state = "closed" if self._stages is None else self.provider
+        return f"<Cascade {self.manifest.name}: {len(self.rules)} stages, {state}>"
+
+
+def _start(bundle: "Bundle", name: str, threads: int | None, *, allow_fallback: bool) -> Stages:
+    """The stages on the provider asked for; on the CPU, if that may be and the provider does not start.
+
+    It may be where a fallback is allowed, and where the best there is was asked for: onnxruntime-gpu lists
+    CUDA on a machine without a GPU, too.
+    """
+    chosen = choose_provider(name, allow_fallback=allow_fallback)
+    try:
+        return Stages(bundle, chosen, threads=threads)
+    except ProviderError:
+        if chosen is CPU or not (allow_fallback or is_choice(name)):
+            raise
+        return Stages(bundle, CPU, threads=threads)
+
+
+def _numbers(thresholds: Sequence[float], count: int) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(threshold) for threshold in thresholds)
+    except (TypeError, ValueError) as problem:
+        raise OptionError(f"expected {count} numbers as thresholds, got {thresholds!r}") from problem
+    if len(numbers) != count or any(math.isnan(number) for number in numbers):
+        raise OptionError(
+            f"expected {count} thresholds, one number for each exit but the last, got {thresholds!r}"
+        )
+    return numbers
+
+
+def _raising(answers: Iterator[Prediction | DataError]) -> Iterator[Prediction]:
+    for answer in answers:
+        if isinstance(answer, DataError):
+            raise answer
+        yield answer
+
+
+def _check_deadline(deadline_ms: object) -> None:
+    if deadline_ms is not None and not (isinstance(deadline_ms, (int, float)) and deadline_ms >= 0):
+        raise OptionError(f"expected a deadline in milliseconds, 0 or more, got {deadline_ms!r}")
 
 
 def _load(folder: str, how: dict[str, Any]) -> Cascade:

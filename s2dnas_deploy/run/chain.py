@@ -1,7 +1,7 @@
 """All stages on all images: the chain, without anyone leaving early.
 
 Place in the flow: a bundle's graphs ──▶ onnxruntime sessions ──▶ what each stage answers and hands on. Export
-checks its work with it and calibration reads confidences from it; `cascade` is what answers early.
+checks its work with it; `cascade` is what answers early.
 """
 
 from collections.abc import Mapping, Sequence

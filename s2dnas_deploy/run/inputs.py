@@ -28,10 +28,13 @@ _LABEL_KEYS = ("labels", "y", "y_test", "y_val", "y_train")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image: its name in the output, where its pixels are, and its true class if that is known."""
+    """One image: its name in the output, where its pixels are, and its true class if that is known.
+
+    An archive that cannot be read is one item, whose source says why.
+    """
 
     name: str
-    source: str | npt.NDArray[Any]
+    source: str | npt.NDArray[Any] | DataError
     truth: str | None = None
 
 
@@ -61,15 +64,31 @@ def find_items(places: Sequence[str], labels: Sequence[str], listed: Iterable[st
                 found += [_file(path, classes) for path in paths]
                 passed_over += others
             elif each.lower().endswith(ARCHIVES):
-                found += _in_archive(each, labels)
+                try:
+                    found += _in_archive(each, labels)
+                except DataError as problem:
+                    found.append(Item(name=each, source=problem))
             else:
                 found.append(_file(each, classes))
     if not found:
-        raise DataError(
-            f"{', '.join(places)}: no images there; expected files of {', '.join(SUFFIXES)}, "
-            "folders of them, or NumPy archives"
-        )
+        raise _nothing_in(places)
     return Items(images=tuple(found), passed_over=passed_over)
+
+
+def _nothing_in(places: Sequence[str]) -> DataError:
+    if list(places) == ["-"]:
+        return DataError("no names came on stdin; expected the name of a file or folder on each line")
+    archives = [
+        str(path)
+        for place in places
+        for path in sorted(Path(place).glob("*"))
+        if path.name.lower().endswith(ARCHIVES)
+    ]
+    named = f"; archives must be named themselves: {', '.join(archives[:3])}" if archives else ""
+    return DataError(
+        f"{', '.join(places)}: no images there; expected files of {', '.join(SUFFIXES)}, "
+        f"folders of them, or NumPy archives with images in them{named}"
+    )
 
 
 def _expanded(place: str) -> list[str]:
@@ -83,10 +102,16 @@ def _expanded(place: str) -> list[str]:
 
 
 def _in_folder(folder: str) -> tuple[list[str], int]:
-    """The pictures in a folder and in those below, and how many files are none."""
+    """The pictures in a folder and in those below, and how many files are none. Links are followed, once."""
     pictures, others = [], 0
-    for place, folders, names in os.walk(folder, onerror=_refuse_unlisted, followlinks=False):
+    seen = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, onerror=_refuse_unlisted, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in list(folders):
+            real = os.path.realpath(os.path.join(place, name))
+            if real in seen:
+                folders.remove(name)
+            seen.add(real)
         for name in sorted(names):
             path = os.path.join(place, name)
             if name.startswith("."):
@@ -138,9 +163,9 @@ def _arrays_in(path: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
     except FileNotFoundError as problem:
         raise DataError(f"{path}: no such file") from problem
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as problem:
-        raise DataError(
-            f"{path}: expected a NumPy archive of plain arrays (no Python objects), got: {problem}"
-        ) from problem
+        # Of whatever is no archive numpy says that it is pickled, and how to run what is in it.
+        reason = "something else, or Python objects" if "pickle" in str(problem) else str(problem)
+        raise DataError(f"{path}: expected a NumPy archive of plain arrays, got: {reason}") from problem
     images, labels = (arrays, None) if isinstance(arrays, np.ndarray) else _parts_of(arrays, path)
     if images.ndim not in (3, 4):
         raise DataError(

@@ -4,7 +4,6 @@ Place in the flow: `RunRequest` ──▶ items ──bulk──▶ records ─�
 """
 
 import hashlib
-import io
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -18,7 +17,9 @@ from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.bulk import Bulk, BulkOptions
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import Item, find_items
-from s2dnas_deploy.run.records import Format, Output, Record, flat, format_of, header_of, line_of, record_of
+from s2dnas_deploy.run.output import Output
+from s2dnas_deploy.run.providers import is_choice
+from s2dnas_deploy.run.records import Format, Record, flat, format_of, header_of, line_of, record_of
 
 _SECONDS_BETWEEN_FLUSHES = 0.5
 
@@ -58,6 +59,7 @@ class Summary:
     seconds: float
     stage_ms: tuple[float | None, ...]
     stage_macs: tuple[int, ...]
+    provider: str
     interrupted: bool = False
 
     @property
@@ -84,6 +86,7 @@ def run_job(
         items = find_items(request.places, cascade.labels, request.listed)
         if items.passed_over:
             reporter.say(f"passed over {items.passed_over} files that are no images")
+        say_if_fallen_back(request.provider, cascade, reporter)
         if cascade.stages.goes_through_host:
             reporter.say(
                 f"features pass through the host between stages: for {cascade.provider}, export with --gather"
@@ -91,23 +94,23 @@ def run_job(
         if request.out is None:
             stream.write(header_of(form))
             return _answer(bulk, items.images, _Sink(file=stream, form=form), _Watch(reporter, stop))
-        output = Output(request.out, form, _identity(request, cascade), resume=request.resume)
-        _check_same_items(output.written, items.images, output)
-        if output.finished:
-            if len(output.written) < len(items):
-                raise OptionError(
-                    f"{request.out} is complete with {len(output.written)} images, "
-                    f"now {len(items)} are given; give another --out, or remove it"
-                )
-            reporter.say(f"{request.out} is complete already; remove it to run again")
-            sink = _Sink(file=io.BytesIO(), form=output.line_form, written=output.written)
-            return _answer(bulk, items.images, sink, _Watch(reporter, stop))
-        with output.appending() as file:
-            sink = _Sink(file=file, form=output.line_form, written=output.written)
+        run = _identity(request, cascade) | {"format": form}
+        with Output(request.out, form, run, resume=request.resume) as output:
+            _check_same_items(output.written, items.images, output)
+            if output.finished:
+                _check_complete(output, len(items))
+                reporter.say(f"{request.out} is complete already; remove it to run again")
+            sink = _Sink(file=output.file, form=output.line_form, written=output.written)
             summary = _answer(bulk, items.images, sink, _Watch(reporter, stop))
-        if not summary.interrupted:
-            output.complete()
+            if not summary.interrupted and not output.finished:
+                output.complete()
         return summary
+
+
+def say_if_fallen_back(asked: str, cascade: Cascade, reporter: Reporter) -> None:
+    """Nobody should have to find out later that it was the CPU."""
+    if asked != cascade.provider and not is_choice(asked):
+        reporter.say(f"--provider {asked} is not there: running on {cascade.provider} (--allow-fallback)")
 
 
 class _Tallies:
@@ -153,7 +156,7 @@ class _Watch:
 
 def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Summary:
     """Write a record for every item that has none; go on from the start of the window where those end."""
-    macs = bulk.cascade.bundle.manifest.macs[: len(bulk.rules)]
+    macs = bulk.cascade.manifest.macs[: len(bulk.rules)]
     tallies = _Tallies(len(bulk.rules))
     for record in sink.written:
         tallies.add(record)
@@ -194,13 +197,14 @@ def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Su
             for seconds, samples in zip(bulk.stage_seconds, bulk.stage_samples, strict=True)
         ),
         stage_macs=macs,
+        provider=bulk.cascade.provider,
         interrupted=interrupted,
     )
 
 
 def _identity(request: RunRequest, cascade: Cascade) -> dict[str, object]:
     """What must be the same when a run is resumed, for its answers to be those of one run."""
-    manifest = cascade.bundle.manifest
+    manifest = cascade.manifest
     return {
         "bundle": hashlib.sha256(manifest.to_json().encode()).hexdigest(),
         "provider": cascade.provider,
@@ -211,6 +215,15 @@ def _identity(request: RunRequest, cascade: Cascade) -> dict[str, object]:
             if key != "workers"
         },
     }
+
+
+def _check_complete(output: Output, items: int) -> None:
+    """A complete output must have an answer for every image that is given now."""
+    if len(output.written) < items:
+        raise OptionError(
+            f"{output.out} is complete with {len(output.written)} images, now {items} are given; "
+            "give another --out, or remove it"
+        )
 
 
 def _check_same_items(written: Sequence[Record], items: Sequence[Item], output: Output) -> None:

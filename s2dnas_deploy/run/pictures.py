@@ -30,6 +30,7 @@ from s2dnas_deploy.errors import DataError
 
 Array: TypeAlias = npt.NDArray[Any]
 Source: TypeAlias = str | os.PathLike[str] | Image.Image
+Given: TypeAlias = Source | Array | DataError
 
 # A file may claim a size that its few bytes unpack to; a picture this large is an attack or a mistake.
 MOST_PIXELS = 100_000_000
@@ -59,17 +60,24 @@ class Reader:
             return images
         if isinstance(images, (str, os.PathLike, Image.Image)):
             raise DataError("expected a batch, got a single image: put it into a list")
+        if not isinstance(images, Sequence):
+            raise DataError(
+                f"expected a batch of images, a list or an array, got {type(images).__name__}; "
+                "for any number, one after the other, there is stream()"
+            )
         pixels = np.empty((len(images), *self.shape), self.dtype)
         for i, source in enumerate(images):
             pixels[i] = self.one(source)
         return pixels
 
-    def one(self, source: "Source | Array") -> Array:
-        """One image, of the shape and type that the graphs take."""
+    def one(self, source: Given) -> Array:
+        """One image, of the shape and type that the graphs take; an error in its place is raised."""
+        if isinstance(source, DataError):
+            raise source
         if isinstance(source, np.ndarray):
             return self._from_array(source)
         if isinstance(source, Image.Image):
-            return self._from_picture(source.copy(), "a picture")
+            return self._from_picture(_loaded(source), "a picture")
         if not isinstance(source, (str, os.PathLike)):
             raise DataError(
                 f"expected the path of an image, a PIL image or an array, got {type(source).__name__}"
@@ -121,7 +129,7 @@ class Reader:
         if not self.wanted.admits(image.height, image.width):
             raise DataError(
                 f"{where}: expected {self.wanted.height}x{self.wanted.width} pixels (height x width), got "
-                f"{image.height}x{image.width}; resize it, or export from a network trained with --resize"
+                f"{image.height}x{image.width}; resize it, or export the bundle with --resize crop or stretch"
             )
         return self._from_planes(planes_of(resized(image, self.wanted)))
 
@@ -133,6 +141,16 @@ class Reader:
         # x = (pixel / 255 - mean) / std
         normalised: Array = (planes.astype(np.float32) / np.float32(255) - self._mean) / self._std
         return normalised
+
+
+def _loaded(picture: Image.Image) -> Image.Image:
+    """A picture of the caller's, read to its end; it stays as it was."""
+    try:
+        copy = picture.copy()
+    except Exception as problem:  # Pillow's decoders raise almost anything on damaged bytes.
+        raise DataError(f"a picture: {str(problem) or type(problem).__name__}") from problem
+    copy.format = picture.format  # says what 16-bit grey means
+    return copy
 
 
 @cache

@@ -86,6 +86,14 @@ _BEST = {"auto": ("cuda", "coreml", "cpu"), "arm": ("xnnpack", "cpu")}
 NAMES = (*PROVIDERS, *_BEST)
 
 
+CPU = PROVIDERS["cpu"]
+
+
+def is_choice(name: str) -> bool:
+    """Whether a name stands for the best there is, rather than for one provider."""
+    return name in _BEST
+
+
 def choose_provider(name: str, *, allow_fallback: bool = False) -> Provider:
     """The provider asked for, if this onnxruntime has it; with `allow_fallback`, the CPU if it has not."""
     there = set(onnxruntime.get_available_providers())
@@ -97,7 +105,7 @@ def choose_provider(name: str, *, allow_fallback: bool = False) -> Provider:
     if provider.ort_name in there:
         return provider
     if allow_fallback:
-        return PROVIDERS["cpu"]
+        return CPU
     known = [each.name for each in PROVIDERS.values() if each.ort_name in there]
     raise ProviderError(
         f"--provider {name}: onnxruntime {onnxruntime.__version__} here has {', '.join(known)} only. "
@@ -105,9 +113,7 @@ def choose_provider(name: str, *, allow_fallback: bool = False) -> Provider:
     )
 
 
-def make_session(
-    graph: bytes, provider: Provider, *, threads: int | None = None, allow_fallback: bool = False
-) -> Any:
+def make_session(graph: bytes, provider: Provider, *, threads: int | None = None) -> Any:
     """A session that runs on the provider asked for, or a `ProviderError`."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores() if threads is None else threads
@@ -124,7 +130,7 @@ def make_session(
         if provider.ort_name == _CPU:
             raise BundleError(f"onnxruntime {onnxruntime.__version__} refuses a graph: {reason}") from error
         raise ProviderError(f"--provider {provider.name} does not start: {reason}") from error
-    if session.get_providers()[0] != provider.ort_name and not allow_fallback:
+    if session.get_providers()[0] != provider.ort_name:
         raise ProviderError(
             f"--provider {provider.name}: this onnxruntime has it, but would run the graph on "
             f"{session.get_providers()[0]}, for the provider's libraries or its device are missing. "
@@ -134,7 +140,7 @@ def make_session(
 
 
 def usable_cores() -> int:
-    """How many cores this process may use; fewer than the machine has, in a container."""
+    """How many cores this process may use; fewer than the machine has, where it was bound to some."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

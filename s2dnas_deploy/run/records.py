@@ -1,22 +1,16 @@
-"""The answers as lines of a file: JSON lines, CSV or Parquet; appended, and never half a line twice.
+"""One answer as one line: JSON or CSV, written and read back.
 
-Place in the flow: `Item` and answer ──▶ one record ──▶ `--out` or stdout.
-
-While it is written, an output has a journal beside it, `.NAME.run.json`, that says what the run was; it goes
-when the run is complete. So `--resume` knows an interrupted run from a complete one, and one from another.
-Parquet cannot be appended to: its records are JSON lines in `.NAME.part` until the run is complete.
+Place in the flow: `Item` and answer ──▶ record ──▶ line, for stdout or for an `Output`.
 """
 
 import csv
 import io
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
-from s2dnas_deploy.bundle.files import write_text_atomically
 from s2dnas_deploy.bundle.pixels import SUFFIXES
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.run.cascade import Prediction
@@ -42,17 +36,21 @@ def record_of(item: Item, answer: Prediction | DataError) -> Record:
         record |= {
             "label": answer.name,
             "index": answer.label,
-            # A float32 has at most nine digits; more would be noise.
-            "confidence": float(f"{answer.confidence:.9g}"),
+            "confidence": _number(answer.confidence),
             "exit": answer.exit,
         }
     if item.truth is not None:
         record["truth"] = item.truth
     if isinstance(answer, Prediction) and answer.probabilities is not None:
-        record["probabilities"] = [float(f"{p:.9g}") for p in answer.probabilities.tolist()]
+        record["probabilities"] = [_number(p) for p in answer.probabilities.tolist()]
     if isinstance(answer, DataError):
         record["error"] = str(answer).removeprefix(f"{item.name}: ")
     return record
+
+
+def _number(value: float) -> float | None:
+    """A float32 has at most nine digits, more would be noise; JSON has no word for what is no number."""
+    return float(f"{value:.9g}") if math.isfinite(value) else None
 
 
 def format_of(out: Path | None, wanted: Format | None) -> Format:
@@ -81,7 +79,7 @@ def line_of(record: Record, form: Format) -> bytes:
             return (json.dumps(record) + "\n").encode()
     row = dict(record)
     if "probabilities" in row:
-        row["probabilities"] = " ".join(f"{p:.9g}" for p in row["probabilities"])
+        row["probabilities"] = " ".join("nan" if p is None else f"{p:.9g}" for p in row["probabilities"])
     return _csv_line([row.get(column, "") for column in COLUMNS])
 
 
@@ -103,140 +101,22 @@ def flat(text: str) -> str:
     return " ".join(text.splitlines())
 
 
-def _record_in(line: bytes, form: Format) -> Record:
+def record_in(line: bytes, form: Format) -> Record:
+    """What a line says, without the probabilities; a `ValueError` if it is none of ours."""
     text = line.decode("utf-8", "surrogateescape")
     if form != "csv":
         record: Record = json.loads(text)
-        if not isinstance(record, dict) or "file" not in record:
-            raise ValueError(f"{text[:60]!r} names no file")
-        return record
-    row = dict(zip(COLUMNS, next(csv.reader([text])), strict=True))
-    full = {key: value for key, value in row.items() if value != ""}
-    return full | {key: int(full[key]) for key in ("index", "exit") if key in full}
-
-
-# --- output that can be resumed ----------------------------------------------------------------------------
-
-
-class Output:
-    """A file of records under `out`, new or resumed."""
-
-    def __init__(self, out: Path, form: Format, run: Mapping[str, Any], *, resume: bool) -> None:
-        self.out, self.form, self.run = out, form, dict(run)
-        self.line_form: Format = "jsonl" if form == "parquet" else form
-        self.lines = out.with_name(f".{out.name}.part") if form == "parquet" else out
-        self.journal = out.with_name(f".{out.name}.run.json")
-        if form == "parquet":
-            _pyarrow()
-        self.finished = False
-        """Whether a run that was to be resumed has nothing left to do."""
-        self.written: list[Record] = self._begin(resume)
-
-    def _begin(self, resume: bool) -> list[Record]:
-        """Records that are there already; the file ends after them."""
-        interrupted = self.journal.exists()
-        if not resume and interrupted:
-            raise OptionError(
-                f"{self.out} is the output of an interrupted run: --resume goes on with it; "
-                f"to begin anew, remove it and {self.journal.name}"
-            )
-        if resume and interrupted:
-            self._check_same_run()
-            return self._kept()
-        if resume and self.out.exists():
-            self.finished = True
-            return self._all()
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(self.journal, json.dumps(self.run, indent=1) + "\n")
-        self.lines.write_bytes(header_of(self.line_form))
-        return []
-
-    def _check_same_run(self) -> None:
-        then = json.loads(self.journal.read_text())
-        for key, value in self.run.items():
-            if then.get(key) != value:
-                raise OptionError(
-                    f"{self.out} was begun with {key} = {then.get(key)!r}, now it is {value!r}; "
-                    f"resume with the same, or remove it and {self.journal.name}"
-                )
-
-    def _kept(self) -> list[Record]:
-        """Read what is there; cut off a last line that was not finished."""
-        header = header_of(self.line_form)
-        content = self.lines.read_bytes() if self.lines.exists() else b""
-        whole = content[: content.rfind(b"\n") + 1]
-        if not whole.startswith(header):
-            whole = header
-        if whole != content:
-            with self.lines.open("r+b" if self.lines.exists() else "w+b") as file:
-                file.seek(0)
-                file.write(whole)
-                file.truncate()
-        return self._records_in(whole[len(header) :])
-
-    def _all(self) -> list[Record]:
-        """The records of a complete output."""
-        if self.form != "parquet":
-            return self._records_in(self.out.read_bytes().removeprefix(header_of(self.form)))
+    else:
+        csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
         try:
-            rows = _pyarrow().parquet.read_table(self.out, columns=list(COLUMNS)).to_pylist()
-        except ValueError as problem:  # what pyarrow raises, too
-            raise self._strange(problem) from problem
-        return [{key: value for key, value in row.items() if value is not None} for row in rows]
-
-    def _records_in(self, content: bytes) -> list[Record]:
-        try:
-            return [_record_in(line, self.line_form) for line in content.split(b"\n")[:-1]]
-        except ValueError as problem:
-            raise self._strange(problem) from problem
-
-    def _strange(self, problem: Exception) -> OptionError:
-        return OptionError(f"{self.out} is not what a run has written: {problem}; remove it to begin anew")
-
-    @contextmanager
-    def appending(self) -> Iterator[BinaryIO]:
-        """The open file."""
-        with self.lines.open("ab") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-
-    def complete(self) -> None:
-        """All images have their record: nothing is left to resume."""
-        if self.form == "parquet":
-            _to_parquet(self.lines, self.out)
-        self.journal.unlink()
-        if self.lines != self.out:
-            self.lines.unlink()
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError as problem:
-        raise OptionError("Parquet needs pyarrow: pip install pyarrow, or take .jsonl or .csv") from problem
-    return pyarrow
-
-
-def _to_parquet(lines: Path, out: Path) -> None:
-    pyarrow = _pyarrow()
-    schema = pyarrow.schema(
-        {
-            "file": pyarrow.string(),
-            "label": pyarrow.string(),
-            "index": pyarrow.int64(),
-            "confidence": pyarrow.float32(),
-            "exit": pyarrow.int64(),
-            "truth": pyarrow.string(),
-            "probabilities": pyarrow.list_(pyarrow.float32()),
-            "error": pyarrow.string(),
-        }
-    )
-    part = out.with_name(f".{out.name}.parquet.part")
-    with lines.open("rb") as file, pyarrow.parquet.ParquetWriter(part, schema) as writer:
-        while batch := [json.loads(line) for _, line in zip(range(_ROWS), file, strict=False)]:
-            writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
-    part.replace(out)
-
-
-_ROWS = 20_000
+            values = next(csv.reader([text]))
+        except csv.Error as problem:
+            raise ValueError(str(problem)) from problem
+        if len(values) != len(COLUMNS):
+            raise ValueError(f"{text[:60]!r} has {len(values)} columns, not {len(COLUMNS)}")
+        record = {key: value for key, value in zip(COLUMNS, values, strict=True) if value != ""}
+        record |= {key: int(record[key]) for key in ("index", "exit") if key in record}
+    if not isinstance(record, dict) or "file" not in record:
+        raise ValueError(f"{text[:60]!r} names no file")
+    record.pop("probabilities", None)
+    return record

@@ -4,6 +4,8 @@ Place in the flow: bundle + images ──all stages──▶ `ExitScores` ──
 threshold needs another run.
 """
 
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from s2dnas_deploy.run.bulk import BulkOptions, decoded
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import Item
 from s2dnas_deploy.run.stages import Array
+
+_DAMAGED = (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +85,11 @@ class ExitScores:
                 truth=arrays.get("truth"),
                 graphs=tuple(str(sha256) for sha256 in arrays.get("graphs", ())),
             )
-        except (OSError, ValueError, KeyError, AttributeError) as problem:
-            raise DataError(f"{path}: expected recorded exit scores, got: {problem}") from problem
+        except _DAMAGED as problem:
+            raise DataError(
+                f"{path}: expected exit scores that --scores has kept, got something else "
+                f"({type(problem).__name__})"
+            ) from problem
 
 
 def exit_scores(
@@ -104,7 +111,7 @@ def exit_scores(
     numbers = {name: i for i, name in enumerate(cascade.labels)}
     labelled = all(item.truth is not None for item in items)
     truth = np.array([numbers[item.truth or ""] for item in items], np.int64) if labelled else None
-    graphs = graphs_of(cascade.bundle.manifest)
+    graphs = graphs_of(cascade.manifest)
     return ExitScores(label=label, confidence=confidence, truth=truth, graphs=graphs)
 
 

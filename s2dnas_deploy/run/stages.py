@@ -98,20 +98,10 @@ class Buffers:
 class Stages:
     """The sessions of a bundle on one provider. Safe to share between threads; a `Buffers` is not."""
 
-    def __init__(
-        self,
-        bundle: "Bundle",
-        provider: Provider,
-        *,
-        threads: int | None = None,
-        allow_fallback: bool = False,
-    ) -> None:
+    def __init__(self, bundle: "Bundle", provider: Provider, *, threads: int | None = None) -> None:
         self.manifest, self.provider = bundle.manifest, provider
         self.kinds = kinds_of(bundle.manifest)
-        self.sessions = tuple(
-            make_session(graph, provider, threads=threads, allow_fallback=allow_fallback)
-            for graph in bundle.graphs
-        )
+        self.sessions = tuple(make_session(graph, provider, threads=threads) for graph in bundle.graphs)
         self._inputs = tuple(tuple(v.name for v in session.get_inputs()) for session in self.sessions)
         self._outputs = tuple(tuple(v.name for v in session.get_outputs()) for session in self.sessions)
         self.rows = tuple(bundle.manifest.row_inputs(k) for k in range(len(self.sessions)))

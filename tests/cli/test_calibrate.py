@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,8 +19,10 @@ from small_networks import residual
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bundle import saving
 from s2dnas_deploy.bundle.bundle import load_bundle, verify_bundle
+from s2dnas_deploy.bundle.files import lock_folder
 from s2dnas_deploy.bundle.saving import replace_manifest, save_bundle
 from s2dnas_deploy.cli import calibrate as command
+from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.run.cascade import Cascade
 
 
@@ -59,7 +62,7 @@ def test_thresholds_land_in_the_bundle_with_their_promise(bundle, made, tmp_path
     first, second, last = (stage.exit for stage in manifest.stages)
     assert (first.calibrated, second.calibrated, last.calibrated) == (True, True, True)
     assert last.threshold is None
-    assert f"{first.threshold:.5f}" in result.stdout
+    assert f"{first.threshold:.7g}" in result.stdout
     assert manifest.promise.max_drop == pytest.approx(0.1)
     assert manifest.promise.probability == 0.95
     assert manifest.promise.images == 900
@@ -95,6 +98,29 @@ def test_scores_are_kept_and_need_no_images_again(bundle, made, tmp_path):
     assert first.exit_code == again.exit_code == 0, again.output
     assert first.stdout == again.stdout
     assert load_bundle(bundle).manifest.promise is None  # a dry run
+
+
+def test_images_named_twice_prove_nothing(bundle, made):
+    result = run("--bundle", bundle, made[1], made[1], "--max-drop", "10%")
+    assert result.exit_code == 1
+    assert "900 images were named more than once" in result.stderr
+
+
+def test_a_bundle_that_was_replaced_meanwhile_is_left_alone(bundle):
+    before = load_bundle(bundle)
+    static = residual()
+    chain = chain_from(static, plans.from_text("uniform:0.25,0.25,0.5", static.divisible.space))
+    export_to(bundle, chain, thresholds=(0.3, 0.3))
+    with pytest.raises(BundleError, match="was replaced since it was read"):
+        replace_manifest(before, replace(before.manifest, name="other"))
+    assert verify_bundle(bundle).manifest.stages[0].exit.threshold == 0.3
+
+
+def test_a_bundle_that_is_being_written_is_not_written_to(bundle):
+    before = load_bundle(bundle)
+    with lock_folder(bundle), pytest.raises(BundleError, match="is being written by another process"):
+        replace_manifest(before, replace(before.manifest, name="other"))
+    assert verify_bundle(bundle).manifest == before.manifest
 
 
 def test_scores_of_another_bundle_are_refused(bundle, made, tmp_path):
@@ -143,7 +169,7 @@ def test_budgets(bundle, made, target):
     ("options", "code", "message"),
     [
         (["--max-drop", "0.5"], 2, "for 0.5 points write 0.5% or 0.005"),
-        (["--max-drop", "0"], 2, "not between 0 and 1"),
+        (["--max-drop", "0"], 2, "not above 0 and below 1"),
         (["--max-drop", "1%", "--target-ms", "3"], 2, "exclude each other"),
         (["--target-macs", "many"], 2, "such as 20M"),
         (["--max-drop", "0.1%"], 1, "images cannot prove a drop of 0.1 points"),

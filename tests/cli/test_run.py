@@ -140,15 +140,24 @@ def test_files_patterns_archives_and_lists(bundle, folder, tmp_path):
 
 def test_places_that_are_nothing_are_named(bundle, tmp_path):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
     for place, message in {
         "empty": "no images there; expected files of .bmp",
         "no*.jpg": "no file matches",
-        "broken.npz": "expected a NumPy archive",
     }.items():
         result = run("--bundle", bundle, tmp_path / place)
         assert result.exit_code == 1
         assert f"{tmp_path / place}: {message}" in result.stderr
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
+    (tmp_path / "text.npz").write_bytes(b"no archive")
+    damaged = run("--bundle", bundle, tmp_path / "broken.npz", tmp_path / "text.npz")
+    assert damaged.exit_code == 6
+    errors = [record["error"] for record in records(damaged.stdout)]
+    assert all(error.startswith("expected a NumPy archive of plain arrays, got") for error in errors)
+    assert "pickle" not in damaged.stdout
+    folder = run("--bundle", bundle, tmp_path)
+    assert folder.exit_code == 1
+    assert f"archives must be named themselves: {tmp_path / 'broken.npz'}" in folder.stderr
+    assert "no names came on stdin" in run("--bundle", bundle, "-", stdin="").stderr
     gone = run("--bundle", bundle, tmp_path / "gone.jpg")
     assert gone.exit_code == 6
     assert records(gone.stdout) == [{"file": f"{tmp_path}/gone.jpg", "error": "no such file"}]
@@ -272,7 +281,7 @@ def test_ctrl_c_says_how_to_go_on_and_loses_nothing(bundle, many, unbroken, tmp_
     assert "were there already" in resumed.communicate()[1]
     assert resumed.returncode == 6
     assert out.read_bytes() == unbroken["csv"]
-    assert os.listdir(tmp_path) == ["out.csv"]
+    assert set(os.listdir(tmp_path)) == {"out.csv", ".out.csv.run.json"}
 
 
 def kill_and_resume(bundle, many, out, moments) -> None:
@@ -325,12 +334,12 @@ def test_any_piece_of_an_output_is_completed(bundle, folder, tmp_path, form):
         out.unlink()
 
 
-def start_and_stop_before_the_first_line(bundle, folder, out):
+def start_and_stop_before_the_first_line(bundle, folder, out, form=None):
     from s2dnas_deploy.cli.console import Console
     from s2dnas_deploy.run.bulk import BulkOptions
     from s2dnas_deploy.run.job import RunRequest, run_job
 
-    request = RunRequest(bundle=bundle, places=(str(folder),), bulk=BulkOptions(batch=2), out=out, form=None)
+    request = RunRequest(bundle=bundle, places=(str(folder),), bulk=BulkOptions(batch=2), out=out, form=form)
     return run_job(request, sys.stdout.buffer, Console(quiet=True), lambda: True)
 
 
@@ -342,7 +351,7 @@ def test_a_run_is_resumed_only_with_the_same_images_and_bundle(bundle, folder, t
     assert "resume with the same images" in other.stderr
     changed = run("--bundle", bundle, folder, "--batch", 2, "--threshold", "2,2", "--out", out, "--resume")
     assert changed.exit_code == 2
-    assert "was begun with thresholds = None, now it is [2.0, 2.0]" in changed.stderr
+    assert "was begun with thresholds = null, now it is [2.0, 2.0]" in changed.stderr
     shutil.copytree(bundle, tmp_path / "b")
     assert run("--bundle", tmp_path / "b", folder, "--batch", 2, "--out", out, "--resume").exit_code == 0
     assert run("--bundle", bundle, folder, "--resume").exit_code == 2
@@ -360,6 +369,10 @@ def test_a_complete_run_is_left_as_it_is_by_resume(bundle, folder, tmp_path, for
     assert first.exit_code == again.exit_code == 6
     assert "is complete already" in again.stderr
     assert out.read_bytes() == before
+    for options in (["--threshold", "2,2"], ["--last-stage", "0"], ["--probabilities"]):
+        other = run("--bundle", bundle, pictures, "--out", out, "--resume", *options)
+        assert other.exit_code == 2
+        assert "was begun with" in other.stderr
     (pictures / "more.png").write_bytes((next(folder.rglob("*.png"))).read_bytes())
     more = run("--bundle", bundle, pictures, "--out", out, "--resume")
     assert more.exit_code == 2
@@ -368,4 +381,60 @@ def test_a_complete_run_is_left_as_it_is_by_resume(bundle, folder, tmp_path, for
     assert (
         "is not what a run has written" in run("--bundle", bundle, pictures, "--out", out, "--resume").stderr
     )
+    out.with_name(f".{out.name}.run.json").unlink()
+    unknown = run("--bundle", bundle, pictures, "--out", out, "--resume")
+    assert unknown.exit_code == 2
+    assert "is no output of an interrupted run" in unknown.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"pictures", out.name}
+
+
+def test_the_format_of_an_interrupted_run_is_not_lost(bundle, folder, tmp_path):
+    out = tmp_path / "out.csv"
+    start_and_stop_before_the_first_line(bundle, folder, out, form="jsonl")
+    before = out.read_bytes()
+    result = run("--bundle", bundle, folder, "--batch", 2, "--out", out, "--resume")
+    assert result.exit_code == 2
+    assert 'was begun with format = "jsonl", now it is "csv"' in result.stderr
+    assert out.read_bytes() == before
+
+
+def test_two_runs_do_not_write_one_output(bundle, many, unbroken, tmp_path):
+    out = tmp_path / "out.csv"
+    first = start(bundle, many, out)
+    wait_for_lines(out, 50, first)
+    second = start(bundle, many, out, "--resume")
+    assert "another run is writing" in second.communicate()[1]
+    assert second.returncode == 2
+    first.communicate()
+    assert first.returncode == 6
+    assert out.read_bytes() == unbroken["csv"]
+
+
+def test_an_older_runs_answers_are_never_adopted(bundle, folder, tmp_path, monkeypatch):
+    out = tmp_path / "out.jsonl"
+    assert run("--bundle", bundle, folder, "--out", out).exit_code == 0
+    monkeypatch.setattr("s2dnas_deploy.run.output.write_text_atomically", dies)
+    assert run("--bundle", bundle, folder, "--threshold", "2,2", "--out", out).exit_code == 1
+    monkeypatch.undo()
+    assert run("--bundle", bundle, folder, "--threshold", "2,2", "--out", out, "--resume").exit_code == 0
+    assert {record["exit"] for record in records(out.read_text())} == {2}
+
+
+def dies(*arguments):
+    raise OSError("killed")
+
+
+def test_a_fallback_is_told(bundle, folder):
+    result = run("--bundle", bundle, folder, "--provider", "cuda", "--allow-fallback")
+    assert result.exit_code == 0
+    assert "--provider cuda is not there: running on cpu" in result.stderr
+    assert "/s, on cpu" in result.stderr
+
+
+def test_links_to_folders_are_followed_once(bundle, folder, tmp_path):
+    (tmp_path / "data" / "loop").mkdir(parents=True)
+    (tmp_path / "data" / "class 0").symlink_to(folder / "class 0")
+    (tmp_path / "data" / "loop" / "again").symlink_to(tmp_path / "data")
+    lines = records(run("--bundle", bundle, tmp_path / "data").stdout)
+    assert len(lines) == 60
+    assert {line["truth"] for line in lines} == {"class 0"}

@@ -201,5 +201,5 @@ def test_scores_are_kept_and_read(tmp_path):
     np.testing.assert_array_equal(again.confidence, scores.confidence)
     np.testing.assert_array_equal(again.truth, scores.truth)
     (tmp_path / "bad.npz").write_bytes(b"no archive")
-    with pytest.raises(DataError, match="expected recorded exit scores"):
+    with pytest.raises(DataError, match="expected exit scores that --scores has kept"):
         ExitScores.load(tmp_path / "bad.npz")

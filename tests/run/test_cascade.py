@@ -12,8 +12,10 @@ from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.run import providers
 from s2dnas_deploy.run.bulk import Bulk, BulkOptions
 from s2dnas_deploy.run.cascade import Cascade, Prediction
+from s2dnas_deploy.run.clock import StageClock
 
 NAN = float("nan")
+JUST_BELOW = np.nextafter(np.float32(0.5), np.float32(0))
 PRETEND = providers.Provider(name="pretend", ort_name="CPUExecutionProvider", own_memory=True, buckets=True)
 
 
@@ -52,7 +54,7 @@ def assert_decided(predictions, scores, exits):
     ("thresholds", "scores", "exits"),
     [
         pytest.param((0.5, 0.5), [[0.5, 0, 0]], [0], id="a tie leaves"),
-        pytest.param((0.5, 0.5), [[np.nextafter(np.float32(0.5), 0), 0.5, 0]], [1], id="just below goes on"),
+        pytest.param((0.5, 0.5), [[JUST_BELOW, 0.5, 0]], [1], id="just below goes on"),
         pytest.param((0.3, 0.3), [[0.3, 0, 0]], [0], id="a tie that float64 would miss"),
         pytest.param((0.5, 0.5), [[NAN, 0.9, 0]], [1], id="not a number goes on"),
         pytest.param((0.5, 0.5), [[NAN, NAN, NAN]], [2], id="the last exit takes what is not a number"),
@@ -131,7 +133,9 @@ def test_other_thresholds_a_last_stage_and_probabilities(load):
         assert cascade.predict(images_of(scores), thresholds=(0.7, 2), last_stage=1).exit.tolist() == [1, 1]
         likely = cascade.predict(images_of(scores), probabilities=True).probabilities
         np.testing.assert_array_equal(likely[:, 7], np.float32([0.8, 0.6]))
-        with pytest.raises(OptionError, match="expected 2 thresholds, one for each exit but the last, got 1"):
+        with pytest.raises(
+            OptionError, match="expected 2 thresholds, one number for each exit but the last, got"
+        ):
             cascade.predict(images_of(scores), thresholds=(0.5,))
         with pytest.raises(OptionError, match="expected a last stage from 0 to 2, got 3"):
             cascade.predict(images_of(scores), last_stage=3)
@@ -151,10 +155,13 @@ def test_a_deadline_keeps_the_best_answer_so_far(load):
 def test_a_deadline_goes_by_measured_times(load, monkeypatch):
     scores = np.zeros((4, 3), np.float32)
     with load() as cascade:
-        cascade.predict(images_of(scores), deadline_ms=1000)
-        for _ in range(16):
-            cascade._clock.note(2, 4, 50.0)  # the last stage has become slow
+        now = [0.0]
+        monkeypatch.setattr(cascade, "_clock", StageClock(cascade.manifest.macs, lambda: now[0]))
+        cascade.predict(images_of(scores), deadline_ms=60_000)
+        cascade._clock.note(2, 4, 50.0)  # a slow moment
         assert cascade.predict(images_of(scores), deadline_ms=10_000).exit.tolist() == [1] * 4
+        now[0] += 1.5  # which is not believed forever
+        assert cascade.predict(images_of(scores), deadline_ms=10_000).exit.tolist() == [2] * 4
 
 
 def test_threads_share_a_cascade(load):
@@ -201,5 +208,60 @@ def test_wrong_images_are_told_what_was_expected(load):
 
 
 def test_a_stage_cannot_be_given_no_threads(load):
-    with pytest.raises(OptionError, match="1 thread or more"):
-        Cascade.load(load().bundle.folder, threads=0)
+    for threads in (0, 1.5, "1"):
+        with pytest.raises(OptionError, match="a whole number of threads, 1 or more"):
+            Cascade.load(load().folder, threads=threads)
+
+
+def test_what_makes_no_sense_is_refused_in_our_own_words(load):
+    image = images_of(np.zeros((1, 3), np.float32))
+    with load() as cascade:
+        for thresholds in (0.5, ("a", "b"), (None, 0.5), (NAN, 0.5)):
+            with pytest.raises(OptionError, match=r"expected 2 (numbers as )?thresholds"):
+                cascade.predict(image, thresholds=thresholds)
+        for stage in (1.0, "1", -1):
+            with pytest.raises(OptionError, match="a last stage from 0 to 2"):
+                cascade.predict(image, last_stage=stage)
+        for deadline in ("5", -1, NAN):
+            with pytest.raises(OptionError, match="a deadline in milliseconds"):
+                cascade.predict(image, deadline_ms=deadline)
+        for images in (None, 5, (x for x in image)):
+            with pytest.raises(DataError, match="expected a batch of images, a list or an array"):
+                cascade.predict(images)
+        with pytest.raises(DataError, match="put it into a list"):
+            cascade.stream("cat.jpg")
+        with pytest.raises(OptionError, match="expected options among batch"):
+            cascade.stream_with_errors([], size=3)
+
+
+def test_a_source_may_fill_the_same_memory_again(load):
+    scores = np.random.default_rng(2).uniform(size=(50, 3)).astype(np.float32)
+
+    def camera():
+        frame = np.zeros(images_of(scores)[0].shape, np.float32)
+        for image in images_of(scores):
+            frame[:] = image
+            yield frame
+
+    with load() as cascade:
+        assert [answer.label for answer in cascade.stream(camera(), batch=4)] == list(range(50))
+
+
+def test_unreadable_images_end_a_stream_or_are_answers(load):
+    images = images_of(np.zeros((3, 3), np.float32))
+    sources = [images[0], "nowhere.png", images[2]]
+    with load() as cascade:
+        answers = list(cascade.stream_with_errors(sources))
+        assert [isinstance(answer, Prediction) for answer in answers] == [True, False, True]
+        assert "takes 4" in str(answers[1])
+        with pytest.raises(DataError, match="takes 4"):
+            list(cascade.stream(sources))
+
+
+def test_memory_of_large_batches_is_given_back(load):
+    with load() as cascade:
+        cascade.predict(images_of(np.zeros((3000, 3), np.float32)))
+        assert all(seats.capacity <= 1024 for seats in cascade._free)
+        with cascade.seats(2):
+            cascade.close()
+        assert not cascade._free

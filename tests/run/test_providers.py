@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import onnxruntime
 import pytest
 from scored_bundle import scored_bundle
@@ -48,12 +49,17 @@ def test_a_provider_that_is_listed_but_does_not_run_is_an_error(monkeypatch, tmp
     real = onnxruntime.InferenceSession
 
     def silently_on_the_cpu(graph, options, providers):
-        assert providers[0][0] == "CUDAExecutionProvider"
+        assert providers[0][0] in ("CUDAExecutionProvider", "CPUExecutionProvider")
         return real(graph, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", silently_on_the_cpu)
     with pytest.raises(ProviderError, match="would run the graph on CPUExecutionProvider"):
         Cascade.load(bundle.folder, provider="cuda")
+    for options in ({"provider": "cuda", "allow_fallback": True}, {"provider": "auto"}):
+        with Cascade.load(bundle.folder, **options) as cascade:
+            assert cascade.provider == "cpu"
+            assert cascade.stages.provider.device == "cpu"
+            assert len(cascade.predict(np.zeros((3, 4, 1, 1), np.float32))) == 3
 
 
 def test_every_stage_has_its_session_on_the_provider(tmp_path):

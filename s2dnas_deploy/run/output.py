@@ -1,0 +1,221 @@
+"""A file of records that survives being interrupted: it goes on without a line lost or doubled.
+
+Place in the flow: `--out` ──▶ `Output`, which says what is there already and takes what comes after it.
+
+While it is written, an output has a journal beside it, `.NAME.run.json`, that says what the run was; so
+`--resume` knows one run from another. It goes when the run is complete, or, if the run was one that may be
+resumed, stays and says so: the same command again then finds nothing to do.
+Parquet cannot be appended to: its records are JSON lines in `.NAME.part` until the run is complete. The file
+that is appended to is locked for as long as a process writes it.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from s2dnas_deploy.bundle.files import sync_folder, write_text_atomically
+from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.run.records import COLUMNS, Format, Record, header_of, record_in
+
+_ROWS = 20_000
+_COMPLETE = "complete"
+
+
+class Output:
+    """A file of records at `out`, new or resumed; held by this process until it is closed."""
+
+    def __init__(self, out: Path, form: Format, run: Mapping[str, Any], *, resume: bool) -> None:
+        self.out, self.form, self.run = out, form, dict(run)
+        self.line_form: Format = "jsonl" if form == "parquet" else form
+        self.lines = out.with_name(f".{out.name}.part") if form == "parquet" else out
+        self.journal = out.with_name(f".{out.name}.run.json")
+        self._may_be_resumed = resume
+        self.finished = False
+        """Whether a run that was to be resumed has nothing left to do."""
+        if form == "parquet":
+            _pyarrow()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        was_there = self.lines.exists()
+        self.file: BinaryIO = self.lines.open("ab")
+        """Where lines are appended."""
+        try:
+            self._lock()
+            self.written: list[Record] = self._begin(resume, was_there=was_there)
+        except BaseException:
+            self.file.close()
+            if not was_there:
+                self.lines.unlink(missing_ok=True)
+            raise
+
+    def __enter__(self) -> "Output":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        if self.finished and self.lines != self.out:
+            self.lines.unlink()
+
+    def complete(self) -> None:
+        """All images have their record: nothing is left to resume."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        if self.form == "parquet":
+            _to_parquet(self.lines, self.out)
+        if self._may_be_resumed:
+            self._write_journal(complete=True)
+        else:
+            self.journal.unlink()
+        self.finished = True
+
+    # --- beginning -----------------------------------------------------------------------------------------
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as problem:
+            raise OptionError(
+                f"another run is writing {self.out}; wait for it, or give another --out"
+            ) from problem
+
+    def _begin(self, resume: bool, *, was_there: bool) -> list[Record]:
+        """Records that are there already; the file ends after them."""
+        there = was_there if self.form != "parquet" else self.out.exists()
+        before = self._read_journal() if self.journal.exists() else None
+        if before is not None and not before.pop(_COMPLETE):
+            if not resume:
+                raise OptionError(
+                    f"{self.out} is the output of an interrupted run: --resume goes on with it; "
+                    f"to begin anew, remove it and {self.journal.name}"
+                )
+            self._check_same_run(before)
+            return self._kept()
+        if resume and there:
+            if before is None and self.out.stat().st_size:
+                raise OptionError(
+                    f"{self.out} is no output of an interrupted run; give another --out, or remove it"
+                )
+            if before is not None:
+                self._check_same_run(before)
+                self.finished = True
+                return self._all()
+        # In this order: a journal beside an older run's lines would make them this run's.
+        self.file.truncate(0)
+        self.file.flush()
+        self._write_journal(complete=False)
+        self.file.write(header_of(self.line_form))
+        self.file.flush()
+        return []
+
+    def _write_journal(self, *, complete: bool) -> None:
+        write_text_atomically(self.journal, json.dumps({**self.run, _COMPLETE: complete}, indent=1) + "\n")
+
+    def _read_journal(self) -> dict[str, Any]:
+        try:
+            document = json.loads(self.journal.read_text())
+            return {key: document[key] for key in (*self.run, _COMPLETE)}
+        except (ValueError, KeyError, TypeError) as problem:
+            raise OptionError(
+                f"{self.journal} is damaged ({problem!r}); remove it and {self.out} to begin anew"
+            ) from problem
+
+    def _check_same_run(self, before: Mapping[str, Any]) -> None:
+        for key, value in self.run.items():
+            if before[key] != value:
+                raise OptionError(
+                    f"{self.out} was begun with {key} = {json.dumps(before[key])}, now it is "
+                    f"{json.dumps(value)}; resume with the same, or remove it and {self.journal.name}"
+                )
+
+    def _kept(self) -> list[Record]:
+        """Read what is there; cut off a last line that was not finished."""
+        header = header_of(self.line_form)
+        with self.lines.open("rb") as file:
+            first = file.read(len(header))
+            if first != header:
+                if not header.startswith(first):
+                    raise self._strange(ValueError("its header is not that of a run"))
+                self.file.truncate(0)
+                self.file.write(header)
+                self.file.flush()
+                return []
+            records, end = self._records_in(file), len(header)
+            file.seek(0)
+            end = _end_of_last_line(file)
+        self.file.truncate(end)
+        return records
+
+    def _all(self) -> list[Record]:
+        """The records of a complete output."""
+        if self.form == "parquet":
+            try:
+                table = _pyarrow().parquet.read_table(
+                    self.out, columns=[name for name in COLUMNS if name != "probabilities"]
+                )
+            except ValueError as problem:  # what pyarrow raises, too
+                raise self._strange(problem) from problem
+            return [{k: v for k, v in row.items() if v is not None} for row in table.to_pylist()]
+        header = header_of(self.form)
+        with self.out.open("rb") as file:
+            if file.read(len(header)) != header:
+                file.seek(0)
+            return self._records_in(file)
+
+    def _records_in(self, lines: Iterable[bytes]) -> list[Record]:
+        try:
+            return [record_in(line[:-1], self.line_form) for line in lines if line.endswith(b"\n")]
+        except ValueError as problem:
+            raise self._strange(problem) from problem
+
+    def _strange(self, problem: Exception) -> OptionError:
+        return OptionError(f"{self.out} is not what a run has written: {problem}; remove it to begin anew")
+
+
+def _end_of_last_line(file: BinaryIO) -> int:
+    """Where the last whole line ends."""
+    end = position = 0
+    for line in file:
+        position += len(line)
+        if line.endswith(b"\n"):
+            end = position
+    return end
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow.parquet
+    except ImportError as problem:
+        raise OptionError("Parquet needs pyarrow: pip install pyarrow, or take .jsonl or .csv") from problem
+    return pyarrow
+
+
+def _to_parquet(lines: Path, out: Path) -> None:
+    pyarrow = _pyarrow()
+    schema = pyarrow.schema(
+        {
+            "file": pyarrow.string(),
+            "label": pyarrow.string(),
+            "index": pyarrow.int64(),
+            "confidence": pyarrow.float32(),
+            "exit": pyarrow.int64(),
+            "truth": pyarrow.string(),
+            "probabilities": pyarrow.list_(pyarrow.float32()),
+            "error": pyarrow.string(),
+        }
+    )
+    part = out.with_name(f".{out.name}.parquet.part")
+    with lines.open("rb") as file, part.open("wb") as sink:
+        with pyarrow.parquet.ParquetWriter(sink, schema) as writer:
+            while batch := [json.loads(line) for _, line in zip(range(_ROWS), file, strict=False)]:
+                writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
+        sink.flush()
+        os.fsync(sink.fileno())
+    part.replace(out)
+    sync_folder(out.parent)
