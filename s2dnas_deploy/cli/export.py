@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.argument("path", metavar="[MODEL.PT]", required=False, type=click.Path(exists=True, path_type=Path))
+@click.argument("path", metavar="[MODEL.PT]", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -82,7 +82,9 @@ if TYPE_CHECKING:
     help="With --model: cifar10, cifar100, unit, none or M,M,M/S,S,S.",
 )
 @click.option(
-    "--resize", type=click.Choice(["crop", "stretch"]), help="With --model: fit images of another size."
+    "--resize",
+    type=click.Choice(["crop", "stretch"]),
+    help="On the device, fit images of another size. [default: as in training]",
 )
 @click.option("--quiet", is_flag=True, help="No messages and no progress, only the result.")
 def export(**options: Any) -> None:
@@ -108,9 +110,7 @@ def _request(options: dict[str, Any]) -> "ExportRequest":
     if options["int8"] and options["fp16"]:
         raise click.UsageError("--int8 and --fp16 exclude each other")
     if options["path"] is not None:
-        given = [
-            name for name in ("input_shape", "weights", "weights_key", "labels", "resize") if options[name]
-        ]
+        given = [name for name in ("input_shape", "weights", "weights_key", "labels") if options[name]]
         if given:
             raise click.UsageError(f"{options['path']} holds its own network: leave {spelled(given[0])} out")
     from s2dnas_deploy.build.export.options import ExportOptions
@@ -130,6 +130,7 @@ def _request(options: dict[str, Any]) -> "ExportRequest":
         held_out=options["held_out"],
         limit=options["limit"],
         name=options["name"],
+        resize=options["resize"],
         split=(options["join"] or ("concat" if options["int8"] else "sum")) == "sum",
         options=ExportOptions(
             precision="int8" if options["int8"] else "float16" if options["fp16"] else "float32",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 
@@ -65,6 +66,18 @@ def test_what_training_held_out_is_written(digits, tmp_path):
         assert right > 0.8
         sizes[name] = len(images)
     assert sizes == {"validation": 146, "test": 359}
+
+
+def test_resizing_is_added_to_a_network_that_was_trained_without(digits, tmp_path):
+    assert run(digits, "--out", tmp_path / "b", "--resize", "crop").exit_code == 0
+    with Cascade.load(tmp_path / "b") as cascade:
+        assert len(cascade.predict([Image.new("L", (50, 30), 7)])) == 1
+
+
+def test_a_missing_model_is_exit_code_3(tmp_path):
+    result = run(tmp_path / "nowhere.pt", "--out", tmp_path / "b")
+    assert result.exit_code == 3
+    assert "no file" in result.stderr
 
 
 def test_int8(digits, tmp_path):

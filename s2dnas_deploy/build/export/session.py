@@ -5,7 +5,7 @@ Place in the flow: paths and options ──▶ `Chain` and `ExportImages` ──
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,8 @@ class ExportRequest:
     """Where the validation and test images of the data go."""
     limit: int | None
     name: str | None
+    resize: str | None
+    """How the device fits images of another size, if not as in training."""
     split: bool
     options: ExportOptions
     out: Path
@@ -80,6 +82,8 @@ def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
 
 def _of_model(request: ExportRequest, path: Path, reporter: Reporter) -> tuple[Chain, ExportImages | None]:
     model = load_model(path)
+    if request.resize is not None:
+        model = replace(model, preprocessing=replace(model.preprocessing, resize=request.resize))
     chain = chain_of(model, name=request.name or path.stem, split=request.split)
     if request.data is None:
         return chain, None
