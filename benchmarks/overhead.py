@@ -21,6 +21,7 @@ from machine import machine
 from pages import OWN, put_table
 
 from s2dnas_deploy import Cascade
+from s2dnas_deploy.bundle.bundle import load_bundle
 from s2dnas_deploy.bundle.manifest import IMAGE
 from s2dnas_deploy.run.inputs import find_items
 
@@ -81,7 +82,7 @@ def _measure(cascade: Cascade, pixels: np.ndarray, batch: int, blocks: int) -> d
 def _bare_sessions(cascade: Cascade) -> list[Any]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    return [onnxruntime.InferenceSession(graph, options) for graph in cascade.bundle.graphs]
+    return [onnxruntime.InferenceSession(graph, options) for graph in load_bundle(cascade.folder).graphs]
 
 
 def _calls(cascade: Cascade, sessions: list[Any], images: np.ndarray) -> Calls:
