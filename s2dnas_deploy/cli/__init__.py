@@ -10,6 +10,7 @@ from s2dnas_deploy.cli.calibrate import calibrate
 from s2dnas_deploy.cli.export import export
 from s2dnas_deploy.cli.inspect import inspect
 from s2dnas_deploy.cli.run import run
+from s2dnas_deploy.cli.search import search
 from s2dnas_deploy.cli.train import train
 
 
@@ -19,10 +20,11 @@ def main() -> None:
     """Turn an image CNN into a multi-stage network that answers easy images early."""
 
 
+main.add_command(search, "search")
 main.add_command(train, "train")
 main.add_command(export, "export")
 main.add_command(inspect, "inspect")
 main.add_command(run, "run")
 main.add_command(calibrate, "calibrate")
 
-__all__ = ["calibrate", "export", "inspect", "main", "run", "train"]
+__all__ = ["calibrate", "export", "inspect", "main", "run", "search", "train"]

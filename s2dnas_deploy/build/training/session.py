@@ -26,6 +26,7 @@ from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError
+from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter, counted
 
 
@@ -53,10 +54,29 @@ class Request:
         return self.out.with_name(self.out.name.removesuffix(".pt") + ".run")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What every training starts from: the static network, whether it is trained, and images."""
+
+    static: StaticNetwork
+    is_trained: bool
+    splits: ImageSplits
+    preprocessing: Preprocessing
+
+
 def train_model(request: Request, reporter: Reporter) -> Model:
     """Do what is asked; the model, which is also at `request.out`."""
+    check_writable(request.out)
+    prepared = prepare(request, reporter)
+    # An illegal plan is refused before anything is trained.
+    plan = read_plan(request.plan, prepared.static, align=request.align, seed=request.settings.seed)
+    carry_over(prepared.static, plan)
+    return train_plan(request, plan, with_trained_static(request, prepared, reporter), reporter)
+
+
+def prepare(request: Request, reporter: Reporter) -> Prepared:
+    """Read the network, its weights and the images."""
     settings, source = request.settings, request.source
-    _check_writable(request.out)
     choose_device(settings.device)
     if request.static_epochs and source.is_trained():
         reporter.say("the weights given are taken as trained: --static-epochs is not needed and not used")
@@ -71,46 +91,48 @@ def train_model(request: Request, reporter: Reporter) -> Model:
         limit=request.limit,
         on_progress=counted(reporter.phase("reading images")),
     )
-    preprocessing = _preprocessing(request, splits, shape, kept)
-    plan = read_plan(request.plan, static, align=request.align, seed=settings.seed)
-    network = carry_over(static, plan)  # refuses an illegal plan before anything is trained
-    trained = source.is_trained()
-    if request.static_epochs and not trained:
-        static = _train_static(request, static, splits, preprocessing, reporter)
-        network, trained = carry_over(static, plan), True
-    teacher = as_network(static).eval() if trained and plan.stages > 1 else None
-    task = Task(
-        network=network,
-        teacher=teacher,
+    return Prepared(
+        static=static,
+        is_trained=source.is_trained(),
         splits=splits,
-        preprocessing=preprocessing,
-        settings=settings,
+        preprocessing=_preprocessing(request, splits, shape, kept),
+    )
+
+
+def train_plan(request: Request, plan: Plan, prepared: Prepared, reporter: Reporter) -> Model:
+    """Divide the network by a plan, train it and save it."""
+    static, trained = prepared.static, prepared.is_trained
+    task = Task(
+        network=carry_over(static, plan),
+        teacher=as_network(static).eval() if trained and plan.stages > 1 else None,
+        splits=prepared.splits,
+        preprocessing=prepared.preprocessing,
+        settings=request.settings,
         folder=request.folder,
     )
     return _train_and_save(task, request, request.out, static if trained else None, reporter)
 
 
-def _train_static(
-    request: Request,
-    static: StaticNetwork,
-    splits: ImageSplits,
-    preprocessing: Preprocessing,
-    reporter: Reporter,
-) -> StaticNetwork:
-    """Train the static network itself, into the run's folder; it is the teacher and the start of the rest."""
+def with_trained_static(request: Request, prepared: Prepared, reporter: Reporter) -> Prepared:
+    """Train the static network itself, if that is asked for, into the run's folder.
+
+    It is the teacher and the start of the rest.
+    """
+    if prepared.is_trained or not request.static_epochs:
+        return prepared
     lr = request.settings.lr if request.static_lr is None else request.static_lr
     settings = replace(request.settings, epochs=request.static_epochs, lr=lr, exit_weights=())
     folder = request.folder / "static"
     task = Task(
-        network=as_network(static),
+        network=as_network(prepared.static),
         teacher=None,
-        splits=splits,
-        preprocessing=preprocessing,
+        splits=prepared.splits,
+        preprocessing=prepared.preprocessing,
         settings=settings,
         folder=folder,
     )
     model = _train_and_save(task, request, request.folder / "static.pt", None, reporter)
-    return as_static(model.network)
+    return replace(prepared, static=as_static(model.network), is_trained=True)
 
 
 def _train_and_save(
@@ -174,7 +196,7 @@ def _differences(model: Model, task: Task) -> str:
     return "; ".join(found) or "other starting weights"
 
 
-def _check_writable(out: Path) -> None:
+def check_writable(out: Path) -> None:
     """Find out before the work, not after it, that the result can be written."""
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):

@@ -1,0 +1,101 @@
+"""Two ways to find out what a plan is worth: quickly, on shared weights, or by training it.
+
+Place in the flow: choices ──▶ divided network ──▶ what its exits say of the judging images, and its price ──▶
+`Worth`. Both are deterministic: the same choices get the same worth, wherever and whenever they are judged.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from s2dnas_deploy.build.images import LabelledImages
+from s2dnas_deploy.build.network import as_static, carry_over
+from s2dnas_deploy.build.search.judge_shared import exit_scores_of, take_statistics
+from s2dnas_deploy.build.search.price import Price
+from s2dnas_deploy.build.search.reward import Worth, worth_of
+from s2dnas_deploy.build.search.shared import SharedWeights
+from s2dnas_deploy.build.search.space import Choices, SearchSpace
+from s2dnas_deploy.build.training.devices import Autocast, autocast_for, choose_device, placed
+from s2dnas_deploy.build.training.loop import Task, train
+from s2dnas_deploy.run.scores import ExitScores
+
+JUDGING_IMAGES = 2000
+STATISTICS_IMAGES = 1000
+
+Evaluator = Callable[[Choices], Worth]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedEvaluator:
+    """Judges a plan by its masks over shared weights."""
+
+    shared: SharedWeights
+    space: SearchSpace
+    judging: LabelledImages
+    statistics: LabelledImages
+    """Images of the training set, to estimate the means and variances of batch norms on."""
+    task: Task
+    """How networks of this kind are trained: preprocessing, precision and device are read from it."""
+    price: Price
+    target: float
+
+    def __call__(self, choices: Choices) -> Worth:
+        """The worth of a plan."""
+        scores, costs = self.scores(choices)
+        return worth_of(scores, costs, self.target)
+
+    def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
+        """What its exits say, and what it costs to get to each."""
+        device, autocast = _where(self.task)
+        network = self.shared.divided(self.space.plan(choices))
+        costs = self.price(network)
+        network = placed(network, device)
+        preprocessing = self.task.preprocessing
+        take_statistics(network, self.statistics.images, preprocessing, device, autocast)
+        return exit_scores_of(network, self.judging, preprocessing, device, autocast), costs
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneEvaluator:
+    """Judges a plan by training it for a few epochs: costly, and what the quick way is held against."""
+
+    space: SearchSpace
+    judging: LabelledImages
+    task: Task
+    """How to train; its network is the static one."""
+    price: Price
+    target: float
+
+    def __call__(self, choices: Choices) -> Worth:
+        """The worth of a plan."""
+        scores, costs = self.scores(choices)
+        return worth_of(scores, costs, self.target)
+
+    def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
+        """What its exits say after training, and what it costs to get to each."""
+        device, autocast = _where(self.task)
+        assert self.task.teacher is not None, "candidates learn from the static network"
+        network = carry_over(as_static(self.task.teacher), self.space.plan(choices))
+        with tempfile.TemporaryDirectory(prefix="s2dnas-candidate-") as folder:
+            task = replace(self.task, network=network, folder=Path(folder))
+            train(task, lambda done, total, note: None)
+        costs = self.price(network)
+        scores = exit_scores_of(
+            placed(network, device), self.judging, self.task.preprocessing, device, autocast
+        )
+        return scores, costs
+
+
+def evenly(images: LabelledImages, count: int) -> LabelledImages:
+    """At most `count` images, evenly spread over the set."""
+    if len(images) <= count:
+        return images
+    return images.select(torch.linspace(0, len(images) - 1, count).long())
+
+
+def _where(task: Task) -> tuple[torch.device, Autocast]:
+    device = choose_device(task.settings.device)
+    return device, autocast_for(task.settings.precision, device)

@@ -1,0 +1,205 @@
+"""A whole search: from a static network and images to the best plan that was found, trained.
+
+Place in the flow: what `s2dnas-search` does. Train shared weights ──▶ search with them ──▶ train the
+winner in full, as `s2dnas-train` would. Each part goes on where it was when the same command is given
+again.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2dnas_deploy import plan as plans
+from s2dnas_deploy.build.model_file import Model
+from s2dnas_deploy.build.network import as_network
+from s2dnas_deploy.build.search import evolution, random_search, reinforce
+from s2dnas_deploy.build.search.evaluate import (
+    JUDGING_IMAGES,
+    STATISTICS_IMAGES,
+    Evaluator,
+    FinetuneEvaluator,
+    SharedEvaluator,
+    evenly,
+)
+from s2dnas_deploy.build.search.frontier import plot_frontier
+from s2dnas_deploy.build.search.price import by_macs
+from s2dnas_deploy.build.search.reward import Worth
+from s2dnas_deploy.build.search.space import Choices, Kind, SearchSpace, make_space
+from s2dnas_deploy.build.search.strategy import Judge, Strategy
+from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
+from s2dnas_deploy.build.search.trials import Trial, Trials
+from s2dnas_deploy.build.training.loop import Task
+from s2dnas_deploy.build.training.session import (
+    Prepared,
+    Request,
+    check_writable,
+    prepare,
+    train_plan,
+    with_trained_static,
+)
+from s2dnas_deploy.bundle.files import write_text_atomically
+from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.reporter import Reporter
+
+STRATEGIES: Mapping[str, Strategy] = {
+    "policy": reinforce.search,
+    "evolution": evolution.search,
+    "random": random_search.search,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest:
+    """What a person asks of `s2dnas-search`; `training` is how the winner is trained, and on what."""
+
+    training: Request
+    stages: int
+    target: float
+    space: Kind
+    align: int
+    strategy: str
+    evaluations: int
+    evaluator: str
+    shared_epochs: int
+    shared_lr: float
+    finetune_epochs: int
+    top: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.target < 1:
+            raise OptionError(
+                f"expected a target between 0 and 1, a share of the static network's cost, got {self.target}"
+            )
+
+    def identity(self, prepared: Prepared) -> dict[str, Any]:
+        """What must be the same for the plans tried to be those of one search."""
+        own = {key: value for key, value in asdict(self).items() if key not in ("training", "top")}
+        weights = hashlib.sha256()
+        for key, tensor in sorted(prepared.static.weights.items()):
+            weights.update(key.encode())
+            weights.update(tensor.detach().contiguous().reshape(-1).numpy().tobytes())
+        return {
+            **own,
+            "images": prepared.splits.digest,
+            "weights": weights.hexdigest(),
+            "settings": replace(self.training.settings, epochs=0).digest,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search came to: the winner as judged in the search, and the model that it became."""
+
+    trial: Trial
+    plan: plans.Plan
+    model: Model
+    out: Path
+
+
+def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...]:
+    """Do what is asked; the best plans found, best first, each trained. The first is at `training.out`."""
+    training = request.training
+    check_writable(training.out)
+    prepared = with_trained_static(training, prepare(training, reporter), reporter)
+    if not prepared.is_trained:
+        raise OptionError("a search starts from a trained network: give --weights, or --static-epochs")
+    space = make_space(
+        prepared.static.divisible.space, stages=request.stages, kind=request.space, align=request.align
+    )
+    folder = training.folder
+    if training.restart:
+        for name in ("plans.jsonl", "shared.checkpoint.pt"):
+            (folder / name).unlink(missing_ok=True)
+    best = _search(request, prepared, space, reporter)
+    found = []
+    for rank, trial in enumerate(best):
+        plan = space.plan(trial.choices)
+        out = training.out if rank == 0 else training.out.with_name(f"{training.out.stem}-{rank + 1}.pt")
+        write_text_atomically(folder / f"plan{'' if rank == 0 else f'-{rank + 1}'}.json", plan.to_json())
+        own = replace(training, out=out, plan=f"searched: {request.strategy}, target {request.target:g}")
+        found.append(Found(trial=trial, plan=plan, model=train_plan(own, plan, prepared, reporter), out=out))
+    (folder / "shared.checkpoint.pt").unlink(missing_ok=True)
+    return tuple(found)
+
+
+def _evaluator(
+    request: SearchRequest, prepared: Prepared, space: SearchSpace, reporter: Reporter
+) -> SharedEvaluator | FinetuneEvaluator:
+    """What judges plans, its shared weights trained if it has any."""
+    settings = request.training.settings
+    static, splits = prepared.static, prepared.splits
+    price, judging = by_macs(static), evenly(splits.val, JUDGING_IMAGES)
+    task = Task(
+        network=as_network(static),
+        teacher=as_network(static).eval(),
+        splits=splits,
+        preprocessing=prepared.preprocessing,
+        settings=replace(settings, epochs=request.finetune_epochs, exit_weights=()),
+        folder=request.training.folder / "candidate",
+    )
+    if request.evaluator == "finetune":
+        return FinetuneEvaluator(space=space, judging=judging, task=task, price=price, target=request.target)
+    shared_task = SharedTask(
+        static=static,
+        space=space,
+        splits=splits,
+        preprocessing=prepared.preprocessing,
+        settings=replace(
+            settings, epochs=request.shared_epochs, lr=request.shared_lr, ema=0.99, exit_weights=()
+        ),
+        folder=request.training.folder,
+    )
+
+    def on_resume(step: int) -> None:
+        reporter.say(f"resuming the shared weights after step {step}")
+
+    shared = train_shared(shared_task, reporter.phase("training shared weights"), on_resume)
+    return SharedEvaluator(
+        shared=shared,
+        space=space,
+        judging=judging,
+        statistics=evenly(splits.train, STATISTICS_IMAGES),
+        task=task,
+        price=price,
+        target=request.target,
+    )
+
+
+def _search(
+    request: SearchRequest,
+    prepared: Prepared,
+    space: SearchSpace,
+    reporter: Reporter,
+) -> Sequence[Trial]:
+    """The best trials, best first; every one is in plans.jsonl, and in a picture."""
+    # Made when the first plan has to be judged: a search that is complete needs no shared weights again.
+    evaluator: list[Evaluator] = []
+    best: list[float] = []
+    progress = reporter.phase("searching")
+
+    def told() -> None:
+        best.append(max(best[-1] if best else -1.0, list(trials.asked.values())[-1].worth.reward))
+        progress(len(trials.asked), request.evaluations, f"best {100 * best[-1]:.2f}%")
+
+    def judge(asked: Sequence[Choices]) -> list[Worth]:
+        nonlocal progress
+        if not evaluator:
+            evaluator.append(_evaluator(request, prepared, space, reporter))
+            progress = reporter.phase("searching")
+        return [evaluator[0](choices) for choices in asked]
+
+    folder = request.training.folder
+    trials = Trials(folder / "plans.jsonl", request.identity(prepared), space, judge, told)
+    strategy = STRATEGIES[request.strategy]
+    strategy(
+        space,
+        Judge(trials.evaluate, request.evaluations),
+        np.random.default_rng(request.training.settings.seed),
+    )
+    winners = trials.best(request.top)
+    plot_frontier(list(trials.asked.values()), winners[0], request.target, folder / "frontier.svg")
+    return winners

@@ -1,0 +1,193 @@
+"""Training the shared weights, so that masks alone tell how good a plan would be.
+
+Place in the flow: `SharedWeights` from the static network ──train──▶ the same, used to many plans. Every
+step goes through three plans on the same images and adds up what they teach (the sandwich rule of
+slimmable networks): the one whose first stage is smallest, the one whose first stage is largest, and one
+drawn at random. All are told what the static network answers. The result is a moving average, as in
+training proper.
+"""
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from s2dnas_deploy.build.division import Division, divide
+from s2dnas_deploy.build.images import ImageSplits
+from s2dnas_deploy.build.network import MultiStageNetwork, as_network
+from s2dnas_deploy.build.search.shared import SharedWeights
+from s2dnas_deploy.build.search.space import Choices, ExitSlot, GroupSlot, SearchSpace, Slot
+from s2dnas_deploy.build.static_network import StaticNetwork
+from s2dnas_deploy.build.training.batches import Batches, seed_of
+from s2dnas_deploy.build.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from s2dnas_deploy.build.training.descent import make_optimizer, schedule
+from s2dnas_deploy.build.training.devices import autocast_for, choose_device, placed
+from s2dnas_deploy.build.training.losses import exits_loss
+from s2dnas_deploy.build.training.settings import Settings
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.errors import TrainingError
+from s2dnas_deploy.reporter import Progress
+
+_CHECKPOINT = "shared.checkpoint.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedTask:
+    """All that determines the shared weights."""
+
+    static: StaticNetwork
+    space: SearchSpace
+    splits: ImageSplits
+    preprocessing: Preprocessing
+    settings: Settings
+    folder: Path
+
+    def identity(self) -> str:
+        """A digest of everything that decides the weights."""
+        digest = hashlib.sha256(f"{self.settings.digest}|{self.splits.digest}".encode())
+        digest.update(repr([(slot.name, slot.options) for slot in self.space.slots]).encode())
+        digest.update(repr(self.preprocessing).encode())
+        for key, tensor in sorted(self.static.weights.items()):
+            digest.update(key.encode())
+            digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def train_shared(
+    task: SharedTask, progress: Progress, on_resume: Callable[[int], None] = lambda step: None
+) -> SharedWeights:
+    """Train, resuming what is in the task's folder; the weights are on the CPU, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        run = _Run(task)
+        run.resume()
+        if run.step:
+            on_resume(run.step)
+        for step in range(run.step, run.steps):
+            run.learn(step)
+            progress(step + 1, run.steps, run.note())
+            last = step + 1 == run.steps
+            if last or time.monotonic() - run.saved_at > task.settings.checkpoint_seconds:
+                run.save()
+    return placed(run.average, torch.device("cpu"), torch.contiguous_format).eval()
+
+
+def smallest(space: SearchSpace) -> Choices:
+    """The plan whose first stage does least: it ends first, and owns least of what it goes through."""
+    return space.walk(lambda slot, allowed: _extreme(slot, allowed, least=True))
+
+
+def largest(space: SearchSpace) -> Choices:
+    """The plan whose first stage does most."""
+    return space.walk(lambda slot, allowed: _extreme(slot, allowed, least=False))
+
+
+def _extreme(slot: Slot, allowed: Sequence[bool], *, least: bool) -> int:
+    open_ = [i for i, is_allowed in enumerate(allowed) if is_allowed]
+    if isinstance(slot, ExitSlot):
+        return open_[0] if least else open_[-1]
+    if isinstance(slot, GroupSlot):
+        return (min if least else max)(open_, key=lambda i: slot.options[i])
+    return open_[0]
+
+
+class _Run:
+    """Training in progress."""
+
+    def __init__(self, task: SharedTask) -> None:
+        self.task, self.settings = task, task.settings
+        self.identity = task.identity()
+        self.device = choose_device(self.settings.device)
+        self.shared = placed(SharedWeights(task.static, task.space), self.device)
+        self.average = copy.deepcopy(self.shared)
+        self.teacher = placed(as_network(task.static), self.device).eval()
+        self.optimizer = make_optimizer(self.shared, self.settings)
+        self.autocast = autocast_for(self.settings.precision, self.device)
+        self.batches = Batches(task.splits.train, task.preprocessing, self.settings, self.device)
+        self.steps = self.settings.epochs * self.batches.per_epoch
+        self.step = 0
+        self.loss = 0.0
+        self.saved_at = time.monotonic()
+        self.always = [self._network(choices) for choices in (smallest(task.space), largest(task.space))]
+
+    def learn(self, step: int) -> None:
+        """One step on the step's own images and plans."""
+        images, labels = self.batches.at(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.lr * schedule(step / self.steps, self.settings.warmup)
+        torch.manual_seed(seed_of(self.settings.seed, "dropout", step))
+        rng = np.random.default_rng(seed_of(self.settings.seed, "plan", step))
+        with torch.no_grad(), self.autocast():
+            taught = self.teacher(images)[-1].float()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss = sum(
+            self._teach(network, images, labels, taught)
+            for network in (*self.always, self._network(self.task.space.draw(rng)))
+        )
+        if not math.isfinite(self.loss):
+            raise TrainingError(
+                f"the shared weights' loss became {self.loss} at step {step + 1} of {self.steps}; a smaller "
+                f"--shared-lr (now {self.settings.lr:g}) may help"
+            )
+        nn.utils.clip_grad_norm_(self.shared.parameters(), _LARGEST_GRADIENT)
+        self.optimizer.step()
+        self.step = step + 1
+        self._move_average()
+
+    def _teach(self, network: MultiStageNetwork, images: Tensor, labels: Tensor, taught: Tensor) -> float:
+        """Add one plan's gradient; its loss, averaged over the exits."""
+        used = self.shared.used_by(network.division)
+        with self.autocast():
+            logits = [z.float() for z in network.answers(images, used)]
+        loss = exits_loss(logits, labels, taught, self.settings) / len(logits)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    def _network(self, choices: Choices) -> MultiStageNetwork:
+        """The masks of a plan, in training mode; its own weights are not used."""
+        division: Division = divide(self.shared.divisible, self.task.space.plan(choices))
+        with torch.no_grad():
+            return MultiStageNetwork(division, self.shared.used_by(division)).to(self.device).train()
+
+    @torch.no_grad()
+    def _move_average(self) -> None:
+        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step)) if self.settings.ema else 0.0
+        ours: list[Tensor] = list(self.average.parameters())
+        theirs: list[Tensor] = list(self.shared.parameters())
+        torch._foreach_lerp_(ours, theirs, 1 - decay)
+
+    def note(self) -> str:
+        """How it stands: the loss of the latest step, about once an epoch."""
+        return f"loss {self.loss:.2f}" if self.step % self.batches.per_epoch == 0 else ""
+
+    def save(self) -> None:
+        """Write the state of this moment."""
+        state = Checkpoint(
+            run=self.identity,
+            step=self.step,
+            network=self.shared.state_dict(),
+            average=self.average.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            running_loss=self.loss,
+            metrics=[],
+        )
+        save_checkpoint(state, self.task.folder / _CHECKPOINT)
+        self.saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on from this run's checkpoint, if there is one."""
+        state = load_checkpoint(self.task.folder / _CHECKPOINT, self.identity)
+        if state is not None:
+            self.shared.load_state_dict(state.network)
+            self.average.load_state_dict(state.average)
+            self.optimizer.load_state_dict(dict(state.optimizer))
+            self.step, self.loss = state.step, state.running_loss
+
+
+_LARGEST_GRADIENT = 5.0

@@ -1,0 +1,104 @@
+"""Every plan that was tried, as JSON lines: what a search has found out, and how it goes on after `kill -9`.
+
+Place in the flow: a `Judge` asks ──▶ `Trials`, which answers from the file or has the plan judged and
+writes that down. A search that is started again asks the same questions in the same order, and gets the
+old answers at once; so nothing of a strategy's own state has to be kept.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from s2dnas_deploy.build.search.reward import Worth
+from s2dnas_deploy.build.search.space import Choices, SearchSpace
+from s2dnas_deploy.bundle.files import write_text_atomically
+from s2dnas_deploy.errors import CheckpointError
+
+JudgeMany = Callable[[Sequence[Choices]], Sequence[Worth]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A plan that was tried, and what it is worth."""
+
+    choices: Choices
+    worth: Worth
+
+
+class Trials:
+    """The plans tried so far; `evaluate` is what a `Judge` is made of."""
+
+    def __init__(
+        self,
+        path: Path,
+        run: Mapping[str, Any],
+        space: SearchSpace,
+        judge: JudgeMany,
+        told: Callable[[], None],
+    ) -> None:
+        """Read what is at `path`, which must come from the same run; `told` is called after each answer."""
+        self.path, self.space, self._judge, self._told = path, space, judge, told
+        self._known = _read(path, run)
+        if not path.exists():
+            write_text_atomically(path, json.dumps({"run": dict(run)}) + "\n")
+        self.asked: dict[Choices, Trial] = {}
+        """What this search has asked about, in order."""
+
+    def evaluate(self, asked: Sequence[Choices]) -> list[float]:
+        """The reward of each."""
+        new = [choices for choices in asked if choices not in self._known]
+        if new:
+            with self.path.open("ab") as file:
+                for choices, worth in zip(new, self._judge(new), strict=True):
+                    self._known[choices] = Trial(choices=choices, worth=worth)
+                    self._write(file, self._known[choices])
+        for choices in asked:
+            self.asked[choices] = self._known[choices]
+            self._told()
+        return [self._known[choices].worth.reward for choices in asked]
+
+    def best(self, count: int) -> list[Trial]:
+        """Those of the highest reward; of equals, the first asked about."""
+        return sorted(self.asked.values(), key=lambda trial: -trial.worth.reward)[:count]
+
+    def _write(self, file: BinaryIO, trial: Trial) -> None:
+        plan = json.loads(self.space.plan(trial.choices).to_json())
+        document = {"choices": list(trial.choices), **asdict(trial.worth), "plan": plan}
+        file.write(json.dumps(document).encode() + b"\n")
+        file.flush()
+
+
+def _read(path: Path, run: Mapping[str, Any]) -> dict[Choices, Trial]:
+    """What was tried before; a last line that was not finished is cut off."""
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    try:
+        first, *rest = [json.loads(line) for line in whole.splitlines()]
+        if first["run"] != json.loads(json.dumps(dict(run))):
+            raise CheckpointError(
+                f"{path} belongs to another search (other settings, images or weights); give another --out, "
+                "or --restart to discard it"
+            )
+        trials = [_trial(document) for document in rest]
+    except (ValueError, KeyError, TypeError) as problem:
+        raise CheckpointError(f"{path} is damaged ({problem!r}); start over with --restart") from problem
+    if whole != content:
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return {trial.choices: trial for trial in trials}
+
+
+def _trial(document: Mapping[str, Any]) -> Trial:
+    worth = Worth(
+        reward=float(document["reward"]),
+        accuracy=float(document["accuracy"]),
+        cost=float(document["cost"]),
+        exit_accuracy=tuple(document["exit_accuracy"]),
+        exit_cost=tuple(document["exit_cost"]),
+        exit_share=tuple(document["exit_share"]),
+    )
+    return Trial(choices=tuple(document["choices"]), worth=worth)

@@ -1,0 +1,107 @@
+"""The search space: whatever is chosen is a legal plan, and everything meant to be in it is."""
+
+import numpy as np
+import pytest
+from architectures import ALL, build
+from small_networks import example_network, residual
+
+from s2dnas_deploy import plan as plans
+from s2dnas_deploy.build.search.space import ExitSlot, GroupSlot, divisions, joints, make_space
+from s2dnas_deploy.build.search.train_shared import largest, smallest
+from s2dnas_deploy.build.static_network import read_network
+from s2dnas_deploy.errors import OptionError, PlanError
+from s2dnas_deploy.plan import OUTPUT, ChannelGroup
+
+
+def digits_space(**options):
+    static = read_network(example_network("digits_cnn", "digits_cnn"), (1, 8, 8))
+    return make_space(static.divisible.space, **{"stages": 3, **options})
+
+
+def group(channels, granule=1):
+    return ChannelGroup(name="g", channels=channels, granule=granule, nodes=frozenset({"g"}))
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_draws_are_legal_plans_of_every_architecture(architecture):
+    shape = (3, 96, 96) if architecture == "inception_v3" else (3, 64, 64)
+    static = read_network(build(architecture).eval(), shape)
+    rng = np.random.default_rng(0)
+    for kind, stages in (("full", 3), ("full", 2), ("paper", 3)):
+        space = make_space(static.divisible.space, stages=stages, kind=kind)
+        for choices in [smallest(space), largest(space), *(space.draw(rng) for _ in range(20))]:
+            plan = space.plan(choices)  # checked against every rule of plans
+            assert plan.stages == stages
+            if kind == "paper":
+                assert set(plan.exits) == {OUTPUT}
+
+
+def test_every_plan_of_a_small_space_is_there_once_and_legal():
+    space = digits_space(stages=2, portions=4)
+    every = list(space.every())
+    assert len(set(every)) == len(every) > 1000
+    plans_of = {space.plan(choices).digest for choices in every}
+    assert len(plans_of) == len(every)
+    rng = np.random.default_rng(0)
+    assert {space.draw(rng) for _ in range(200)} <= set(every)
+
+
+def test_the_uniform_plan_is_in_it():
+    space = digits_space()
+    wanted = plans.uniform(space.plans, (0.25, 0.25, 0.5), align=8)
+    chosen = []
+    for slot in space.slots:
+        if isinstance(slot, ExitSlot):
+            chosen.append(slot.options.index(OUTPUT))
+        elif isinstance(slot, GroupSlot):
+            chosen.append(slot.options.index(wanted.channels[slot.group.name]))
+        else:
+            chosen.append(slot.options.index(True))
+    assert space.plan(tuple(chosen)).digest == wanted.digest
+
+
+def test_the_papers_space_is_full_depth_and_every_stage_owns_something():
+    space = digits_space(kind="paper")
+    assert not any(isinstance(slot, ExitSlot) for slot in space.slots)
+    for slot in space.slots:
+        if isinstance(slot, GroupSlot):
+            assert all(min(counts) > 0 for counts in slot.options)
+
+
+def test_joints_are_block_ends():
+    static = read_network(example_network("cifar_resnet", "resnet20"), (3, 32, 32))
+    found = joints(static.divisible.space)
+    assert found[:2] == ("relu", "layer1.0.relu_1")
+    assert found[-1] == "layer3.1.relu_1"  # the last block's end is what the output reads
+    assert len(found) == 9
+
+
+def test_divisions_come_in_portions():
+    assert divisions(group(32), 2, align=8, portions=8, kind="full") == (
+        (0, 32),
+        (8, 24),
+        (16, 16),
+        (24, 8),
+        (32, 0),
+    )
+    assert divisions(group(32), 2, align=8, portions=8, kind="paper") == ((8, 24), (16, 16), (24, 8))
+    assert all(c % 32 == 0 for cs in divisions(group(256), 3, align=8, portions=8, kind="full") for c in cs)
+    assert all(c % 3 == 0 for cs in divisions(group(24, 3), 2, align=8, portions=8, kind="full") for c in cs)
+    assert (10, 2) in divisions(group(12), 2, align=5, portions=8, kind="full")  # what is left over
+
+
+def test_the_first_stage_is_smallest_and_largest():
+    space = digits_space()
+    small, large = space.plan(smallest(space)), space.plan(largest(space))
+    assert small.exits[0] == next(iter(space.joints))
+    assert large.exits == (OUTPUT,) * 3
+    for name, counts in large.channels.items():
+        assert counts[0] >= small.channels[name][0]
+
+
+def test_what_is_no_space_is_refused():
+    static = residual()
+    with pytest.raises(OptionError, match="2 stages or more"):
+        make_space(static.divisible.space, stages=1)
+    with pytest.raises(PlanError, match="choices, got 1"):
+        make_space(static.divisible.space, stages=2).plan((0,))

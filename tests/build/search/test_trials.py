@@ -1,0 +1,83 @@
+"""What was tried is kept, comes back, and is not mixed with another search."""
+
+import json
+
+import numpy as np
+import pytest
+from small_networks import residual
+
+from s2dnas_deploy.build.search.reward import Worth
+from s2dnas_deploy.build.search.space import make_space
+from s2dnas_deploy.build.search.trials import Trials
+from s2dnas_deploy.errors import CheckpointError
+
+
+@pytest.fixture(scope="module")
+def space():
+    return make_space(residual().divisible.space, stages=2)
+
+
+def worth(reward):
+    return Worth(
+        reward=reward,
+        accuracy=reward,
+        cost=0.2,
+        exit_accuracy=(0.5, reward),
+        exit_cost=(0.1, 0.9),
+        exit_share=(0.9, 0.1),
+    )
+
+
+class Judged:
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, asked):
+        self.asked.extend(asked)
+        return [worth(sum(choices) / 100) for choices in asked]
+
+
+def trials(path, space, judged, run=None):
+    return Trials(path, run or {"seed": 0}, space, judged, lambda: None)
+
+
+def test_answers_are_kept_and_not_asked_for_again(space, tmp_path):
+    rng = np.random.default_rng(0)
+    asked = [space.draw(rng) for _ in range(6)]
+    first, again = Judged(), Judged()
+    rewards = trials(tmp_path / "plans.jsonl", space, first).evaluate(asked)
+    later = trials(tmp_path / "plans.jsonl", space, again)
+    assert later.evaluate(asked) == rewards
+    assert again.asked == []
+    lines = [json.loads(line) for line in (tmp_path / "plans.jsonl").read_text().splitlines()]
+    assert len(lines) == 1 + len(set(asked))
+    assert lines[1]["plan"]["format"] == "s2dnas-plan"
+    assert (lines[1]["reward"], lines[1]["cost"]) == (rewards[0], 0.2)
+    best = later.best(2)
+    assert [trial.worth.reward for trial in best] == sorted(
+        dict(zip(asked, rewards, strict=True)).values(), reverse=True
+    )[:2]
+
+
+def test_half_a_line_is_judged_again(space, tmp_path):
+    rng = np.random.default_rng(1)
+    asked = list(dict.fromkeys(space.draw(rng) for _ in range(4)))
+    path = tmp_path / "plans.jsonl"
+    trials(path, space, Judged()).evaluate(asked)
+    whole = path.read_bytes()
+    for cut in (1, 30, 200):
+        path.write_bytes(whole[:-cut])
+        judged = Judged()
+        trials(path, space, judged).evaluate(asked)
+        assert judged.asked == asked[-1:]
+        assert path.read_bytes() == whole
+
+
+def test_another_search_is_refused(space, tmp_path):
+    path = tmp_path / "plans.jsonl"
+    trials(path, space, Judged())
+    with pytest.raises(CheckpointError, match="belongs to another search"):
+        trials(path, space, Judged(), {"seed": 1})
+    path.write_text("something else\n")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        trials(path, space, Judged())

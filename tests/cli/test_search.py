@@ -1,0 +1,119 @@
+"""`s2dnas-search` from the command line: what it leaves, and that it goes on where it was."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+torch = pytest.importorskip("torch")
+
+from s2dnas_deploy.build.model_file import load_model  # noqa: E402
+from s2dnas_deploy.cli import search, train  # noqa: E402
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+NETWORK = [f"--model={MODELS}/digits_cnn.py:digits_cnn", "--input=1x8x8", "--data=digits", "--normalize=data"]
+QUICK = ["--epochs=1", "--augment=none", "--precision=float32", "--ema=0.9", "--lr=0.05"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(search, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A static network, trained for a moment."""
+    out = tmp_path_factory.mktemp("static") / "static.pt"
+    options = [*NETWORK, *QUICK, "--epochs=4", "--plan=static", f"--out={out}", "--quiet"]
+    assert CliRunner().invoke(train, options).exit_code == 0
+    return out
+
+
+def options(weights, out, *more):
+    asked = ["--target=0.4", "--evaluations=12", "--shared-epochs=1", "--stages=2"]
+    return [f"--weights={weights}", *NETWORK[2:], *QUICK, *asked, f"--out={out}", *more]
+
+
+@pytest.mark.parametrize("strategy", ["policy", "evolution", "random"])
+def test_a_search_leaves_a_trained_model_and_what_it_tried(weights, tmp_path, strategy):
+    result = run(*options(weights, tmp_path / "m.pt", f"--strategy={strategy}"))
+    assert result.exit_code == 0, result.output
+    model = load_model(tmp_path / "m.pt")
+    assert model.network.stages == 2
+    assert f"exits at {', '.join(model.network.division.plan.exits)}" in result.stdout
+    first, *tried = [json.loads(line) for line in (tmp_path / "m.run/plans.jsonl").read_text().splitlines()]
+    assert first["run"]["strategy"] == strategy
+    assert len(tried) == 12
+    best = max(tried, key=lambda trial: trial["reward"])
+    assert best["plan"]["channels"] == {
+        name: list(counts) for name, counts in model.network.division.plan.channels.items()
+    }
+    assert json.loads((tmp_path / "m.run/plan.json").read_text()) == best["plan"]
+    assert (tmp_path / "m.run/frontier.svg").read_text().startswith("<?xml")
+    again = run(*options(weights, tmp_path / "m.pt", f"--strategy={strategy}"))
+    assert again.exit_code == 0
+    assert again.stdout == result.stdout
+
+
+def test_the_best_few_are_trained(weights, tmp_path):
+    result = run(*options(weights, tmp_path / "m.pt", "--top=2", "--strategy=random", "--quiet"))
+    assert result.exit_code == 0, result.output
+    plans = [load_model(tmp_path / name).network.division.plan for name in ("m.pt", "m-2.pt")]
+    assert plans[0].digest != plans[1].digest
+
+
+def test_finetuning_judges_too(weights, tmp_path):
+    more = ["--evaluator=finetune", "--finetune-epochs=1", "--evaluations=3", "--strategy=random"]
+    result = run(*options(weights, tmp_path / "m.pt", *more))
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (["--target=1.5"], 2, "is not in the range"),
+        (["--stages=1"], 2, "is not in the range"),
+        (["--strategy=luck"], 2, "is not one of"),
+        (["--out={weights}/m.pt"], 2, "cannot write --out"),
+    ],
+)
+def test_errors_say_what_is_wrong(weights, tmp_path, more, code, message):
+    asked = [option.format(weights=weights) for option in more]
+    result = run(*options(weights, tmp_path / "m.pt", *asked))
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+
+
+def test_a_network_that_is_not_trained_is_refused(tmp_path):
+    result = run(*NETWORK, f"--out={tmp_path / 'm.pt'}")
+    assert result.exit_code == 2
+    assert "give --weights, or --static-epochs" in result.stderr
+
+
+@pytest.mark.slow
+def test_killed_in_every_phase_it_comes_to_the_same_plan(weights, tmp_path):
+    unbroken = run(*options(weights, tmp_path / "a.pt", "--shared-epochs=6", "--epochs=6"))
+    assert unbroken.exit_code == 0, unbroken.output
+    command = options(weights, tmp_path / "b.pt", "--shared-epochs=6", "--epochs=6", "--checkpoint-seconds=0")
+    code = "from s2dnas_deploy.cli import search; search()"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    phases = [
+        tmp_path / "b.run/shared.checkpoint.pt",
+        tmp_path / "b.run/plans.jsonl",
+        tmp_path / "b.run/checkpoint.pt",
+    ]
+    for reached in phases:
+        process = subprocess.Popen([sys.executable, "-c", code, *command], env=environment)
+        while process.poll() is None and not reached.exists():
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+    final = subprocess.run([sys.executable, "-c", code, *command], env=environment, check=False)
+    assert final.returncode == 0
+    ours, theirs = (load_model(tmp_path / name).network for name in ("a.pt", "b.pt"))
+    assert ours.division.plan.digest == theirs.division.plan.digest
+    assert all(torch.equal(a, theirs.weights()[key]) for key, a in ours.weights().items())
