@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("hand_over", "hand_over", lambda record: record),
         ("overhead", "overhead", lambda record: record["rows"]),
         ("bulk", "bulk", lambda record: record),
+        ("latency_model", "latency_model", lambda record: record["rows"]),
         ("guarantee", "guarantee", lambda record: record["rows"]),
     ],
 )

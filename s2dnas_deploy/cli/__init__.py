@@ -6,6 +6,7 @@
 import click
 
 from s2dnas_deploy import __version__
+from s2dnas_deploy.cli.bench import bench
 from s2dnas_deploy.cli.calibrate import calibrate
 from s2dnas_deploy.cli.export import export
 from s2dnas_deploy.cli.inspect import inspect
@@ -26,5 +27,6 @@ main.add_command(export, "export")
 main.add_command(inspect, "inspect")
 main.add_command(run, "run")
 main.add_command(calibrate, "calibrate")
+main.add_command(bench, "bench")
 
-__all__ = ["calibrate", "export", "inspect", "main", "run", "search", "train"]
+__all__ = ["bench", "calibrate", "export", "inspect", "main", "run", "search", "train"]

@@ -75,6 +75,17 @@ if TYPE_CHECKING:
     help="With --evaluator finetune: passes for each plan.",
 )
 @click.option(
+    "--cost",
+    default="clock",
+    show_default=True,
+    help="Price plans by this machine's clock, by macs, or by a device.json of s2dnas-bench.",
+)
+@click.option(
+    "--write-probes",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Only write into this folder what s2dnas-bench times on another device.",
+)
+@click.option(
     "--top", type=click.IntRange(1), default=1, show_default=True, help="Train so many of the best plans."
 )
 @training_options
@@ -97,6 +108,8 @@ def search(**options: Any) -> None:
     training = training_request({**options, "plan": "searched", "align": 1})
     names = [name for name in SearchRequest.__dataclass_fields__ if name != "training"]
     request = SearchRequest(training=training, **{name: options[name] for name in names})
+    if request.cost not in ("macs", "clock") and not Path(request.cost).is_file():
+        raise click.UsageError(f"--cost {request.cost}: expected clock, macs or the file of a device profile")
     with Console(quiet=options["quiet"]) as console, redirect_stdout(sys.stderr):
         found = search_model(request, console)
     click.echo("\n\n".join(_in_words(each) for each in found))

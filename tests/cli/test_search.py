@@ -34,7 +34,7 @@ def weights(tmp_path_factory) -> Path:
 
 
 def options(weights, out, *more):
-    asked = ["--target=0.4", "--evaluations=12", "--shared-epochs=1", "--stages=2"]
+    asked = ["--target=0.4", "--evaluations=12", "--shared-epochs=1", "--stages=2", "--cost=macs"]
     return [f"--weights={weights}", *NETWORK[2:], *QUICK, *asked, f"--out={out}", *more]
 
 
@@ -66,6 +66,22 @@ def test_the_best_few_are_trained(weights, tmp_path):
     assert plans[0].digest != plans[1].digest
 
 
+@pytest.mark.slow
+def test_plans_are_priced_by_this_machine_and_by_another(weights, tmp_path):
+    result = run(*options(weights, tmp_path / "m.pt", "--cost=clock", "--strategy=random", "--target=0.9"))
+    assert result.exit_code == 0, result.output
+    device = tmp_path / "m.run" / "device.json"
+    probes = tmp_path / "probes"
+    written = run(*options(weights, tmp_path / "n.pt", f"--write-probes={probes}"))
+    assert written.exit_code == 0, written.output
+    assert (probes / "probes.json").exists()
+    assert not (tmp_path / "n.pt").exists()
+    other = run(*options(weights, tmp_path / "n.pt", f"--cost={device}", "--strategy=random", "--target=0.9"))
+    assert other.exit_code == 0, other.output
+    plans = [load_model(tmp_path / name).network.division.plan.digest for name in ("m.pt", "n.pt")]
+    assert plans[0] == plans[1]
+
+
 def test_finetuning_judges_too(weights, tmp_path):
     more = ["--evaluator=finetune", "--finetune-epochs=1", "--evaluations=3", "--strategy=random"]
     result = run(*options(weights, tmp_path / "m.pt", *more))
@@ -79,6 +95,7 @@ def test_finetuning_judges_too(weights, tmp_path):
         (["--stages=1"], 2, "is not in the range"),
         (["--strategy=luck"], 2, "is not one of"),
         (["--out={weights}/m.pt"], 2, "cannot write --out"),
+        (["--cost=time"], 2, "expected clock, macs or the file of a device profile"),
     ],
 )
 def test_errors_say_what_is_wrong(weights, tmp_path, more, code, message):

@@ -6,6 +6,7 @@ again.
 """
 
 import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +27,9 @@ from s2dnas_deploy.build.search.evaluate import (
     evenly,
 )
 from s2dnas_deploy.build.search.frontier import plot_frontier
-from s2dnas_deploy.build.search.price import by_macs
+from s2dnas_deploy.build.search.latency import by_clock
+from s2dnas_deploy.build.search.price import Price, by_macs
+from s2dnas_deploy.build.search.probes import probe_plans, write_probes
 from s2dnas_deploy.build.search.reward import Worth
 from s2dnas_deploy.build.search.space import Choices, Kind, SearchSpace, make_space
 from s2dnas_deploy.build.search.strategy import Judge, Strategy
@@ -44,6 +47,7 @@ from s2dnas_deploy.build.training.session import (
 from s2dnas_deploy.bundle.files import write_text_atomically
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.reporter import Reporter
+from s2dnas_deploy.run.profile import Profile, measure_profile
 
 STRATEGIES: Mapping[str, Strategy] = {
     "policy": reinforce.search,
@@ -66,6 +70,9 @@ class SearchRequest:
     evaluator: str
     shared_epochs: int
     shared_lr: float
+    cost: str
+    """`macs`, `clock` (this machine's), or the path of a device profile."""
+    write_probes: Path | None
     finetune_epochs: int
     top: int
 
@@ -77,11 +84,14 @@ class SearchRequest:
 
     def identity(self, prepared: Prepared) -> dict[str, Any]:
         """What must be the same for the plans tried to be those of one search."""
-        own = {key: value for key, value in asdict(self).items() if key not in ("training", "top")}
+        elsewhere = ("training", "top", "write_probes")
+        own = {key: value for key, value in asdict(self).items() if key not in elsewhere}
         weights = hashlib.sha256()
         for key, tensor in sorted(prepared.static.weights.items()):
             weights.update(key.encode())
             weights.update(tensor.detach().contiguous().reshape(-1).numpy().tobytes())
+        if self.cost not in ("macs", "clock"):
+            own["cost"] = hashlib.sha256(Path(self.cost).read_bytes()).hexdigest()
         return {
             **own,
             "images": prepared.splits.digest,
@@ -112,8 +122,12 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
     )
     folder = training.folder
     if training.restart:
-        for name in ("plans.jsonl", "shared.checkpoint.pt"):
+        for name in ("plans.jsonl", "shared.checkpoint.pt", "device.json"):
             (folder / name).unlink(missing_ok=True)
+    if request.write_probes is not None:
+        write_probes(prepared, probe_plans(space), request.write_probes, reporter.phase("writing probes"))
+        reporter.say(f"{request.write_probes}: probes for s2dnas-bench")
+        return ()
     best = _search(request, prepared, space, reporter)
     found = []
     for rank, trial in enumerate(best):
@@ -126,13 +140,30 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
     return tuple(found)
 
 
+def _price(request: SearchRequest, prepared: Prepared, space: SearchSpace, reporter: Reporter) -> Price:
+    """What leaving at each exit costs; this machine is timed once, and that is kept for a resumed search."""
+    if request.cost == "macs":
+        return by_macs(prepared.static)
+    if request.cost != "clock":
+        return by_clock(prepared.static, Profile.load(Path(request.cost)))
+    kept = request.training.folder / "device.json"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory(prefix="s2dnas-probes-") as folder:
+            write_probes(prepared, probe_plans(space), Path(folder), reporter.phase("writing probes"))
+            profile = measure_profile(
+                Path(folder), provider="cpu", threads=1, progress=reporter.phase("timing this machine")
+            )
+        write_text_atomically(kept, profile.to_json())
+    return by_clock(prepared.static, Profile.load(kept))
+
+
 def _evaluator(
     request: SearchRequest, prepared: Prepared, space: SearchSpace, reporter: Reporter
 ) -> SharedEvaluator | FinetuneEvaluator:
     """What judges plans, its shared weights trained if it has any."""
     settings = request.training.settings
     static, splits = prepared.static, prepared.splits
-    price, judging = by_macs(static), evenly(splits.val, JUDGING_IMAGES)
+    price, judging = _price(request, prepared, space, reporter), evenly(splits.val, JUDGING_IMAGES)
     task = Task(
         network=as_network(static),
         teacher=as_network(static).eval(),

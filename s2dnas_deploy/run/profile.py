@@ -1,0 +1,109 @@
+"""A device profile: how long the stages of a folder of probes take on this device.
+
+Place in the flow: probes (bundles, written on a workstation) ──▶ device.json, which goes back to the
+search. Needs onnxruntime and numpy only. What the numbers mean in terms of layers is for the workstation
+to work out.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.reporter import Progress
+from s2dnas_deploy.run.cascade import Cascade
+from s2dnas_deploy.run.timing import StageTimes, time_stages
+
+PROBES, IMAGES, STATIC = "probes.json", "images.npz", "static"
+PROBES_FORMAT, DEVICE_FORMAT = "s2dnas-probes", "s2dnas-device"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """Times of probes on a device, by name, each with the plan that it is of, as a JSON document."""
+
+    device: Mapping[str, Any]
+    times: Mapping[str, StageTimes]
+    plans: Mapping[str, Mapping[str, Any]]
+
+    def to_json(self) -> str:
+        """The profile as a JSON document."""
+        probes = {name: {**asdict(times), "plan": self.plans[name]} for name, times in self.times.items()}
+        document = {"format": DEVICE_FORMAT, "version": 1, "device": dict(self.device), "probes": probes}
+        return json.dumps(document, indent=1) + "\n"
+
+    @staticmethod
+    def load(path: Path) -> "Profile":
+        """Read what `to_json` wrote."""
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            if document["format"] != DEVICE_FORMAT or document["version"] != 1:
+                raise ValueError(f"format {document['format']!r}, version {document['version']!r}")
+            times = {
+                name: StageTimes(
+                    stage_ms=tuple(float(ms) for ms in probe["stage_ms"]),
+                    reference_ms=float(probe["reference_ms"]),
+                )
+                for name, probe in document["probes"].items()
+            }
+            plans = {name: dict(probe["plan"]) for name, probe in document["probes"].items()}
+            return Profile(device=dict(document["device"]), times=times, plans=plans)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+            raise DataError(
+                f"{path}: expected a device profile that s2dnas-bench wrote, got: {problem!r}"
+            ) from problem
+
+
+def measure_profile(folder: Path, *, provider: str, threads: int | None, progress: Progress) -> Profile:
+    """Time every probe of a folder against the static network among them."""
+    plans = _probes_in(folder)
+    with np.load(folder / IMAGES, allow_pickle=False) as archive:
+        images = list(archive["images"])
+    times = {}
+    with Cascade.load(folder / STATIC, provider=provider, threads=threads) as reference:
+        for done, name in enumerate(plans):
+            with Cascade.load(folder / name, provider=provider, threads=threads) as cascade:
+                times[name] = time_stages(cascade, reference, images)
+            progress(done + 1, len(plans), "")
+        device = {
+            "machine": platform.machine(),
+            "processor": processor(),
+            "system": platform.platform(),
+            "cores": os.cpu_count(),
+            "onnxruntime": onnxruntime.__version__,
+            "provider": reference.provider,
+            "threads": threads,
+        }
+    return Profile(device=device, times=times, plans=plans)
+
+
+def processor() -> str:
+    """What the processor calls itself, where the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return named[0] if named else platform.processor()
+
+
+def _probes_in(folder: Path) -> dict[str, Mapping[str, Any]]:
+    try:
+        document = json.loads((folder / PROBES).read_text(encoding="utf-8"))
+        if document["format"] != PROBES_FORMAT or document["version"] != 1:
+            raise ValueError(f"format {document['format']!r}, version {document['version']!r}")
+        plans: dict[str, Mapping[str, Any]] = {name: dict(plan) for name, plan in document["probes"].items()}
+        if STATIC not in plans:
+            raise ValueError(f"no probe {STATIC!r}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise DataError(
+            f"{folder}: expected a folder of probes that s2dnas-search --write-probes wrote, got: {problem!r}"
+        ) from problem
+    return plans

@@ -1,0 +1,58 @@
+"""How long stages take on this device, one image at a time, in turns with a reference.
+
+Place in the flow: bundles + an image ──▶ `StageTimes`. A shared machine's clock wanders; what was
+measured in the same moments does not, relative to each other. So every bundle is timed in blocks that
+alternate with blocks of the reference, and both are kept.
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from s2dnas_deploy.run.cascade import Cascade
+from s2dnas_deploy.run.stages import Array
+
+_BLOCKS = 15
+_BLOCK_SECONDS = 0.03
+_FEWEST_RUNS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTimes:
+    """Milliseconds of each stage, nobody leaving, and of the reference's whole chain in the same moments."""
+
+    stage_ms: tuple[float, ...]
+    reference_ms: float
+
+
+def time_stages(cascade: Cascade, reference: Cascade, images: Sequence[Array]) -> StageTimes:
+    """Time a cascade's stages against a reference, on single images as the graphs take them."""
+    for which in (cascade, reference):
+        _block(which, images)  # to warm up
+    shares: list[list[float]] = []
+    against: list[float] = []
+    for _ in range(_BLOCKS):
+        whole = sum(_block(reference, images))
+        shares.append([seconds / whole for seconds in _block(cascade, images)])
+        against.append(whole)
+    reference_ms = 1e3 * statistics.median(against)
+    return StageTimes(
+        stage_ms=tuple(reference_ms * statistics.median(each) for each in zip(*shares, strict=True)),
+        reference_ms=reference_ms,
+    )
+
+
+def _block(cascade: Cascade, images: Sequence[Array]) -> list[float]:
+    """Seconds of each stage, a median over runs on one image after the other for a short while."""
+    runs: list[list[float]] = []
+    started = time.perf_counter()
+    with cascade.seats(1) as seats:
+        while len(runs) < _FEWEST_RUNS or time.perf_counter() - started < _BLOCK_SECONDS:
+            seats.sit(images[len(runs) % len(images)][None])
+            runs.append([])
+            for k in range(len(cascade.rules)):
+                begun = time.perf_counter()
+                seats.run(k)
+                runs[-1].append(time.perf_counter() - begun)
+    return [statistics.median(each) for each in zip(*runs, strict=True)]

@@ -1,0 +1,123 @@
+"""Prices by the clock: a time that is a sum of costs is learned; foreign profiles are told."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from small_networks import residual
+
+from s2dnas_deploy.build.images import ImageSplits, LabelledImages
+from s2dnas_deploy.build.network import as_network, carry_over
+from s2dnas_deploy.build.search.latency import by_clock, features_of, fit
+from s2dnas_deploy.build.search.price import by_macs
+from s2dnas_deploy.build.search.probes import probe_plans, write_probes
+from s2dnas_deploy.build.search.space import make_space
+from s2dnas_deploy.build.training.session import Prepared
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.cli import bench
+from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.run.profile import STATIC, Profile
+from s2dnas_deploy.run.timing import StageTimes
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    generator = torch.Generator().manual_seed(0)
+    images = LabelledImages(
+        images=torch.randint(0, 256, (40, 3, 8, 8), generator=generator).byte(), labels=torch.arange(40) % 5
+    )
+    names = tuple(f"class {i}" for i in range(5))
+    splits = ImageSplits(train=images, val=images, test=None, class_names=names, digest="none")
+    preprocessing = Preprocessing(input_shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.3,) * 3)
+    return Prepared(static=residual(), is_trained=True, splits=splits, preprocessing=preprocessing)
+
+
+@pytest.fixture(scope="module")
+def space(prepared):
+    return make_space(prepared.static.divisible.space, stages=2)
+
+
+def made_up_profile(prepared, plans, cost):
+    """A device on which a stage takes what `cost` says of its features."""
+    times = {}
+    for name, plan in plans.items():
+        network = as_network(prepared.static) if name == STATIC else carry_over(prepared.static, plan)
+        stage_ms = tuple(cost(features) for features in features_of(network))
+        times[name] = StageTimes(stage_ms=stage_ms, reference_ms=2.0)
+    documents = {name: json.loads(plan.to_json()) for name, plan in plans.items()}
+    return Profile(device={"processor": "made up"}, times=times, plans=documents)
+
+
+def test_a_time_that_is_a_sum_of_costs_is_learned(prepared, space):
+    def cost(features):
+        macs = sum(amount for name, amount in features.items() if name.endswith("MACs in 16x16"))
+        return 0.1 + 1e-6 * macs + 1e-5 * features.get("numbers read", 0)
+
+    profile = made_up_profile(prepared, probe_plans(space, 16), cost)
+    model = fit(prepared.static, profile)
+    errors = []
+    for name, plan in probe_plans(space, 16, seed=1).items():
+        if name == STATIC:
+            continue
+        for features in features_of(carry_over(prepared.static, plan)):
+            errors.append(abs(model.time(features) / (cost(features) / 2.0) - 1))
+    assert np.median(errors) < 0.02
+
+
+def test_prices_grow_from_exit_to_exit_and_are_relative_to_the_static_network(prepared, space):
+    profile = made_up_profile(prepared, probe_plans(space, 16), lambda features: 1.0)
+    for price, static_price in ((by_clock(prepared.static, profile), 0.5), (by_macs(prepared.static), 1.0)):
+        assert price(as_network(prepared.static))[-1] == pytest.approx(static_price, rel=0.05)
+        for choices in (space.draw(np.random.default_rng(seed)) for seed in range(5)):
+            first, last = price(carry_over(prepared.static, space.plan(choices)))
+            assert 0 < first < last
+
+
+def test_probes_are_timed_by_the_command_and_price_plans(prepared, space, tmp_path):
+    write_probes(prepared, probe_plans(space, 4), tmp_path / "probes", lambda done, total, note: None)
+    out = tmp_path / "device.json"
+    result = CliRunner().invoke(bench, [str(tmp_path / "probes"), "--out", str(out), "--provider", "cpu"])
+    assert result.exit_code == 0, result.output
+    profile = Profile.load(out)
+    assert set(profile.times) == {STATIC, "probe_00", "probe_01", "probe_02", "probe_03"}
+    assert profile.device["provider"] == "cpu"
+    static = profile.times[STATIC]
+    assert static.stage_ms[0] == pytest.approx(static.reference_ms, rel=0.5)
+    price = by_clock(prepared.static, profile)
+    assert price(as_network(prepared.static))[0] > 0
+
+
+def test_what_is_no_probe_or_profile_is_told(prepared, space, tmp_path):
+    (tmp_path / "probes").mkdir()
+    result = CliRunner().invoke(bench, [str(tmp_path / "probes"), "--out", str(tmp_path / "d.json")])
+    assert result.exit_code == 1
+    assert "expected a folder of probes that s2dnas-search --write-probes wrote" in result.stderr
+    for content in (
+        "{}",
+        "no JSON",
+        '{"format": "s2dnas-device", "version": 1, "device": {}, "probes": [1]}',
+    ):
+        path = tmp_path / "device.json"
+        path.write_text(content)
+        with pytest.raises(DataError, match="expected a device profile"):
+            Profile.load(path)
+    with pytest.raises(DataError, match="expected a device profile"):
+        Profile.load(Path("nowhere.json"))
+
+
+def test_a_profile_of_another_network_is_refused(prepared, space):
+    profile = made_up_profile(prepared, probe_plans(space, 4), lambda features: 1.0)
+    plans = {name: {**plan, "channels": {"other": [1, 1]}} for name, plan in profile.plans.items()}
+    with pytest.raises(DataError, match="is of another network"):
+        by_clock(prepared.static, replace(profile, plans=plans))
+
+
+def test_profiles_come_back_as_they_were(prepared, space, tmp_path):
+    profile = made_up_profile(prepared, probe_plans(space, 4), lambda features: 1.0)
+    (tmp_path / "device.json").write_text(profile.to_json())
+    assert Profile.load(tmp_path / "device.json") == profile
