@@ -1,0 +1,140 @@
+"""Does the policy find better plans than chance, and than evolution? At the same number of evaluations.
+
+    python benchmarks/search_strategies.py --network DIGITS.pt --work DIR
+
+A space small enough to judge every plan of it, on shared weights, priced by MACs: scikit-learn's digits, the
+CNN in models/, two stages. Each strategy is given 15% as many evaluations as there are plans, with ten seeds.
+A hit is one of the best 0.2% of all plans.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from machine import machine
+from pages import OWN, put_table
+from scipy.stats import binomtest
+
+from s2dnas_deploy.build.images import load_images
+from s2dnas_deploy.build.model_file import load_model
+from s2dnas_deploy.build.network import as_network, as_static
+from s2dnas_deploy.build.search.evaluate import SharedEvaluator
+from s2dnas_deploy.build.search.price import by_macs
+from s2dnas_deploy.build.search.session import STRATEGIES
+from s2dnas_deploy.build.search.space import Choices, SearchSpace, make_space
+from s2dnas_deploy.build.search.strategy import Judge
+from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
+from s2dnas_deploy.build.training.loop import Task
+from s2dnas_deploy.build.training.settings import Settings
+
+RESULT = Path(__file__).parent / "results" / "search_strategies.json"
+SEEDS = 10
+SHARE = 0.15
+BEST = 0.002
+TARGET = 0.1
+
+
+@click.command()
+@click.option("--network", type=click.Path(exists=True, path_type=Path), required=True, help="One stage.")
+@click.option("--work", type=click.Path(path_type=Path), required=True)
+@click.option("--record", is_flag=True, help="Also write the record and the table in README.md.")
+def main(network: Path, work: Path, *, record: bool) -> None:
+    """Print how often each strategy finds one of the best plans."""
+    space, truth = _every_plan_judged(network, work)
+    rows = [_row(name, space, truth) for name in STRATEGIES]
+    chance = next(row for row in rows if row["strategy"] == "random")
+    for row in rows:
+        pairs = list(zip(row["found"], chance["found"], strict=True))
+        wins, losses = sum(a > b for a, b in pairs), sum(a < b for a, b in pairs)
+        row |= {"wins": wins, "losses": losses}
+        row["p"] = binomtest(wins, wins + losses, alternative="greater").pvalue if wins + losses else 1.0
+    click.echo(table(rows))
+    if record:
+        document = {"machine": machine(), "plans": len(truth), "rows": rows}
+        RESULT.write_text(json.dumps(document, indent=1) + "\n")
+        put_table("search_strategies", table(rows), [OWN])
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The record as a Markdown table."""
+    lines = [
+        "| strategy | evaluations | seeds that find one of the best 0.2% | median rank of what is found "
+        "| against random: better, worse | p |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['strategy']} | {row['budget']} of {row['plans']} | {row['hits']} of {SEEDS} "
+            f"| {row['rank']:.0f} | {row['wins']}, {row['losses']} | {row['p']:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, space: SearchSpace, truth: dict[Choices, float]) -> dict[str, Any]:
+    scores = np.sort(list(truth.values()))[::-1]
+    limit = scores[max(int(BEST * len(scores)), 1) - 1]
+    budget = int(SHARE * len(scores))
+    found, asked = [], []
+    for seed in range(SEEDS):
+        judge = Judge(lambda choices: [truth[each] for each in choices], budget)
+        STRATEGIES[name](space, judge, np.random.default_rng(seed))
+        found.append(judge.scores[judge.best])
+        asked.append(len(judge.scores))
+    return {
+        "strategy": name,
+        "plans": len(scores),
+        "budget": budget,
+        "asked": asked,
+        "found": found,
+        "hits": int(sum(score >= limit for score in found)),
+        "rank": float(np.median([1 + (scores > score).sum() for score in found])),
+    }
+
+
+def _every_plan_judged(path: Path, work: Path) -> tuple[SearchSpace, dict[Choices, float]]:
+    model = load_model(path)
+    static = as_static(model.network)
+    space = make_space(static.divisible.space, stages=2, portions=4)
+    splits = load_images("digits", input_shape=model.preprocessing.input_shape, seed=0, val_fraction=0.6)
+    settings = Settings(epochs=60, batch_size=64, lr=0.05, ema=0.99, augment="crop", precision="float32")
+    shared_task = SharedTask(
+        static=static,
+        space=space,
+        splits=splits,
+        preprocessing=model.preprocessing,
+        settings=settings,
+        folder=work,
+    )
+    started = time.perf_counter()
+    shared = train_shared(shared_task, lambda done, total, note: None)
+    click.echo(f"shared weights: {time.perf_counter() - started:.0f} s", err=True)
+    task = Task(
+        network=as_network(static),
+        teacher=None,
+        splits=splits,
+        preprocessing=model.preprocessing,
+        settings=settings,
+        folder=work,
+    )
+    evaluator = SharedEvaluator(
+        shared=shared,
+        space=space,
+        judging=splits.val,
+        statistics=splits.train,
+        task=task,
+        price=by_macs(static),
+        target=TARGET,
+    )
+    kept = work / "every.json"
+    if not kept.exists():
+        rewards = [(list(choices), evaluator(choices).reward) for choices in space.every()]
+        kept.write_text(json.dumps(rewards))
+        click.echo(f"every plan: {time.perf_counter() - started:.0f} s", err=True)
+    return space, {tuple(choices): reward for choices, reward in json.loads(kept.read_text())}
+
+
+if __name__ == "__main__":
+    main()
