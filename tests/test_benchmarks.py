@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("overhead", "overhead", lambda record: record["rows"]),
         ("bulk", "bulk", lambda record: record),
         ("latency_model", "latency_model", lambda record: record["rows"]),
+        ("search_strategies", "search_strategies", lambda record: record["rows"]),
         ("guarantee", "guarantee", lambda record: record["rows"]),
     ],
 )

@@ -7,8 +7,9 @@ distribution π_t over the allowed options. After a batch of plans with scores R
 
 with b and σ a moving mean and deviation of the scores: the baseline. Plans that were judged before count
 again, for free. The best plans found so far are shown again as well (priority replay), for a score that
-occurred once is otherwise forgotten. β falls to a tenth, so exploration ends with the budget. Constants
-are of this package's own finding; the paper's were not at hand.
+occurred once is otherwise forgotten. While it samples nothing new, it samples hotter. β falls to a tenth,
+so exploration ends with the budget. Constants are of this package's own finding; the paper's were not at
+hand.
 """
 
 import numpy as np
@@ -22,12 +23,13 @@ from s2dnas_deploy.build.search.strategy import Judge
 BATCH = 8
 _HIDDEN = 48
 _LEARNING_RATE = 0.01
-_ENTROPY = 3.0  # β at first; the entropy is relative to that of a choice between all alike
+_ENTROPY = 10.0  # β at first; the entropy is relative to that of a choice between all alike
 _ELITE = 8
 _ELITE_WEIGHT = 0.5
 _FORGET = 0.1  # of the baseline, a batch
-_STEPS = 2
-_MOST_IDLE = 50  # so many batches with nothing new: it has made up its mind
+_STEPS = 5
+_HEAT = 1.5  # by so much hotter with each batch that brought nothing new
+_MOST_IDLE = 60  # so many such batches: there is nothing new left
 
 
 class Policy(nn.Module):
@@ -46,14 +48,15 @@ class Policy(nn.Module):
             nn.init.zeros_(head.bias)  # type: ignore[arg-type]
 
     @torch.no_grad()
-    def sample(self, count: int, rng: np.random.Generator) -> list[Choices]:
-        """Plans drawn from the policy."""
+    def sample(self, count: int, rng: np.random.Generator, temperature: float = 1.0) -> list[Choices]:
+        """Plans drawn from the policy; the hotter, the more alike all options."""
         chosen: list[list[int]] = [[] for _ in range(count)]
         state = None
         for t in range(len(self.heads)):
             logits, state = self._step(t, chosen, state)
             allowed = torch.tensor([self.space.allowed(each) for each in chosen])
-            likely = torch.softmax(logits.masked_fill(~allowed, -torch.inf).double(), 1).numpy()
+            hidden = (logits / temperature).masked_fill(~allowed, -torch.inf)
+            likely = torch.softmax(hidden.double(), 1).numpy()
             for each, p in zip(chosen, likely, strict=True):
                 each.append(int(rng.choice(len(p), p=p / p.sum())))
         return [tuple(each) for each in chosen]
@@ -91,10 +94,12 @@ def search(space: SearchSpace, judge: Judge, rng: np.random.Generator) -> None:
     optimizer = torch.optim.Adam(policy.parameters(), _LEARNING_RATE)
     baseline, idle = _Baseline(), 0
     while judge.left and idle < _MOST_IDLE:
-        plans = policy.sample(BATCH, rng)
+        plans = policy.sample(BATCH, rng, _HEAT**idle)
         before = len(judge.scores)
         answers = judge(plans)
         idle = 0 if len(judge.scores) > before else idle + 1
+        if idle:
+            continue  # nothing new, nothing to learn
         judged = {plan: score for plan, score in zip(plans, answers, strict=True) if score is not None}
         advantage = baseline.advantage(np.array(list(judged.values())))
         elite = sorted(judge.scores, key=lambda plan: -judge.scores[plan])[:_ELITE]
