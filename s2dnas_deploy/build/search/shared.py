@@ -41,8 +41,10 @@ class SharedWeights(nn.Module):
                     )
         for slot in space.slots:
             if isinstance(slot, ExitSlot):
-                for place in set(slot.options) - {OUTPUT}:
-                    self._hold_linear(slot.stage, place)
+                # In the slot's own order: a checkpoint's optimizer knows parameters by their number.
+                for place in slot.options:
+                    if place != OUTPUT:
+                        self._hold_linear(slot.stage, place)
 
     def _hold(self, key: str, tensor: Tensor, *, is_buffer: bool) -> None:
         name = attribute_name(key)
