@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from s2dnas_deploy.cli.bundle_options import PROVIDERS
 from s2dnas_deploy.cli.command import Command
 
 
@@ -15,7 +16,7 @@ from s2dnas_deploy.cli.command import Command
 )
 @click.option(
     "--provider",
-    type=click.Choice(["cpu", "cuda", "tensorrt", "openvino", "xnnpack", "coreml", "auto", "arm"]),
+    type=click.Choice(PROVIDERS),
     default="auto",
     show_default=True,
     help="What runs the graphs.",

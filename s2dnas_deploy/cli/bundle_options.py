@@ -9,7 +9,7 @@ import click
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino", "xnnpack", "coreml", "auto", "arm")
+PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino", "xnnpack", "coreml", "auto", "arm")
 _OPTIONS = (
     click.option(
         "--bundle",
@@ -20,7 +20,7 @@ _OPTIONS = (
     ),
     click.option(
         "--provider",
-        type=click.Choice(_PROVIDERS),
+        type=click.Choice(PROVIDERS),
         default="auto",
         show_default=True,
         help="What runs the graphs; auto and arm take the best there is.",

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from scored_bundle import scored_bundle
 
-from s2dnas_deploy.cli.bundle_options import _PROVIDERS
+from s2dnas_deploy.cli import bundle_options
 from s2dnas_deploy.errors import BundleError, OptionError, ProviderError
 from s2dnas_deploy.run import providers
 from s2dnas_deploy.run.cascade import Cascade
@@ -16,7 +16,7 @@ from s2dnas_deploy.run.providers import PROVIDERS, choose_provider, make_session
 
 
 def test_the_command_knows_all_names():
-    assert set(_PROVIDERS) == set(providers.NAMES)
+    assert set(bundle_options.PROVIDERS) == set(providers.NAMES)
 
 
 def test_the_best_there_is(monkeypatch):

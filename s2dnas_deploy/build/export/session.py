@@ -17,7 +17,7 @@ from s2dnas_deploy.build.export.held_out import save_held_out
 from s2dnas_deploy.build.export.options import ExportOptions
 from s2dnas_deploy.build.export.own_exits import chain_of_own_exits
 from s2dnas_deploy.build.export.samples import ExportImages, pixels_of
-from s2dnas_deploy.build.images import ImageSplits, LabelledImages, load_images
+from s2dnas_deploy.build.images import ImageSplits, load_images
 from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.build.source import build_network, load_weights
 from s2dnas_deploy.build.training.normalise import preprocessing_for
@@ -159,17 +159,10 @@ def _images(
     calibration, validation = splits.train, splits.val
     return ExportImages(
         source=str(request.data),
-        calibration=pixels_of(_some(calibration, _CALIBRATION_IMAGES)),
-        validation=pixels_of(_some(validation, _VALIDATION_IMAGES)),
-        labels=_some(validation, _VALIDATION_IMAGES).labels.numpy(),
+        calibration=pixels_of(calibration.evenly(_CALIBRATION_IMAGES)),
+        validation=pixels_of(validation.evenly(_VALIDATION_IMAGES)),
+        labels=validation.evenly(_VALIDATION_IMAGES).labels.numpy(),
     )
-
-
-def _some(images: LabelledImages, count: int) -> LabelledImages:
-    """At most `count` images, evenly spread over the set."""
-    if len(images) <= count:
-        return images
-    return images.select(torch.linspace(0, len(images) - 1, count).long())
 
 
 def _sha256(path: Path) -> str:

@@ -39,6 +39,12 @@ class LabelledImages:
         """Return the images at `index` (int64 [M], or bool [N]), with their labels."""
         return LabelledImages(images=self.images[index], labels=self.labels[index])
 
+    def evenly(self, count: int) -> "LabelledImages":
+        """Return at most `count` images, evenly spread over the set."""
+        if len(self) <= count:
+            return self
+        return self.select(torch.linspace(0, len(self) - 1, count).long())
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSplits:

@@ -5,6 +5,7 @@ Place in the flow: choices ──▶ divided network ──▶ what its exits sa
 """
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,16 +30,13 @@ Evaluator = Callable[[Choices], Worth]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedEvaluator:
-    """Judges a plan by its masks over shared weights."""
+class _Evaluator(ABC):
+    """What both have in common: which images judge, and what a plan may cost."""
 
-    shared: SharedWeights
     space: SearchSpace
     judging: LabelledImages
-    statistics: LabelledImages
-    """Images of the training set, to estimate the means and variances of batch norms on."""
     task: Task
-    """How networks of this kind are trained: preprocessing, precision and device are read from it."""
+    """How networks of this kind are trained; its own network is the static one."""
     price: Price
     target: float
 
@@ -46,6 +44,19 @@ class SharedEvaluator:
         """The worth of a plan."""
         scores, costs = self.scores(choices)
         return worth_of(scores, costs, self.target)
+
+    @abstractmethod
+    def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
+        """What its exits say, and what it costs to get to each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedEvaluator(_Evaluator):
+    """Judges a plan by its masks over shared weights."""
+
+    shared: SharedWeights
+    statistics: LabelledImages
+    """Images of the training set, to estimate the means and variances of batch norms on."""
 
     def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
         """What its exits say, and what it costs to get to each."""
@@ -59,20 +70,8 @@ class SharedEvaluator:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneEvaluator:
+class FinetuneEvaluator(_Evaluator):
     """Judges a plan by training it for a few epochs: costly, and what the quick way is held against."""
-
-    space: SearchSpace
-    judging: LabelledImages
-    task: Task
-    """How to train; its network is the static one."""
-    price: Price
-    target: float
-
-    def __call__(self, choices: Choices) -> Worth:
-        """The worth of a plan."""
-        scores, costs = self.scores(choices)
-        return worth_of(scores, costs, self.target)
 
     def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
         """What its exits say after training, and what it costs to get to each."""
@@ -87,13 +86,6 @@ class FinetuneEvaluator:
             placed(network, device), self.judging, self.task.preprocessing, device, autocast
         )
         return scores, costs
-
-
-def evenly(images: LabelledImages, count: int) -> LabelledImages:
-    """At most `count` images, evenly spread over the set."""
-    if len(images) <= count:
-        return images
-    return images.select(torch.linspace(0, len(images) - 1, count).long())
 
 
 def _where(task: Task) -> tuple[torch.device, Autocast]:

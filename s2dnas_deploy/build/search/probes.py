@@ -17,7 +17,6 @@ from s2dnas_deploy.build.export.options import ExportOptions
 from s2dnas_deploy.build.export.samples import pixels_of
 from s2dnas_deploy.build.model_file import Model
 from s2dnas_deploy.build.network import as_network, carry_over
-from s2dnas_deploy.build.search.evaluate import evenly
 from s2dnas_deploy.build.search.space import SearchSpace
 from s2dnas_deploy.build.search.train_shared import largest, smallest
 from s2dnas_deploy.build.training.session import Prepared
@@ -53,7 +52,7 @@ def write_probes(prepared: Prepared, plans: Mapping[str, Plan], folder: Path, pr
         chain = chain_of(model, name=name, split=True)
         write_bundle(Export(chain=chain, options=ExportOptions(), images=None), folder / name, _Silent())
         progress(done + 1, len(plans), "")
-    shown = pixels_of(evenly(prepared.splits.val, _SHOWN_IMAGES))
+    shown = pixels_of(prepared.splits.val.evenly(_SHOWN_IMAGES))
     write_atomically(folder / IMAGES, lambda stream: np.savez(stream, images=shown))
     document = {
         "format": PROBES_FORMAT,

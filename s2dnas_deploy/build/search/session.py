@@ -24,7 +24,6 @@ from s2dnas_deploy.build.search.evaluate import (
     Evaluator,
     FinetuneEvaluator,
     SharedEvaluator,
-    evenly,
 )
 from s2dnas_deploy.build.search.frontier import plot_frontier
 from s2dnas_deploy.build.search.latency import by_clock
@@ -35,6 +34,7 @@ from s2dnas_deploy.build.search.space import Choices, Kind, SearchSpace, make_sp
 from s2dnas_deploy.build.search.strategy import Judge, Strategy
 from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
 from s2dnas_deploy.build.search.trials import Trial, Trials
+from s2dnas_deploy.build.training.checkpoint import add_weights
 from s2dnas_deploy.build.training.loop import Task
 from s2dnas_deploy.build.training.session import (
     Prepared,
@@ -87,9 +87,7 @@ class SearchRequest:
         elsewhere = ("training", "top", "write_probes")
         own = {key: value for key, value in asdict(self).items() if key not in elsewhere}
         weights = hashlib.sha256()
-        for key, tensor in sorted(prepared.static.weights.items()):
-            weights.update(key.encode())
-            weights.update(tensor.detach().contiguous().reshape(-1).numpy().tobytes())
+        add_weights(weights, prepared.static.weights)
         if self.cost not in ("macs", "clock"):
             own["cost"] = hashlib.sha256(Path(self.cost).read_bytes()).hexdigest()
         return {
@@ -163,7 +161,7 @@ def _evaluator(
     """What judges plans, its shared weights trained if it has any."""
     settings = request.training.settings
     static, splits = prepared.static, prepared.splits
-    price, judging = _price(request, prepared, space, reporter), evenly(splits.val, JUDGING_IMAGES)
+    price, judging = _price(request, prepared, space, reporter), splits.val.evenly(JUDGING_IMAGES)
     task = Task(
         network=as_network(static),
         teacher=as_network(static).eval(),
@@ -193,7 +191,7 @@ def _evaluator(
         shared=shared,
         space=space,
         judging=judging,
-        statistics=evenly(splits.train, STATISTICS_IMAGES),
+        statistics=splits.train.evenly(STATISTICS_IMAGES),
         task=task,
         price=price,
         target=request.target,
@@ -209,12 +207,11 @@ def _search(
     """The best trials, best first; every one is in plans.jsonl, and in a picture."""
     # Made when the first plan has to be judged: a search that is complete needs no shared weights again.
     evaluator: list[Evaluator] = []
-    best: list[float] = []
     progress = reporter.phase("searching")
 
     def told() -> None:
-        best.append(max(best[-1] if best else -1.0, list(trials.asked.values())[-1].worth.reward))
-        progress(len(trials.asked), request.evaluations, f"best {100 * best[-1]:.2f}%")
+        best = trials.best(1)[0].worth.reward
+        progress(len(trials.asked), request.evaluations, f"best {100 * best:.2f}%")
 
     def judge(asked: Sequence[Choices]) -> list[Worth]:
         nonlocal progress

@@ -26,7 +26,7 @@ from s2dnas_deploy.build.search.shared import SharedWeights
 from s2dnas_deploy.build.search.space import Choices, ExitSlot, GroupSlot, SearchSpace, Slot
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.training.batches import Batches, seed_of
-from s2dnas_deploy.build.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from s2dnas_deploy.build.training.checkpoint import Checkpoint, add_weights, load_checkpoint, save_checkpoint
 from s2dnas_deploy.build.training.descent import make_optimizer, schedule
 from s2dnas_deploy.build.training.devices import autocast_for, choose_device, placed
 from s2dnas_deploy.build.training.losses import exits_loss
@@ -54,9 +54,7 @@ class SharedTask:
         digest = hashlib.sha256(f"{self.settings.digest}|{self.splits.digest}".encode())
         digest.update(repr([(slot.name, slot.options) for slot in self.space.slots]).encode())
         digest.update(repr(self.preprocessing).encode())
-        for key, tensor in sorted(self.static.weights.items()):
-            digest.update(key.encode())
-            digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        add_weights(digest, self.static.weights)
         return digest.hexdigest()
 
 

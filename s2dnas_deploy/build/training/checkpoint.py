@@ -4,6 +4,7 @@ Written atomically, read with `weights_only`; a checkpoint of another run (other
 starting weights) is refused, never mixed in.
 """
 
+import hashlib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from s2dnas_deploy.bundle.files import write_atomically
 from s2dnas_deploy.errors import CheckpointError
@@ -29,6 +31,13 @@ class Checkpoint:
     optimizer: Mapping[str, Any]
     running_loss: float
     metrics: list[dict[str, Any]]
+
+
+def add_weights(digest: "hashlib._Hash", weights: Mapping[str, Tensor]) -> None:
+    """Let a run's identity tell apart what it starts from: names and values, in the names' order."""
+    for key, tensor in sorted(weights.items()):
+        digest.update(key.encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.network import MultiStageNetwork
 from s2dnas_deploy.build.training.batches import Batches, normalised, seed_of
-from s2dnas_deploy.build.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from s2dnas_deploy.build.training.checkpoint import Checkpoint, add_weights, load_checkpoint, save_checkpoint
 from s2dnas_deploy.build.training.descent import make_optimizer, schedule
 from s2dnas_deploy.build.training.devices import autocast_for, choose_device, placed
 from s2dnas_deploy.build.training.losses import exits_loss
@@ -77,9 +77,7 @@ class Task:
         for network in (self.network, self.teacher):
             if network is not None:
                 digest.update(network.division.plan.digest.encode())
-                for key, tensor in sorted(network.weights().items()):
-                    digest.update(key.encode())
-                    digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                add_weights(digest, network.weights())
         return digest.hexdigest()
 
 
