@@ -20,14 +20,13 @@ from scipy.stats import binomtest
 
 from s2dnas_deploy.build.images import load_images
 from s2dnas_deploy.build.model_file import load_model
-from s2dnas_deploy.build.network import as_network, as_static
+from s2dnas_deploy.build.network import as_static
 from s2dnas_deploy.build.search.evaluate import SharedEvaluator
 from s2dnas_deploy.build.search.price import by_macs
 from s2dnas_deploy.build.search.session import STRATEGIES
 from s2dnas_deploy.build.search.space import Choices, SearchSpace, make_space
 from s2dnas_deploy.build.search.strategy import Judge
 from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
-from s2dnas_deploy.build.training.loop import Task
 from s2dnas_deploy.build.training.settings import Settings
 
 RESULT = Path(__file__).parent / "results" / "search_strategies.json"
@@ -111,20 +110,13 @@ def _every_plan_judged(path: Path, work: Path) -> tuple[SearchSpace, dict[Choice
     started = time.perf_counter()
     shared = train_shared(shared_task, lambda done, total, note: None)
     click.echo(f"shared weights: {time.perf_counter() - started:.0f} s", err=True)
-    task = Task(
-        network=as_network(static),
-        teacher=None,
-        splits=splits,
-        preprocessing=model.preprocessing,
-        settings=settings,
-        folder=work,
-    )
     evaluator = SharedEvaluator(
         shared=shared,
         space=space,
         judging=splits.val,
         statistics=splits.train,
-        task=task,
+        preprocessing=model.preprocessing,
+        settings=settings,
         price=by_macs(static),
         target=TARGET,
     )

@@ -88,6 +88,11 @@ if TYPE_CHECKING:
 @click.option(
     "--top", type=click.IntRange(1), default=1, show_default=True, help="Train so many of the best plans."
 )
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Judge plans on the machines of the Ray cluster at HOST:PORT; the same plan is found.",
+)
 @training_options
 @click.option("--quiet", is_flag=True, help="No messages and no progress, only the result.")
 def search(**options: Any) -> None:

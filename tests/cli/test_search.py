@@ -96,6 +96,8 @@ def test_finetuning_judges_too(weights, tmp_path):
         (["--strategy=luck"], 2, "is not one of"),
         (["--out={weights}/m.pt"], 2, "cannot write --out"),
         (["--cost=time"], 2, "expected clock, macs or the file of a device profile"),
+        (["--ray=nowhere"], 2, "expected HOST:PORT"),
+        (["--ray=127.0.0.1:1"], 2, "no Ray cluster answers there"),
     ],
 )
 def test_errors_say_what_is_wrong(weights, tmp_path, more, code, message):
@@ -109,6 +111,39 @@ def test_a_network_that_is_not_trained_is_refused(tmp_path):
     result = run(*NETWORK, f"--out={tmp_path / 'm.pt'}")
     assert result.exit_code == 2
     assert "give --weights, or --static-epochs" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_cluster_finds_the_same_plan_though_a_node_is_killed(weights, tmp_path):
+    pytest.importorskip("ray")
+    alone = subprocess.run(["unshare", "--user", "--map-root-user", "--net", "true"], check=False)
+    if alone.returncode:
+        pytest.skip("no network namespace of one's own can be had here")
+    asked = ["--evaluations=40", "--strategy=policy"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = ["-c", "from s2dnas_deploy.cli import search; search()"]
+    here = options(weights, tmp_path / "a.pt", *asked)
+    subprocess.run([sys.executable, *command, *here], env=environment, check=True)
+    script = [sys.executable, str(Path(__file__).with_name("cluster_search.py")), str(tmp_path / "b.run")]
+    spread = subprocess.run(
+        [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--net",
+            *script,
+            *options(weights, tmp_path / "b.pt", *asked),
+        ],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "2 plans are judged at a time" in spread.stderr
+    assert 0 < json.loads(spread.stdout.splitlines()[-1])["killed_after"] < 40
+    here, there = ((tmp_path / f"{name}.run/plans.jsonl").read_text() for name in "ab")
+    assert here == there
+    assert (tmp_path / "a.run/plan.json").read_bytes() == (tmp_path / "b.run/plan.json").read_bytes()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ Place in the flow: choices ──▶ divided network ──▶ what its exits sa
 `Worth`. Both are deterministic: the same choices get the same worth, wherever and whenever they are judged.
 """
 
+import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -21,9 +22,10 @@ from s2dnas_deploy.build.search.shared import SharedWeights
 from s2dnas_deploy.build.search.space import Choices, SearchSpace
 from s2dnas_deploy.build.training.devices import Autocast, autocast_for, choose_device, placed
 from s2dnas_deploy.build.training.loop import Task, train
+from s2dnas_deploy.build.training.settings import Settings
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.run.scores import ExitScores
 
-JUDGING_IMAGES = 2000
 STATISTICS_IMAGES = 1000
 
 Evaluator = Callable[[Choices], Worth]
@@ -35,8 +37,6 @@ class _Evaluator(ABC):
 
     space: SearchSpace
     judging: LabelledImages
-    task: Task
-    """How networks of this kind are trained; its own network is the static one."""
     price: Price
     target: float
 
@@ -57,30 +57,37 @@ class SharedEvaluator(_Evaluator):
     shared: SharedWeights
     statistics: LabelledImages
     """Images of the training set, to estimate the means and variances of batch norms on."""
+    preprocessing: Preprocessing
+    settings: Settings
 
     def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
         """What its exits say, and what it costs to get to each."""
-        device, autocast = _where(self.task)
+        device, autocast = _where(self.settings)
         network = self.shared.divided(self.space.plan(choices))
         costs = self.price(network)
         network = placed(network, device)
-        preprocessing = self.task.preprocessing
-        take_statistics(network, self.statistics.images, preprocessing, device, autocast)
-        return exit_scores_of(network, self.judging, preprocessing, device, autocast), costs
+        take_statistics(network, self.statistics.images, self.preprocessing, device, autocast)
+        return exit_scores_of(network, self.judging, self.preprocessing, device, autocast), costs
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneEvaluator(_Evaluator):
     """Judges a plan by training it for a few epochs: costly, and what the quick way is held against."""
 
+    task: Task
+    """How candidates are trained; its own network is the static one."""
+    keep: Path | None
+    """Where a candidate's training goes on after `kill -9`; None on machines that only help."""
+
     def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
         """What its exits say after training, and what it costs to get to each."""
-        device, autocast = _where(self.task)
+        device, autocast = _where(self.task.settings)
         assert self.task.teacher is not None, "candidates learn from the static network"
         network = carry_over(as_static(self.task.teacher), self.space.plan(choices))
-        with tempfile.TemporaryDirectory(prefix="s2dnas-candidate-") as folder:
-            task = replace(self.task, network=network, folder=Path(folder))
-            train(task, lambda done, total, note: None)
+        with tempfile.TemporaryDirectory(prefix="s2dnas-candidate-") as passing:
+            folder = self.keep or Path(passing) / "candidate"
+            train(replace(self.task, network=network, folder=folder), lambda done, total, note: None)
+            shutil.rmtree(folder)
         costs = self.price(network)
         scores = exit_scores_of(
             placed(network, device), self.judging, self.task.preprocessing, device, autocast
@@ -88,6 +95,6 @@ class FinetuneEvaluator(_Evaluator):
         return scores, costs
 
 
-def _where(task: Task) -> tuple[torch.device, Autocast]:
-    device = choose_device(task.settings.device)
-    return device, autocast_for(task.settings.precision, device)
+def _where(settings: Settings) -> tuple[torch.device, Autocast]:
+    device = choose_device(settings.device)
+    return device, autocast_for(settings.precision, device)

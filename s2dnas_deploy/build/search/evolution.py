@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import optuna
 
 POPULATION = 20
-_MOST_REPEATS = 500  # so many children with nothing new: the population has become one
+_MOST_REPEATS = 25  # so many generations with nothing new: the population has become one
 
 
 def search(space: SearchSpace, judge: Judge, rng: np.random.Generator) -> None:
@@ -31,11 +31,13 @@ def search(space: SearchSpace, judge: Judge, rng: np.random.Generator) -> None:
     study = optuna.create_study(direction="maximize", sampler=sampler)
     repeats = 0
     while judge.left and repeats < _MOST_REPEATS:
-        trial = study.ask()
+        generation = [study.ask() for _ in range(POPULATION)]
         before = len(judge.scores)
-        (score,) = judge([_choices_of(trial, space)])
+        scores = judge([_choices_of(trial, space) for trial in generation])
         repeats = 0 if len(judge.scores) > before else repeats + 1
-        study.tell(trial, score)
+        for trial, score in zip(generation, scores, strict=True):
+            if score is not None:
+                study.tell(trial, score)
 
 
 def _choices_of(trial: "optuna.trial.Trial", space: SearchSpace) -> Choices:

@@ -6,8 +6,10 @@ again.
 """
 
 import hashlib
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,24 +20,26 @@ from s2dnas_deploy import plan as plans
 from s2dnas_deploy.build.model_file import Model
 from s2dnas_deploy.build.network import as_network
 from s2dnas_deploy.build.search import evolution, random_search, reinforce
+from s2dnas_deploy.build.search.cluster import Cluster
 from s2dnas_deploy.build.search.evaluate import (
-    JUDGING_IMAGES,
     STATISTICS_IMAGES,
     Evaluator,
     FinetuneEvaluator,
     SharedEvaluator,
 )
 from s2dnas_deploy.build.search.frontier import plot_frontier
+from s2dnas_deploy.build.search.judges import set_judges_aside
 from s2dnas_deploy.build.search.latency import by_clock
 from s2dnas_deploy.build.search.price import Price, by_macs
 from s2dnas_deploy.build.search.probes import probe_plans, write_probes
 from s2dnas_deploy.build.search.reward import Worth
-from s2dnas_deploy.build.search.space import Choices, Kind, SearchSpace, make_space
+from s2dnas_deploy.build.search.space import Choices, Kind, SearchSpace, make_space, uniform_choices
 from s2dnas_deploy.build.search.strategy import Judge, Strategy
 from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
 from s2dnas_deploy.build.search.trials import Trial, Trials
 from s2dnas_deploy.build.training.checkpoint import add_weights
-from s2dnas_deploy.build.training.loop import Task
+from s2dnas_deploy.build.training.devices import choose_device
+from s2dnas_deploy.build.training.loop import Task, accuracy
 from s2dnas_deploy.build.training.session import (
     Prepared,
     Request,
@@ -75,6 +79,8 @@ class SearchRequest:
     write_probes: Path | None
     finetune_epochs: int
     top: int
+    ray: str | None
+    """The address of a Ray cluster whose machines judge plans; None: this one does."""
 
     def __post_init__(self) -> None:
         if not 0 < self.target < 1:
@@ -84,7 +90,7 @@ class SearchRequest:
 
     def identity(self, prepared: Prepared) -> dict[str, Any]:
         """What must be the same for the plans tried to be those of one search."""
-        elsewhere = ("training", "top", "write_probes")
+        elsewhere = ("training", "top", "write_probes", "ray")
         own = {key: value for key, value in asdict(self).items() if key not in elsewhere}
         weights = hashlib.sha256()
         add_weights(weights, prepared.static.weights)
@@ -110,6 +116,15 @@ class Found:
 
 def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...]:
     """Do what is asked; the best plans found, best first, each trained. The first is at `training.out`."""
+    with ExitStack() as stack:
+        device = choose_device(request.training.settings.device)
+        cluster = stack.enter_context(Cluster(request.ray, device)) if request.ray else None
+        if cluster is not None:
+            reporter.say(f"{request.ray}: {cluster.at_once} plans are judged at a time")
+        return _search_model(request, cluster, reporter)
+
+
+def _search_model(request: SearchRequest, cluster: Cluster | None, reporter: Reporter) -> tuple[Found, ...]:
     training = request.training
     check_writable(training.out)
     prepared = with_trained_static(training, prepare(training, reporter), reporter)
@@ -122,11 +137,12 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
     if training.restart:
         for name in ("plans.jsonl", "shared.checkpoint.pt", "device.json"):
             (folder / name).unlink(missing_ok=True)
+        shutil.rmtree(folder / "candidate", ignore_errors=True)
     if request.write_probes is not None:
         write_probes(prepared, probe_plans(space), request.write_probes, reporter.phase("writing probes"))
         reporter.say(f"{request.write_probes}: probes for s2dnas-bench")
         return ()
-    best = _search(request, prepared, space, reporter)
+    best = _search(request, prepared, space, cluster, reporter)
     found = []
     for rank, trial in enumerate(best):
         plan = space.plan(trial.choices)
@@ -160,18 +176,27 @@ def _evaluator(
 ) -> SharedEvaluator | FinetuneEvaluator:
     """What judges plans, its shared weights trained if it has any."""
     settings = request.training.settings
-    static, splits = prepared.static, prepared.splits
-    price, judging = _price(request, prepared, space, reporter), splits.val.evenly(JUDGING_IMAGES)
-    task = Task(
-        network=as_network(static),
-        teacher=as_network(static).eval(),
-        splits=splits,
-        preprocessing=prepared.preprocessing,
-        settings=replace(settings, epochs=request.finetune_epochs, exit_weights=()),
-        folder=request.training.folder / "candidate",
-    )
+    static = prepared.static
+    splits, judging = set_judges_aside(prepared.splits)
+    price = _price(request, prepared, space, reporter)
     if request.evaluator == "finetune":
-        return FinetuneEvaluator(space=space, judging=judging, task=task, price=price, target=request.target)
+        folder = request.training.folder / "candidate"
+        task = Task(
+            network=as_network(static),
+            teacher=as_network(static).eval(),
+            splits=splits,
+            preprocessing=prepared.preprocessing,
+            settings=replace(settings, epochs=request.finetune_epochs, exit_weights=()),
+            folder=folder,
+        )
+        return FinetuneEvaluator(
+            space=space,
+            judging=judging,
+            price=price,
+            target=request.target,
+            task=task,
+            keep=None if request.ray else folder,
+        )
     shared_task = SharedTask(
         static=static,
         space=space,
@@ -192,7 +217,8 @@ def _evaluator(
         space=space,
         judging=judging,
         statistics=splits.train.evenly(STATISTICS_IMAGES),
-        task=task,
+        preprocessing=prepared.preprocessing,
+        settings=settings,
         price=price,
         target=request.target,
     )
@@ -202,6 +228,7 @@ def _search(
     request: SearchRequest,
     prepared: Prepared,
     space: SearchSpace,
+    cluster: Cluster | None,
     reporter: Reporter,
 ) -> Sequence[Trial]:
     """The best trials, best first; every one is in plans.jsonl, and in a picture."""
@@ -213,21 +240,31 @@ def _search(
         best = trials.best(1)[0].worth.reward
         progress(len(trials.asked), request.evaluations, f"best {100 * best:.2f}%")
 
-    def judge(asked: Sequence[Choices]) -> list[Worth]:
+    def judge(asked: Sequence[Choices]) -> Iterable[Worth]:
         nonlocal progress
         if not evaluator:
             evaluator.append(_evaluator(request, prepared, space, reporter))
             progress = reporter.phase("searching")
-        return [evaluator[0](choices) for choices in asked]
+        return map(evaluator[0], asked) if cluster is None else cluster.judge(evaluator[0], asked)
 
     folder = request.training.folder
     trials = Trials(folder / "plans.jsonl", request.identity(prepared), space, judge, told)
-    strategy = STRATEGIES[request.strategy]
-    strategy(
-        space,
-        Judge(trials.evaluate, request.evaluations),
-        np.random.default_rng(request.training.settings.seed),
-    )
+    asker = Judge(trials.evaluate, request.evaluations)
+    uniform = uniform_choices(space)
+    asker(uniform)
+    STRATEGIES[request.strategy](space, asker, np.random.default_rng(request.training.settings.seed))
     winners = trials.best(request.top)
-    plot_frontier(list(trials.asked.values()), winners[0], request.target, folder / "frontier.svg")
+    plot_frontier(
+        list(trials.asked.values()),
+        winner=winners[0],
+        uniform=[trials.asked[choices] for choices in uniform if choices in trials.asked],
+        static_accuracy=_static_accuracy(prepared),
+        target=request.target,
+        path=folder / "frontier.svg",
+    )
     return winners
+
+
+def _static_accuracy(prepared: Prepared) -> float:
+    """Of the static network, on images that it has not seen."""
+    return accuracy(as_network(prepared.static).eval(), prepared.splits.val, prepared.preprocessing)[0]

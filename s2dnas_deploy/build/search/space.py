@@ -214,6 +214,34 @@ def make_space(
     return SearchSpace(plans=plans, stages=stages, kind=kind, align=align, slots=(*exits, *groups, *layers))
 
 
+def uniform_choices(space: SearchSpace) -> tuple[Choices, ...]:
+    """The choices next to the plans that one would write down by hand: widths alike in all groups.
+
+    All stages exit at the output and own equal parts, or parts that double from the second stage on, such
+    as 1/4, 1/4, 1/2; or such parts of which the first is halved again.
+    """
+    n = space.stages
+    doubling = [2.0 ** -(n - 1), *[2.0 ** -(n - stage) for stage in range(1, n)]]
+    thin = [doubling[0] / 2, doubling[1] + doubling[0] / 2, *doubling[2:]]
+    return tuple(dict.fromkeys(_nearest(space, parts) for parts in ([1 / n] * n, doubling, thin)))
+
+
+def _nearest(space: SearchSpace, parts: Sequence[float]) -> Choices:
+    """The choices of a plan that divides each group as nearly by `parts` as may be; all else is reused."""
+    marks = np.cumsum(parts)
+
+    def choose(slot: Slot, allowed: Sequence[bool]) -> int:
+        open_ = [i for i, is_allowed in enumerate(allowed) if is_allowed]
+        if isinstance(slot, ExitSlot):
+            return open_[-1]
+        if isinstance(slot, ReuseSlot):
+            return open_[0]
+        distances = np.abs(np.cumsum(slot.options, axis=1) / slot.group.channels - marks).sum(axis=1)
+        return min(open_, key=lambda i: float(distances[i]))
+
+    return space.walk(choose)
+
+
 def joints(plans: PlanSpace) -> tuple[str, ...]:
     """Nodes that all information passes, the last before each layer: where a stage can end cleanly.
 

@@ -1,17 +1,16 @@
 """Training the shared weights, so that masks alone tell how good a plan would be.
 
-Place in the flow: `SharedWeights` from the static network ──train──▶ the same, used to many plans. Every
-step goes through three plans on the same images and adds up what they teach (the sandwich rule of
-slimmable networks): the one whose first stage is smallest, the one whose first stage is largest, and one
-drawn at random. All are told what the static network answers. The result is a moving average, as in
-training proper.
+Place in the flow: `SharedWeights` from the static network ──train──▶ the same, used to many plans. The
+images of a step are dealt to several plans: the one whose first stage is smallest, the one whose first stage
+is largest (the sandwich rule of slimmable networks), and others drawn at random. All are told what the
+static network answers. The result is a moving average, as in training proper.
 """
 
 import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +33,9 @@ from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import TrainingError
 from s2dnas_deploy.reporter import Progress
+
+_MOST_PLANS = 8  # in a step
+_FEWEST_IMAGES = 8  # of a plan in a step: norms take statistics of them
 
 _CHECKPOINT = "shared.checkpoint.pt"
 
@@ -108,6 +110,7 @@ class _Run:
         self.optimizer = make_optimizer(self.shared, self.settings)
         self.autocast = autocast_for(self.settings.precision, self.device)
         self.batches = Batches(task.splits.train, task.preprocessing, self.settings, self.device)
+        self.plans = max(min(_MOST_PLANS, self.batches.size // _FEWEST_IMAGES), 1)
         self.steps = self.settings.epochs * self.batches.per_epoch
         self.step = 0
         self.loss = 0.0
@@ -120,14 +123,13 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.lr * schedule(step / self.steps, self.settings.warmup)
         torch.manual_seed(seed_of(self.settings.seed, "dropout", step))
-        rng = np.random.default_rng(seed_of(self.settings.seed, "plan", step))
         with torch.no_grad(), self.autocast():
             taught = self.teacher(images)[-1].float()
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss = sum(
-            self._teach(network, images, labels, taught)
-            for network in (*self.always, self._network(self.task.space.draw(rng)))
-        )
+        self.loss = 0.0
+        hands = [part.chunk(self.plans) for part in (images, labels, taught)]
+        for network, *hand in zip(self._networks(step), *hands, strict=False):
+            self.loss += self._teach(network, *hand, share=len(hand[0]) / len(images))
         if not math.isfinite(self.loss):
             raise TrainingError(
                 f"the shared weights' loss became {self.loss} at step {step + 1} of {self.steps}; a smaller "
@@ -138,12 +140,21 @@ class _Run:
         self.step = step + 1
         self._move_average()
 
-    def _teach(self, network: MultiStageNetwork, images: Tensor, labels: Tensor, taught: Tensor) -> float:
-        """Add one plan's gradient; its loss, averaged over the exits."""
+    def _networks(self, step: int) -> Iterator[MultiStageNetwork]:
+        """The step's plans: drawn ones, the same whenever the step is taken, and the two extremes."""
+        rng = np.random.default_rng(seed_of(self.settings.seed, "plan", step))
+        for _ in range(max(self.plans - len(self.always), 1)):
+            yield self._network(self.task.space.draw(rng))
+        yield from self.always
+
+    def _teach(
+        self, network: MultiStageNetwork, images: Tensor, labels: Tensor, taught: Tensor, *, share: float
+    ) -> float:
+        """Add one plan's gradient; its part of the loss, averaged over the exits."""
         used = self.shared.used_by(network.division)
         with self.autocast():
             logits = [z.float() for z in network.answers(images, used)]
-        loss = exits_loss(logits, labels, taught, self.settings) / len(logits)
+        loss = exits_loss(logits, labels, taught, self.settings) * share
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 

@@ -6,7 +6,7 @@ old answers at once; so nothing of a strategy's own state has to be kept.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +16,7 @@ from s2dnas_deploy.build.search.space import Choices, SearchSpace
 from s2dnas_deploy.bundle.files import write_text_atomically
 from s2dnas_deploy.errors import CheckpointError
 
-JudgeMany = Callable[[Sequence[Choices]], Sequence[Worth]]
+JudgeMany = Callable[[Sequence[Choices]], Iterable[Worth]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,10 @@ class Trials:
         judge: JudgeMany,
         told: Callable[[], None],
     ) -> None:
-        """Read what is at `path`, which must come from the same run; `told` is called after each answer."""
+        """Read what is at `path`, which must come from the same run; `told` is called after each answer.
+
+        `judge` gives answers one by one, in the order asked, so that each is kept as soon as it is there.
+        """
         self.path, self.space, self._judge, self._told = path, space, judge, told
         self._known = _read(path, run)
         if not path.exists():
@@ -49,14 +52,14 @@ class Trials:
     def evaluate(self, asked: Sequence[Choices]) -> list[float]:
         """The reward of each."""
         new = [choices for choices in asked if choices not in self._known]
-        if new:
-            with self.path.open("ab") as file:
-                for choices, worth in zip(new, self._judge(new), strict=True):
-                    self._known[choices] = Trial(choices=choices, worth=worth)
+        answers = iter(self._judge(new) if new else ())
+        with self.path.open("ab") as file:
+            for choices in asked:
+                if choices not in self._known:
+                    self._known[choices] = Trial(choices=choices, worth=next(answers))
                     self._write(file, self._known[choices])
-        for choices in asked:
-            self.asked[choices] = self._known[choices]
-            self._told()
+                self.asked[choices] = self._known[choices]
+                self._told()
         return [self._known[choices].worth.reward for choices in asked]
 
     def best(self, count: int) -> list[Trial]:

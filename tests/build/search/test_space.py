@@ -6,7 +6,14 @@ from architectures import ALL, build
 from small_networks import example_network, residual
 
 from s2dnas_deploy import plan as plans
-from s2dnas_deploy.build.search.space import ExitSlot, GroupSlot, divisions, joints, make_space
+from s2dnas_deploy.build.search.space import (
+    ExitSlot,
+    GroupSlot,
+    divisions,
+    joints,
+    make_space,
+    uniform_choices,
+)
 from s2dnas_deploy.build.search.train_shared import largest, smallest
 from s2dnas_deploy.build.static_network import read_network
 from s2dnas_deploy.errors import OptionError, PlanError
@@ -46,18 +53,24 @@ def test_every_plan_of_a_small_space_is_there_once_and_legal():
     assert {space.draw(rng) for _ in range(200)} <= set(every)
 
 
-def test_the_uniform_plan_is_in_it():
+def test_the_uniform_plans_are_in_it():
     space = digits_space()
     wanted = plans.uniform(space.plans, (0.25, 0.25, 0.5), align=8)
-    chosen = []
-    for slot in space.slots:
-        if isinstance(slot, ExitSlot):
-            chosen.append(slot.options.index(OUTPUT))
-        elif isinstance(slot, GroupSlot):
-            chosen.append(slot.options.index(wanted.channels[slot.group.name]))
-        else:
-            chosen.append(slot.options.index(True))
-    assert space.plan(tuple(chosen)).digest == wanted.digest
+    assert wanted.digest in [space.plan(choices).digest for choices in uniform_choices(space)]
+
+
+@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize("kind", ["full", "paper"])
+def test_uniform_plans_of_every_architecture_divide_what_is_wide_alike(architecture, kind):
+    shape = (3, 96, 96) if architecture == "inception_v3" else (3, 64, 64)
+    static = read_network(build(architecture).eval(), shape)
+    space = make_space(static.divisible.space, stages=3, kind=kind)
+    _, doubling, thin = (space.plan(choices) for choices in uniform_choices(space))
+    assert set(doubling.exits) == {OUTPUT}
+    for group in space.plans.groups:
+        if group.channels % 64 == 0 and group.granule == 1:
+            assert doubling.channels[group.name] == tuple(group.channels // n for n in (4, 4, 2))
+            assert thin.channels[group.name][0] == group.channels // 8
 
 
 def test_the_papers_space_is_full_depth_and_every_stage_owns_something():

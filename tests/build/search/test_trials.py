@@ -73,6 +73,23 @@ def test_half_a_line_is_judged_again(space, tmp_path):
         assert path.read_bytes() == whole
 
 
+def test_each_answer_is_kept_as_soon_as_it_is_there(space, tmp_path):
+    rng = np.random.default_rng(2)
+    asked = list(dict.fromkeys(space.draw(rng) for _ in range(4)))
+    path = tmp_path / "plans.jsonl"
+
+    def killed_at_the_third(asked):
+        yield worth(0.1)
+        yield worth(0.2)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trials(path, space, killed_at_the_third).evaluate(asked)
+    judged = Judged()
+    assert trials(path, space, judged).evaluate(asked)[:2] == [0.1, 0.2]
+    assert judged.asked == asked[2:]
+
+
 def test_another_search_is_refused(space, tmp_path):
     path = tmp_path / "plans.jsonl"
     trials(path, space, Judged())
