@@ -76,17 +76,24 @@ class _Lines:
     def __init__(self, name: str, console: Console) -> None:
         self.name, self.console = name, console
         self.start = time.monotonic()
+        self.before: int | None = None  # what was done before this process
         self.last = ""
         self.said_at = self.start
 
     def update(self, done: int, total: int, note: str) -> None:
         """Say where it stands, if there is news that is not too fresh, or if it is done."""
         now = time.monotonic()
+        self.before = done - 1 if self.before is None else self.before
         news = note != self.last and now - self.said_at > _SECONDS_BETWEEN_LINES
         if note and (news or done == total):
             self.last, self.said_at = note, now
-            elapsed = now - self.start
-            self.console.say(f"{self.name}: {done}/{total}, {elapsed:.0f} s, {note}")
+            self.console.say(f"{self.name}: {done}/{total}, {self._times(now, done, total)}, {note}")
+
+    def _times(self, now: float, done: int, total: int) -> str:
+        """Time since the start, and what is left at this pace."""
+        elapsed, here = now - self.start, done - (self.before or 0)
+        left = f", {elapsed * (total - done) / here:.0f} s left" if done < total else ""
+        return f"{elapsed:.0f} s{left}"
 
 
 _SECONDS_BETWEEN_LINES = 5.0

@@ -62,8 +62,7 @@ if TYPE_CHECKING:
 @click.option(
     "--shared-epochs",
     type=click.IntRange(0),
-    default=3,
-    show_default=True,
+    show_default="as many as --epochs",
     help="Passes to train the shared weights.",
 )
 @click.option("--shared-lr", type=float, default=0.05, show_default=True, help="Peak learning rate of that.")

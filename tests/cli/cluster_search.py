@@ -9,10 +9,13 @@ Prints how many plans were judged when the node was killed; ends with the search
 
 import fcntl
 import json
+import os
+import shutil
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -36,7 +39,11 @@ def main(run_folder: Path, options: list[str]) -> int:
 
     bring_loopback_up()
     node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    # Of its own, and short: Ray makes sockets below it, and their paths may have 107 bytes.
+    temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    os.environ["HOME"] = temporary
+    head = {**node, "include_dashboard": False, "_temp_dir": temporary}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         second = cluster.add_node(**node)
         process = subprocess.Popen([sys.executable, "-c", _SEARCH, *options, f"--ray={cluster.address}"])
@@ -47,6 +54,7 @@ def main(run_folder: Path, options: list[str]) -> int:
         code = process.wait()
     finally:
         cluster.shutdown()
+        shutil.rmtree(temporary, ignore_errors=True)
     print(json.dumps({"killed_after": at}))
     return code
 

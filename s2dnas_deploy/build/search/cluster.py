@@ -31,7 +31,7 @@ class Cluster(AbstractContextManager["Cluster"]):
 
     def __init__(self, address: str, device: torch.device) -> None:
         """Connect; `device` is where plans would be judged on this machine, and are there."""
-        self._ray = _ray()
+        self._ray, self._sent = _ray(), None
         self.address, self.threads = address, torch.get_num_threads()
         self._needs = {"num_cpus": self.threads, "num_gpus": int(device.type == "cuda")}
         try:
@@ -56,8 +56,8 @@ class Cluster(AbstractContextManager["Cluster"]):
         self._ray.shutdown()
 
     def judge(self, evaluator: Evaluator, asked: Sequence[Choices]) -> Iterator[Worth]:
-        """The worth of each plan, in order, as they become known."""
-        if getattr(self, "_sent", None) is None:
+        """The worth of each plan, in order, as they become known; always by the same evaluator."""
+        if self._sent is None:
             self._sent = self._ray.put(evaluator)
         task = self._ray.remote(max_retries=_MOST_RETRIES, **self._needs)(_judge)
         pending = [task.remote(self._sent, choices, self.threads, __version__) for choices in asked]
@@ -71,8 +71,8 @@ class Cluster(AbstractContextManager["Cluster"]):
             raise error.cause if isinstance(error.cause, S2dnasError) else error from None
         except self._ray.exceptions.RayError as error:
             raise S2dnasError(
-                f"--ray {self.address}: a plan was lost {_MOST_RETRIES} times over ({error}); the plans "
-                "judged so far are kept: give the same command again once the cluster is well"
+                f"--ray {self.address}: a plan could not be judged ({error}); those judged before are kept: "
+                "give the same command again once the cluster is well"
             ) from error
         return worth
 
@@ -105,5 +105,5 @@ def _ray() -> Any:
         import ray
         import ray.exceptions
     except ImportError as error:
-        raise OptionError("--ray needs the package ray: pip install 's2dnas-deploy[ray]'") from error
+        raise OptionError("--ray needs the package ray: pip install ray") from error
     return ray

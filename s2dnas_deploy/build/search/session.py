@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from s2dnas_deploy import plan as plans
+from s2dnas_deploy.build.images import ImageSplits
 from s2dnas_deploy.build.model_file import Model
 from s2dnas_deploy.build.network import as_network
 from s2dnas_deploy.build.search import evolution, random_search, reinforce
@@ -33,6 +34,7 @@ from s2dnas_deploy.build.search.latency import by_clock
 from s2dnas_deploy.build.search.price import Price, by_macs
 from s2dnas_deploy.build.search.probes import probe_plans, write_probes
 from s2dnas_deploy.build.search.reward import Worth
+from s2dnas_deploy.build.search.shared import SharedWeights
 from s2dnas_deploy.build.search.space import Choices, Kind, SearchSpace, make_space, uniform_choices
 from s2dnas_deploy.build.search.strategy import Judge, Strategy
 from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
@@ -72,7 +74,8 @@ class SearchRequest:
     strategy: str
     evaluations: int
     evaluator: str
-    shared_epochs: int
+    shared_epochs: int | None
+    """None: as many as the winner is trained for."""
     shared_lr: float
     cost: str
     """`macs`, `clock` (this machine's), or the path of a device profile."""
@@ -88,6 +91,11 @@ class SearchRequest:
                 f"expected a target between 0 and 1, a share of the static network's cost, got {self.target}"
             )
 
+    @property
+    def passes(self) -> int:
+        """How often the shared weights see the images."""
+        return self.training.settings.epochs if self.shared_epochs is None else self.shared_epochs
+
     def identity(self, prepared: Prepared) -> dict[str, Any]:
         """What must be the same for the plans tried to be those of one search."""
         elsewhere = ("training", "top", "write_probes", "ray")
@@ -98,6 +106,7 @@ class SearchRequest:
             own["cost"] = hashlib.sha256(Path(self.cost).read_bytes()).hexdigest()
         return {
             **own,
+            "shared_epochs": self.passes,
             "images": prepared.splits.digest,
             "weights": weights.hexdigest(),
             "settings": replace(self.training.settings, epochs=0).digest,
@@ -175,18 +184,20 @@ def _evaluator(
     request: SearchRequest, prepared: Prepared, space: SearchSpace, reporter: Reporter
 ) -> SharedEvaluator | FinetuneEvaluator:
     """What judges plans, its shared weights trained if it has any."""
-    settings = request.training.settings
-    static = prepared.static
+    static, preprocessing = prepared.static, prepared.preprocessing
     splits, judging = set_judges_aside(prepared.splits)
     price = _price(request, prepared, space, reporter)
+    settings = replace(request.training.settings, exit_weights=())
+    # Where this machine would judge, those of a cluster do.
+    there = replace(settings, device=choose_device(settings.device).type) if request.ray else settings
     if request.evaluator == "finetune":
         folder = request.training.folder / "candidate"
         task = Task(
             network=as_network(static),
             teacher=as_network(static).eval(),
             splits=splits,
-            preprocessing=prepared.preprocessing,
-            settings=replace(settings, epochs=request.finetune_epochs, exit_weights=()),
+            preprocessing=preprocessing,
+            settings=replace(there, epochs=request.finetune_epochs),
             folder=folder,
         )
         return FinetuneEvaluator(
@@ -197,31 +208,36 @@ def _evaluator(
             task=task,
             keep=None if request.ray else folder,
         )
-    shared_task = SharedTask(
-        static=static,
+    return SharedEvaluator(
+        shared=_shared_weights(request, prepared, splits, space, reporter),
+        statistics=splits.train.evenly(STATISTICS_IMAGES),
+        preprocessing=preprocessing,
+        settings=there,
+        space=space,
+        judging=judging,
+        price=price,
+        target=request.target,
+    )
+
+
+def _shared_weights(
+    request: SearchRequest, prepared: Prepared, splits: ImageSplits, space: SearchSpace, reporter: Reporter
+) -> SharedWeights:
+    """Trained, or trained further."""
+    settings = request.training.settings
+    task = SharedTask(
+        static=prepared.static,
         space=space,
         splits=splits,
         preprocessing=prepared.preprocessing,
-        settings=replace(
-            settings, epochs=request.shared_epochs, lr=request.shared_lr, ema=0.99, exit_weights=()
-        ),
+        settings=replace(settings, epochs=request.passes, lr=request.shared_lr, ema=0.99, exit_weights=()),
         folder=request.training.folder,
     )
 
     def on_resume(step: int) -> None:
         reporter.say(f"resuming the shared weights after step {step}")
 
-    shared = train_shared(shared_task, reporter.phase("training shared weights"), on_resume)
-    return SharedEvaluator(
-        shared=shared,
-        space=space,
-        judging=judging,
-        statistics=splits.train.evenly(STATISTICS_IMAGES),
-        preprocessing=prepared.preprocessing,
-        settings=settings,
-        price=price,
-        target=request.target,
-    )
+    return train_shared(task, reporter.phase("training shared weights"), on_resume)
 
 
 def _search(

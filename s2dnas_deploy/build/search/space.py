@@ -90,9 +90,9 @@ class SearchSpace:
 
     @cached_property
     def widest(self) -> str:
-        """The group with the most portions, where stages that share an exit each own one."""
+        """The group that all stages can own of in the most ways: where stages that share an exit each do."""
         divided = [slot for slot in self.slots if isinstance(slot, GroupSlot)]
-        return max(divided, key=lambda slot: len(slot.options)).group.name
+        return max(divided, key=lambda slot: sum(min(counts) > 0 for counts in slot.options)).group.name
 
     def allowed(self, chosen: Sequence[int]) -> list[bool]:
         """Which options of the next slot go with what was chosen in the slots before it; some always do."""
@@ -209,8 +209,12 @@ def make_space(
         for group in sorted(plans.groups, key=lambda group: min(order[node] for node in group.nodes))
     ]
     layers = [ReuseSlot(layer=layer) for layer in plans.layers if reuse and not layer.reads_image]
-    if max(len(slot.options) for slot in groups) < 2:
-        raise PlanError("the network's groups are too narrow to be divided")
+    if not any(min(counts) > 0 for slot in groups for counts in slot.options):
+        widest = max(slot.group.channels // slot.group.granule for slot in groups)
+        raise PlanError(
+            f"the network's groups are too narrow to be divided among {stages} stages: the widest has "
+            f"{widest} portions; ask for fewer --stages, or a smaller --align"
+        )
     return SearchSpace(plans=plans, stages=stages, kind=kind, align=align, slots=(*exits, *groups, *layers))
 
 

@@ -1,7 +1,7 @@
 """Training the shared weights, so that masks alone tell how good a plan would be.
 
 Place in the flow: `SharedWeights` from the static network ──train──▶ the same, used to many plans. The
-images of a step are dealt to several plans: the one whose first stage is smallest, the one whose first stage
+images of a step are dealt to several plans: the one whose first stage is thinnest, the one whose first stage
 is largest (the sandwich rule of slimmable networks), and others drawn at random. All are told what the
 static network answers. The result is a moving average, as in training proper.
 """
@@ -35,7 +35,7 @@ from s2dnas_deploy.errors import TrainingError
 from s2dnas_deploy.reporter import Progress
 
 _MOST_PLANS = 8  # in a step
-_FEWEST_IMAGES = 8  # of a plan in a step: norms take statistics of them
+_FEWEST_IMAGES = 16  # of a plan in a step: norms take statistics of them
 
 _CHECKPOINT = "shared.checkpoint.pt"
 
@@ -79,7 +79,7 @@ def train_shared(
 
 
 def smallest(space: SearchSpace) -> Choices:
-    """The plan whose first stage does least: it ends first, and owns least of what it goes through."""
+    """The plan that goes through all layers with the thinnest first stage."""
     return space.walk(lambda slot, allowed: _extreme(slot, allowed, least=True))
 
 
@@ -90,11 +90,9 @@ def largest(space: SearchSpace) -> Choices:
 
 def _extreme(slot: Slot, allowed: Sequence[bool], *, least: bool) -> int:
     open_ = [i for i, is_allowed in enumerate(allowed) if is_allowed]
-    if isinstance(slot, ExitSlot):
-        return open_[0] if least else open_[-1]
     if isinstance(slot, GroupSlot):
         return (min if least else max)(open_, key=lambda i: slot.options[i])
-    return open_[0]
+    return open_[-1] if isinstance(slot, ExitSlot) else open_[0]
 
 
 class _Run:

@@ -106,10 +106,17 @@ def test_divisions_come_in_portions():
 def test_the_first_stage_is_smallest_and_largest():
     space = digits_space()
     small, large = space.plan(smallest(space)), space.plan(largest(space))
-    assert small.exits[0] == next(iter(space.joints))
-    assert large.exits == (OUTPUT,) * 3
-    for name, counts in large.channels.items():
-        assert counts[0] >= small.channels[name][0]
+    assert small.exits == large.exits == (OUTPUT,) * 3
+    for slot in space.slots:
+        if isinstance(slot, GroupSlot):
+            owned = sorted({counts[0] for counts in slot.options})
+            assert small.channels[slot.group.name][0] == owned[1]  # the least above none
+            assert large.channels[slot.group.name][0] >= owned[-3]  # all but what two others must own
+
+
+def test_a_space_of_few_portions_has_plans():
+    space = digits_space(kind="paper", portions=3)
+    assert len({space.plan(choices).digest for choices in space.every()}) > 1
 
 
 def test_what_is_no_space_is_refused():
@@ -118,3 +125,5 @@ def test_what_is_no_space_is_refused():
         make_space(static.divisible.space, stages=1)
     with pytest.raises(PlanError, match="choices, got 1"):
         make_space(static.divisible.space, stages=2).plan((0,))
+    with pytest.raises(PlanError, match="too narrow to be divided among 16 stages"):
+        make_space(static.divisible.space, stages=16, align=64)
