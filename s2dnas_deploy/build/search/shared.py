@@ -1,9 +1,9 @@
 """One set of weights for all plans: trained once, then a plan is judged by its masks alone.
 
 Place in the flow: `StaticNetwork` + `SearchSpace` ──▶ `SharedWeights` ──▶ a `MultiStageNetwork` for any
-plan of the space. The body's weights are the static network's. For each stage and each place where it may
-exit there is a classifier over *all* channels there; a plan uses the columns of those that the stage can
-read.
+plan of the space. The body's weights are the static network's. For each place where a stage may exit there is
+a classifier over *all* channels there; a plan uses the columns of those that the stage can read. All stages
+share it, for each would see too few plans alone, and the later ones fewest.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from s2dnas_deploy.build.division import Division, divide
+from s2dnas_deploy.build.division import Division, Exit, divide
 from s2dnas_deploy.build.graph import Node
 from s2dnas_deploy.build.network import MultiStageNetwork, attribute_name, weight_keys
 from s2dnas_deploy.build.operators import OPERATORS
@@ -32,19 +32,17 @@ class SharedWeights(nn.Module):
         for key, is_buffer in weight_keys(reference).items():
             if key in body:
                 self._hold(key, static.weights[key], is_buffer=is_buffer)
-        for stage, exit_ in enumerate(reference.exits):
-            for node in exit_.nodes:
-                for role, key in node.weights.items():
-                    whole = static.weights[exit_.static_name(key)]
-                    self._hold(
-                        _head(stage, OUTPUT, key), whole, is_buffer=role in OPERATORS[node.operator].buffers
-                    )
-        for slot in space.slots:
-            if isinstance(slot, ExitSlot):
-                # In the slot's own order: a checkpoint's optimizer knows parameters by their number.
-                for place in slot.options:
-                    if place != OUTPUT:
-                        self._hold_linear(slot.stage, place)
+        exit_ = reference.exits[0]
+        for node in exit_.nodes:
+            for role, key in node.weights.items():
+                name = exit_.static_name(key)
+                is_buffer = role in OPERATORS[node.operator].buffers
+                self._hold(_head(OUTPUT, name), static.weights[name], is_buffer=is_buffer)
+        # In the order of the slots: a checkpoint's optimizer knows parameters by their number.
+        places = [slot.options for slot in space.slots if isinstance(slot, ExitSlot)]
+        for place in dict.fromkeys(place for options in places for place in options):
+            if place != OUTPUT:
+                self._hold_linear(place)
 
     def _hold(self, key: str, tensor: Tensor, *, is_buffer: bool) -> None:
         name = attribute_name(key)
@@ -54,7 +52,7 @@ class SharedWeights(nn.Module):
         else:
             self.register_parameter(name, nn.Parameter(tensor.detach().clone()))
 
-    def _hold_linear(self, stage: int, place: str) -> None:
+    def _hold_linear(self, place: str) -> None:
         """A classifier on the mean over space of a node, which starts from "all classes alike"."""
         graph = self.divisible.graph
         shapes = {
@@ -62,7 +60,7 @@ class SharedWeights(nn.Module):
             "bias": (graph.classes,),
         }
         for role, shape in shapes.items():
-            self._hold(_head(stage, place, role), torch.zeros(shape), is_buffer=False)
+            self._hold(_head(place, role), torch.zeros(shape), is_buffer=False)
 
     def weights(self) -> dict[str, Tensor]:
         """All of them, by name."""
@@ -81,23 +79,23 @@ class SharedWeights(nn.Module):
         for exit_ in division.exits:
             place = division.plan.exits[exit_.stage]
             for node in exit_.nodes:
-                used.update(self._of_head(division, node, exit_.stage, place, held))
+                used.update(self._of_head(division, exit_, node, place, held))
         return used
 
     def _of_head(
-        self, division: Division, node: Node, stage: int, place: str, held: Mapping[str, Tensor]
+        self, division: Division, exit_: Exit, node: Node, place: str, held: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        reads = division.exit_reads(division.exits[stage], node)
+        reads = division.exit_reads(exit_, node)
         weights = {}
         for role, key in node.weights.items():
-            whole = held[_head(stage, place, key if place == OUTPUT else role)]
+            whole = held[_head(place, exit_.static_name(key) if place == OUTPUT else role)]
             columns = role == "weight" and reads is not None and len(reads) < whole.shape[1]
             weights[key] = whole[:, torch.from_numpy(reads)] if columns else whole
         return weights
 
 
-def _head(stage: int, place: str, key: str) -> str:
-    return f"{stage} at {place}: {key}"
+def _head(place: str, key: str) -> str:
+    return f"exit at {place}: {key}"
 
 
 def _every_stage_at_the_output(space: SearchSpace) -> Plan:
