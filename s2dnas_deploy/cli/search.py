@@ -67,11 +67,18 @@ if TYPE_CHECKING:
 )
 @click.option("--shared-lr", type=float, default=0.05, show_default=True, help="Peak learning rate of that.")
 @click.option(
+    "--finalists",
+    type=click.IntRange(0),
+    default=4,
+    show_default=True,
+    help="Train so many of the best plans for a while before the winner is chosen; 0: none.",
+)
+@click.option(
     "--finetune-epochs",
     type=click.IntRange(1),
-    default=2,
+    default=1,
     show_default=True,
-    help="With --evaluator finetune: passes for each plan.",
+    help="Passes for each finalist, or for every plan with --evaluator finetune.",
 )
 @click.option(
     "--cost",
@@ -106,7 +113,8 @@ def search(**options: Any) -> None:
         --stages 3 --target 0.25 --epochs 10 --out model.pt
     s2dnas-search --recipe models/digits.toml --out digits.pt
     """  # noqa: D301 - \b is the character that tells click to keep the lines
-    from s2dnas_deploy.build.search.session import SearchRequest, search_model
+    from s2dnas_deploy.build.search.request import SearchRequest
+    from s2dnas_deploy.build.search.session import search_model
     from s2dnas_deploy.cli.console import Console
 
     training = training_request({**options, "plan": "searched", "align": 1})

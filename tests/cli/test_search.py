@@ -38,6 +38,19 @@ def options(weights, out, *more):
     return [f"--weights={weights}", *NETWORK[2:], *QUICK, *asked, f"--out={out}", *more]
 
 
+def lines_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_without_finalists_the_quick_scores_decide(weights, tmp_path):
+    result = run(*options(weights, tmp_path / "m.pt", "--finalists=0", "--strategy=random"))
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "m.run/finalists.jsonl").exists()
+    _, *tried = lines_of(tmp_path / "m.run/plans.jsonl")
+    best = max(tried, key=lambda trial: trial["reward"])
+    assert json.loads((tmp_path / "m.run/plan.json").read_text()) == best["plan"]
+
+
 @pytest.mark.parametrize("strategy", ["policy", "evolution", "random"])
 def test_a_search_leaves_a_trained_model_and_what_it_tried(weights, tmp_path, strategy):
     result = run(*options(weights, tmp_path / "m.pt", f"--strategy={strategy}"))
@@ -45,10 +58,14 @@ def test_a_search_leaves_a_trained_model_and_what_it_tried(weights, tmp_path, st
     model = load_model(tmp_path / "m.pt")
     assert model.network.stages == 2
     assert f"exits at {', '.join(model.network.division.plan.exits)}" in result.stdout
-    first, *tried = [json.loads(line) for line in (tmp_path / "m.run/plans.jsonl").read_text().splitlines()]
+    first, *tried = lines_of(tmp_path / "m.run/plans.jsonl")
     assert first["run"]["strategy"] == strategy
     assert len(tried) == 12
-    best = max(tried, key=lambda trial: trial["reward"])
+    _, *finalists = lines_of(tmp_path / "m.run/finalists.jsonl")
+    assert 1 < len(finalists) <= 4
+    quickly_best = max(tried, key=lambda trial: trial["reward"])
+    assert quickly_best["choices"] == finalists[0]["choices"]
+    best = max(finalists, key=lambda trial: trial["reward"])
     assert best["plan"]["channels"] == {
         name: list(counts) for name, counts in model.network.division.plan.channels.items()
     }
@@ -141,9 +158,8 @@ def test_a_cluster_finds_the_same_plan_though_a_node_is_killed(weights, tmp_path
     )
     assert "2 plans are judged at a time" in spread.stderr
     assert 0 < json.loads(spread.stdout.splitlines()[-1])["killed_after"] < 40
-    here, there = ((tmp_path / f"{name}.run/plans.jsonl").read_text() for name in "ab")
-    assert here == there
-    assert (tmp_path / "a.run/plan.json").read_bytes() == (tmp_path / "b.run/plan.json").read_bytes()
+    for name in ("plans.jsonl", "finalists.jsonl", "plan.json"):
+        assert (tmp_path / "a.run" / name).read_bytes() == (tmp_path / "b.run" / name).read_bytes()
 
 
 @pytest.mark.slow
@@ -156,6 +172,8 @@ def test_killed_in_every_phase_it_comes_to_the_same_plan(weights, tmp_path):
     phases = [
         tmp_path / "b.run/shared.checkpoint.pt",
         tmp_path / "b.run/plans.jsonl",
+        tmp_path / "b.run/candidate/checkpoint.pt",
+        tmp_path / "b.run/finalists.jsonl",
         tmp_path / "b.run/checkpoint.pt",
     ]
     for reached in phases:

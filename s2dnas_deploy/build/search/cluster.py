@@ -20,6 +20,7 @@ from s2dnas_deploy import __version__
 from s2dnas_deploy.build.search.evaluate import Evaluator
 from s2dnas_deploy.build.search.reward import Worth
 from s2dnas_deploy.build.search.space import Choices
+from s2dnas_deploy.build.search.trials import JudgeMany
 from s2dnas_deploy.errors import OptionError, S2dnasError
 
 _SECONDS_TO_ANSWER = 10
@@ -31,7 +32,7 @@ class Cluster(AbstractContextManager["Cluster"]):
 
     def __init__(self, address: str, device: torch.device) -> None:
         """Connect; `device` is where plans would be judged on this machine, and are there."""
-        self._ray, self._sent = _ray(), None
+        self._ray = _ray()
         self.address, self.threads = address, torch.get_num_threads()
         self._needs = {"num_cpus": self.threads, "num_gpus": int(device.type == "cuda")}
         try:
@@ -55,14 +56,16 @@ class Cluster(AbstractContextManager["Cluster"]):
     ) -> None:
         self._ray.shutdown()
 
-    def judge(self, evaluator: Evaluator, asked: Sequence[Choices]) -> Iterator[Worth]:
-        """The worth of each plan, in order, as they become known; always by the same evaluator."""
-        if self._sent is None:
-            self._sent = self._ray.put(evaluator)
+    def judge_by(self, evaluator: Evaluator) -> JudgeMany:
+        """Send the evaluator; the result gives the worth of plans, in order, as they become known."""
+        sent = self._ray.put(evaluator)
         task = self._ray.remote(max_retries=_MOST_RETRIES, **self._needs)(_judge)
-        pending = [task.remote(self._sent, choices, self.threads, __version__) for choices in asked]
-        for answer in pending:
-            yield self._answer(answer)
+
+        def judge(asked: Sequence[Choices]) -> Iterator[Worth]:
+            pending = [task.remote(sent, choices, self.threads, __version__) for choices in asked]
+            return map(self._answer, pending)
+
+        return judge
 
     def _answer(self, answer: Any) -> Worth:
         try:

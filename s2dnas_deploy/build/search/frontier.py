@@ -2,7 +2,8 @@
 
 Place in the flow: `Trial`s ──▶ frontier.svg. A plan is a point at the cost and accuracy of its dynamic
 network within the budget; the winner also shows its exits, which are what lies between cheap and good. The
-static network and the uniform plans show what there was without a search.
+static network and the uniform plans show what there was without a search. Finalists are where they are after
+their short training, and so is the winner if it is one of them.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from s2dnas_deploy.bundle.files import write_atomically
 def plot_frontier(
     trials: Sequence[Trial],
     *,
+    finalists: Sequence[Trial],
     winner: Trial,
     uniform: Sequence[Trial],
     static_accuracy: float,
@@ -43,11 +45,15 @@ def plot_frontier(
         label="the winner's exits, all images leaving there",
     )
     draw(uniform, marker="D", s=40, color="tab:purple", zorder=2, label="uniform plans")
+    if finalists:
+        draw(
+            finalists, marker="^", s=40, color="tab:orange", zorder=2, label="finalists, trained for a while"
+        )
     draw([winner], marker="*", s=160, color="tab:red", zorder=3, label="the winner")
     axes.scatter([1.0], [100 * static_accuracy], marker="o", s=60, color="black", label="static network")
     axes.axvline(target, color="grey", linestyle=":", label="target")
     axes.set_xlabel("average cost of an image, relative to the static network")
-    axes.set_ylabel("accuracy, %: plans as judged in the search, before training")
+    axes.set_ylabel("accuracy, %, as judged in the search")
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize="small")
     write_atomically(path, lambda stream: figure.savefig(stream, format="svg"))

@@ -1,0 +1,128 @@
+"""What judges plans in a search, made as it was asked for: by shared weights or training, and at what price.
+
+Place in the flow: `SearchRequest` + `Prepared` + `SearchSpace` ──▶ an `Evaluator`. Slow parts keep what they
+have done in the run's folder.
+"""
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from s2dnas_deploy.build.images import ImageSplits
+from s2dnas_deploy.build.network import as_network
+from s2dnas_deploy.build.search.cluster import Cluster
+from s2dnas_deploy.build.search.evaluate import STATISTICS_IMAGES, FinetuneEvaluator, SharedEvaluator
+from s2dnas_deploy.build.search.judges import set_judges_aside
+from s2dnas_deploy.build.search.latency import by_clock
+from s2dnas_deploy.build.search.price import Price, by_macs
+from s2dnas_deploy.build.search.probes import probe_plans, write_probes
+from s2dnas_deploy.build.search.request import SearchRequest
+from s2dnas_deploy.build.search.shared import SharedWeights
+from s2dnas_deploy.build.search.space import SearchSpace
+from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
+from s2dnas_deploy.build.training.devices import choose_device
+from s2dnas_deploy.build.training.loop import Task
+from s2dnas_deploy.build.training.session import Prepared
+from s2dnas_deploy.build.training.settings import Settings
+from s2dnas_deploy.bundle.files import write_text_atomically
+from s2dnas_deploy.reporter import Reporter
+from s2dnas_deploy.run.profile import Profile, measure_profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What every part of a search is handed."""
+
+    request: SearchRequest
+    prepared: Prepared
+    space: SearchSpace
+    cluster: Cluster | None
+    """Where plans are judged; None: on this machine."""
+    reporter: Reporter
+
+    @property
+    def folder(self) -> Path:
+        """Where it keeps what it has done."""
+        return self.request.training.folder
+
+
+def shared_evaluator(search: Search) -> SharedEvaluator:
+    """Judges by masks over shared weights, which are trained if they are not yet."""
+    splits, judging = set_judges_aside(search.prepared.splits)
+    return SharedEvaluator(
+        price=price_of(search),
+        shared=_shared_weights(search, splits),
+        statistics=splits.train.evenly(STATISTICS_IMAGES),
+        preprocessing=search.prepared.preprocessing,
+        settings=_where_judged(search),
+        space=search.space,
+        judging=judging,
+        target=search.request.target,
+    )
+
+
+def finetune_evaluator(search: Search) -> FinetuneEvaluator:
+    """Judges by training a plan for a few epochs, as the winner is trained for more."""
+    static, folder = search.prepared.static, search.folder / "candidate"
+    splits, judging = set_judges_aside(search.prepared.splits)
+    task = Task(
+        network=as_network(static),
+        teacher=as_network(static).eval(),
+        splits=splits,
+        preprocessing=search.prepared.preprocessing,
+        settings=replace(_where_judged(search), epochs=search.request.finetune_epochs),
+        folder=folder,
+    )
+    return FinetuneEvaluator(
+        price=price_of(search),
+        task=task,
+        keep=None if search.cluster else folder,
+        space=search.space,
+        judging=judging,
+        target=search.request.target,
+    )
+
+
+def price_of(search: Search) -> Price:
+    """What leaving at each exit costs; this machine is timed once, and that is kept for a resumed search."""
+    static, cost, reporter = search.prepared.static, search.request.cost, search.reporter
+    if cost == "macs":
+        return by_macs(static)
+    if cost != "clock":
+        return by_clock(static, Profile.load(Path(cost)))
+    kept = search.folder / "device.json"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory(prefix="s2dnas-probes-") as passing:
+            probes = Path(passing)
+            written = reporter.phase("writing probes")
+            write_probes(search.prepared, probe_plans(search.space), probes, written)
+            timed = reporter.phase("timing this machine")
+            profile = measure_profile(probes, provider="cpu", threads=1, progress=timed)
+        write_text_atomically(kept, profile.to_json())
+    return by_clock(static, Profile.load(kept))
+
+
+def _shared_weights(search: Search, splits: ImageSplits) -> SharedWeights:
+    request, reporter = search.request, search.reporter
+    settings = replace(
+        request.training.settings, epochs=request.passes, lr=request.shared_lr, ema=0.99, exit_weights=()
+    )
+    task = SharedTask(
+        static=search.prepared.static,
+        space=search.space,
+        splits=splits,
+        preprocessing=search.prepared.preprocessing,
+        settings=settings,
+        folder=search.folder,
+    )
+
+    def on_resume(step: int) -> None:
+        reporter.say(f"resuming the shared weights after step {step}")
+
+    return train_shared(task, reporter.phase("training shared weights"), on_resume)
+
+
+def _where_judged(search: Search) -> Settings:
+    """The settings of training; where this machine would judge, those of a cluster do."""
+    settings = search.request.training.settings
+    return replace(settings, device=choose_device(settings.device).type) if search.cluster else settings

@@ -1,0 +1,69 @@
+"""What a person asks of `s2dnas-search`, and what tells one search from another.
+
+Place in the flow: the command's options ──▶ `SearchRequest` ──▶ everything that `session` does.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from s2dnas_deploy.build.search.space import Kind
+from s2dnas_deploy.build.training.checkpoint import add_weights
+from s2dnas_deploy.build.training.session import Prepared, Request
+from s2dnas_deploy.errors import OptionError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest:
+    """What a person asks of `s2dnas-search`; `training` is how the winner is trained, and on what."""
+
+    training: Request
+    stages: int
+    target: float
+    space: Kind
+    align: int
+    strategy: str
+    evaluations: int
+    evaluator: str
+    shared_epochs: int | None
+    """None: as many as the winner is trained for."""
+    shared_lr: float
+    cost: str
+    """`macs`, `clock` (this machine's), or the path of a device profile."""
+    write_probes: Path | None
+    finalists: int
+    """So many of the best plans are trained for a while and judged again; the winner is the best of them."""
+    finetune_epochs: int
+    top: int
+    ray: str | None
+    """The address of a Ray cluster whose machines judge plans; None: this one does."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.target < 1:
+            raise OptionError(
+                f"expected a target between 0 and 1, a share of the static network's cost, got {self.target}"
+            )
+
+    @property
+    def passes(self) -> int:
+        """How often the shared weights see the images."""
+        return self.training.settings.epochs if self.shared_epochs is None else self.shared_epochs
+
+    def identity(self, prepared: Prepared) -> dict[str, Any]:
+        """What must be the same for the plans tried to be those of one search."""
+        elsewhere = {"training", "top", "write_probes", "ray", "finalists"}
+        if self.evaluator == "shared":
+            elsewhere.add("finetune_epochs")
+        own = {key: value for key, value in asdict(self).items() if key not in elsewhere}
+        weights = hashlib.sha256()
+        add_weights(weights, prepared.static.weights)
+        if self.cost not in ("macs", "clock"):
+            own["cost"] = hashlib.sha256(Path(self.cost).read_bytes()).hexdigest()
+        return {
+            **own,
+            "shared_epochs": self.passes,
+            "images": prepared.splits.digest,
+            "weights": weights.hexdigest(),
+            "settings": replace(self.training.settings, epochs=0).digest,
+        }
