@@ -10,7 +10,6 @@ Prints how many plans were judged when the node was killed; ends with the search
 import fcntl
 import json
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -38,23 +37,23 @@ def main(run_folder: Path, options: list[str]) -> int:
     from ray.cluster_utils import Cluster
 
     bring_loopback_up()
-    node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
     # Of its own, and short: Ray makes sockets below it, and their paths may have 107 bytes.
-    temporary = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
-    os.environ["HOME"] = temporary
-    head = {**node, "include_dashboard": False, "_temp_dir": temporary}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        second = cluster.add_node(**node)
-        process = subprocess.Popen([sys.executable, "-c", _SEARCH, *options, f"--ray={cluster.address}"])
-        while process.poll() is None and tried(run_folder) < _TRIED_BEFORE_THE_KILL:
-            time.sleep(0.01)
-        at = tried(run_folder)
-        cluster.remove_node(second, allow_graceful=False)
-        code = process.wait()
-    finally:
-        cluster.shutdown()
-        shutil.rmtree(temporary, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
+        os.environ["HOME"] = os.environ["RAY_TMPDIR"] = temporary
+        # Else a busy machine leaves the workers nothing.
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - so Ray spells it
+        node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
+        cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+        try:
+            second = cluster.add_node(**node)
+            process = subprocess.Popen([sys.executable, "-c", _SEARCH, *options, f"--ray={cluster.address}"])
+            while process.poll() is None and tried(run_folder) < _TRIED_BEFORE_THE_KILL:
+                time.sleep(0.01)
+            at = tried(run_folder)
+            cluster.remove_node(second, allow_graceful=False)
+            code = process.wait()
+        finally:
+            cluster.shutdown()
     print(json.dumps({"killed_after": at}))
     return code
 

@@ -152,10 +152,11 @@ def test_a_cluster_finds_the_same_plan_though_a_node_is_killed(weights, tmp_path
             *options(weights, tmp_path / "b.pt", *asked),
         ],
         env=environment,
-        check=True,
+        check=False,
         capture_output=True,
         text=True,
     )
+    assert spread.returncode == 0, spread.stderr
     assert "2 plans are judged at a time" in spread.stderr
     assert 0 < json.loads(spread.stdout.splitlines()[-1])["killed_after"] < 40
     for name in ("plans.jsonl", "finalists.jsonl", "plan.json"):
