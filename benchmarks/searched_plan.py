@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 from machine import machine
-from pages import OWN, PROJECT, put_table
+from pages import OWN, put_table
 from sessions import BoundSessions, bundle_of, images_from, pixels
 
 from s2dnas_deploy.build.export.expect import answers_of
@@ -93,7 +93,7 @@ def main(
         for row in rows:
             row["about"] = about
         RESULT.write_text(json.dumps({"rows": kept + rows}, indent=1) + "\n")
-        put_table("searched_plan", table(kept + rows), [OWN, PROJECT])
+        put_table("searched_plan", table(kept + rows), [OWN])
 
 
 def table(rows: list[dict[str, Any]]) -> str:

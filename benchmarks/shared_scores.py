@@ -16,7 +16,7 @@ import click
 import numpy as np
 import torch
 from machine import machine
-from pages import OWN, PROJECT, put_table
+from pages import OWN, put_table
 from scipy.stats import kendalltau
 
 from s2dnas_deploy.build.images import load_images
@@ -112,7 +112,7 @@ def main(network: Path, data: str, work: Path, shared_epochs: int, epochs: int, 
     click.echo(table(content))
     if record:
         RESULT.write_text(json.dumps(content, indent=1) + "\n")
-        put_table("shared_scores", table(content), [OWN, PROJECT])
+        put_table("shared_scores", table(content), [OWN])
 
 
 def table(record: dict[str, Any]) -> str:
