@@ -35,7 +35,7 @@ SHARE = 0.15
 BEST = 0.002
 SPACES: dict[str, dict[str, Any]] = {
     "two stages, 10% of the MACs": {"stages": 2, "portions": 4, "target": 0.1},
-    "three stages, 30% of the MACs": {"stages": 3, "portions": 3, "target": 0.3},
+    "three stages, 10% of the MACs": {"stages": 3, "portions": 3, "target": 0.1},
     "two full-depth stages, no choice of reuse, 40%": {
         "stages": 2,
         "portions": 8,

@@ -23,7 +23,8 @@ from s2dnas_deploy.build.images import load_images
 from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.build.network import as_network, as_static, carry_over
 from s2dnas_deploy.build.search.evaluate import STATISTICS_IMAGES, SharedEvaluator
-from s2dnas_deploy.build.search.judge_shared import exit_scores_of
+from s2dnas_deploy.build.search.evaluators import with_gain
+from s2dnas_deploy.build.search.judge_shared import logits_of, scores_from
 from s2dnas_deploy.build.search.judges import set_judges_aside
 from s2dnas_deploy.build.search.price import by_macs
 from s2dnas_deploy.build.search.reward import worth_of
@@ -84,6 +85,7 @@ def main(network: Path, data: str, work: Path, shared_epochs: int, epochs: int, 
             price=price,
             target=TARGETS[1],
         )
+        evaluator = with_gain(evaluator, static, splits.val)
         rows = []
         for name, choices in plans.items():
             scored, costs = evaluator.scores(choices)
@@ -101,7 +103,8 @@ def main(network: Path, data: str, work: Path, shared_epochs: int, epochs: int, 
                 )
                 train(training, console.phase(f"training {name}"))
                 autocast = autocast_for("auto", device)
-                _save(exit_scores_of(own, splits.test, preprocessing, device, autocast), done)
+                logits = logits_of(own, splits.test, preprocessing, device, autocast)
+                _save(scores_from(logits, splits.test.labels), done)
             rows.append({"plan": name, "costs": costs, "shared": _rewards(scored, costs)})
             rows[-1] |= {"trained": _rewards(_load(done), costs), "exits_shared": _exits(scored)}
             rows[-1] |= {"exits_trained": _exits(_load(done))}

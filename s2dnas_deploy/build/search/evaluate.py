@@ -12,10 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from s2dnas_deploy.build.images import LabelledImages
 from s2dnas_deploy.build.network import as_static, carry_over
-from s2dnas_deploy.build.search.judge_shared import exit_scores_of, take_statistics
+from s2dnas_deploy.build.search.gain import raised
+from s2dnas_deploy.build.search.judge_shared import logits_of, scores_from, take_statistics
 from s2dnas_deploy.build.search.price import Price
 from s2dnas_deploy.build.search.reward import Worth, worth_of
 from s2dnas_deploy.build.search.shared import SharedWeights
@@ -59,15 +61,21 @@ class SharedEvaluator(_Evaluator):
     """Images of the training set, to estimate the means and variances of batch norms on."""
     preprocessing: Preprocessing
     settings: Settings
+    gain: float = 0.0
+    """By how much training would raise the logit of the right class."""
 
     def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
         """What its exits say, and what it costs to get to each."""
+        logits = raised(self.logits(choices, self.judging), self.judging.labels, self.gain)
+        costs = self.price(self.shared.divided(self.space.plan(choices)))
+        return scores_from(logits, self.judging.labels), costs
+
+    def logits(self, choices: Choices, images: LabelledImages) -> Tensor:
+        """What its exits say of images, [exits, N, classes]: as the shared weights are."""
         device, autocast = _where(self.settings)
-        network = self.shared.divided(self.space.plan(choices))
-        costs = self.price(network)
-        network = placed(network, device)
+        network = placed(self.shared.divided(self.space.plan(choices)), device)
         take_statistics(network, self.statistics.images, self.preprocessing, device, autocast)
-        return exit_scores_of(network, self.judging, self.preprocessing, device, autocast), costs
+        return logits_of(network, images, self.preprocessing, device, autocast)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +97,8 @@ class FinetuneEvaluator(_Evaluator):
             train(replace(self.task, network=network, folder=folder), lambda done, total, note: None)
             shutil.rmtree(folder)
         costs = self.price(network)
-        scores = exit_scores_of(
-            placed(network, device), self.judging, self.task.preprocessing, device, autocast
-        )
-        return scores, costs
+        logits = logits_of(placed(network, device), self.judging, self.task.preprocessing, device, autocast)
+        return scores_from(logits, self.judging.labels), costs
 
 
 def _where(settings: Settings) -> tuple[torch.device, Autocast]:

@@ -8,20 +8,22 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from s2dnas_deploy.build.images import ImageSplits
+from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.network import as_network
 from s2dnas_deploy.build.search.cluster import Cluster
 from s2dnas_deploy.build.search.evaluate import STATISTICS_IMAGES, FinetuneEvaluator, SharedEvaluator
+from s2dnas_deploy.build.search.gain import expected_gain
 from s2dnas_deploy.build.search.judges import set_judges_aside
 from s2dnas_deploy.build.search.latency import by_clock
 from s2dnas_deploy.build.search.price import Price, by_macs
 from s2dnas_deploy.build.search.probes import probe_plans, write_probes
 from s2dnas_deploy.build.search.request import SearchRequest
 from s2dnas_deploy.build.search.shared import SharedWeights
-from s2dnas_deploy.build.search.space import SearchSpace
+from s2dnas_deploy.build.search.space import SearchSpace, uniform_choices
 from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
+from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.training.devices import choose_device
-from s2dnas_deploy.build.training.loop import Task
+from s2dnas_deploy.build.training.loop import Task, accuracy
 from s2dnas_deploy.build.training.session import Prepared
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.files import write_text_atomically
@@ -49,16 +51,28 @@ class Search:
 def shared_evaluator(search: Search) -> SharedEvaluator:
     """Judges by masks over shared weights, which are trained if they are not yet."""
     splits, judging = set_judges_aside(search.prepared.splits)
-    return SharedEvaluator(
-        price=price_of(search),
-        shared=_shared_weights(search, splits),
-        statistics=splits.train.evenly(STATISTICS_IMAGES),
-        preprocessing=search.prepared.preprocessing,
-        settings=_where_judged(search),
-        space=search.space,
-        judging=judging,
-        target=search.request.target,
+    return with_gain(
+        SharedEvaluator(
+            price=price_of(search),
+            shared=_shared_weights(search, splits),
+            statistics=splits.train.evenly(STATISTICS_IMAGES),
+            preprocessing=search.prepared.preprocessing,
+            settings=_where_judged(search),
+            space=search.space,
+            judging=judging,
+            target=search.request.target,
+        ),
+        search.prepared.static,
+        search.prepared.splits.val,
     )
+
+
+def with_gain(evaluator: SharedEvaluator, static: StaticNetwork, unseen: LabelledImages) -> SharedEvaluator:
+    """The same, which expects of training what brings a uniform plan to the static network's accuracy."""
+    whole = as_network(static).eval()
+    accurate = accuracy(whole, unseen, evaluator.preprocessing)[0]
+    last = [evaluator.logits(choices, unseen)[-1] for choices in uniform_choices(evaluator.space)]
+    return replace(evaluator, gain=expected_gain(last, unseen.labels, accurate))
 
 
 def finetune_evaluator(search: Search) -> FinetuneEvaluator:

@@ -6,7 +6,6 @@ The means and variances of batch norms are those of the plan's own features, so 
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,27 +21,27 @@ _BATCH = 250
 
 
 @torch.no_grad()
-def exit_scores_of(
+def logits_of(
     network: MultiStageNetwork,
     images: LabelledImages,
     preprocessing: Preprocessing,
     device: torch.device,
     autocast: Autocast,
-) -> ExitScores:
-    """What every exit says of labelled images: label and probability."""
+) -> Tensor:
+    """What every exit says of images, [exits, N, classes], on the CPU."""
     network.eval()
-    labels, confidences = [], []
+    found = []
     for part in _batches(images.images):
         with autocast():
-            logits = torch.stack(network(normalised(part, preprocessing, device))).float()
-        confidence, label = logits.softmax(2).max(2)
-        labels.append(label.cpu().numpy())
-        confidences.append(confidence.cpu().numpy())
-    return ExitScores(
-        label=np.concatenate(labels, axis=1),
-        confidence=np.concatenate(confidences, axis=1),
-        truth=images.labels.numpy(),
-    )
+            logits = torch.stack(network(normalised(part, preprocessing, device)))
+        found.append(logits.float().cpu())
+    return torch.cat(found, dim=1)
+
+
+def scores_from(logits: Tensor, truth: Tensor) -> ExitScores:
+    """Label and probability of it, as every exit says."""
+    confidence, label = logits.softmax(2).max(2)
+    return ExitScores(label=label.numpy(), confidence=confidence.numpy(), truth=truth.numpy())
 
 
 @torch.no_grad()

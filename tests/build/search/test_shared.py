@@ -9,7 +9,7 @@ from small_networks import example_network, residual
 
 from s2dnas_deploy.build.images import load_images
 from s2dnas_deploy.build.network import carry_over
-from s2dnas_deploy.build.search.judge_shared import exit_scores_of, take_statistics
+from s2dnas_deploy.build.search.judge_shared import logits_of, scores_from, take_statistics
 from s2dnas_deploy.build.search.shared import SharedWeights
 from s2dnas_deploy.build.search.space import make_space
 from s2dnas_deploy.build.search.train_shared import SharedTask, largest, smallest, train_shared
@@ -104,7 +104,8 @@ def test_training_serves_plans_that_differ_much(digits, tmp_path):
         for shared in (before, after):
             network = shared.divided(run.space.plan(choices))
             take_statistics(network, digits.train.images[:500], PREPROCESSING, CPU, FLOAT32)
-            said = exit_scores_of(network, digits.val, PREPROCESSING, CPU, FLOAT32)
+            logits = logits_of(network, digits.val, PREPROCESSING, CPU, FLOAT32)
+            said = scores_from(logits, digits.val.labels)
             scores.append((said.label == said.truth).mean(axis=1))
         assert (scores[1] > scores[0]).all()
         assert scores[1][-1] > 0.8
