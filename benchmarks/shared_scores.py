@@ -31,7 +31,7 @@ from s2dnas_deploy.build.search.reward import worth_of
 from s2dnas_deploy.build.search.space import Choices, ExitSlot, SearchSpace, make_space, uniform_choices
 from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
 from s2dnas_deploy.build.training.devices import autocast_for
-from s2dnas_deploy.build.training.loop import Task, train
+from s2dnas_deploy.build.training.loop import Task, accuracy, train
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.cli.console import Console
 from s2dnas_deploy.run.scores import ExitScores
@@ -85,7 +85,8 @@ def main(network: Path, data: str, work: Path, shared_epochs: int, epochs: int, 
             price=price,
             target=TARGETS[1],
         )
-        evaluator = with_gain(evaluator, static, splits.val)
+        whole = accuracy(as_network(static).eval(), splits.val, preprocessing)[0]
+        evaluator = with_gain(evaluator, splits.val, whole)
         rows = []
         for name, choices in plans.items():
             scored, costs = evaluator.scores(choices)

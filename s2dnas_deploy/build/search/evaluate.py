@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from s2dnas_deploy.build.images import LabelledImages
-from s2dnas_deploy.build.network import as_static, carry_over
+from s2dnas_deploy.build.network import MultiStageNetwork, as_static, carry_over
 from s2dnas_deploy.build.search.gain import raised
 from s2dnas_deploy.build.search.judge_shared import logits_of, scores_from, take_statistics
 from s2dnas_deploy.build.search.price import Price
@@ -66,14 +66,17 @@ class SharedEvaluator(_Evaluator):
 
     def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
         """What its exits say, and what it costs to get to each."""
-        logits = raised(self.logits(choices, self.judging), self.judging.labels, self.gain)
-        costs = self.price(self.shared.divided(self.space.plan(choices)))
-        return scores_from(logits, self.judging.labels), costs
+        network, truth = self.shared.divided(self.space.plan(choices)), self.judging.labels
+        costs = self.price(network)
+        return scores_from(raised(self._logits(network, self.judging), truth, self.gain), truth), costs
 
     def logits(self, choices: Choices, images: LabelledImages) -> Tensor:
         """What its exits say of images, [exits, N, classes]: as the shared weights are."""
+        return self._logits(self.shared.divided(self.space.plan(choices)), images)
+
+    def _logits(self, network: MultiStageNetwork, images: LabelledImages) -> Tensor:
         device, autocast = _where(self.settings)
-        network = placed(self.shared.divided(self.space.plan(choices)), device)
+        network = placed(network, device)
         take_statistics(network, self.statistics.images, self.preprocessing, device, autocast)
         return logits_of(network, images, self.preprocessing, device, autocast)
 

@@ -6,6 +6,7 @@ have done in the run's folder.
 
 import tempfile
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
@@ -21,7 +22,6 @@ from s2dnas_deploy.build.search.request import SearchRequest
 from s2dnas_deploy.build.search.shared import SharedWeights
 from s2dnas_deploy.build.search.space import SearchSpace, uniform_choices
 from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
-from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.training.devices import choose_device
 from s2dnas_deploy.build.training.loop import Task, accuracy
 from s2dnas_deploy.build.training.session import Prepared
@@ -47,10 +47,21 @@ class Search:
         """Where it keeps what it has done."""
         return self.request.training.folder
 
+    @cached_property
+    def splits_and_judges(self) -> tuple[ImageSplits, LabelledImages]:
+        """The images to train with, and those that judge plans: set aside once, for both evaluators."""
+        return set_judges_aside(self.prepared.splits)
+
+    @cached_property
+    def static_accuracy(self) -> float:
+        """Of the static network, on images that it has not seen."""
+        prepared = self.prepared
+        return accuracy(as_network(prepared.static).eval(), prepared.splits.val, prepared.preprocessing)[0]
+
 
 def shared_evaluator(search: Search) -> SharedEvaluator:
     """Judges by masks over shared weights, which are trained if they are not yet."""
-    splits, judging = set_judges_aside(search.prepared.splits)
+    splits, judging = search.splits_and_judges
     return with_gain(
         SharedEvaluator(
             price=price_of(search),
@@ -62,23 +73,21 @@ def shared_evaluator(search: Search) -> SharedEvaluator:
             judging=judging,
             target=search.request.target,
         ),
-        search.prepared.static,
         search.prepared.splits.val,
+        search.static_accuracy,
     )
 
 
-def with_gain(evaluator: SharedEvaluator, static: StaticNetwork, unseen: LabelledImages) -> SharedEvaluator:
+def with_gain(evaluator: SharedEvaluator, unseen: LabelledImages, static_accuracy: float) -> SharedEvaluator:
     """The same, which expects of training what brings a uniform plan to the static network's accuracy."""
-    whole = as_network(static).eval()
-    accurate = accuracy(whole, unseen, evaluator.preprocessing)[0]
     last = [evaluator.logits(choices, unseen)[-1] for choices in uniform_choices(evaluator.space)]
-    return replace(evaluator, gain=expected_gain(last, unseen.labels, accurate))
+    return replace(evaluator, gain=expected_gain(last, unseen.labels, static_accuracy))
 
 
 def finetune_evaluator(search: Search) -> FinetuneEvaluator:
     """Judges by training a plan for a few epochs, as the winner is trained for more."""
     static, folder = search.prepared.static, search.folder / "candidate"
-    splits, judging = set_judges_aside(search.prepared.splits)
+    splits, judging = search.splits_and_judges
     task = Task(
         network=as_network(static),
         teacher=as_network(static).eval(),

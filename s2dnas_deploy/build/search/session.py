@@ -17,7 +17,6 @@ import numpy as np
 
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.build.model_file import Model
-from s2dnas_deploy.build.network import as_network
 from s2dnas_deploy.build.search import evolution, random_search, reinforce
 from s2dnas_deploy.build.search.cluster import Cluster
 from s2dnas_deploy.build.search.evaluate import Evaluator
@@ -31,9 +30,7 @@ from s2dnas_deploy.build.search.space import Choices, make_space, uniform_choice
 from s2dnas_deploy.build.search.strategy import Judge, Strategy
 from s2dnas_deploy.build.search.trials import JudgeMany, Trial, Trials
 from s2dnas_deploy.build.training.devices import choose_device
-from s2dnas_deploy.build.training.loop import accuracy
 from s2dnas_deploy.build.training.session import (
-    Prepared,
     check_writable,
     prepare,
     train_plan,
@@ -97,9 +94,10 @@ def _best(search: Search) -> Sequence[Trial]:
     identity = request.identity(search.prepared)
     trials = _trials(search, make, "plans.jsonl", identity, ("searching", request.evaluations))
     judge = Judge(trials.evaluate, request.evaluations)
-    judge(uniform_choices(space))
+    by_hand = uniform_choices(space)
+    judge(by_hand)
     STRATEGIES[request.strategy](space, judge, np.random.default_rng(request.training.settings.seed))
-    uniform = [trials.asked[choices] for choices in uniform_choices(space) if choices in trials.asked]
+    uniform = [trials.asked[choices] for choices in by_hand if choices in trials.asked]
     finalists: list[Trial] = []
     if request.evaluator == "shared" and request.finalists > 1:
         named = choose_finalists(trials.best(len(trials.asked)), uniform, max(request.finalists, request.top))
@@ -110,7 +108,7 @@ def _best(search: Search) -> Sequence[Trial]:
         finalists=finalists,
         winner=best[0],
         uniform=uniform,
-        static_accuracy=_static_accuracy(search.prepared),
+        static_accuracy=search.static_accuracy,
         target=request.target,
         path=search.folder / "frontier.svg",
     )
@@ -165,11 +163,6 @@ def _trained(search: Search, trial: Trial, rank: int) -> Found:
     own = replace(training, out=out, plan=f"searched: {request.strategy}, target {request.target:g}")
     model = train_plan(own, plan, search.prepared, search.reporter)
     return Found(trial=trial, plan=plan, model=model, out=out)
-
-
-def _static_accuracy(prepared: Prepared) -> float:
-    """Of the static network, on images that it has not seen."""
-    return accuracy(as_network(prepared.static).eval(), prepared.splits.val, prepared.preprocessing)[0]
 
 
 def _forget(folder: Path) -> None:
