@@ -43,7 +43,11 @@ class LabelledImages:
         """Return at most `count` images, evenly spread over the set."""
         if len(self) <= count:
             return self
-        return self.select(torch.linspace(0, len(self) - 1, count).long())
+        return self.select(self.spread(count))
+
+    def spread(self, count: int) -> torch.Tensor:
+        """Return `count` positions, evenly spread over the set."""
+        return torch.linspace(0, len(self) - 1, count).long()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

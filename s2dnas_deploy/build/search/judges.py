@@ -24,7 +24,7 @@ def set_judges_aside(splits: ImageSplits) -> tuple[ImageSplits, LabelledImages]:
         return splits, splits.val.evenly(JUDGING_IMAGES)
     count = min(missing, len(splits.train) // _LARGEST_PART)
     chosen = torch.zeros(len(splits.train), dtype=torch.bool)
-    chosen[torch.linspace(0, len(splits.train) - 1, count).long()] = True
+    chosen[splits.train.spread(count)] = True
     aside, kept = splits.train.select(chosen), splits.train.select(~chosen)
     judges = LabelledImages(
         images=torch.cat([splits.val.images, aside.images]),

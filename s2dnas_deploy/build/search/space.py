@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations, pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -231,17 +231,23 @@ def uniform_choices(space: SearchSpace) -> tuple[Choices, ...]:
 
 
 def _nearest(space: SearchSpace, parts: Sequence[float]) -> Choices:
-    """The choices of a plan that divides each group as nearly by `parts` as may be; all else is reused."""
+    """The choices of a plan that divides each group as nearly by `parts` as may be."""
     marks = np.cumsum(parts)
+
+    def distance(group: ChannelGroup, counts: tuple[int, ...]) -> float:
+        return float(np.abs(np.cumsum(counts) / group.channels - marks).sum())
+
+    return at_full_depth(space, distance)
+
+
+def at_full_depth(space: SearchSpace, rank: Callable[[ChannelGroup, tuple[int, ...]], Any]) -> Choices:
+    """All stages exit at the output, all is reused, each group is divided in the way lowest in rank."""
 
     def choose(slot: Slot, allowed: Sequence[bool]) -> int:
         open_ = [i for i, is_allowed in enumerate(allowed) if is_allowed]
-        if isinstance(slot, ExitSlot):
-            return open_[-1]
-        if isinstance(slot, ReuseSlot):
-            return open_[0]
-        distances = np.abs(np.cumsum(slot.options, axis=1) / slot.group.channels - marks).sum(axis=1)
-        return min(open_, key=lambda i: float(distances[i]))
+        if isinstance(slot, GroupSlot):
+            return min(open_, key=lambda i: rank(slot.group, slot.options[i]))
+        return open_[-1] if isinstance(slot, ExitSlot) else open_[0]
 
     return space.walk(choose)
 

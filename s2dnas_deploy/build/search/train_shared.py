@@ -10,7 +10,7 @@ import copy
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from s2dnas_deploy.build.division import Division, divide
 from s2dnas_deploy.build.images import ImageSplits
 from s2dnas_deploy.build.network import MultiStageNetwork, as_network
 from s2dnas_deploy.build.search.shared import SharedWeights
-from s2dnas_deploy.build.search.space import Choices, ExitSlot, GroupSlot, SearchSpace, Slot
+from s2dnas_deploy.build.search.space import Choices, SearchSpace, at_full_depth
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.training.batches import Batches, seed_of
 from s2dnas_deploy.build.training.checkpoint import Checkpoint, add_weights, load_checkpoint, save_checkpoint
@@ -80,19 +80,12 @@ def train_shared(
 
 def smallest(space: SearchSpace) -> Choices:
     """The plan that goes through all layers with the thinnest first stage."""
-    return space.walk(lambda slot, allowed: _extreme(slot, allowed, least=True))
+    return at_full_depth(space, lambda group, counts: counts)
 
 
 def largest(space: SearchSpace) -> Choices:
     """The plan whose first stage does most."""
-    return space.walk(lambda slot, allowed: _extreme(slot, allowed, least=False))
-
-
-def _extreme(slot: Slot, allowed: Sequence[bool], *, least: bool) -> int:
-    open_ = [i for i, is_allowed in enumerate(allowed) if is_allowed]
-    if isinstance(slot, GroupSlot):
-        return (min if least else max)(open_, key=lambda i: slot.options[i])
-    return open_[-1] if isinstance(slot, ExitSlot) else open_[0]
+    return at_full_depth(space, lambda group, counts: tuple(-count for count in counts))
 
 
 class _Run:
