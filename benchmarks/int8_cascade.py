@@ -8,7 +8,6 @@ time taken in alternating blocks on the same images: one CPU thread, one image a
 those not yet sure.
 """
 
-import itertools
 import json
 import statistics
 import time
@@ -19,12 +18,12 @@ from typing import Any
 
 import click
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 import torch
 from machine import machine
 from pages import OWN, put_table
 from sessions import BoundSessions, bundle_of, pixels
+from thresholds import GRID, cheapest, exit_accuracy, leaving, scores_from
 
 from s2dnas_deploy.build.export.expect import answers_of
 from s2dnas_deploy.build.export.samples import ExportImages, Pixels
@@ -34,7 +33,6 @@ from s2dnas_deploy.run.chain import StageAnswer
 
 RESULTS = Path(__file__).parent / "results"
 PRECISIONS = ("float32", "int8")
-GRID = (*np.arange(0.3, 1.0, 0.02), 0.99, 0.995, 2.0)  # no confidence reaches 2
 
 
 @click.command()
@@ -66,20 +64,19 @@ def main(network: Path, static_path: Path, data: str, **options: Any) -> None:
     for precision in PRECISIONS:
         cascade = bundle_of(model, images, split=precision == "float32", precision=precision)
         whole = bundle_of(static, images, split=False, precision=precision)
+        on_val = scores_from(answers_of(cascade.graphs, pixels(val)), val.labels.numpy())
+        on_test = scores_from(answers_of(cascade.graphs, pixels(test)), test.labels.numpy())
+        upto = np.cumsum(cascade.manifest.macs)
         goal = _accuracy(answers_of(whole.graphs, pixels(val))[0], val)
-        on_val = answers_of(cascade.graphs, pixels(val))
-        on_test = answers_of(cascade.graphs, pixels(test))
-        macs = cascade.manifest.macs
-        thresholds = _choose(on_val, val.labels.numpy(), goal, macs)
-        right, shares, _ = _cascade(on_test, test.labels.numpy(), thresholds, macs)
-        row = {
-            "exits": [_accuracy(answer, test) for answer in on_test],
+        thresholds = cheapest(on_val, goal, upto, [GRID] * (on_val.exits - 1)).thresholds
+        left = leaving(on_test, thresholds, upto)
+        record[precision] = {
+            "exits": exit_accuracy(on_test),
             "static": _accuracy(answers_of(whole.graphs, pixels(test))[0], test),
-            "thresholds": [float(t) for t in thresholds],
-            "cascade": right,
-            "shares": shares,
+            "thresholds": list(thresholds),
+            "cascade": left.accuracy,
+            "shares": list(left.shares),
         }
-        record[precision] = row
         sessions[precision] = (BoundSessions(cascade.graphs), BoundSessions(whole.graphs), thresholds)
     shown = pixels(_some(test, options["timed"]))
     record["ratio"] = _ratios(sessions, shown, options["blocks"])
@@ -111,37 +108,6 @@ def _some(images: LabelledImages, count: int) -> LabelledImages:
 
 def _accuracy(answer: StageAnswer, images: LabelledImages) -> float:
     return float((answer.label == images.labels.numpy()).mean())
-
-
-def _cascade(
-    answers: list[StageAnswer],
-    labels: npt.NDArray[np.int64],
-    thresholds: tuple[float, ...],
-    macs: tuple[int, ...],
-) -> tuple[float, list[float], float]:
-    """Accuracy, share per exit and mean MACs of leaving early."""
-    left, right, shares, spent = np.ones(len(labels), dtype=bool), 0, [], 0.0
-    for answer, threshold, cost in zip(answers, (*thresholds, -1.0), macs, strict=True):
-        spent += float(left.mean()) * cost
-        leaves = left & (answer.confidence >= threshold)
-        right += int((answer.label == labels)[leaves].sum())
-        shares.append(float(leaves.mean()))
-        left &= ~leaves
-    return right / len(labels), shares, spent
-
-
-def _choose(
-    answers: list[StageAnswer], labels: npt.NDArray[np.int64], goal: float, macs: tuple[int, ...]
-) -> tuple[float, ...]:
-    """The thresholds with the fewest mean MACs that are as accurate as `goal`; else the most accurate."""
-    tried = [
-        (*_cascade(answers, labels, thresholds, macs), thresholds)
-        for thresholds in itertools.product(GRID, repeat=len(answers) - 1)
-    ]
-    enough = [each for each in tried if each[0] >= goal]
-    if not enough:
-        return max(tried, key=lambda each: each[0])[3]
-    return min(enough, key=lambda each: each[2])[3]
 
 
 def _ratios(

@@ -29,6 +29,7 @@ from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.run.profile import STATIC, measure_profile
 
 RESULT = Path(__file__).parent / "results" / "latency_model.json"
+UNSEEN = 20
 
 
 @click.command()
@@ -67,21 +68,21 @@ def _row(path: Path, data: str, stages: int) -> dict[str, Any]:
     splits = load_images(data, input_shape=model.preprocessing.input_shape, seed=0, limit=200)
     prepared = Prepared(static=static, is_trained=True, splits=splits, preprocessing=model.preprocessing)
     space = make_space(static.divisible.space, stages=stages)
-    fitted = fit(static, _profile(prepared, probe_plans(space)))
-    unseen = probe_plans(space, 22, seed=1)
-    for extreme in ("probe_00", "probe_01"):  # these were among the probes as well
-        unseen.pop(extreme)
-    profile = _profile(prepared, unseen)
+    probes = probe_plans(space)
+    fitted = fit(static, _profile(prepared, probes))
+    others = probe_plans(space, len(probes) + UNSEEN, seed=1)
+    unseen = [name for name, plan in others.items() if plan not in probes.values()][:UNSEEN]
+    profile = _profile(prepared, {name: others[name] for name in (STATIC, *unseen)})
     expected, measured, chains = [], [], []
     for name, times in profile.times.items():
         if name == STATIC:
             continue
         features = features_of(carry_over(static, Plan.from_json(json.dumps(profile.plans[name]))))
         said = [fitted.time(each) for each in features]
-        seen = [ms / times.reference_ms for ms in times.stage_ms]
+        took = [ms / times.reference_ms for ms in times.stage_ms]
         expected += said
-        measured += seen
-        chains.append(abs(sum(said) / sum(seen) - 1))
+        measured += took
+        chains.append(abs(sum(said) / sum(took) - 1))
     errors = np.abs(np.array(expected) / np.array(measured) - 1)
     return {
         "network": model.provenance["network"].rpartition(":")[2],

@@ -9,10 +9,10 @@ can do, not what a promise may count on. Times are then taken in alternating blo
 test image at a time.
 """
 
-import itertools
 import json
 import statistics
 import time
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,18 @@ import onnxruntime
 from machine import machine
 from pages import OWN, put_table
 from sessions import BoundSessions, bundle_of, images_from, pixels
+from thresholds import cheapest, exit_accuracy, scores_from
 
 from s2dnas_deploy.build.export.expect import answers_of
 from s2dnas_deploy.build.export.samples import Pixels
 from s2dnas_deploy.build.images import load_images
 from s2dnas_deploy.build.model_file import load_model
-from s2dnas_deploy.run.chain import StageAnswer
+from s2dnas_deploy.run.calibrate import NEVER
 
 RESULT = Path(__file__).parent / "results" / "searched_plan.json"
 STATIC = "static"
-QUANTILES = np.linspace(0, 1, 81)  # of a stage's confidences: where its threshold may lie
 Numbers = npt.NDArray[np.float64]
+Confidences = npt.NDArray[np.float32]
 
 
 @click.command()
@@ -72,19 +73,22 @@ def main(
     bundles = {
         name: bundle_of(model, samples, split=True, precision="float32") for name, model in models.items()
     }
-    answers = {name: answers_of(bundle.graphs, test) for name, bundle in bundles.items()}
+    scores = {name: scores_from(answers_of(bundle.graphs, test), truth) for name, bundle in bundles.items()}
     sessions = {name: BoundSessions(bundle.graphs) for name, bundle in bundles.items()}
     shown, blocks = test[:: len(test) // options["timed"]], options["blocks"]
     costs = _stage_times(sessions, shown, blocks)
-    goal = float((answers[STATIC][0].label == truth).mean())
+    goal = exit_accuracy(scores[STATIC])[0]
+    menus = {name: [_menu(confidence) for confidence in scores[name].confidence[:-1]] for name in models}
     rows = []
     for drop in drops:
-        chosen = {name: _cheapest(answers[name], truth, goal - drop / 100, costs[name]) for name in models}
-        times = _ratios(sessions, {name: each["thresholds"] for name, each in chosen.items()}, shown, blocks)
+        chosen = {
+            name: cheapest(scores[name], goal - drop / 100, np.cumsum(costs[name]), menus[name])
+            for name in models
+        }
+        times = _ratios(sessions, {name: each.thresholds for name, each in chosen.items()}, shown, blocks)
         for name, each in chosen.items():
-            exits = [float((answer.label == truth).mean()) for answer in answers[name]]
-            rows.append({"question": question, "drop": drop, "network": name, **each, "exits": exits})
-            rows[-1] |= {"stage_times": list(costs[name]), **times[name]}
+            row = {"question": question, "drop": drop, "network": name, "exits": exit_accuracy(scores[name])}
+            rows.append({**row, **asdict(each), "stage_times": costs[name].tolist(), **times[name]})
     click.echo(table(rows))
     if options["record"]:
         before = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
@@ -114,33 +118,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cheapest(
-    answers: list[StageAnswer], truth: npt.NDArray[np.int64], goal: float, costs: Numbers
-) -> dict[str, Any]:
-    """Thresholds that are as accurate as `goal` at the least mean time; else the most accurate ones."""
-    menus = [np.append(np.quantile(answer.confidence, QUANTILES), 2.0) for answer in answers[:-1]]
-    tried = [_leaving(answers, truth, thresholds, costs) for thresholds in itertools.product(*menus)]
-    enough = [each for each in tried if each["accuracy"] >= goal]
-    if enough:
-        return min(enough, key=lambda each: float(each["expected"]))
-    return max(tried, key=lambda each: float(each["accuracy"]))
-
-
-def _leaving(
-    answers: list[StageAnswer], truth: npt.NDArray[np.int64], thresholds: tuple[float, ...], costs: Numbers
-) -> dict[str, Any]:
-    stay, right, shares = np.ones(len(truth), dtype=bool), 0, []
-    for answer, threshold in zip(answers, (*thresholds, -1.0), strict=True):
-        leaves = stay & (answer.confidence >= threshold)
-        right += int((answer.label == truth)[leaves].sum())
-        shares.append(float(leaves.mean()))
-        stay &= ~leaves
-    return {
-        "thresholds": [float(threshold) for threshold in thresholds],
-        "accuracy": right / len(truth),
-        "shares": shares,
-        "expected": float(np.dot(shares, np.cumsum(costs))),
-    }
+def _menu(confidence: Confidences) -> list[float]:
+    """Where the threshold of a stage may lie."""
+    return [*np.quantile(confidence, np.linspace(0, 1, 81)).tolist(), NEVER]
 
 
 def _stage_times(sessions: dict[str, BoundSessions], images: Pixels, blocks: int) -> dict[str, Numbers]:
@@ -163,7 +143,7 @@ def _stage_times(sessions: dict[str, BoundSessions], images: Pixels, blocks: int
 
 
 def _ratios(
-    sessions: dict[str, BoundSessions], thresholds: dict[str, list[float]], images: Pixels, blocks: int
+    sessions: dict[str, BoundSessions], thresholds: dict[str, tuple[float, ...]], images: Pixels, blocks: int
 ) -> dict[str, dict[str, float]]:
     """Mean time over that of the static network, and of the first other one, in the same block."""
     first = next(name for name in sessions if name != STATIC)

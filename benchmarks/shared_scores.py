@@ -18,9 +18,10 @@ import torch
 from machine import machine
 from pages import OWN, put_table
 from scipy.stats import kendalltau
+from thresholds import exit_accuracy
 
-from s2dnas_deploy.build.images import load_images
-from s2dnas_deploy.build.model_file import load_model
+from s2dnas_deploy.build.images import ImageSplits, load_images
+from s2dnas_deploy.build.model_file import Model, load_model
 from s2dnas_deploy.build.network import as_network, as_static, carry_over
 from s2dnas_deploy.build.search.evaluate import STATISTICS_IMAGES, SharedEvaluator
 from s2dnas_deploy.build.search.evaluators import with_gain
@@ -34,6 +35,7 @@ from s2dnas_deploy.build.training.devices import autocast_for
 from s2dnas_deploy.build.training.loop import Task, accuracy, train
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.cli.console import Console
+from s2dnas_deploy.reporter import Progress
 from s2dnas_deploy.run.scores import ExitScores
 
 RESULT = Path(__file__).parent / "results" / "shared_scores.json"
@@ -59,64 +61,78 @@ def main(network: Path, data: str, work: Path, shared_epochs: int, epochs: int, 
     """Print both scores of each plan, and Kendall's tau between them."""
     work.mkdir(parents=True, exist_ok=True)
     model = load_model(network)
-    static, preprocessing = as_static(model.network), model.preprocessing
-    splits = load_images(data, input_shape=preprocessing.input_shape, seed=0, val_fraction=0.05)
-    assert splits.test is not None, "the data has no test images"
-    space, price, device = make_space(static.divisible.space, stages=3), by_macs(static), torch.device("cpu")
-    plans = spanning(space)
-    kept, judges = set_judges_aside(splits)
-    settings = Settings(epochs=epochs, ema=0.995, **HOW)  # type: ignore[arg-type]
+    splits = load_images(data, input_shape=model.preprocessing.input_shape, seed=0, val_fraction=0.05)
+    static, rows = as_static(model.network), []
     with Console() as console:
-        task = SharedTask(
-            static=static,
-            space=space,
-            splits=kept,
-            preprocessing=preprocessing,
-            settings=Settings(epochs=shared_epochs, ema=0.99, **HOW),  # type: ignore[arg-type]
-            folder=work,
-        )
-        evaluator = SharedEvaluator(
-            shared=train_shared(task, console.phase("training shared weights")),
-            statistics=kept.train.evenly(STATISTICS_IMAGES),
-            preprocessing=preprocessing,
-            settings=settings,
-            space=space,
-            judging=judges,
-            price=price,
-            target=TARGETS[1],
-        )
-        whole = accuracy(as_network(static).eval(), splits.val, preprocessing)[0]
-        evaluator = with_gain(evaluator, splits.val, whole)
-        rows = []
-        for name, choices in plans.items():
-            scored, costs = evaluator.scores(choices)
-            done = work / f"{name}.npz"
-            if not done.exists():
-                own = carry_over(static, space.plan(choices))
-                teacher = as_network(static).eval()
-                training = Task(
-                    network=own,
-                    teacher=teacher,
-                    splits=splits,
-                    preprocessing=preprocessing,
-                    settings=settings,
-                    folder=work / name,
-                )
-                train(training, console.phase(f"training {name}"))
-                autocast = autocast_for("auto", device)
-                logits = logits_of(own, splits.test, preprocessing, device, autocast)
-                _save(scores_from(logits, splits.test.labels), done)
-            rows.append({"plan": name, "costs": costs, "shared": _rewards(scored, costs)})
-            rows[-1] |= {"trained": _rewards(_load(done), costs), "exits_shared": _exits(scored)}
-            rows[-1] |= {"exits_trained": _exits(_load(done))}
+        evaluator = _evaluator(model, splits, work, shared_epochs, console)
+        for name, choices in spanning(evaluator.space).items():
+            shared, costs = evaluator.scores(choices)
+            task = Task(
+                network=carry_over(static, evaluator.space.plan(choices)),
+                teacher=as_network(static).eval(),
+                splits=splits,
+                preprocessing=model.preprocessing,
+                settings=Settings(epochs=epochs, ema=0.995, **HOW),  # type: ignore[arg-type]
+                folder=work / name,
+            )
+            trained = _trained(task, console.phase(f"training {name}"))
+            rows.append({"plan": name, "costs": costs})
+            rows[-1] |= {"shared": _rewards(shared, costs), "exits_shared": exit_accuracy(shared)}
+            rows[-1] |= {"trained": _rewards(trained, costs), "exits_trained": exit_accuracy(trained)}
             click.echo(json.dumps(rows[-1]), err=True)
-    taus = [_tau([row["shared"][i] for row in rows], [row["trained"][i] for row in rows]) for i in range(3)]
+    taus = [
+        float(kendalltau([row["shared"][i] for row in rows], [row["trained"][i] for row in rows]).statistic)
+        for i in range(len(TARGETS))
+    ]
     content = {"rows": rows, "taus": taus, "targets": TARGETS, "machine": machine()}
     content |= {"network": network.name, "shared_epochs": shared_epochs, "epochs": epochs}
     click.echo(table(content))
     if record:
         RESULT.write_text(json.dumps(content, indent=1) + "\n")
         put_table("shared_scores", table(content), [OWN])
+
+
+def _evaluator(
+    model: Model, splits: ImageSplits, work: Path, epochs: int, console: Console
+) -> SharedEvaluator:
+    """Judges by shared weights, as s2dnas-search does; by MACs, so that no clock has a say."""
+    static, preprocessing = as_static(model.network), model.preprocessing
+    space = make_space(static.divisible.space, stages=3)
+    kept, judges = set_judges_aside(splits)
+    settings = Settings(epochs=epochs, ema=0.99, **HOW)  # type: ignore[arg-type]
+    task = SharedTask(
+        static=static,
+        space=space,
+        splits=kept,
+        preprocessing=preprocessing,
+        settings=settings,
+        folder=work,
+    )
+    evaluator = SharedEvaluator(
+        shared=train_shared(task, console.phase("training shared weights")),
+        statistics=kept.train.evenly(STATISTICS_IMAGES),
+        preprocessing=preprocessing,
+        settings=settings,
+        space=space,
+        judging=judges,
+        price=by_macs(static),
+        target=TARGETS[1],
+    )
+    whole = accuracy(as_network(static).eval(), splits.val, preprocessing)[0]
+    return with_gain(evaluator, splits.val, whole)
+
+
+def _trained(task: Task, progress: Progress) -> ExitScores:
+    """What the exits of a plan say of the test images once it is trained by itself."""
+    done, test, device = task.folder.with_suffix(".npz"), task.splits.test, torch.device("cpu")
+    if done.exists():
+        return ExitScores.load(done)
+    assert test is not None, "the data has no test images"
+    train(task, progress)
+    logits = logits_of(task.network, test, task.preprocessing, device, autocast_for("auto", device))
+    scores = scores_from(logits, test.labels)
+    scores.save(done)
+    return scores
 
 
 def table(record: dict[str, Any]) -> str:
@@ -160,24 +176,6 @@ def spanning(space: SearchSpace) -> dict[str, Choices]:
 
 def _rewards(scores: ExitScores, costs: Sequence[float]) -> list[float]:
     return [worth_of(scores, costs, target).reward for target in TARGETS]
-
-
-def _exits(scores: ExitScores) -> list[float]:
-    return [float(x) for x in (scores.label == scores.truth).mean(axis=1)]
-
-
-def _tau(one: Sequence[float], other: Sequence[float]) -> float:
-    return float(kendalltau(one, other).statistic)
-
-
-def _save(scores: ExitScores, path: Path) -> None:
-    assert scores.truth is not None
-    np.savez(path, label=scores.label, confidence=scores.confidence, truth=scores.truth)
-
-
-def _load(path: Path) -> ExitScores:
-    with np.load(path) as kept:
-        return ExitScores(label=kept["label"], confidence=kept["confidence"], truth=kept["truth"])
 
 
 if __name__ == "__main__":

@@ -133,8 +133,8 @@ def test_a_network_that_is_not_trained_is_refused(tmp_path):
 @pytest.mark.slow
 def test_a_cluster_finds_the_same_plan_though_a_node_is_killed(weights, tmp_path):
     pytest.importorskip("ray")
-    alone = subprocess.run(["unshare", "--user", "--map-root-user", "--net", "true"], check=False)
-    if alone.returncode:
+    own_network = ["unshare", "--user", "--map-root-user", "--net"]
+    if subprocess.run([*own_network, "true"], check=False).returncode:
         pytest.skip("no network namespace of one's own can be had here")
     asked = ["--evaluations=40", "--strategy=policy"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -143,14 +143,7 @@ def test_a_cluster_finds_the_same_plan_though_a_node_is_killed(weights, tmp_path
     subprocess.run([sys.executable, *command, *here], env=environment, check=True)
     script = [sys.executable, str(Path(__file__).with_name("cluster_search.py")), str(tmp_path / "b.run")]
     spread = subprocess.run(
-        [
-            "unshare",
-            "--user",
-            "--map-root-user",
-            "--net",
-            *script,
-            *options(weights, tmp_path / "b.pt", *asked),
-        ],
+        [*own_network, *script, *options(weights, tmp_path / "b.pt", *asked)],
         env=environment,
         check=False,
         capture_output=True,

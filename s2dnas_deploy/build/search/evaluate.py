@@ -98,9 +98,9 @@ class FinetuneEvaluator(_Evaluator):
         with tempfile.TemporaryDirectory(prefix="s2dnas-candidate-") as passing:
             folder = self.keep or Path(passing) / "candidate"
             train(replace(self.task, network=network, folder=folder), lambda done, total, note: None)
-            shutil.rmtree(folder)
-        costs = self.price(network)
-        logits = logits_of(placed(network, device), self.judging, self.task.preprocessing, device, autocast)
+            costs, preprocessing = self.price(network), self.task.preprocessing
+            logits = logits_of(placed(network, device), self.judging, preprocessing, device, autocast)
+            shutil.rmtree(folder)  # only now: who is killed before goes on with the trained weights
         return scores_from(logits, self.judging.labels), costs
 
 

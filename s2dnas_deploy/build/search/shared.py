@@ -18,6 +18,7 @@ from s2dnas_deploy.build.operators import OPERATORS
 from s2dnas_deploy.build.search.space import ExitSlot, SearchSpace
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.plan import OUTPUT, Plan
+from s2dnas_deploy.plan import static as static_plan
 
 
 class SharedWeights(nn.Module):
@@ -27,7 +28,7 @@ class SharedWeights(nn.Module):
         super().__init__()
         self.divisible, self.space = static.divisible, space
         self._attribute: dict[str, str] = {}
-        reference = divide(static.divisible, _every_stage_at_the_output(space))
+        reference = divide(static.divisible, static_plan(space.plans))
         body = {key for node in reference.body for key in node.weights.values()}
         for key, is_buffer in weight_keys(reference).items():
             if key in body:
@@ -96,14 +97,3 @@ class SharedWeights(nn.Module):
 
 def _head(place: str, key: str) -> str:
     return f"exit at {place}: {key}"
-
-
-def _every_stage_at_the_output(space: SearchSpace) -> Plan:
-    """A division by which every stage has a classifier at the output; who owns what does not matter here."""
-    exits = (OUTPUT,) * space.stages
-    channels = {}
-    for group in space.plans.groups:
-        portions = group.channels // group.granule
-        own = [portions // space.stages + (k < portions % space.stages) for k in range(space.stages)]
-        channels[group.name] = tuple(count * group.granule for count in own)
-    return Plan(channels=channels, exits=exits)
