@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from s2dnas_deploy.build.images import LabelledImages
-from s2dnas_deploy.build.network import MultiStageNetwork, as_static, carry_over
+from s2dnas_deploy.build.network import MultiStageNetwork
 from s2dnas_deploy.build.search.gain import raised
 from s2dnas_deploy.build.search.judge_shared import logits_of, scores_from, take_statistics
 from s2dnas_deploy.build.search.price import Price
@@ -26,6 +26,7 @@ from s2dnas_deploy.build.training.devices import Autocast, autocast_for, choose_
 from s2dnas_deploy.build.training.loop import Task, train
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.run.scores import ExitScores
 
 STATISTICS_IMAGES = 1000
@@ -87,14 +88,15 @@ class FinetuneEvaluator(_Evaluator):
 
     task: Task
     """How candidates are trained; its own network is the static one."""
+    start: Callable[[Plan], MultiStageNetwork]
+    """What a candidate is before that."""
     keep: Path | None
     """Where a candidate's training goes on after `kill -9`; None on machines that only help."""
 
     def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
         """What its exits say after training, and what it costs to get to each."""
         device, autocast = _where(self.task.settings)
-        assert self.task.teacher is not None, "candidates learn from the static network"
-        network = carry_over(as_static(self.task.teacher), self.space.plan(choices))
+        network = self.start(self.space.plan(choices))
         with tempfile.TemporaryDirectory(prefix="s2dnas-candidate-") as passing:
             folder = self.keep or Path(passing) / "candidate"
             train(replace(self.task, network=network, folder=folder), lambda done, total, note: None)

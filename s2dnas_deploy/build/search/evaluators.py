@@ -5,12 +5,13 @@ have done in the run's folder.
 """
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
-from s2dnas_deploy.build.network import as_network
+from s2dnas_deploy.build.network import MultiStageNetwork, as_network, carry_over
 from s2dnas_deploy.build.search.cluster import Cluster
 from s2dnas_deploy.build.search.evaluate import STATISTICS_IMAGES, FinetuneEvaluator, SharedEvaluator
 from s2dnas_deploy.build.search.gain import expected_gain
@@ -27,6 +28,7 @@ from s2dnas_deploy.build.training.loop import Task, accuracy
 from s2dnas_deploy.build.training.session import Prepared
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.files import write_text_atomically
+from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.profile import Profile, measure_profile
 
@@ -86,6 +88,23 @@ def with_gain(evaluator: SharedEvaluator, unseen: LabelledImages, static_accurac
 
 def finetune_evaluator(search: Search) -> FinetuneEvaluator:
     """Judges by training a plan for a few epochs, as the winner is trained for more."""
+    return _by_training(search, partial(carry_over, search.prepared.static), _where_judged(search))
+
+
+def finalists_evaluator(search: Search) -> FinetuneEvaluator:
+    """Judges by training that goes on from the shared weights.
+
+    From the static network on, an epoch favours plans that learn fast: those with a large first stage. What
+    the shared weights know they have learned already, and less is left to learn for all alike.
+    """
+    settings = _where_judged(search)
+    shared = _shared_weights(search, search.splits_and_judges[0])
+    return _by_training(search, shared.divided, replace(settings, lr=settings.lr / 2))
+
+
+def _by_training(
+    search: Search, start: Callable[[Plan], MultiStageNetwork], settings: Settings
+) -> FinetuneEvaluator:
     static, folder = search.prepared.static, search.folder / "candidate"
     splits, judging = search.splits_and_judges
     task = Task(
@@ -93,12 +112,13 @@ def finetune_evaluator(search: Search) -> FinetuneEvaluator:
         teacher=as_network(static).eval(),
         splits=splits,
         preprocessing=search.prepared.preprocessing,
-        settings=replace(_where_judged(search), epochs=search.request.finetune_epochs),
+        settings=replace(settings, epochs=search.request.finetune_epochs),
         folder=folder,
     )
     return FinetuneEvaluator(
         price=price_of(search),
         task=task,
+        start=start,
         keep=None if search.cluster else folder,
         space=search.space,
         judging=judging,

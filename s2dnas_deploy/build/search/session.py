@@ -20,7 +20,12 @@ from s2dnas_deploy.build.model_file import Model
 from s2dnas_deploy.build.search import evolution, random_search, reinforce
 from s2dnas_deploy.build.search.cluster import Cluster
 from s2dnas_deploy.build.search.evaluate import Evaluator
-from s2dnas_deploy.build.search.evaluators import Search, finetune_evaluator, shared_evaluator
+from s2dnas_deploy.build.search.evaluators import (
+    Search,
+    finalists_evaluator,
+    finetune_evaluator,
+    shared_evaluator,
+)
 from s2dnas_deploy.build.search.finalists import choose_finalists
 from s2dnas_deploy.build.search.frontier import plot_frontier
 from s2dnas_deploy.build.search.probes import probe_plans, write_probes
@@ -116,10 +121,10 @@ def _best(search: Search) -> Sequence[Trial]:
 
 
 def _looked_at_closely(search: Search, identity: Mapping[str, Any], named: Sequence[Trial]) -> list[Trial]:
-    """The same plans, trained for a while, and judged by that; best first."""
+    """The same plans, trained on for a while, and judged by that; best first."""
     whole = {**identity, "finetune_epochs": search.request.finetune_epochs}
     phase = ("training finalists", len(named))
-    trials = _trials(search, finetune_evaluator, "finalists.jsonl", whole, phase)
+    trials = _trials(search, finalists_evaluator, "finalists.jsonl", whole, phase)
     trials.evaluate([trial.choices for trial in named])
     return trials.best(len(named))
 
