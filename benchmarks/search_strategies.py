@@ -21,7 +21,7 @@ from scipy.stats import binomtest
 from s2dnas_deploy.build.images import load_images
 from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.build.network import as_static
-from s2dnas_deploy.build.search.evaluate import SharedEvaluator
+from s2dnas_deploy.build.search.evaluate import SharedEvaluator, SharedStart
 from s2dnas_deploy.build.search.price import by_macs
 from s2dnas_deploy.build.search.session import STRATEGIES
 from s2dnas_deploy.build.search.space import Choices, SearchSpace, make_space
@@ -129,16 +129,18 @@ def _every_plan_judged(
     shared = train_shared(shared_task, lambda done, total, note: None)
     click.echo(f"shared weights: {time.perf_counter() - started:.0f} s", err=True)
     evaluator = SharedEvaluator(
-        shared=shared,
+        start=SharedStart(
+            shared=shared,
+            statistics=splits.train,
+            preprocessing=model.preprocessing,
+            settings=settings,
+        ),
         space=space,
         judging=splits.val,
-        statistics=splits.train,
-        preprocessing=model.preprocessing,
-        settings=settings,
         price=by_macs(static),
         target=target,
     )
-    kept = work / "every.json"
+    kept = work / f"every plan at {target:g}.json"
     if not kept.exists():
         rewards = [(list(choices), evaluator(choices).reward) for choices in space.every()]
         kept.write_text(json.dumps(rewards))

@@ -30,7 +30,7 @@ from s2dnas_deploy.build.export.expect import answers_of
 from s2dnas_deploy.build.export.samples import Pixels
 from s2dnas_deploy.build.images import load_images
 from s2dnas_deploy.build.model_file import load_model
-from s2dnas_deploy.run.calibrate import NEVER
+from s2dnas_deploy.run.calibrate import NEVER, in_points
 
 RESULT = Path(__file__).parent / "results" / "searched_plan.json"
 STATIC = "static"
@@ -75,7 +75,7 @@ def main(
     }
     scores = {name: scores_from(answers_of(bundle.graphs, test), truth) for name, bundle in bundles.items()}
     sessions = {name: BoundSessions(bundle.graphs) for name, bundle in bundles.items()}
-    shown, blocks = test[:: len(test) // options["timed"]], options["blocks"]
+    shown, blocks = test[:: max(len(test) // options["timed"], 1)], options["blocks"]
     costs = _stage_times(sessions, shown, blocks)
     goal = exit_accuracy(scores[STATIC])[0]
     menus = {name: [_menu(confidence) for confidence in scores[name].confidence[:-1]] for name in models}
@@ -112,7 +112,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         exits, shares = (" / ".join(f"{100 * x:.1f}" for x in row[key]) for key in ("exits", "shares"))
         over = f"{row['over_static']:.3f} | {row['over_first']:.3f}"
         lines.append(
-            f"| {row['question']}, {row['drop']:g} points | {row['network']} | {exits} "
+            f"| {row['question']}, {in_points(row['drop'] / 100)} | {row['network']} | {exits} "
             f"| {100 * row['accuracy']:.2f}% | {shares} | {over} |"
         )
     return "\n".join(lines) + "\n"

@@ -23,7 +23,7 @@ from thresholds import exit_accuracy
 from s2dnas_deploy.build.images import ImageSplits, load_images
 from s2dnas_deploy.build.model_file import Model, load_model
 from s2dnas_deploy.build.network import as_network, as_static, carry_over
-from s2dnas_deploy.build.search.evaluate import STATISTICS_IMAGES, SharedEvaluator
+from s2dnas_deploy.build.search.evaluate import STATISTICS_IMAGES, SharedEvaluator, SharedStart
 from s2dnas_deploy.build.search.evaluators import with_gain
 from s2dnas_deploy.build.search.judge_shared import logits_of, scores_from
 from s2dnas_deploy.build.search.judges import set_judges_aside
@@ -73,7 +73,7 @@ def main(network: Path, data: str, work: Path, shared_epochs: int, epochs: int, 
                 splits=splits,
                 preprocessing=model.preprocessing,
                 settings=Settings(epochs=epochs, ema=0.995, **HOW),  # type: ignore[arg-type]
-                folder=work / name,
+                folder=work / f"{name}, {epochs} epochs",
             )
             trained = _trained(task, console.phase(f"training {name}"))
             rows.append({"plan": name, "costs": costs})
@@ -109,10 +109,12 @@ def _evaluator(
         folder=work,
     )
     evaluator = SharedEvaluator(
-        shared=train_shared(task, console.phase("training shared weights")),
-        statistics=kept.train.evenly(STATISTICS_IMAGES),
-        preprocessing=preprocessing,
-        settings=settings,
+        start=SharedStart(
+            shared=train_shared(task, console.phase("training shared weights")),
+            statistics=kept.train.evenly(STATISTICS_IMAGES),
+            preprocessing=preprocessing,
+            settings=settings,
+        ),
         space=space,
         judging=judges,
         price=by_macs(static),

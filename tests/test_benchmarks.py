@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("overhead", "overhead", lambda record: record["rows"]),
         ("bulk", "bulk", lambda record: record),
         ("latency_model", "latency_model", lambda record: record["rows"]),
+        ("shared_scores", "shared_scores", lambda record: record),
+        ("searched_plan", "searched_plan", lambda record: record["rows"]),
         ("search_strategies", "search_strategies", lambda record: record["rows"]),
         ("guarantee", "guarantee", lambda record: record["rows"]),
     ],

@@ -31,6 +31,8 @@ class Console:
         """Begin a phase. Nothing shows until it has lasted a second."""
         if not self.bars:
             return _Lines(name, self).update
+        if self._bar is not None:
+            self._bar.close()
         self._bar = _Bar(name)
         return self._bar.update
 
@@ -71,7 +73,7 @@ class _Bar:
 
 
 class _Lines:
-    """A line every few seconds if the note has changed, and one at the end: enough for a log file."""
+    """A line now and then, sooner if the note has changed, and one at the end: enough for a log file."""
 
     def __init__(self, name: str, console: Console) -> None:
         self.name, self.console = name, console
@@ -84,10 +86,12 @@ class _Lines:
         """Say where it stands, if there is news that is not too fresh, or if it is done."""
         now = time.monotonic()
         self.before = done - 1 if self.before is None else self.before
-        news = note != self.last and now - self.said_at > _SECONDS_BETWEEN_LINES
-        if note and (news or done == total):
+        wait = _SECONDS_BETWEEN_LINES if note != self.last else _SECONDS_WITHOUT_NEWS
+        ended = done == total and (note or now - self.start > 1)
+        if ended or now - self.said_at > wait:
             self.last, self.said_at = note, now
-            self.console.say(f"{self.name}: {done}/{total}, {self._times(now, done, total)}, {note}")
+            told = f", {note}" if note else ""
+            self.console.say(f"{self.name}: {done}/{total}, {self._times(now, done, total)}{told}")
 
     def _times(self, now: float, done: int, total: int) -> str:
         """Time since the start, and what is left at this pace."""
@@ -96,4 +100,4 @@ class _Lines:
         return f"{elapsed:.0f} s{left}"
 
 
-_SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_LINES, _SECONDS_WITHOUT_NEWS = 5.0, 60.0

@@ -11,7 +11,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_PATHS = {"weights", "plan", "data"}
+_PATHS = {"weights", "plan", "data", "cost"}
 _OF_A_PLAN = {"plan", "align", "exit_weights"}
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     help="A TOML file of these options; the command line overrides it.",
 )
 @network_options
-@click.option("--stages", type=click.IntRange(2, 16), default=3, show_default=True)
+@click.option("--stages", type=click.IntRange(2, 8), default=3, show_default=True)
 @click.option(
     "--target",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
@@ -42,7 +42,11 @@ if TYPE_CHECKING:
     help="paper: every stage goes through all layers; full: also depth exits, and stages that own nothing.",
 )
 @click.option(
-    "--align", type=click.IntRange(1), default=8, show_default=True, help="Divide in portions of this width."
+    "--align",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Divide in portions of this width; at most 8 in a group, so wider ones in wide groups.",
 )
 @click.option(
     "--strategy",
@@ -71,7 +75,7 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     default=4,
     show_default=True,
-    help="Train so many of the best plans for a while before the winner is chosen; 0: none.",
+    help="Train so many of the best plans for a while before the winner is chosen; with fewer than 2, none.",
 )
 @click.option(
     "--finetune-epochs",
@@ -84,7 +88,7 @@ if TYPE_CHECKING:
     "--cost",
     default="clock",
     show_default=True,
-    help="Price plans by this machine's clock, by macs, or by a device.json of s2dnas-bench.",
+    help="Price plans by this machine's clock (one CPU thread), macs, or a device.json of s2dnas-bench.",
 )
 @click.option(
     "--write-probes",
@@ -92,7 +96,11 @@ if TYPE_CHECKING:
     help="Only write into this folder what s2dnas-bench times on another device.",
 )
 @click.option(
-    "--top", type=click.IntRange(1), default=1, show_default=True, help="Train so many of the best plans."
+    "--top",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Train so many of the best plans that differ.",
 )
 @click.option(
     "--ray",
@@ -124,7 +132,8 @@ def search(**options: Any) -> None:
         raise click.UsageError(f"--cost {request.cost}: expected clock, macs or the file of a device profile")
     with Console(quiet=options["quiet"]) as console, redirect_stdout(sys.stderr):
         found = search_model(request, console)
-    click.echo("\n\n".join(_in_words(each) for each in found))
+    if found:
+        click.echo("\n\n".join(_in_words(each) for each in found))
 
 
 def _in_words(found: "Found") -> str:

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -76,6 +77,35 @@ def test_a_search_leaves_a_trained_model_and_what_it_tried(weights, tmp_path, st
     assert again.stdout == result.stdout
 
 
+def test_another_target_keeps_the_shared_weights_and_all_that_was_tried(weights, tmp_path):
+    first = run(*options(weights, tmp_path / "m.pt", "--target=0.001"))
+    assert first.exit_code == 2
+    before = (tmp_path / "m.run/shared.checkpoint.pt").stat().st_mtime_ns
+    tried = (tmp_path / "m.run/plans.jsonl").read_bytes()
+    again = run(*options(weights, tmp_path / "m.pt", "--evaluations=20", "--exit-weights=1,2"))
+    assert again.exit_code == 0, again.output
+    assert "plans.jsonl was of another search: it is kept as plans-1.jsonl" in again.stderr
+    assert (tmp_path / "m.run/plans-1.jsonl").read_bytes() == tried
+    assert "resuming" not in again.stderr
+    assert before
+
+
+@pytest.mark.parametrize("more", [["--evaluations=1"], ["--finalists=1", "--epochs=0"], ["--batch-size=16"]])
+def test_small_searches_end_well(weights, tmp_path, more):
+    result = run(*options(weights, tmp_path / "m.pt", "--shared-epochs=0", "--target=0.9", *more))
+    assert result.exit_code == 0, result.output
+    assert load_model(tmp_path / "m.pt").network.stages == 2
+
+
+def test_writing_probes_discards_nothing(weights, tmp_path):
+    (tmp_path / "m.run").mkdir()
+    (tmp_path / "m.run/plans.jsonl").write_text("kept\n")
+    result = run(*options(weights, tmp_path / "m.pt", f"--write-probes={tmp_path / 'probes'}", "--restart"))
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    assert (tmp_path / "m.run/plans.jsonl").read_text() == "kept\n"
+
+
 def test_the_best_few_are_trained(weights, tmp_path):
     result = run(*options(weights, tmp_path / "m.pt", "--top=2", "--strategy=random", "--quiet"))
     assert result.exit_code == 0, result.output
@@ -115,13 +145,21 @@ def test_finetuning_judges_too(weights, tmp_path):
         (["--cost=time"], 2, "expected clock, macs or the file of a device profile"),
         (["--ray=nowhere"], 2, "expected HOST:PORT"),
         (["--ray=127.0.0.1:1"], 2, "no Ray cluster answers there"),
+        (["--exit-weights=1,1,2"], 2, "3 exit weights for 2 exits"),
+        (["--shared-lr=0"], 2, "--shared-lr: expected above 0"),
+        (["--target=0.001"], 2, "none of 12 plans keeps to --target 0.001: the cheapest first exit costs"),
+        (["--data={other}"], 1, "the data has 2 classes and the network 10 outputs"),
+        (["--out={weights}"], 3, "is there already, and not from a search: move it away"),
     ],
 )
 def test_errors_say_what_is_wrong(weights, tmp_path, more, code, message):
-    asked = [option.format(weights=weights) for option in more]
+    images, classes = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 2
+    np.savez(tmp_path / "other.npz", x_train=images, y_train=classes)
+    asked = [option.format(weights=weights, other=tmp_path / "other.npz") for option in more]
     result = run(*options(weights, tmp_path / "m.pt", *asked))
     assert result.exit_code == code, result.output
     assert message in result.stderr
+    assert "searching" not in result.stderr or "--target" in message
 
 
 def test_a_network_that_is_not_trained_is_refused(tmp_path):
@@ -163,17 +201,24 @@ def test_killed_in_every_phase_it_comes_to_the_same_plan(weights, tmp_path):
     command = options(weights, tmp_path / "b.pt", "--shared-epochs=6", "--epochs=6", "--checkpoint-seconds=0")
     code = "from s2dnas_deploy.cli import search; search()"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    folder = tmp_path / "b.run"
+
+    def lines(name, count):
+        path = folder / name
+        return lambda: path.exists() and len(path.read_bytes().splitlines()) >= count
+
     phases = [
-        tmp_path / "b.run/shared.checkpoint.pt",
-        tmp_path / "b.run/plans.jsonl",
-        tmp_path / "b.run/candidate/checkpoint.pt",
-        tmp_path / "b.run/finalists.jsonl",
-        tmp_path / "b.run/checkpoint.pt",
+        (folder / "shared.checkpoint.pt").exists,
+        lines("plans.jsonl", 5),
+        lambda: any(folder.glob("candidate/*/checkpoint.pt")),
+        lines("finalists.jsonl", 3),
+        (folder / "checkpoint.pt").exists,
     ]
-    for reached in phases:
+    for is_reached in phases:
         process = subprocess.Popen([sys.executable, "-c", code, *command], env=environment)
-        while process.poll() is None and not reached.exists():
-            time.sleep(0.02)
+        while process.poll() is None and not is_reached():
+            time.sleep(0.005)
+        assert process.poll() is None, "it ended before it could be killed"
         process.kill()
         process.wait()
     final = subprocess.run([sys.executable, "-c", code, *command], env=environment, check=False)

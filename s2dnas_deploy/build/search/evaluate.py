@@ -8,13 +8,13 @@ import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from s2dnas_deploy.build.images import LabelledImages
+from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.network import MultiStageNetwork
 from s2dnas_deploy.build.search.gain import raised
 from s2dnas_deploy.build.search.judge_shared import logits_of, scores_from, take_statistics
@@ -32,6 +32,24 @@ from s2dnas_deploy.run.scores import ExitScores
 STATISTICS_IMAGES = 1000
 
 Evaluator = Callable[[Choices], Worth]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedStart:
+    """What a plan's own network is when it starts from shared weights, with statistics of its own."""
+
+    shared: SharedWeights
+    statistics: LabelledImages
+    """Images of the training set, to estimate the means and variances of batch norms on."""
+    preprocessing: Preprocessing
+    settings: Settings
+
+    def __call__(self, plan: Plan) -> MultiStageNetwork:
+        """The network, on the CPU."""
+        device, autocast = _where(self.settings)
+        network = placed(self.shared.divided(plan), device)
+        take_statistics(network, self.statistics.images, self.preprocessing, device, autocast)
+        return placed(network, torch.device("cpu"), torch.contiguous_format)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,51 +75,56 @@ class _Evaluator(ABC):
 class SharedEvaluator(_Evaluator):
     """Judges a plan by its masks over shared weights."""
 
-    shared: SharedWeights
-    statistics: LabelledImages
-    """Images of the training set, to estimate the means and variances of batch norms on."""
-    preprocessing: Preprocessing
-    settings: Settings
+    start: SharedStart
     gain: float = 0.0
     """By how much training would raise the logit of the right class."""
 
     def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
         """What its exits say, and what it costs to get to each."""
-        network, truth = self.shared.divided(self.space.plan(choices)), self.judging.labels
+        network, truth = self.start(self.space.plan(choices)), self.judging.labels
         costs = self.price(network)
         return scores_from(raised(self._logits(network, self.judging), truth, self.gain), truth), costs
 
     def logits(self, choices: Choices, images: LabelledImages) -> Tensor:
         """What its exits say of images, [exits, N, classes]: as the shared weights are."""
-        return self._logits(self.shared.divided(self.space.plan(choices)), images)
+        return self._logits(self.start(self.space.plan(choices)), images)
 
     def _logits(self, network: MultiStageNetwork, images: LabelledImages) -> Tensor:
-        device, autocast = _where(self.settings)
-        network = placed(network, device)
-        take_statistics(network, self.statistics.images, self.preprocessing, device, autocast)
-        return logits_of(network, images, self.preprocessing, device, autocast)
+        device, autocast = _where(self.start.settings)
+        return logits_of(placed(network, device), images, self.start.preprocessing, device, autocast)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneEvaluator(_Evaluator):
     """Judges a plan by training it for a few epochs: costly, and what the quick way is held against."""
 
-    task: Task
-    """How candidates are trained; its own network is the static one."""
     start: Callable[[Plan], MultiStageNetwork]
     """What a candidate is before that."""
+    teacher: MultiStageNetwork
+    splits: ImageSplits
+    preprocessing: Preprocessing
+    settings: Settings
     keep: Path | None
     """Where a candidate's training goes on after `kill -9`; None on machines that only help."""
 
     def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
         """What its exits say after training, and what it costs to get to each."""
-        device, autocast = _where(self.task.settings)
-        network = self.start(self.space.plan(choices))
+        device, autocast = _where(self.settings)
+        plan = self.space.plan(choices)
+        network = self.start(plan)
         with tempfile.TemporaryDirectory(prefix="s2dnas-candidate-") as passing:
-            folder = self.keep or Path(passing) / "candidate"
-            train(replace(self.task, network=network, folder=folder), lambda done, total, note: None)
-            costs, preprocessing = self.price(network), self.task.preprocessing
-            logits = logits_of(placed(network, device), self.judging, preprocessing, device, autocast)
+            folder = (self.keep or Path(passing)) / plan.digest[:12]
+            task = Task(
+                network=network,
+                teacher=self.teacher,
+                splits=self.splits,
+                preprocessing=self.preprocessing,
+                settings=self.settings,
+                folder=folder,
+            )
+            train(task, lambda done, total, note: None)
+            costs = self.price(network)
+            logits = logits_of(placed(network, device), self.judging, self.preprocessing, device, autocast)
             shutil.rmtree(folder)  # only now: who is killed before goes on with the trained weights
         return scores_from(logits, self.judging.labels), costs
 

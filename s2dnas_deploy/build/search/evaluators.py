@@ -13,7 +13,12 @@ from pathlib import Path
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.network import MultiStageNetwork, as_network, carry_over
 from s2dnas_deploy.build.search.cluster import Cluster
-from s2dnas_deploy.build.search.evaluate import STATISTICS_IMAGES, FinetuneEvaluator, SharedEvaluator
+from s2dnas_deploy.build.search.evaluate import (
+    STATISTICS_IMAGES,
+    FinetuneEvaluator,
+    SharedEvaluator,
+    SharedStart,
+)
 from s2dnas_deploy.build.search.gain import expected_gain
 from s2dnas_deploy.build.search.judges import set_judges_aside
 from s2dnas_deploy.build.search.latency import by_clock
@@ -24,13 +29,15 @@ from s2dnas_deploy.build.search.shared import SharedWeights
 from s2dnas_deploy.build.search.space import SearchSpace, uniform_choices
 from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
 from s2dnas_deploy.build.training.devices import choose_device
-from s2dnas_deploy.build.training.loop import Task, accuracy
+from s2dnas_deploy.build.training.loop import accuracy
 from s2dnas_deploy.build.training.session import Prepared
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.files import write_text_atomically
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.profile import Profile, measure_profile
+
+DEVICE = "device.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +62,31 @@ class Search:
         return set_judges_aside(self.prepared.splits)
 
     @cached_property
+    def shared_weights(self) -> SharedWeights:
+        """The weights that all plans share, trained; training goes on where it was."""
+        training = self.request.training
+        settings = replace(
+            training.settings,
+            epochs=self.request.passes,
+            lr=self.request.shared_lr,
+            ema=0.99,
+            exit_weights=(),
+        )
+        task = SharedTask(
+            static=self.prepared.static,
+            space=self.space,
+            splits=self.splits_and_judges[0],
+            preprocessing=self.prepared.preprocessing,
+            settings=settings,
+            folder=self.folder,
+        )
+
+        def on_resume(step: int) -> None:
+            self.reporter.say(f"resuming the shared weights after step {step}")
+
+        return train_shared(task, self.reporter.phase("training shared weights"), on_resume)
+
+    @cached_property
     def static_accuracy(self) -> float:
         """Of the static network, on images that it has not seen."""
         prepared = self.prepared
@@ -63,16 +95,12 @@ class Search:
 
 def shared_evaluator(search: Search) -> SharedEvaluator:
     """Judges by masks over shared weights, which are trained if they are not yet."""
-    splits, judging = search.splits_and_judges
     return with_gain(
         SharedEvaluator(
             price=price_of(search),
-            shared=_shared_weights(search, splits),
-            statistics=splits.train.evenly(STATISTICS_IMAGES),
-            preprocessing=search.prepared.preprocessing,
-            settings=_where_judged(search),
+            start=_from_shared_weights(search),
             space=search.space,
-            judging=judging,
+            judging=search.splits_and_judges[1],
             target=search.request.target,
         ),
         search.prepared.splits.val,
@@ -98,31 +126,33 @@ def finalists_evaluator(search: Search) -> FinetuneEvaluator:
     the shared weights know they have learned already, and less is left to learn for all alike.
     """
     settings = _where_judged(search)
-    shared = _shared_weights(search, search.splits_and_judges[0])
-    return _by_training(search, shared.divided, replace(settings, lr=settings.lr / 2))
+    return _by_training(search, _from_shared_weights(search), replace(settings, lr=settings.lr / 2))
 
 
 def _by_training(
     search: Search, start: Callable[[Plan], MultiStageNetwork], settings: Settings
 ) -> FinetuneEvaluator:
-    static, folder = search.prepared.static, search.folder / "candidate"
     splits, judging = search.splits_and_judges
-    task = Task(
-        network=as_network(static),
-        teacher=as_network(static).eval(),
+    return FinetuneEvaluator(
+        price=price_of(search),
+        start=start,
+        teacher=as_network(search.prepared.static).eval(),
         splits=splits,
         preprocessing=search.prepared.preprocessing,
         settings=replace(settings, epochs=search.request.finetune_epochs),
-        folder=folder,
-    )
-    return FinetuneEvaluator(
-        price=price_of(search),
-        task=task,
-        start=start,
-        keep=None if search.cluster else folder,
+        keep=None if search.cluster else search.folder / "candidate",
         space=search.space,
         judging=judging,
         target=search.request.target,
+    )
+
+
+def _from_shared_weights(search: Search) -> SharedStart:
+    return SharedStart(
+        shared=search.shared_weights,
+        statistics=search.splits_and_judges[0].train.evenly(STATISTICS_IMAGES),
+        preprocessing=search.prepared.preprocessing,
+        settings=_where_judged(search),
     )
 
 
@@ -133,7 +163,7 @@ def price_of(search: Search) -> Price:
         return by_macs(static)
     if cost != "clock":
         return by_clock(static, Profile.load(Path(cost)))
-    kept = search.folder / "device.json"
+    kept = search.folder / DEVICE
     if not kept.exists():
         with tempfile.TemporaryDirectory(prefix="s2dnas-probes-") as passing:
             probes = Path(passing)
@@ -143,26 +173,6 @@ def price_of(search: Search) -> Price:
             profile = measure_profile(probes, provider="cpu", threads=1, progress=timed)
         write_text_atomically(kept, profile.to_json())
     return by_clock(static, Profile.load(kept))
-
-
-def _shared_weights(search: Search, splits: ImageSplits) -> SharedWeights:
-    request, reporter = search.request, search.reporter
-    settings = replace(
-        request.training.settings, epochs=request.passes, lr=request.shared_lr, ema=0.99, exit_weights=()
-    )
-    task = SharedTask(
-        static=search.prepared.static,
-        space=search.space,
-        splits=splits,
-        preprocessing=search.prepared.preprocessing,
-        settings=settings,
-        folder=search.folder,
-    )
-
-    def on_resume(step: int) -> None:
-        reporter.say(f"resuming the shared weights after step {step}")
-
-    return train_shared(task, reporter.phase("training shared weights"), on_resume)
 
 
 def _where_judged(search: Search) -> Settings:

@@ -13,7 +13,7 @@ _ALIKE = 0.05  # plans whose costs up to every exit are within so much of each o
 
 def choose_finalists(ranked: Iterable[Trial], uniform: Sequence[Trial], count: int) -> list[Trial]:
     """At most `count`, best first: of plans that are alike only the best, and always the best uniform one."""
-    best_uniform = max(uniform, key=lambda trial: trial.worth.reward, default=None)
+    best_uniform = max(uniform, key=lambda trial: trial.worth.rank, default=None)
     chosen: list[Trial] = []
     for trial in ranked:
         left = count - len(chosen) - (best_uniform is not None and best_uniform not in chosen)

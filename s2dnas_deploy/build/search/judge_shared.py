@@ -4,8 +4,6 @@ Place in the flow: `SharedWeights` + images ──▶ what every exit says (`Exi
 The means and variances of batch norms are those of the plan's own features, so they are taken anew for each.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -31,7 +29,7 @@ def logits_of(
     """What every exit says of images, [exits, N, classes], on the CPU."""
     network.eval()
     found = []
-    for part in _batches(images.images):
+    for part in torch.split(images.images, _BATCH):
         with autocast():
             logits = torch.stack(network(normalised(part, preprocessing, device)))
         found.append(logits.float().cpu())
@@ -66,22 +64,16 @@ def take_statistics(
     }
     for statistic in norms:
         statistic.zero_()
-    count = 0
-    for part in _batches(images):
+    parts = images.chunk(-(-len(images) // _BATCH))  # alike in size, for each weighs the same
+    for part in parts:
         with autocast():
             network.answers(
                 normalised(part, preprocessing, device), weights, training=frozenset({"batch_norm"})
             )
-        count += 1
     for statistic, momentum in norms.items():
-        statistic.div_(1 - (1 - momentum) ** count)
+        statistic.div_(1 - (1 - momentum) ** len(parts))
 
 
 def _nodes(network: MultiStageNetwork) -> list[Node]:
     division = network.division
     return [*division.body[1:], *(node for exit_ in division.exits for node in exit_.nodes)]
-
-
-def _batches(images: Tensor) -> Iterator[Tensor]:
-    for start in range(0, len(images), _BATCH):
-        yield images[start : start + _BATCH]

@@ -13,6 +13,8 @@ from s2dnas_deploy.build.training.checkpoint import add_weights
 from s2dnas_deploy.build.training.session import Prepared, Request
 from s2dnas_deploy.errors import OptionError
 
+SCORES = 1  # how plans are scored; another number where old scores must not be mixed with new ones
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRequest:
@@ -33,7 +35,10 @@ class SearchRequest:
     """`macs`, `clock` (this machine's), or the path of a device profile."""
     write_probes: Path | None
     finalists: int
-    """So many of the best plans are trained for a while and judged again; the winner is the best of them."""
+    """So many of the best plans are trained for a while and judged again; the winner is the best of them.
+
+    0 and 1 train none: there is nothing to choose from.
+    """
     finetune_epochs: int
     top: int
     ray: str | None
@@ -44,6 +49,11 @@ class SearchRequest:
             raise OptionError(
                 f"expected a target between 0 and 1, a share of the static network's cost, got {self.target}"
             )
+        weights = self.training.settings.exit_weights
+        if weights and len(weights) != self.stages:
+            raise OptionError(f"{len(weights)} exit weights for {self.stages} exits")
+        if self.shared_lr <= 0:
+            raise OptionError(f"--shared-lr: expected above 0, got {self.shared_lr:g}")
 
     @property
     def passes(self) -> int:
@@ -52,7 +62,7 @@ class SearchRequest:
 
     def identity(self, prepared: Prepared) -> dict[str, Any]:
         """What must be the same for the plans tried to be those of one search."""
-        elsewhere = {"training", "top", "write_probes", "ray", "finalists"}
+        elsewhere = {"training", "top", "write_probes", "ray", "finalists", "evaluations"}
         if self.evaluator == "shared":
             elsewhere.add("finetune_epochs")
         own = {key: value for key, value in asdict(self).items() if key not in elsewhere}
@@ -61,9 +71,11 @@ class SearchRequest:
         if self.cost not in ("macs", "clock"):
             own["cost"] = hashlib.sha256(Path(self.cost).read_bytes()).hexdigest()
         return {
+            "scores": SCORES,
             **own,
             "shared_epochs": self.passes,
             "images": prepared.splits.digest,
+            "preprocessing": prepared.preprocessing.to_document(),
             "weights": weights.hexdigest(),
             "settings": replace(self.training.settings, epochs=0).digest,
         }

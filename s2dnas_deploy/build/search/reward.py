@@ -30,13 +30,21 @@ class Worth:
     exit_accuracy: tuple[float, ...]
     exit_cost: tuple[float, ...]
     exit_share: tuple[float, ...]
+    fits: bool
+    """Whether there are thresholds by which it costs no more than the target."""
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """What plans are ranked by: a reward shows a strategy the way, but what does not fit is no answer."""
+        return self.fits, self.reward
 
 
 def worth_of(scores: ExitScores, exit_cost: Sequence[float], target: float) -> Worth:
     """The worth of a plan whose exits say `scores` of labelled images; `exit_cost` grows with the exit."""
     assert scores.truth is not None, "a reward needs labels"
     exit_accuracy = tuple((scores.label == scores.truth).mean(axis=1).tolist())
-    if exit_cost[0] > target:
+    fits = exit_cost[0] <= target
+    if not fits:
         accuracy, cost = exit_accuracy[0], exit_cost[0]
         shares = (1.0, *[0.0] * (len(exit_cost) - 1))
         reward = accuracy - BETA * (cost / target - 1)
@@ -52,4 +60,5 @@ def worth_of(scores: ExitScores, exit_cost: Sequence[float], target: float) -> W
         exit_accuracy=exit_accuracy,
         exit_cost=tuple(exit_cost),
         exit_share=shares,
+        fits=fits,
     )

@@ -21,6 +21,7 @@ from s2dnas_deploy.build.search import evolution, random_search, reinforce
 from s2dnas_deploy.build.search.cluster import Cluster
 from s2dnas_deploy.build.search.evaluate import Evaluator
 from s2dnas_deploy.build.search.evaluators import (
+    DEVICE,
     Search,
     finalists_evaluator,
     finetune_evaluator,
@@ -33,16 +34,18 @@ from s2dnas_deploy.build.search.request import SearchRequest
 from s2dnas_deploy.build.search.reward import Worth
 from s2dnas_deploy.build.search.space import Choices, make_space, uniform_choices
 from s2dnas_deploy.build.search.strategy import Judge, Strategy
+from s2dnas_deploy.build.search.train_shared import SHARED_CHECKPOINT
 from s2dnas_deploy.build.search.trials import JudgeMany, Trial, Trials
 from s2dnas_deploy.build.training.devices import choose_device
 from s2dnas_deploy.build.training.session import (
+    Request,
     check_writable,
     prepare,
     train_plan,
     with_trained_static,
 )
 from s2dnas_deploy.bundle.files import write_text_atomically
-from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.errors import CheckpointError, OptionError
 from s2dnas_deploy.reporter import Reporter
 
 STRATEGIES: Mapping[str, Strategy] = {
@@ -50,7 +53,7 @@ STRATEGIES: Mapping[str, Strategy] = {
     "evolution": evolution.search,
     "random": random_search.search,
 }
-_KEPT = ("plans.jsonl", "finalists.jsonl", "shared.checkpoint.pt", "device.json")
+_PLANS, _FINALISTS = "plans.jsonl", "finalists.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,7 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
         if cluster is not None:
             reporter.say(f"{request.ray}: {cluster.at_once} plans are judged at a time")
         check_writable(training.out)
+        _check_not_anothers(request)
         prepared = with_trained_static(training, prepare(training, reporter), reporter)
         if not prepared.is_trained:
             raise OptionError("a search starts from a trained network: give --weights, or --static-epochs")
@@ -79,16 +83,16 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
             prepared.static.divisible.space, stages=request.stages, kind=request.space, align=request.align
         )
         search = Search(request=request, prepared=prepared, space=space, cluster=cluster, reporter=reporter)
-        if training.restart:
-            _forget(training.folder)
         if request.write_probes is not None:
             written = reporter.phase("writing probes")
             write_probes(prepared, probe_plans(space), request.write_probes, written)
             reporter.say(f"{request.write_probes}: probes for s2dnas-bench")
             return ()
+        if training.restart:
+            _forget(training.folder)
         best = _best(search)
     found = [_trained(search, trial, rank) for rank, trial in enumerate(best)]
-    (training.folder / "shared.checkpoint.pt").unlink(missing_ok=True)
+    (training.folder / SHARED_CHECKPOINT).unlink(missing_ok=True)
     return tuple(found)
 
 
@@ -97,17 +101,22 @@ def _best(search: Search) -> Sequence[Trial]:
     request, space = search.request, search.space
     make = shared_evaluator if request.evaluator == "shared" else finetune_evaluator
     identity = request.identity(search.prepared)
-    trials = _trials(search, make, "plans.jsonl", identity, ("searching", request.evaluations))
+    trials = _trials(search, make, _PLANS, identity, ("searching", request.evaluations))
     judge = Judge(trials.evaluate, request.evaluations)
     by_hand = uniform_choices(space)
     judge(by_hand)
     STRATEGIES[request.strategy](space, judge, np.random.default_rng(request.training.settings.seed))
+    if judge.left:
+        search.reporter.say(f"{len(trials.asked)} plans judged: the strategy has no other ones to propose")
+    _check_one_fits(trials, request)
     uniform = [trials.asked[choices] for choices in by_hand if choices in trials.asked]
     finalists: list[Trial] = []
     if request.evaluator == "shared" and request.finalists > 1:
         named = choose_finalists(trials.best(len(trials.asked)), uniform, max(request.finalists, request.top))
         finalists = _looked_at_closely(search, identity, named)
-    best = (finalists or trials.best(request.top))[: request.top]
+    best = [trial for trial in finalists or trials.best(request.top) if trial.worth.fits][: request.top]
+    if len(best) < request.top:
+        search.reporter.say(f"--top {request.top}: only {len(best)} that differ and keep to the target")
     plot_frontier(
         list(trials.asked.values()),
         finalists=finalists,
@@ -124,7 +133,7 @@ def _looked_at_closely(search: Search, identity: Mapping[str, Any], named: Seque
     """The same plans, trained on for a while, and judged by that; best first."""
     whole = {**identity, "finetune_epochs": search.request.finetune_epochs}
     phase = ("training finalists", len(named))
-    trials = _trials(search, finalists_evaluator, "finalists.jsonl", whole, phase)
+    trials = _trials(search, finalists_evaluator, _FINALISTS, whole, phase)
     trials.evaluate([trial.choices for trial in named])
     return trials.best(len(named))
 
@@ -152,26 +161,61 @@ def _trials(
         return judges[0](asked)
 
     def told() -> None:
-        best = trials.best(1)[0].worth.reward
-        progress(len(trials.asked), phase[1], f"best {100 * best:.2f}%")
+        best = trials.best(1)[0].worth
+        note = f"best {100 * best.accuracy:.2f}%" if best.fits else "none within the target yet"
+        progress(len(trials.asked), phase[1], note)
 
     trials = Trials(search.folder / name, identity, search.space, judge, told)
+    if trials.set_aside is not None:
+        search.reporter.say(f"{trials.path} was of another search: it is kept as {trials.set_aside.name}")
     return trials
+
+
+def _check_one_fits(trials: Trials, request: SearchRequest) -> None:
+    """A search that found nothing within the target says so, and what would be."""
+    if trials.best(1)[0].worth.fits:
+        return
+    least = min(trial.worth.exit_cost[0] for trial in trials.asked.values())
+    raise OptionError(
+        f"none of {len(trials.asked)} plans keeps to --target {request.target:g}: the cheapest first exit "
+        f"costs {least:.3f} of the static network by --cost {request.cost}; ask for a target above that, or "
+        "for more --evaluations (what is done so far is kept)"
+    )
 
 
 def _trained(search: Search, trial: Trial, rank: int) -> Found:
     """A plan, trained in full; the first is at `--out`, others beside it."""
     training, request = search.request.training, search.request
     plan, number = search.space.plan(trial.choices), f"-{rank + 1}" if rank else ""
-    out = training.out.with_name(f"{training.out.stem}{number}.pt") if rank else training.out
+    out = _out(training, rank)
     write_text_atomically(training.folder / f"plan{number}.json", plan.to_json())
     own = replace(training, out=out, plan=f"searched: {request.strategy}, target {request.target:g}")
     model = train_plan(own, plan, search.prepared, search.reporter)
     return Found(trial=trial, plan=plan, model=model, out=out)
 
 
+def _out(training: Request, rank: int) -> Path:
+    """Where a plan's model goes, by the plan's rank."""
+    return training.out.with_name(f"{training.out.stem}-{rank + 1}.pt") if rank else training.out
+
+
+def _check_not_anothers(request: SearchRequest) -> None:
+    """Before the work: a model or a checkpoint that no search has left here would be in its way after it."""
+    training = request.training
+    if training.restart or (training.folder / _PLANS).exists():
+        return
+    for path in (*(_out(training, rank) for rank in range(request.top)), training.folder / "checkpoint.pt"):
+        if path.exists():
+            raise CheckpointError(
+                f"{path} is there already, and not from a search: move it away, give another --out, or "
+                "--restart to replace it"
+            )
+
+
 def _forget(folder: Path) -> None:
     """Discard what an earlier search has done."""
-    for name in _KEPT:
+    for kept in (*folder.glob("plans*.jsonl"), *folder.glob("finalists*.jsonl")):
+        kept.unlink()
+    for name in (SHARED_CHECKPOINT, DEVICE):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "candidate", ignore_errors=True)

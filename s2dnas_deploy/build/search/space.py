@@ -26,7 +26,6 @@ from s2dnas_deploy.plan import OUTPUT, ChannelGroup, Layer, Plan, PlanSpace, che
 
 Choices = tuple[int, ...]
 Kind = Literal["full", "paper"]
-KINDS: tuple[Kind, ...] = ("full", "paper")
 MOST_PORTIONS = 8  # a group is divided no finer than in eighths
 
 
@@ -197,8 +196,8 @@ def make_space(
     reuse: bool = True,
 ) -> SearchSpace:
     """The space of a network: `paper` is every stage through all layers, `full` adds exits and zeros."""
-    if stages < 2:
-        raise OptionError(f"a search needs 2 stages or more, got {stages}")
+    if not 2 <= stages <= portions:
+        raise OptionError(f"a search can divide a network among 2 to {portions} stages, got {stages}")
     exits: list[ExitSlot] = []
     if kind == "full":
         places = (*joints(plans), OUTPUT)
@@ -210,10 +209,10 @@ def make_space(
     ]
     layers = [ReuseSlot(layer=layer) for layer in plans.layers if reuse and not layer.reads_image]
     if not any(min(counts) > 0 for slot in groups for counts in slot.options):
-        widest = max(slot.group.channels // slot.group.granule for slot in groups)
+        widest = max(sum(count > 0 for count in counts) for slot in groups for counts in slot.options)
         raise PlanError(
-            f"the network's groups are too narrow to be divided among {stages} stages: the widest has "
-            f"{widest} portions; ask for fewer --stages, or a smaller --align"
+            f"the network's groups are too narrow to be divided among {stages} stages: {widest} can "
+            "own a part of the widest; ask for fewer --stages, or a smaller --align"
         )
     return SearchSpace(plans=plans, stages=stages, kind=kind, align=align, slots=(*exits, *groups, *layers))
 

@@ -1,9 +1,10 @@
 """Training the shared weights, so that masks alone tell how good a plan would be.
 
 Place in the flow: `SharedWeights` from the static network ──train──▶ the same, used to many plans. The
-images of a step are dealt to several plans: the one whose first stage is thinnest, the one whose first stage
-is largest (the sandwich rule of slimmable networks), and others drawn at random. All are told what the
-static network answers. The result is a moving average, as in training proper.
+images of a step are dealt to several plans: the one whose first stage is thinnest, the one whose first
+stage is largest (the sandwich rule of slimmable networks), and others drawn at random. Where there are
+images for one or two plans only, the first two take turns. All are told what the static network answers.
+The result is a moving average, as in training proper.
 """
 
 import copy
@@ -36,8 +37,8 @@ from s2dnas_deploy.reporter import Progress
 
 _MOST_PLANS = 8  # in a step
 _FEWEST_IMAGES = 16  # of a plan in a step: norms take statistics of them
-
-_CHECKPOINT = "shared.checkpoint.pt"
+_LARGEST_GRADIENT = 5.0
+SHARED_CHECKPOINT = "shared.checkpoint.pt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,7 @@ def train_shared(
     with torch.random.fork_rng(devices=[]):
         run = _Run(task)
         run.resume()
-        if run.step:
+        if 0 < run.step < run.steps:
             on_resume(run.step)
         for step in range(run.step, run.steps):
             run.learn(step)
@@ -119,7 +120,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.loss = 0.0
         hands = [part.chunk(self.plans) for part in (images, labels, taught)]
-        for network, *hand in zip(self._networks(step), *hands, strict=False):
+        for network, *hand in zip(self._networks(step), *hands, strict=True):
             self.loss += self._teach(network, *hand, share=len(hand[0]) / len(images))
         if not math.isfinite(self.loss):
             raise TrainingError(
@@ -134,9 +135,15 @@ class _Run:
     def _networks(self, step: int) -> Iterator[MultiStageNetwork]:
         """The step's plans: drawn ones, the same whenever the step is taken, and the two extremes."""
         rng = np.random.default_rng(seed_of(self.settings.seed, "plan", step))
-        for _ in range(max(self.plans - len(self.always), 1)):
+        if self.plans > 2:
+            always = self.always
+        elif self.plans == 2:
+            always = [self.always[step % 2]]  # they take turns
+        else:
+            always = [self.always[step // 2 % 2]] if step % 2 else []
+        for _ in range(self.plans - len(always)):
             yield self._network(self.task.space.draw(rng))
-        yield from self.always
+        yield from always
 
     def _teach(
         self, network: MultiStageNetwork, images: Tensor, labels: Tensor, taught: Tensor, *, share: float
@@ -177,17 +184,14 @@ class _Run:
             running_loss=self.loss,
             metrics=[],
         )
-        save_checkpoint(state, self.task.folder / _CHECKPOINT)
+        save_checkpoint(state, self.task.folder / SHARED_CHECKPOINT)
         self.saved_at = time.monotonic()
 
     def resume(self) -> None:
         """Go on from this run's checkpoint, if there is one."""
-        state = load_checkpoint(self.task.folder / _CHECKPOINT, self.identity)
+        state = load_checkpoint(self.task.folder / SHARED_CHECKPOINT, self.identity)
         if state is not None:
             self.shared.load_state_dict(state.network)
             self.average.load_state_dict(state.average)
             self.optimizer.load_state_dict(dict(state.optimizer))
             self.step, self.loss = state.step, state.running_loss
-
-
-_LARGEST_GRADIENT = 5.0

@@ -8,13 +8,15 @@ old answers at once; so nothing of a strategy's own state has to be kept.
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from s2dnas_deploy.build.search.reward import Worth
 from s2dnas_deploy.build.search.space import Choices, SearchSpace
 from s2dnas_deploy.bundle.files import write_text_atomically
-from s2dnas_deploy.errors import CheckpointError
+from s2dnas_deploy.errors import CheckpointError, PlanError
+from s2dnas_deploy.plan import Plan
 
 JudgeMany = Callable[[Sequence[Choices]], Iterable[Worth]]
 
@@ -38,14 +40,17 @@ class Trials:
         judge: JudgeMany,
         told: Callable[[], None],
     ) -> None:
-        """Read what is at `path`, which must come from the same run; `told` is called after each answer.
+        """Read what is at `path`, if it comes from the same run; `told` is called after each answer.
 
         `judge` gives answers one by one, in the order asked, so that each is kept as soon as it is there.
         """
         self.path, self.space, self._judge, self._told = path, space, judge, told
-        self._known = _read(path, run)
+        header = json.dumps({"run": dict(run)})
+        self.set_aside = _set_aside(path, header)
+        """Where trials of another search are now that were at `path`."""
+        self._known = _read(path, space)
         if not path.exists():
-            write_text_atomically(path, json.dumps({"run": dict(run)}) + "\n")
+            write_text_atomically(path, header + "\n")
         self.asked: dict[Choices, Trial] = {}
         """What this search has asked about, in order."""
 
@@ -62,32 +67,38 @@ class Trials:
                 self._told()
         return [self._known[choices].worth.reward for choices in asked]
 
-    def best(self, count: int) -> list[Trial]:
-        """Those of the highest reward; of equals, the first asked about."""
-        return sorted(self.asked.values(), key=lambda trial: -trial.worth.reward)[:count]
+    def best(self, most: int) -> list[Trial]:
+        """Those of the highest rank; of equals, the first asked about."""
+        return sorted(self.asked.values(), key=lambda trial: trial.worth.rank, reverse=True)[:most]
 
     def _write(self, file: BinaryIO, trial: Trial) -> None:
-        plan = json.loads(self.space.plan(trial.choices).to_json())
-        document = {"choices": list(trial.choices), **asdict(trial.worth), "plan": plan}
+        plan = self.space.plan(trial.choices)
+        document = {"choices": list(trial.choices), **asdict(trial.worth), "plan": _document(plan)}
         file.write(json.dumps(document).encode() + b"\n")
         file.flush()
 
 
-def _read(path: Path, run: Mapping[str, Any]) -> dict[Choices, Trial]:
+def _set_aside(path: Path, header: str) -> Path | None:
+    """Trials of another search (another target, say) make room: they cost time, and are not thrown away."""
+    if not path.exists():
+        return None
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first = file.readline()
+    if first.rstrip("\n") == header:
+        return None
+    there = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(1))
+    return path.rename(next(other for other in there if not other.exists()))
+
+
+def _read(path: Path, space: SearchSpace) -> dict[Choices, Trial]:
     """What was tried before; a last line that was not finished is cut off."""
     if not path.exists():
         return {}
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     try:
-        first, *rest = [json.loads(line) for line in whole.splitlines()]
-        if first["run"] != json.loads(json.dumps(dict(run))):
-            raise CheckpointError(
-                f"{path} belongs to another search (other settings, images or weights); give another --out, "
-                "or --restart to discard it"
-            )
-        trials = [_trial(document) for document in rest]
-    except (ValueError, KeyError, TypeError) as problem:
+        trials = [_trial(json.loads(line), space) for line in whole.splitlines()[1:]]
+    except (ValueError, KeyError, TypeError, IndexError, PlanError) as problem:
         raise CheckpointError(f"{path} is damaged ({problem!r}); start over with --restart") from problem
     if whole != content:
         with path.open("r+b") as file:
@@ -95,7 +106,10 @@ def _read(path: Path, run: Mapping[str, Any]) -> dict[Choices, Trial]:
     return {trial.choices: trial for trial in trials}
 
 
-def _trial(document: Mapping[str, Any]) -> Trial:
+def _trial(document: Mapping[str, Any], space: SearchSpace) -> Trial:
+    choices = tuple(document["choices"])
+    if _document(space.plan(choices)) != document["plan"]:
+        raise ValueError("its choices are of another space")
     worth = Worth(
         reward=float(document["reward"]),
         accuracy=float(document["accuracy"]),
@@ -103,5 +117,11 @@ def _trial(document: Mapping[str, Any]) -> Trial:
         exit_accuracy=tuple(document["exit_accuracy"]),
         exit_cost=tuple(document["exit_cost"]),
         exit_share=tuple(document["exit_share"]),
+        fits=bool(document["fits"]),
     )
-    return Trial(choices=tuple(document["choices"]), worth=worth)
+    return Trial(choices=choices, worth=worth)
+
+
+def _document(plan: Plan) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(plan.to_json())
+    return document

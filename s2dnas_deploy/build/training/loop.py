@@ -44,17 +44,10 @@ class Task:
     folder: Path
 
     def __post_init__(self) -> None:
-        classes, expected = len(self.splits.class_names), self.network.division.graph.classes
-        if classes != expected:
-            raise DataError(
-                f"the data has {classes} classes and the network {expected} outputs; they must be equal "
-                f"(--model-args can set the number of outputs)"
-            )
+        check_images(self.splits, self.network.division.graph.classes)
         weights = self.settings.exit_weights
         if weights and len(weights) != self.network.stages:
             raise OptionError(f"{len(weights)} exit weights for {self.network.stages} exits")
-        if len(self.splits.train) < 2:
-            raise DataError("training needs at least 2 images")
 
     def batches(self, device: torch.device) -> Batches:
         """What is learned from, step by step."""
@@ -79,6 +72,18 @@ class Task:
                 digest.update(network.division.plan.digest.encode())
                 add_weights(digest, network.weights())
         return digest.hexdigest()
+
+
+def check_images(splits: ImageSplits, outputs: int) -> None:
+    """Refuse images that a network of so many outputs cannot learn from."""
+    classes = len(splits.class_names)
+    if classes != outputs:
+        raise DataError(
+            f"the data has {classes} classes and the network {outputs} outputs; they must be equal "
+            f"(--model-args can set the number of outputs)"
+        )
+    if len(splits.train) < 2:
+        raise DataError("training needs at least 2 images")
 
 
 def train(

@@ -21,7 +21,7 @@ from s2dnas_deploy.build.network import as_network, as_static, carry_over
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.static_source import StaticSource, read_plan, read_source
 from s2dnas_deploy.build.training.devices import choose_device
-from s2dnas_deploy.build.training.loop import Task, accuracy, train
+from s2dnas_deploy.build.training.loop import Task, accuracy, check_images, train
 from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
@@ -91,6 +91,7 @@ def prepare(request: Request, reporter: Reporter) -> Prepared:
         limit=request.limit,
         on_progress=counted(reporter.phase("reading images")),
     )
+    check_images(splits, static.graph.classes)
     return Prepared(
         static=static,
         is_trained=source.is_trained(),
@@ -180,7 +181,7 @@ def _finished(out: Path, task: Task, identity: str, *, restart: bool) -> Model |
     if model.provenance.get("run") != identity:
         raise CheckpointError(
             f"{out} is there already and comes from another run ({_differences(model, task)}); "
-            "give another --out, or --restart to replace it"
+            "move it away, give another --out, or --restart to replace it"
         )
     return model
 

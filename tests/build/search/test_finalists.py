@@ -1,5 +1,7 @@
 """Finalists are the best, differ from each other, and have a uniform plan among them."""
 
+from dataclasses import replace
+
 from s2dnas_deploy.build.search.finalists import choose_finalists
 from s2dnas_deploy.build.search.reward import Worth
 from s2dnas_deploy.build.search.trials import Trial
@@ -13,6 +15,7 @@ def trial(number, reward, *exit_cost):
         exit_accuracy=(reward,) * len(exit_cost),
         exit_cost=exit_cost,
         exit_share=(1.0, 0.0),
+        fits=True,
     )
     return Trial(choices=(number,), worth=worth)
 
@@ -38,6 +41,11 @@ def test_the_best_uniform_plan_is_one_of_them():
     assert choose_finalists([UNIFORM, BEST, OTHER], [UNIFORM], 2) == [UNIFORM, BEST]
     twin = trial(6, 0.45, 0.1, 0.5)
     assert choose_finalists([BEST, twin], [twin], 2) == [BEST, twin]
+
+
+def test_a_uniform_plan_that_fits_comes_before_a_better_one_that_does_not():
+    over = replace(UNIFORM, worth=replace(UNIFORM.worth, reward=0.95, fits=False))
+    assert choose_finalists([BEST, UNIFORM, over], [over, UNIFORM], 2) == [BEST, UNIFORM]
 
 
 def test_there_may_be_fewer_than_asked_for():

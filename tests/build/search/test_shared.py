@@ -9,6 +9,7 @@ from small_networks import example_network, residual
 
 from s2dnas_deploy.build.images import load_images
 from s2dnas_deploy.build.network import carry_over
+from s2dnas_deploy.build.search import train_shared as train_shared_module
 from s2dnas_deploy.build.search.judge_shared import logits_of, scores_from, take_statistics
 from s2dnas_deploy.build.search.shared import SharedWeights
 from s2dnas_deploy.build.search.space import make_space
@@ -80,11 +81,12 @@ def test_gradients_reach_exactly_what_a_plan_uses():
     assert {"stem.weight", "widen.weight"} <= touched
 
 
-def test_statistics_are_those_of_the_images(digits):
+@pytest.mark.parametrize("count", [250, 251])
+def test_statistics_are_those_of_the_images(digits, count):
     static = read_network(example_network("digits_cnn", "digits_cnn"), (1, 8, 8))
     space = make_space(static.divisible.space, stages=2)
     network = SharedWeights(static, space).divided(space.plan(largest(space)))
-    images = digits.train.images[:250]
+    images = digits.train.images[:count]
     take_statistics(network, images, PREPROCESSING, CPU, FLOAT32)
     weights = network.weights()
     first = network.division.graph.by_name["conv1.1"]
@@ -109,6 +111,27 @@ def test_training_serves_plans_that_differ_much(digits, tmp_path):
             scores.append((said.label == said.truth).mean(axis=1))
         assert (scores[1] > scores[0]).all()
         assert scores[1][-1] > 0.8
+
+
+@pytest.mark.parametrize(("batch", "plans"), [(16, 1), (32, 2), (48, 3), (64, 4)])
+def test_extremes_are_taught_however_few_plans_a_step_has(digits, tmp_path, monkeypatch, batch, plans):
+    run = task(digits, tmp_path, batch_size=batch)
+    taught = []
+    teach = train_shared_module._Run._teach
+
+    def seen(self, network, images, labels, told, *, share):
+        taught.append((network.division.plan.digest, len(images)))
+        return teach(self, network, images, labels, told, share=share)
+
+    monkeypatch.setattr(train_shared_module._Run, "_teach", seen)
+    train_shared(run, silent)
+    steps = len(digits.train) // batch
+    assert len(taught) == steps * plans
+    assert sum(count for _, count in taught) == steps * batch
+    digests = [digest for digest, _ in taught]
+    for choices in (smallest(run.space), largest(run.space)):
+        assert digests.count(run.space.plan(choices).digest) >= steps * min(plans - 1, 2) // 2 or plans == 1
+        assert run.space.plan(choices).digest in digests
 
 
 def test_a_killed_training_goes_on_to_the_same_weights(digits, tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from architectures import ALL, build
 from small_networks import example_network, residual
+from torch import nn
 
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.build.search.space import (
@@ -121,9 +122,11 @@ def test_a_space_of_few_portions_has_plans():
 
 def test_what_is_no_space_is_refused():
     static = residual()
-    with pytest.raises(OptionError, match="2 stages or more"):
-        make_space(static.divisible.space, stages=1)
+    for stages in (1, 9):
+        with pytest.raises(OptionError, match=f"among 2 to 8 stages, got {stages}"):
+            make_space(static.divisible.space, stages=stages)
     with pytest.raises(PlanError, match="choices, got 1"):
         make_space(static.divisible.space, stages=2).plan((0,))
-    with pytest.raises(PlanError, match="too narrow to be divided among 16 stages"):
-        make_space(static.divisible.space, stages=16, align=64)
+    narrow = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 5))
+    with pytest.raises(PlanError, match="among 8 stages: 4 can own a part"):
+        make_space(read_network(narrow, (3, 8, 8)).divisible.space, stages=8, align=1)

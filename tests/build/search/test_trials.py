@@ -25,6 +25,7 @@ def worth(reward):
         exit_accuracy=(0.5, reward),
         exit_cost=(0.1, 0.9),
         exit_share=(0.9, 0.1),
+        fits=True,
     )
 
 
@@ -90,11 +91,33 @@ def test_each_answer_is_kept_as_soon_as_it_is_there(space, tmp_path):
     assert judged.asked == asked[2:]
 
 
-def test_another_search_is_refused(space, tmp_path):
+def test_trials_of_another_search_make_room_and_are_kept(space, tmp_path):
     path = tmp_path / "plans.jsonl"
-    trials(path, space, Judged())
-    with pytest.raises(CheckpointError, match="belongs to another search"):
-        trials(path, space, Judged(), {"seed": 1})
-    path.write_text("something else\n")
-    with pytest.raises(CheckpointError, match="is damaged"):
-        trials(path, space, Judged())
+    asked = [space.draw(np.random.default_rng(0))]
+    first = trials(path, space, Judged())
+    first.evaluate(asked)
+    content = path.read_bytes()
+    assert first.set_aside is None
+    for number, run in enumerate(({"seed": 1}, {"seed": 2}), start=1):
+        judged = Judged()
+        other = trials(path, space, judged, run)
+        other.evaluate(asked)
+        assert judged.asked == asked
+        assert other.set_aside == tmp_path / f"plans-{number}.jsonl"
+    assert (tmp_path / "plans-1.jsonl").read_bytes() == content
+
+
+def test_damaged_trials_are_refused(space, tmp_path):
+    path = tmp_path / "plans.jsonl"
+    trials(path, space, Judged()).evaluate([space.draw(np.random.default_rng(0))])
+    header, line = path.read_text().splitlines()
+    document = json.loads(line)
+    for broken in (
+        "something else",
+        "[1]",
+        json.dumps({**document, "choices": [0]}),
+        json.dumps({**document, "plan": {**document["plan"], "exits": ["elsewhere", "output"]}}),
+    ):
+        path.write_text(f"{header}\n{broken}\n")
+        with pytest.raises(CheckpointError, match="is damaged"):
+            trials(path, space, Judged())
