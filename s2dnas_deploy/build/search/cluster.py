@@ -7,6 +7,7 @@ in another order would be other numbers. Ray, because it is what clusters of wor
 extra.
 """
 
+import pickle
 import re
 import socket
 from collections.abc import Iterator, Sequence
@@ -58,7 +59,7 @@ class Cluster(AbstractContextManager["Cluster"]):
 
     def judge_by(self, evaluator: Evaluator) -> JudgeMany:
         """Send the evaluator; the result gives the worth of plans, in order, as they become known."""
-        sent = self._ray.put(evaluator)
+        sent = self._ray.put(self._ray.cloudpickle.dumps(evaluator))
         task = self._ray.remote(max_retries=_MOST_RETRIES, **self._needs)(_judge)
 
         def judge(asked: Sequence[Choices]) -> Iterator[Worth]:
@@ -84,11 +85,15 @@ class Cluster(AbstractContextManager["Cluster"]):
         return int(min(offered.get("CPU", 0) // self.threads, gpus))
 
 
-def _judge(evaluator: Evaluator, choices: Choices, threads: int, version: str) -> Worth:
-    """Runs on a machine of the cluster."""
+def _judge(sent: bytes, choices: Choices, threads: int, version: str) -> Worth:
+    """Runs on a machine of the cluster. Only the same version can be relied on to read what was sent."""
     if version != __version__:
-        raise S2dnasError(f"a machine of the cluster has s2dnas_deploy {__version__}, this one {version}")
+        raise S2dnasError(
+            f"a machine of the cluster has s2dnas_deploy {__version__}, this one {version}; install the same "
+            "on all (plans judged before are kept)"
+        )
     torch.set_num_threads(threads)
+    evaluator: Evaluator = pickle.loads(sent)  # noqa: S301 - the cluster's own, as all that Ray sends
     return evaluator(choices)
 
 

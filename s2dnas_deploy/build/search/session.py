@@ -91,9 +91,7 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
         if training.restart:
             _forget(training.folder)
         best = _best(search)
-    found = [_trained(search, trial, rank) for rank, trial in enumerate(best)]
-    (training.folder / SHARED_CHECKPOINT).unlink(missing_ok=True)
-    return tuple(found)
+    return tuple(_trained(search, trial, rank) for rank, trial in enumerate(best))
 
 
 def _best(search: Search) -> Sequence[Trial]:
