@@ -22,8 +22,8 @@ from s2dnas_deploy.build.images import load_images
 from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.build.network import as_static, carry_over
 from s2dnas_deploy.build.search.latency import features_of, fit
+from s2dnas_deploy.build.search.make_space import make_space
 from s2dnas_deploy.build.search.probes import probe_plans, write_probes
-from s2dnas_deploy.build.search.space import make_space
 from s2dnas_deploy.build.training.session import Prepared
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.run.profile import STATIC, measure_profile

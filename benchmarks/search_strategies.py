@@ -22,9 +22,10 @@ from s2dnas_deploy.build.images import load_images
 from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.build.network import as_static
 from s2dnas_deploy.build.search.evaluate import SharedEvaluator, SharedStart
+from s2dnas_deploy.build.search.make_space import make_space
 from s2dnas_deploy.build.search.price import by_macs
 from s2dnas_deploy.build.search.session import STRATEGIES
-from s2dnas_deploy.build.search.space import Choices, SearchSpace, make_space
+from s2dnas_deploy.build.search.space import Choices, SearchSpace
 from s2dnas_deploy.build.search.strategy import Judge
 from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
 from s2dnas_deploy.build.training.settings import Settings

@@ -23,13 +23,15 @@ from thresholds import exit_accuracy
 from s2dnas_deploy.build.images import ImageSplits, load_images
 from s2dnas_deploy.build.model_file import Model, load_model
 from s2dnas_deploy.build.network import as_network, as_static, carry_over
+from s2dnas_deploy.build.search.by_hand import uniform_choices
 from s2dnas_deploy.build.search.evaluate import STATISTICS_IMAGES, SharedEvaluator, SharedStart
 from s2dnas_deploy.build.search.evaluators import with_gain
 from s2dnas_deploy.build.search.judge_shared import logits_of, scores_from
 from s2dnas_deploy.build.search.judges import set_judges_aside
+from s2dnas_deploy.build.search.make_space import make_space
 from s2dnas_deploy.build.search.price import by_macs
 from s2dnas_deploy.build.search.reward import worth_of
-from s2dnas_deploy.build.search.space import Choices, ExitSlot, SearchSpace, make_space, uniform_choices
+from s2dnas_deploy.build.search.space import Choices, ExitSlot, SearchSpace
 from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
 from s2dnas_deploy.build.training.devices import autocast_for
 from s2dnas_deploy.build.training.loop import Task, accuracy, train

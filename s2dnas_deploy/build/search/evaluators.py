@@ -12,6 +12,7 @@ from pathlib import Path
 
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.network import MultiStageNetwork, as_network, carry_over
+from s2dnas_deploy.build.search.by_hand import uniform_choices
 from s2dnas_deploy.build.search.cluster import Cluster
 from s2dnas_deploy.build.search.evaluate import (
     STATISTICS_IMAGES,
@@ -26,7 +27,7 @@ from s2dnas_deploy.build.search.price import Price, by_macs
 from s2dnas_deploy.build.search.probes import probe_plans, write_probes
 from s2dnas_deploy.build.search.request import SearchRequest
 from s2dnas_deploy.build.search.shared import SharedWeights
-from s2dnas_deploy.build.search.space import SearchSpace, uniform_choices
+from s2dnas_deploy.build.search.space import SearchSpace
 from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
 from s2dnas_deploy.build.training.devices import choose_device
 from s2dnas_deploy.build.training.loop import accuracy

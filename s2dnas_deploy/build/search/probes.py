@@ -17,8 +17,8 @@ from s2dnas_deploy.build.export.options import ExportOptions
 from s2dnas_deploy.build.export.samples import pixels_of
 from s2dnas_deploy.build.model_file import Model
 from s2dnas_deploy.build.network import as_network, carry_over
-from s2dnas_deploy.build.search.space import SearchSpace, uniform_choices
-from s2dnas_deploy.build.search.train_shared import largest, smallest
+from s2dnas_deploy.build.search.by_hand import largest, smallest, uniform_choices
+from s2dnas_deploy.build.search.space import SearchSpace
 from s2dnas_deploy.build.training.session import Prepared
 from s2dnas_deploy.bundle.files import write_atomically, write_text_atomically
 from s2dnas_deploy.plan import Plan

@@ -18,6 +18,7 @@ import numpy as np
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.build.model_file import Model
 from s2dnas_deploy.build.search import evolution, random_search, reinforce
+from s2dnas_deploy.build.search.by_hand import uniform_choices
 from s2dnas_deploy.build.search.cluster import Cluster
 from s2dnas_deploy.build.search.evaluate import Evaluator
 from s2dnas_deploy.build.search.evaluators import (
@@ -29,10 +30,11 @@ from s2dnas_deploy.build.search.evaluators import (
 )
 from s2dnas_deploy.build.search.finalists import choose_finalists
 from s2dnas_deploy.build.search.frontier import plot_frontier
+from s2dnas_deploy.build.search.make_space import make_space
 from s2dnas_deploy.build.search.probes import probe_plans, write_probes
 from s2dnas_deploy.build.search.request import SearchRequest
 from s2dnas_deploy.build.search.reward import Worth
-from s2dnas_deploy.build.search.space import Choices, make_space, uniform_choices
+from s2dnas_deploy.build.search.space import Choices
 from s2dnas_deploy.build.search.strategy import Judge, Strategy
 from s2dnas_deploy.build.search.train_shared import SHARED_CHECKPOINT
 from s2dnas_deploy.build.search.trials import JudgeMany, Trial, Trials

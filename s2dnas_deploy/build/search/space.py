@@ -16,17 +16,16 @@ Under these rules every other rule of `plan.check` holds. Knows no weights, no c
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from s2dnas_deploy.errors import OptionError, PlanError
+from s2dnas_deploy.build.search.joints import joints
+from s2dnas_deploy.errors import PlanError
 from s2dnas_deploy.plan import OUTPUT, ChannelGroup, Layer, Plan, PlanSpace, check, is_legal_without_reuse
 
 Choices = tuple[int, ...]
 Kind = Literal["full", "paper"]
-MOST_PORTIONS = 8  # a group is divided no finer than in eighths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +82,8 @@ class SearchSpace:
     slots: tuple[Slot, ...]
 
     @cached_property
-    def joints(self) -> Mapping[str, int]:
-        """The nodes where a stage may exit, in order, the output last."""
+    def rank_of(self) -> Mapping[str, int]:
+        """The nodes where a stage may exit, counted in order, the output last."""
         return {name: i for i, name in enumerate((*joints(self.plans), OUTPUT))}
 
     @cached_property
@@ -97,8 +96,8 @@ class SearchSpace:
         """Which options of the next slot go with what was chosen in the slots before it; some always do."""
         slot = self.slots[len(chosen)]
         if isinstance(slot, ExitSlot):
-            before = -1 if slot.stage == 0 else self.joints[self.exits(chosen)[slot.stage - 1]]
-            return [self._may_follow(before, self.joints[name]) for name in slot.options]
+            before = -1 if slot.stage == 0 else self.rank_of[self.exits(chosen)[slot.stage - 1]]
+            return [self._may_follow(before, self.rank_of[name]) for name in slot.options]
         if isinstance(slot, GroupSlot):
             exits = self.exits(chosen)
             first = min(self._depths(exits)[node] for node in slot.group.nodes)
@@ -168,7 +167,7 @@ class SearchSpace:
                 yield from self._below((*chosen, choice))
 
     def _may_follow(self, before: int, joint: int) -> bool:
-        last = len(self.joints) - 1
+        last = len(self.rank_of) - 1
         return joint > before or joint == before == last
 
     def _needed(self, exits: Sequence[str]) -> set[int]:
@@ -184,125 +183,3 @@ class SearchSpace:
     @cached_property
     def _depths_of(self) -> dict[tuple[str, ...], Mapping[str, int]]:
         return {}
-
-
-def make_space(
-    plans: PlanSpace,
-    *,
-    stages: int,
-    kind: Kind = "full",
-    align: int = 8,
-    portions: int = MOST_PORTIONS,
-    reuse: bool = True,
-) -> SearchSpace:
-    """The space of a network: `paper` is every stage through all layers, `full` adds exits and zeros."""
-    if not 2 <= stages <= portions:
-        raise OptionError(f"a search can divide a network among 2 to {portions} stages, got {stages}")
-    exits: list[ExitSlot] = []
-    if kind == "full":
-        places = (*joints(plans), OUTPUT)
-        exits = [ExitSlot(stage=stage, options=places) for stage in range(stages - 1)]
-    order = {name: i for i, name in enumerate(plans.parents)}
-    groups = [
-        GroupSlot(group=group, options=divisions(group, stages, align=align, portions=portions, kind=kind))
-        for group in sorted(plans.groups, key=lambda group: min(order[node] for node in group.nodes))
-    ]
-    layers = [ReuseSlot(layer=layer) for layer in plans.layers if reuse and not layer.reads_image]
-    if not any(min(counts) > 0 for slot in groups for counts in slot.options):
-        widest = max(sum(count > 0 for count in counts) for slot in groups for counts in slot.options)
-        raise PlanError(
-            f"the network's groups are too narrow to be divided among {stages} stages: {widest} can "
-            "own a part of the widest; ask for fewer --stages, or a smaller --align"
-        )
-    return SearchSpace(plans=plans, stages=stages, kind=kind, align=align, slots=(*exits, *groups, *layers))
-
-
-def uniform_choices(space: SearchSpace) -> tuple[Choices, ...]:
-    """The choices next to the plans that one would write down by hand: widths alike in all groups.
-
-    All stages exit at the output and own equal parts, or parts that double from the second stage on, such
-    as 1/4, 1/4, 1/2; or such parts of which the first is halved again.
-    """
-    n = space.stages
-    doubling = [2.0 ** -(n - 1), *[2.0 ** -(n - stage) for stage in range(1, n)]]
-    thin = [doubling[0] / 2, doubling[1] + doubling[0] / 2, *doubling[2:]]
-    return tuple(dict.fromkeys(_nearest(space, parts) for parts in ([1 / n] * n, doubling, thin)))
-
-
-def _nearest(space: SearchSpace, parts: Sequence[float]) -> Choices:
-    """The choices of a plan that divides each group as nearly by `parts` as may be."""
-    marks = np.cumsum(parts)
-
-    def distance(group: ChannelGroup, counts: tuple[int, ...]) -> float:
-        return float(np.abs(np.cumsum(counts) / group.channels - marks).sum())
-
-    return at_full_depth(space, distance)
-
-
-def at_full_depth(space: SearchSpace, rank: Callable[[ChannelGroup, tuple[int, ...]], Any]) -> Choices:
-    """All stages exit at the output, all is reused, each group is divided in the way lowest in rank."""
-
-    def choose(slot: Slot, allowed: Sequence[bool]) -> int:
-        open_ = [i for i, is_allowed in enumerate(allowed) if is_allowed]
-        if isinstance(slot, GroupSlot):
-            return min(open_, key=lambda i: rank(slot.group, slot.options[i]))
-        return open_[-1] if isinstance(slot, ExitSlot) else open_[0]
-
-    return space.walk(choose)
-
-
-def joints(plans: PlanSpace) -> tuple[str, ...]:
-    """Nodes that all information passes, the last before each layer: where a stage can end cleanly.
-
-    In an order in which nodes can run, node i is such a joint if no edge leads from before it to after it.
-    """
-    names = list(plans.parents)
-    position = {name: i for i, name in enumerate(names)}
-    reach = list(range(len(names)))
-    for name, parents in plans.parents.items():
-        for parent in parents:
-            reach[position[parent]] = max(reach[position[parent]], position[name])
-    for name in plans.exit_reads:
-        reach[position[name]] = len(names)
-    featured = frozenset().union(*(group.nodes for group in plans.groups))
-    layers = {layer.name for layer in plans.layers}
-    found: list[str] = []
-    furthest = 0
-    for i, name in enumerate(names):
-        if furthest <= i and name in featured:
-            if found and not layers & set(names[position[found[-1]] + 1 : i + 1]):
-                found.pop()  # nothing but element-wise nodes between: the later one is the better end
-            found.append(name)
-        furthest = max(furthest, reach[i])
-    # Past the last layer an exit would read what the output's own reads.
-    last = max(position[name] for name in layers)
-    return tuple(name for name in found if position[name] < last)
-
-
-def divisions(
-    group: ChannelGroup, stages: int, *, align: int, portions: int, kind: Kind
-) -> tuple[tuple[int, ...], ...]:
-    """How a group may be divided, in portions of `align` channels, or finer ones if it is narrow."""
-    ends = _ends(group, align, portions, fewest=stages + 1 if kind == "paper" else 2)
-    parts = len(ends) - 1
-    least = 1 if kind == "paper" and parts >= stages else 0
-    options = []
-    # Cut positions with repetition: stage k owns what lies between cuts k-1 and k.
-    for cuts in combinations(range(parts + stages - 1), stages - 1):
-        inner = [cut - i for i, cut in enumerate(cuts)]
-        counts = np.diff([0, *inner, parts])
-        if counts.min() >= least:
-            marks = np.cumsum([0, *counts])
-            options.append(tuple(int(ends[b] - ends[a]) for a, b in pairwise(marks)))
-    return tuple(options)
-
-
-def _ends(group: ChannelGroup, align: int, portions: int, fewest: int) -> list[int]:
-    """Where a group may be cut: multiples of a portion, from 0 to all channels."""
-    portion = int(np.lcm(group.granule, align))
-    if group.channels < fewest * portion:
-        portion = max(group.channels // (fewest * group.granule), 1) * group.granule
-    most = -(-group.channels // portion)
-    portion *= -(-most // portions)
-    ends = list(range(0, group.channels, portion))
-    return [*ends, group.channels]

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from s2dnas_deploy.build.division import Division, divide
 from s2dnas_deploy.build.images import ImageSplits
 from s2dnas_deploy.build.network import MultiStageNetwork, as_network
+from s2dnas_deploy.build.search.by_hand import largest, smallest
 from s2dnas_deploy.build.search.shared import SharedWeights
-from s2dnas_deploy.build.search.space import Choices, SearchSpace, at_full_depth
+from s2dnas_deploy.build.search.space import Choices, SearchSpace
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.training.batches import Batches, seed_of
 from s2dnas_deploy.build.training.checkpoint import Checkpoint, add_weights, load_checkpoint, save_checkpoint
@@ -77,16 +78,6 @@ def train_shared(
             if last or time.monotonic() - run.saved_at > task.settings.checkpoint_seconds:
                 run.save()
     return placed(run.average, torch.device("cpu"), torch.contiguous_format).eval()
-
-
-def smallest(space: SearchSpace) -> Choices:
-    """The plan that goes through all layers with the thinnest first stage."""
-    return at_full_depth(space, lambda group, counts: counts)
-
-
-def largest(space: SearchSpace) -> Choices:
-    """The plan whose first stage does most."""
-    return at_full_depth(space, lambda group, counts: tuple(-count for count in counts))
 
 
 class _Run:

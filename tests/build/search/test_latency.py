@@ -12,9 +12,9 @@ from small_networks import residual
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.network import as_network, carry_over
 from s2dnas_deploy.build.search.latency import by_clock, features_of, fit
+from s2dnas_deploy.build.search.make_space import make_space
 from s2dnas_deploy.build.search.price import by_macs
 from s2dnas_deploy.build.search.probes import probe_plans, write_probes
-from s2dnas_deploy.build.search.space import make_space
 from s2dnas_deploy.build.training.session import Prepared
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli import bench

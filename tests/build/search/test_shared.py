@@ -10,10 +10,11 @@ from small_networks import example_network, residual
 from s2dnas_deploy.build.images import load_images
 from s2dnas_deploy.build.network import carry_over
 from s2dnas_deploy.build.search import train_shared as train_shared_module
+from s2dnas_deploy.build.search.by_hand import largest, smallest
 from s2dnas_deploy.build.search.judge_shared import logits_of, scores_from, take_statistics
+from s2dnas_deploy.build.search.make_space import make_space
 from s2dnas_deploy.build.search.shared import SharedWeights
-from s2dnas_deploy.build.search.space import make_space
-from s2dnas_deploy.build.search.train_shared import SharedTask, largest, smallest, train_shared
+from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
 from s2dnas_deploy.build.static_network import read_network
 from s2dnas_deploy.build.training.batches import normalised
 from s2dnas_deploy.build.training.devices import autocast_for

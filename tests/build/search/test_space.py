@@ -7,15 +7,10 @@ from small_networks import example_network, residual
 from torch import nn
 
 from s2dnas_deploy import plan as plans
-from s2dnas_deploy.build.search.space import (
-    ExitSlot,
-    GroupSlot,
-    divisions,
-    joints,
-    make_space,
-    uniform_choices,
-)
-from s2dnas_deploy.build.search.train_shared import largest, smallest
+from s2dnas_deploy.build.search.by_hand import largest, smallest, uniform_choices
+from s2dnas_deploy.build.search.joints import joints
+from s2dnas_deploy.build.search.make_space import divisions, make_space
+from s2dnas_deploy.build.search.space import ExitSlot, GroupSlot
 from s2dnas_deploy.build.static_network import read_network
 from s2dnas_deploy.errors import OptionError, PlanError
 from s2dnas_deploy.plan import OUTPUT, ChannelGroup

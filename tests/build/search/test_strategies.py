@@ -5,7 +5,7 @@ import pytest
 from small_networks import example_network
 
 from s2dnas_deploy.build.search import evolution, random_search, reinforce
-from s2dnas_deploy.build.search.space import make_space
+from s2dnas_deploy.build.search.make_space import make_space
 from s2dnas_deploy.build.search.strategy import Judge
 from s2dnas_deploy.build.static_network import read_network
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from small_networks import residual
 
+from s2dnas_deploy.build.search.make_space import make_space
 from s2dnas_deploy.build.search.reward import Worth
-from s2dnas_deploy.build.search.space import make_space
 from s2dnas_deploy.build.search.trials import Trials
 from s2dnas_deploy.errors import CheckpointError
 
