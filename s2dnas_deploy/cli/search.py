@@ -73,7 +73,7 @@ if TYPE_CHECKING:
 @click.option(
     "--finalists",
     type=click.IntRange(0),
-    default=4,
+    default=8,
     show_default=True,
     help="Train so many of the best plans for a while before the winner is chosen; with fewer than 2, none.",
 )

@@ -35,7 +35,14 @@ def weights(tmp_path_factory) -> Path:
 
 
 def options(weights, out, *more):
-    asked = ["--target=0.4", "--evaluations=12", "--shared-epochs=1", "--stages=2", "--cost=macs"]
+    asked = [
+        "--target=0.4",
+        "--evaluations=12",
+        "--shared-epochs=1",
+        "--stages=2",
+        "--cost=macs",
+        "--finalists=3",
+    ]
     return [f"--weights={weights}", *NETWORK[2:], *QUICK, *asked, f"--out={out}", *more]
 
 
@@ -63,7 +70,7 @@ def test_a_search_leaves_a_trained_model_and_what_it_tried(weights, tmp_path, st
     assert first["run"]["strategy"] == strategy
     assert len(tried) == 12
     _, *finalists = lines_of(tmp_path / "m.run/finalists.jsonl")
-    assert 1 < len(finalists) <= 4
+    assert 1 < len(finalists) <= 3
     quickly_best = max(tried, key=lambda trial: trial["reward"])
     assert quickly_best["choices"] == finalists[0]["choices"]
     best = max(finalists, key=lambda trial: trial["reward"])
@@ -88,6 +95,19 @@ def test_another_target_keeps_the_shared_weights_and_all_that_was_tried(weights,
     assert (tmp_path / "m.run/plans-1.jsonl").read_bytes() == tried
     assert "resuming" not in again.stderr
     assert before
+
+
+def test_a_half_trained_winner_that_is_beaten_makes_room(weights, tmp_path):
+    first = run(*options(weights, tmp_path / "m.pt", "--evaluations=3", "--finalists=0", "--strategy=random"))
+    assert first.exit_code == 0, first.output
+    (tmp_path / "m.pt").unlink()
+    (tmp_path / "m.run/checkpoint.pt").write_bytes(b"of the former winner")
+    (tmp_path / "m.run/plan.json").write_text("{}")
+    again = run(
+        *options(weights, tmp_path / "m.pt", "--evaluations=30", "--finalists=0", "--strategy=random")
+    )
+    assert again.exit_code == 0, again.output
+    assert "is of a plan that has been beaten since: it is discarded" in again.stderr
 
 
 @pytest.mark.parametrize("more", [["--evaluations=1"], ["--finalists=1", "--epochs=0"], ["--batch-size=16"]])

@@ -1,14 +1,15 @@
 """Which plans are looked at closely, once quick scores have ranked many.
 
 Place in the flow: ranked `Trial`s ──▶ a few that differ, which are then trained for a while and judged again.
-Quick scores are close to each other at the top, and the best of hundreds is easily the luckiest.
+Quick scores are close to each other at the top, and the best of hundreds is easily the luckiest. What a
+strategy comes back to again and again is one idea with variations; so the few are of different ideas.
 """
 
 from collections.abc import Iterable, Sequence
 
 from s2dnas_deploy.build.search.trials import Trial
 
-_ALIKE = 0.05  # plans whose costs up to every exit are within so much of each other
+_ALIKE = 0.15  # plans whose costs up to every exit are within so much of each other
 
 
 def choose_finalists(ranked: Iterable[Trial], uniform: Sequence[Trial], count: int) -> list[Trial]:

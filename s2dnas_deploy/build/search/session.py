@@ -187,9 +187,13 @@ def _trained(search: Search, trial: Trial, rank: int) -> Found:
     """A plan, trained in full; the first is at `--out`, others beside it."""
     training, request = search.request.training, search.request
     plan, number = search.space.plan(trial.choices), f"-{rank + 1}" if rank else ""
-    out = _out(training, rank)
-    write_text_atomically(training.folder / f"plan{number}.json", plan.to_json())
+    out, kept = _out(training, rank), training.folder / f"plan{number}.json"
     own = replace(training, out=out, plan=f"searched: {request.strategy}, target {request.target:g}")
+    checkpoint = own.folder / "checkpoint.pt"
+    if checkpoint.exists() and kept.exists() and kept.read_text(encoding="utf-8") != plan.to_json():
+        search.reporter.say(f"{checkpoint} is of a plan that has been beaten since: it is discarded")
+        checkpoint.unlink()
+    write_text_atomically(kept, plan.to_json())
     model = train_plan(own, plan, search.prepared, search.reporter)
     return Found(trial=trial, plan=plan, model=model, out=out)
 
