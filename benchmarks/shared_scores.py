@@ -25,7 +25,6 @@ from s2dnas_deploy.build.model_file import Model, load_model
 from s2dnas_deploy.build.network import as_network, as_static, carry_over
 from s2dnas_deploy.build.search.by_hand import uniform_choices
 from s2dnas_deploy.build.search.evaluate import STATISTICS_IMAGES, SharedEvaluator, SharedStart
-from s2dnas_deploy.build.search.evaluators import with_gain
 from s2dnas_deploy.build.search.judge_shared import logits_of, scores_from
 from s2dnas_deploy.build.search.judges import set_judges_aside
 from s2dnas_deploy.build.search.make_space import make_space
@@ -34,7 +33,7 @@ from s2dnas_deploy.build.search.reward import worth_of
 from s2dnas_deploy.build.search.space import Choices, ExitSlot, SearchSpace
 from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
 from s2dnas_deploy.build.training.devices import autocast_for
-from s2dnas_deploy.build.training.loop import Task, accuracy, train
+from s2dnas_deploy.build.training.loop import Task, train
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.cli.console import Console
 from s2dnas_deploy.reporter import Progress
@@ -110,7 +109,7 @@ def _evaluator(
         settings=settings,
         folder=work,
     )
-    evaluator = SharedEvaluator(
+    return SharedEvaluator(
         start=SharedStart(
             shared=train_shared(task, console.phase("training shared weights")),
             statistics=kept.train.evenly(STATISTICS_IMAGES),
@@ -122,8 +121,6 @@ def _evaluator(
         price=by_macs(static),
         target=TARGETS[1],
     )
-    whole = accuracy(as_network(static).eval(), splits.val, preprocessing)[0]
-    return with_gain(evaluator, splits.val, whole)
 
 
 def _trained(task: Task, progress: Progress) -> ExitScores:

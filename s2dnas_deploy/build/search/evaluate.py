@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.network import MultiStageNetwork
-from s2dnas_deploy.build.search.gain import raised
 from s2dnas_deploy.build.search.judge_shared import logits_of, scores_from, take_statistics
 from s2dnas_deploy.build.search.price import Price
 from s2dnas_deploy.build.search.reward import Worth, worth_of
@@ -76,22 +74,14 @@ class SharedEvaluator(_Evaluator):
     """Judges a plan by its masks over shared weights."""
 
     start: SharedStart
-    gain: float = 0.0
-    """By how much training would raise the logit of the right class."""
 
     def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
         """What its exits say, and what it costs to get to each."""
-        network, truth = self.start(self.space.plan(choices)), self.judging.labels
+        network, preprocessing = self.start(self.space.plan(choices)), self.start.preprocessing
         costs = self.price(network)
-        return scores_from(raised(self._logits(network, self.judging), truth, self.gain), truth), costs
-
-    def logits(self, choices: Choices, images: LabelledImages) -> Tensor:
-        """What its exits say of images, [exits, N, classes]: as the shared weights are."""
-        return self._logits(self.start(self.space.plan(choices)), images)
-
-    def _logits(self, network: MultiStageNetwork, images: LabelledImages) -> Tensor:
         device, autocast = _where(self.start.settings)
-        return logits_of(placed(network, device), images, self.start.preprocessing, device, autocast)
+        logits = logits_of(placed(network, device), self.judging, preprocessing, device, autocast)
+        return scores_from(logits, self.judging.labels), costs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.network import MultiStageNetwork, as_network, carry_over
-from s2dnas_deploy.build.search.by_hand import uniform_choices
 from s2dnas_deploy.build.search.cluster import Cluster
 from s2dnas_deploy.build.search.evaluate import (
     STATISTICS_IMAGES,
@@ -20,7 +19,6 @@ from s2dnas_deploy.build.search.evaluate import (
     SharedEvaluator,
     SharedStart,
 )
-from s2dnas_deploy.build.search.gain import expected_gain
 from s2dnas_deploy.build.search.judges import set_judges_aside
 from s2dnas_deploy.build.search.latency import by_clock
 from s2dnas_deploy.build.search.price import Price, by_macs
@@ -96,23 +94,13 @@ class Search:
 
 def shared_evaluator(search: Search) -> SharedEvaluator:
     """Judges by masks over shared weights, which are trained if they are not yet."""
-    return with_gain(
-        SharedEvaluator(
-            price=price_of(search),
-            start=_from_shared_weights(search),
-            space=search.space,
-            judging=search.splits_and_judges[1],
-            target=search.request.target,
-        ),
-        search.prepared.splits.val,
-        search.static_accuracy,
+    return SharedEvaluator(
+        price=price_of(search),
+        start=_from_shared_weights(search),
+        space=search.space,
+        judging=search.splits_and_judges[1],
+        target=search.request.target,
     )
-
-
-def with_gain(evaluator: SharedEvaluator, unseen: LabelledImages, static_accuracy: float) -> SharedEvaluator:
-    """The same, which expects of training what brings a uniform plan to the static network's accuracy."""
-    last = [evaluator.logits(choices, unseen)[-1] for choices in uniform_choices(evaluator.space)]
-    return replace(evaluator, gain=expected_gain(last, unseen.labels, static_accuracy))
 
 
 def finetune_evaluator(search: Search) -> FinetuneEvaluator:

@@ -13,7 +13,7 @@ from s2dnas_deploy.build.training.checkpoint import add_weights
 from s2dnas_deploy.build.training.session import Prepared, Request
 from s2dnas_deploy.errors import OptionError
 
-SCORES = 1  # how plans are scored; another number where old scores must not be mixed with new ones
+SCORES = 2  # how plans are scored; another number where old scores must not be mixed with new ones
 
 
 @dataclass(frozen=True, kw_only=True)
