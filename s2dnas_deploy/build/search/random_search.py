@@ -14,6 +14,6 @@ def search(space: SearchSpace, judge: Judge, rng: np.random.Generator) -> None:
     repeats = 0
     while judge.left and repeats < _MOST_REPEATS:
         drawn = dict.fromkeys(space.draw(rng) for _ in range(BATCH))
-        new = [choices for choices in drawn if choices not in judge.scores]
-        repeats = 0 if new else repeats + 1
-        judge(new)
+        before = judge.left
+        judge(list(drawn))
+        repeats = 0 if judge.left < before else repeats + 1

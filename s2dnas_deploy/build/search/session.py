@@ -20,6 +20,7 @@ from s2dnas_deploy.build.model_file import Model
 from s2dnas_deploy.build.search import evolution, random_search, reinforce
 from s2dnas_deploy.build.search.by_hand import uniform_choices
 from s2dnas_deploy.build.search.cluster import Cluster
+from s2dnas_deploy.build.search.effect import effect_of
 from s2dnas_deploy.build.search.evaluate import Evaluator
 from s2dnas_deploy.build.search.evaluators import (
     DEVICE,
@@ -98,11 +99,13 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
 
 def _best(search: Search) -> Sequence[Trial]:
     """The best plans, best first; every one that was tried is in plans.jsonl, and in a picture."""
-    request, space = search.request, search.space
+    request, space, static = search.request, search.space, search.prepared.static
     make = shared_evaluator if request.evaluator == "shared" else finetune_evaluator
     identity = request.identity(search.prepared)
     trials = _trials(search, make, _PLANS, identity, ("searching", request.evaluations))
-    judge = Judge(trials.evaluate, request.evaluations)
+    judge = Judge(
+        trials.evaluate, request.evaluations, lambda choices: effect_of(static, space.plan(choices))
+    )
     by_hand = uniform_choices(space)
     judge(by_hand)
     STRATEGIES[request.strategy](space, judge, np.random.default_rng(request.training.settings.seed))

@@ -5,7 +5,7 @@ it has nothing new to ask. What was asked and answered is the judge's to keep. A
 networks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -22,14 +22,25 @@ class Strategy(Protocol):
         """Ask `judge` until its budget is spent, or nothing new is left to ask."""
 
 
-class Judge:
-    """Scores choices, each but once; who asks again gets the same answer for free."""
+def _as_they_are(choices: Choices) -> Hashable:
+    return choices
 
-    def __init__(self, evaluate: Evaluate, budget: int) -> None:
-        self._evaluate = evaluate
+
+class Judge:
+    """Scores choices, each but once; who asks again gets the same answer for free.
+
+    `effect` tells choices apart: those of one effect are one question.
+    """
+
+    def __init__(
+        self, evaluate: Evaluate, budget: int, effect: Callable[[Choices], Hashable] = _as_they_are
+    ) -> None:
+        self._evaluate, self._effect = evaluate, effect
         self.budget = budget
         self.scores: dict[Choices, float] = {}
-        """What was asked and answered, in that order."""
+        """What was asked and answered, in that order; of one effect, the choices asked about first."""
+        self._first: dict[Hashable, Choices] = {}
+        self._known: dict[Choices, Choices] = {}
 
     @property
     def left(self) -> int:
@@ -38,10 +49,17 @@ class Judge:
 
     def __call__(self, asked: Sequence[Choices]) -> list[float | None]:
         """The score of each; None where the budget did not reach."""
-        new = [choices for choices in dict.fromkeys(asked) if choices not in self.scores][: self.left]
+        meant = [self._meant(choices) for choices in asked]
+        new = [choices for choices in dict.fromkeys(meant) if choices not in self.scores][: self.left]
         if new:
             self.scores.update(zip(new, self._evaluate(new), strict=True))
-        return [self.scores.get(choices) for choices in asked]
+        return [self.scores.get(choices) for choices in meant]
+
+    def _meant(self, choices: Choices) -> Choices:
+        """The choices of the same effect that were asked about first."""
+        if choices not in self._known:
+            self._known[choices] = self._first.setdefault(self._effect(choices), choices)
+        return self._known[choices]
 
     @property
     def best(self) -> Choices:
