@@ -2,14 +2,11 @@
 
 import os
 import platform
-from pathlib import Path
 from typing import Any
+
+from s2dnas_deploy.run.environment import processor
 
 
 def machine() -> dict[str, Any]:
     """Processor, cores and Python."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
+    return {"cpu": processor(), "cores": os.cpu_count(), "python": platform.python_version()}

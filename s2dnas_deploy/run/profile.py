@@ -19,6 +19,7 @@ import onnxruntime
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.reporter import Progress
 from s2dnas_deploy.run.cascade import Cascade
+from s2dnas_deploy.run.environment import processor
 from s2dnas_deploy.run.timing import StageTimes, time_stages
 
 PROBES, IMAGES, STATIC = "probes.json", "images.npz", "static"
@@ -38,6 +39,11 @@ class Profile:
         probes = {name: {**asdict(times), "plan": self.plans[name]} for name, times in self.times.items()}
         document = {"format": DEVICE_FORMAT, "version": 1, "device": dict(self.device), "probes": probes}
         return json.dumps(document, indent=1) + "\n"
+
+    def joined(self, other: "Profile") -> "Profile":
+        """The probes of both."""
+        times, plans = {**self.times, **other.times}, {**self.plans, **other.plans}
+        return Profile(device=self.device, times=times, plans=plans)
 
     @staticmethod
     def load(path: Path) -> "Profile":
@@ -82,16 +88,6 @@ def measure_profile(folder: Path, *, provider: str, threads: int | None, progres
             "threads": threads,
         }
     return Profile(device=device, times=times, plans=plans)
-
-
-def processor() -> str:
-    """What the processor calls itself, where the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return named[0] if named else platform.processor()
 
 
 def _probes_in(folder: Path) -> dict[str, Mapping[str, Any]]:

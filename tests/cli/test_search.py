@@ -55,7 +55,7 @@ def test_without_finalists_the_quick_scores_decide(weights, tmp_path):
     assert result.exit_code == 0, result.output
     assert not (tmp_path / "m.run/finalists.jsonl").exists()
     _, *tried = lines_of(tmp_path / "m.run/plans.jsonl")
-    best = max(tried, key=lambda trial: trial["reward"])
+    best = max(tried, key=lambda trial: (trial["fits"], trial["reward"]))
     assert json.loads((tmp_path / "m.run/plan.json").read_text()) == best["plan"]
 
 
@@ -71,9 +71,9 @@ def test_a_search_leaves_a_trained_model_and_what_it_tried(weights, tmp_path, st
     assert len(tried) == 12
     _, *finalists = lines_of(tmp_path / "m.run/finalists.jsonl")
     assert 1 < len(finalists) <= 3
-    quickly_best = max(tried, key=lambda trial: trial["reward"])
+    quickly_best = max(tried, key=lambda trial: (trial["fits"], trial["reward"]))
     assert quickly_best["choices"] == finalists[0]["choices"]
-    best = max(finalists, key=lambda trial: trial["reward"])
+    best = max(finalists, key=lambda trial: (trial["fits"], trial["reward"]))
     assert best["plan"]["channels"] == {
         name: list(counts) for name, counts in model.network.division.plan.channels.items()
     }

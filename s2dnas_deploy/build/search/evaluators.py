@@ -5,9 +5,10 @@ have done in the run's folder.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import accumulate
 from pathlib import Path
 
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
@@ -21,7 +22,7 @@ from s2dnas_deploy.build.search.evaluate import (
 )
 from s2dnas_deploy.build.search.judges import set_judges_aside
 from s2dnas_deploy.build.search.latency import by_clock
-from s2dnas_deploy.build.search.price import Price, by_macs
+from s2dnas_deploy.build.search.price import Price, as_measured, by_macs
 from s2dnas_deploy.build.search.probes import probe_plans, write_probes
 from s2dnas_deploy.build.search.request import SearchRequest
 from s2dnas_deploy.build.search.shared import SharedWeights
@@ -33,10 +34,11 @@ from s2dnas_deploy.build.training.session import Prepared
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.files import write_text_atomically
 from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.reporter import Reporter
-from s2dnas_deploy.run.profile import Profile, measure_profile
+from s2dnas_deploy.run.profile import STATIC, Profile, measure_profile
 
-DEVICE = "device.json"
+DEVICE, TIMED = "device.json", "finalists.device.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +110,38 @@ def finetune_evaluator(search: Search) -> FinetuneEvaluator:
     return _by_training(search, partial(carry_over, search.prepared.static), _where_judged(search))
 
 
-def finalists_evaluator(search: Search) -> FinetuneEvaluator:
-    """Judges by training that goes on from the shared weights.
+def finalists_evaluator(search: Search, finalists: Sequence[Plan]) -> FinetuneEvaluator:
+    """Judges by training that goes on from the shared weights, and by this machine's own times, if asked for.
 
     From the static network on, an epoch favours plans that learn fast: those with a large first stage. What
     the shared weights know they have learned already, and less is left to learn for all alike.
     """
     settings = _where_judged(search)
-    return _by_training(search, _from_shared_weights(search), replace(settings, lr=settings.lr / 2))
+    evaluator = _by_training(search, _from_shared_weights(search), replace(settings, lr=settings.lr / 2))
+    if search.request.cost != "clock":
+        return evaluator
+    return replace(evaluator, price=as_measured(_timed_costs(search, finalists)))
+
+
+def _timed_costs(search: Search, plans: Sequence[Plan]) -> Mapping[str, tuple[float, ...]]:
+    """What leaving at each exit costs, of plans that are exported and timed, which is kept.
+
+    The model that prices plans errs by a few percent, and the best of hundreds is easily one that it prices
+    too low.
+    """
+    path = search.folder / TIMED
+    before = Profile.load(path) if path.exists() else None
+    known = {} if before is None else dict(before.times)
+    missing = {plan.digest: plan for plan in plans if plan.digest not in known}
+    if missing:
+        timed = _timed(search, {STATIC: static_plan(search.space.plans), **missing}, "finalists")
+        profile = timed if before is None else before.joined(timed)
+        write_text_atomically(path, profile.to_json())
+        known = dict(profile.times)
+    times = {plan.digest: known[plan.digest] for plan in plans}
+    return {
+        digest: tuple(accumulate(ms / of.reference_ms for ms in of.stage_ms)) for digest, of in times.items()
+    }
 
 
 def _by_training(
@@ -147,21 +173,23 @@ def _from_shared_weights(search: Search) -> SharedStart:
 
 def price_of(search: Search) -> Price:
     """What leaving at each exit costs; this machine is timed once, and that is kept for a resumed search."""
-    static, cost, reporter = search.prepared.static, search.request.cost, search.reporter
+    static, cost = search.prepared.static, search.request.cost
     if cost == "macs":
         return by_macs(static)
     if cost != "clock":
         return by_clock(static, Profile.load(Path(cost)))
     kept = search.folder / DEVICE
     if not kept.exists():
-        with tempfile.TemporaryDirectory(prefix="s2dnas-probes-") as passing:
-            probes = Path(passing)
-            written = reporter.phase("writing probes")
-            write_probes(search.prepared, probe_plans(search.space), probes, written)
-            timed = reporter.phase("timing this machine")
-            profile = measure_profile(probes, provider="cpu", threads=1, progress=timed)
-        write_text_atomically(kept, profile.to_json())
+        write_text_atomically(kept, _timed(search, probe_plans(search.space), "probes").to_json())
     return by_clock(static, Profile.load(kept))
+
+
+def _timed(search: Search, plans: Mapping[str, Plan], what: str) -> Profile:
+    """The stages of plans, exported and timed on this machine."""
+    with tempfile.TemporaryDirectory(prefix="s2dnas-probes-") as passing:
+        write_probes(search.prepared, plans, Path(passing), search.reporter.phase(f"writing {what}"))
+        progress = search.reporter.phase(f"timing {what} on this machine")
+        return measure_profile(Path(passing), provider="cpu", threads=1, progress=progress)
 
 
 def _where_judged(search: Search) -> Settings:

@@ -1,10 +1,10 @@
-"""What an image costs that leaves at each exit, relative to the static network: by MACs, or by a clock.
+"""What an image costs that leaves at each exit, relative to the static network: by MACs, or as was measured.
 
 Place in the flow: a divided network ──price──▶ one number per exit, growing, that `reward` weighs
 accuracy against.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 
 from s2dnas_deploy.build.costs import stage_costs, static_costs
@@ -22,3 +22,8 @@ def by_macs(static: StaticNetwork) -> Price:
         return tuple(macs / whole for macs in accumulate(costs.macs for costs in stage_costs(network)))
 
     return price
+
+
+def as_measured(costs: Mapping[str, tuple[float, ...]]) -> Price:
+    """Known costs, by the digest of the plan."""
+    return lambda network: costs[network.division.plan.digest]

@@ -24,6 +24,7 @@ from s2dnas_deploy.build.search.effect import effect_of
 from s2dnas_deploy.build.search.evaluate import Evaluator
 from s2dnas_deploy.build.search.evaluators import (
     DEVICE,
+    TIMED,
     Search,
     finalists_evaluator,
     finetune_evaluator,
@@ -135,8 +136,12 @@ def _best(search: Search) -> Sequence[Trial]:
 def _looked_at_closely(search: Search, identity: Mapping[str, Any], named: Sequence[Trial]) -> list[Trial]:
     """The same plans, trained on for a while, and judged by that; best first."""
     whole = {**identity, "finetune_epochs": search.request.finetune_epochs}
+    if search.request.cost == "clock":
+        whole["prices"] = "each finalist's own"
     phase = ("training finalists", len(named))
-    trials = _trials(search, finalists_evaluator, _FINALISTS, whole, phase)
+    finalists = [search.space.plan(trial.choices) for trial in named]
+    make = partial(finalists_evaluator, finalists=finalists)
+    trials = _trials(search, make, _FINALISTS, whole, phase)
     trials.evaluate([trial.choices for trial in named])
     return trials.best(len(named))
 
@@ -223,6 +228,6 @@ def _forget(folder: Path) -> None:
     """Discard what an earlier search has done."""
     for kept in (*folder.glob("plans*.jsonl"), *folder.glob("finalists*.jsonl")):
         kept.unlink()
-    for name in (SHARED_CHECKPOINT, DEVICE):
+    for name in (SHARED_CHECKPOINT, DEVICE, TIMED):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "candidate", ignore_errors=True)

@@ -97,7 +97,7 @@ def test_what_is_no_probe_or_profile_is_told(prepared, space, tmp_path):
     (tmp_path / "probes").mkdir()
     result = CliRunner().invoke(bench, [str(tmp_path / "probes"), "--out", str(tmp_path / "d.json")])
     assert result.exit_code == 1
-    assert "expected a folder of probes that s2dnas-search --write-probes wrote" in result.stderr
+    assert "or a folder of probes that s2dnas-search --write-probes wrote" in result.stderr
     for content in (
         "{}",
         "no JSON",
