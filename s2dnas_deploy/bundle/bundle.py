@@ -28,6 +28,7 @@ from s2dnas_deploy.bundle.manifest import (
 from s2dnas_deploy.bundle.onnx_file import GraphValue, read_signature
 from s2dnas_deploy.errors import BundleError
 
+MACS = "s2dnas.macs"  # in a graph's metadata: its MACs for one image
 MANIFEST, LABELS, CARD, SUMS = "manifest.json", "labels.txt", "README.md", "SHA256SUMS"
 _LARGEST_TEXT_BYTES = 64 * 2**20
 
@@ -92,6 +93,12 @@ def _load(folder: Path) -> Bundle:
     if manifest.single_file is not None:
         read_signature(_graph(folder, manifest.single_file))
     return Bundle(folder=folder, manifest=manifest, graphs=tuple(graphs))
+
+
+def static_beside(folder: Path) -> Path:
+    """Where export leaves the static network that a bundle was made from, if asked to: BUNDLE.static.onnx."""
+    whole = folder.absolute()
+    return whole.with_name(f"{whole.name}.static.onnx")
 
 
 def sums_of(folder: Path) -> dict[str, frozenset[str]]:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from s2dnas_deploy.errors import OptionError
+
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it into place."""
@@ -41,6 +43,13 @@ def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace the file at `path` by `text`, in UTF-8."""
     write_atomically(path, lambda stream: stream.write(text.encode()))
+
+
+def check_writable(out: Path, option: str = "--out") -> None:
+    """Find out before the work, not after it, that the result can be written."""
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OptionError(f"cannot write {option} {out}: {folder} is no folder that can be written to")
 
 
 def _umask() -> int:

@@ -1,45 +1,163 @@
-"""`s2dnas-bench`: how fast this device is, as a profile that a search on a workstation prices plans by."""
+"""`s2dnas-bench`: measure a bundle on this device, compare two measurements, or time a search's probes."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from s2dnas_deploy.cli.bundle_options import PROVIDERS
-from s2dnas_deploy.cli.command import Command
+from s2dnas_deploy.cli.bundle_options import PROVIDERS, silence_pillow
+from s2dnas_deploy.cli.calibrate import Share
+from s2dnas_deploy.cli.command import Command, Counts
+from s2dnas_deploy.errors import DataError
+
+if TYPE_CHECKING:
+    from s2dnas_deploy.run.bench.report import Report
+
+_MEASURE = "measure"
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-@click.command(cls=Command)
-@click.argument("probes", type=click.Path(exists=True, file_okay=False, path_type=Path))
+class _Bench(click.Group):
+    """A group whose first word may be left out: `s2dnas-bench BUNDLE` measures it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """What is neither a command nor an option of the group is the folder to measure."""
+        if args and args[0] not in (*self.commands, "-h", "--help", "--version"):
+            args = [_MEASURE, *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_Bench, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="s2dnas-deploy", prog_name="s2dnas_deploy")
+def bench() -> None:
+    """Measure a bundle on this device. `s2dnas-bench BUNDLE …` is short for `s2dnas-bench measure BUNDLE …`.
+
+    \b
+    s2dnas-bench bundle/ --data images/ --out bench.json --html bench.html
+    s2dnas-bench compare before.json after.json --fail-above 5%
+    s2dnas-bench show bench.json
+    s2dnas-bench probes/ --out device.json
+    """  # noqa: D301
+
+
+def _out(*names: str, what: str) -> Callable[[Function], Function]:
+    return click.option(*names, type=click.Path(dir_okay=False, path_type=Path), help=what)
+
+
+@bench.command(_MEASURE, cls=Command)
+@click.argument("folder", metavar="BUNDLE", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Write the profile here."
+    "--data",
+    "places",
+    multiple=True,
+    metavar="IMAGES",
+    help="Images, named as for s2dnas-run; may be repeated.",
+)
+@_out("--out", what="Keep the measurement, every timing of it, in this JSON file.")
+@_out("--html", what="Write a page with plots.")
+@_out("--csv", what="Write a row for each network and setting.")
+@click.option(
+    "--static",
+    type=click.Path(path_type=Path),
+    help="The static network as ONNX, to compare with. [default: BUNDLE.static.onnx, if export wrote it]",
 )
 @click.option(
     "--provider",
+    "providers",
     type=click.Choice(PROVIDERS),
-    default="auto",
-    show_default=True,
-    help="What runs the graphs.",
+    multiple=True,
+    default=("auto",),
+    help="What runs the graphs; may be repeated. [default: auto]",
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Cores per stage.")
-@click.option("--quiet", is_flag=True, help="No messages and no progress.")
-def bench(**options: Any) -> None:
-    """Time the stages of PROBES on this device, one image at a time, and write what a search needs of it.
+@click.option(
+    "--threads", type=Counts(), help="Cores per stage, or several, as 1,2. [default: all; 1 for probes]"
+)
+@click.option(
+    "--batch", "batches", type=Counts(), default="1", show_default=True, help="Or several, as 1,8,32."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="For each setting.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Fresh processes that share them.",
+)
+@click.option("--noise", is_flag=True, help="Accept images that look like random noise.")
+@click.option("--quiet", is_flag=True, help="No messages and no progress, only the result.")
+def measure(**options: Any) -> None:
+    """Time a BUNDLE on this device, with real images, against the static network.
+
+    The cascade, each exit as a network of its own and the static network take turns on the same images, in
+    several processes; cold starts are timed apart. A folder of probes that s2dnas-search --write-probes wrote
+    is timed for a search, into --out.
 
     \b
-    s2dnas-search … --write-probes probes/         on the workstation
-    s2dnas-bench probes/ --out device.json         on the device, which needs no torch
-    s2dnas-search … --cost device.json             on the workstation again
+    s2dnas-bench bundle/ --data images/ --out bench.json --html bench.html
+    s2dnas-bench bundle/ --data held-out/test.npz --threads 1,2 --batch 1,8,32
+    s2dnas-bench probes/ --out device.json
     """  # noqa: D301
+    from s2dnas_deploy.bundle.bundle import MANIFEST
+    from s2dnas_deploy.bundle.files import check_writable
+    from s2dnas_deploy.run.profile import PROBES
+
+    if (options["folder"] / PROBES).is_file():
+        _time_probes(options)
+        return
+    if not (options["folder"] / MANIFEST).is_file():
+        raise DataError(
+            f"{options['folder']}: expected a bundle that s2dnas-export wrote, or a folder of probes that "
+            "s2dnas-search --write-probes wrote"
+        )
+    if not options["places"]:
+        raise click.UsageError("name the images to measure with: --data images/")
+    from s2dnas_deploy.cli.console import Console
+    from s2dnas_deploy.run.bench.measure import MeasureRequest
+    from s2dnas_deploy.run.bench.measure import measure as measure_bundle
+
+    silence_pillow()
+    for key in ("out", "html", "csv"):
+        if options[key] is not None:
+            check_writable(options[key], f"--{key}")
+    request = MeasureRequest(
+        bundle=options["folder"],
+        threads=options["threads"] or (),
+        **{
+            key: options[key]
+            for key in ("places", "static", "providers", "batches", "processes", "seconds", "noise")
+        },
+    )
+    with Console(quiet=options["quiet"]) as console:
+        report = measure_bundle(request, console)
+    _show(report, options)
+
+
+def _time_probes(options: dict[str, Any]) -> None:
+    """A device profile for a search."""
     from s2dnas_deploy.bundle.files import write_text_atomically
     from s2dnas_deploy.cli.console import Console
     from s2dnas_deploy.run.profile import measure_profile
 
+    threads = options["threads"] or (1,)
+    if options["out"] is None:
+        raise click.UsageError("probes are timed for a search: say where the profile goes, --out device.json")
+    if len(threads) > 1 or len(options["providers"]) > 1:
+        raise click.UsageError(
+            "probes are timed in one setting: give one --provider and one number of --threads"
+        )
     with Console(quiet=options["quiet"]) as console:
         profile = measure_profile(
-            options["probes"],
-            provider=options["provider"],
-            threads=options["threads"],
+            options["folder"],
+            provider=options["providers"][0],
+            threads=threads[0],
             progress=console.phase("timing"),
         )
         write_text_atomically(options["out"], profile.to_json())
@@ -47,3 +165,188 @@ def bench(**options: Any) -> None:
             f"{len(profile.times)} probes timed on {profile.device['processor']}, "
             f"{profile.device['provider']}: {options['out']}"
         )
+
+
+@bench.command("load", cls=Command)
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--data", "places", multiple=True, required=True, metavar="IMAGES", help="As for measure.")
+@click.option(
+    "--scenario",
+    "scenarios",
+    type=click.Choice(["SingleStream", "MultiStream", "Offline", "Server"]),
+    multiple=True,
+    default=("SingleStream", "Offline"),
+    help="May be repeated. [default: SingleStream, Offline]",
+)
+@click.option(
+    "--log",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="loadgen",
+    show_default=True,
+    help="LoadGen's own log goes here, a folder for each scenario.",
+)
+@click.option(
+    "--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="What runs it."
+)
+@click.option("--threads", type=click.IntRange(1), help="Cores per stage. [default: all]")
+@click.option(
+    "--batch", type=click.IntRange(1), default=32, show_default=True, help="At most so many at once."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Each."
+)
+@click.option(
+    "--queries-per-second",
+    type=click.FloatRange(0, min_open=True),
+    default=100.0,
+    show_default=True,
+    help="Of Server.",
+)
+@click.option(
+    "--within-ms",
+    type=click.FloatRange(0, min_open=True),
+    default=15.0,
+    show_default=True,
+    help="Of Server: how soon 99% must be answered.",
+)
+@click.option("--noise", is_flag=True, help="Accept images that look like random noise.")
+def load(**options: Any) -> None:
+    """Put a BUNDLE under the loads of MLPerf LoadGen, which must be installed (extra [loadgen]).
+
+    \b
+    s2dnas-bench load bundle/ --data images/
+    s2dnas-bench load bundle/ --data images/ --scenario Server --queries-per-second 500 --within-ms 5
+    """  # noqa: D301
+    from s2dnas_deploy.run.bench.loadgen import Load, run_loads
+
+    silence_pillow()
+    loads = [
+        Load(
+            scenario=name,
+            **{key: options[key] for key in ("seconds", "batch", "queries_per_second", "within_ms")},
+        )
+        for name in options["scenarios"]
+    ]
+    results = run_loads(
+        options["bundle"],
+        options["places"],
+        loads,
+        options["log"],
+        provider=options["provider"],
+        threads=options["threads"],
+        noise=options["noise"],
+    )
+    for result in results:
+        mean = "" if result.mean_ms is None else f", mean {result.mean_ms:.4f} ms"
+        valid = "valid" if result.is_valid else "INVALID"
+        click.echo(
+            f"{result.scenario:>13}  {result.figure:>12.4f} {result.unit:<18}{mean}  {valid}  {result.log}"
+        )
+    if not all(result.is_valid for result in results):
+        sys.exit(1)
+
+
+@bench.command("pack", cls=Command)
+@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--data", "places", multiple=True, required=True, metavar="IMAGES", help="As for measure.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="kit.zip",
+    show_default=True,
+    help="The kit.",
+)
+@click.option("--images", type=click.IntRange(1), default=500, show_default=True, help="At most so many.")
+@click.option(
+    "--static",
+    type=click.Path(path_type=Path),
+    help="The static network as ONNX. [default: BUNDLE.static.onnx, if export wrote it]",
+)
+@click.option(
+    "--probes",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Also time these, which s2dnas-search --write-probes wrote.",
+)
+@click.option(
+    "--platform",
+    type=click.Choice(["linux-aarch64", "linux-x86_64"]),
+    help="Put in all packages that such a board needs, which then needs no internet and no pip.",
+)
+@click.option("--python", default="3.11", show_default=True, help="With --platform: the board's Python.")
+@click.option("--noise", is_flag=True, help="Accept images that look like random noise.")
+def pack(**options: Any) -> None:
+    """Pack an edge kit: a zip from which a board measures BUNDLE by one command, and what to bring back.
+
+    \b
+    s2dnas-bench pack bundle/ --data held-out/test.npz --out kit.zip --platform linux-aarch64
+    unzip kit.zip && sh kit/run.sh                 on the board
+    s2dnas-bench show results/bench.json           after unpacking results.zip
+    """  # noqa: D301
+    from s2dnas_deploy.run.bench.pack import Kit, write_kit
+
+    silence_pillow()
+    out = options.pop("out")
+    count = write_kit(Kit(**options), out)
+    click.echo(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB, {count} images; on the board: unzip it, sh kit/run.sh"
+    )
+
+
+_report = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@bench.command("show", cls=Command)
+@click.argument("report", type=_report)
+@_out("--html", what="Write a page with plots.")
+@_out("--csv", what="Write a row for each network and setting.")
+def show(**options: Any) -> None:
+    """Show what s2dnas-bench --out has kept in REPORT, as a table, a page or CSV."""
+    from s2dnas_deploy.run.bench.report import Report
+
+    report = Report.load(options["report"])
+    _show(report, options)
+
+
+@bench.command("compare", cls=Command)
+@click.argument("before", type=_report)
+@click.argument("after", type=_report)
+@click.option(
+    "--fail-above",
+    "limit",
+    type=Share(),
+    default="5%",
+    show_default=True,
+    help="Exit code 1 if anything is slower by more than this, beyond noise.",
+)
+@click.option("--force", is_flag=True, help="Compare different machines, bundles or images all the same.")
+def compare(**options: Any) -> None:
+    """Tell whether AFTER is slower than BEFORE, beyond noise; both were written by s2dnas-bench --out."""
+    from s2dnas_deploy.cli.bench_text import comparison_text
+    from s2dnas_deploy.run.bench.compare import compare as compare_reports
+    from s2dnas_deploy.run.bench.report import Report
+
+    before, after = Report.load(options["before"]), Report.load(options["after"])
+    comparison = compare_reports(before, after, force=options["force"])
+    click.echo(comparison_text(comparison, options["limit"]))
+    if comparison.regressions(options["limit"]):
+        sys.exit(1)
+
+
+def _show(report: "Report", options: dict[str, Any]) -> None:
+    """The table, and whatever is to be written: the table first, for a disk may be full."""
+    from dataclasses import asdict
+
+    from s2dnas_deploy.bundle.files import write_text_atomically
+    from s2dnas_deploy.cli.bench_text import report_csv, report_text
+    from s2dnas_deploy.run.bench.page import page_of
+    from s2dnas_deploy.run.bench.summary import summarise
+
+    summaries = [summarise(run, report) for run in report.runs]
+    click.echo(report_text(report, summaries))
+    if options.get("out") is not None:
+        text = report.to_json(summary=[asdict(each) for each in summaries])
+        write_text_atomically(options["out"], text)
+    if options["csv"] is not None:
+        write_text_atomically(options["csv"], report_csv(report, summaries))
+    if options["html"] is not None:
+        write_text_atomically(options["html"], page_of(report, summaries))

@@ -116,3 +116,18 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in new rele
             return tuple(float(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r} is not a list of numbers with commas between", param, ctx)
+
+
+class Counts(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
+    """Whole numbers above 0 with commas between, such as `1,2,4`."""
+
+    name = "N,N,…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The numbers as a tuple."""
+        if isinstance(value, (tuple, list)):
+            return tuple(value)
+        parts = str(value).split(",")
+        if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+            self.fail(f"{value!r} is not a list of whole numbers above 0 with commas between", param, ctx)
+        return tuple(int(part) for part in parts)

@@ -67,6 +67,12 @@ if TYPE_CHECKING:
     type=click.Choice(["sum", "concat"]),
     help="How later stages read earlier features. [default: sum; concat with --int8]",
 )
+@click.option(
+    "--static",
+    type=click.Path(path_type=Path),
+    metavar="STATIC.PT",
+    help="Also write the static network, as OUT.static.onnx, for s2dnas-bench to compare with.",
+)
 @click.option("--opset", type=int, default=17, show_default=True, help="ONNX operator set, 13 to 20.")
 @click.option("--name", help="Name in the manifest. [default: the file's]")
 @network_options
@@ -131,6 +137,7 @@ def _request(options: dict[str, Any]) -> "ExportRequest":
         limit=options["limit"],
         name=options["name"],
         resize=options["resize"],
+        static=options["static"],
         split=(options["join"] or ("concat" if options["int8"] else "sum")) == "sum",
         options=ExportOptions(
             precision="int8" if options["int8"] else "float16" if options["fp16"] else "float32",

@@ -51,7 +51,7 @@ def look_around() -> Environment:
         },
         state={
             "governor": _read(_CPUS / "cpu0" / "cpufreq" / "scaling_governor"),
-            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+            "load": _load(),
             "celsius": _celsius(),
         },
     )
@@ -79,7 +79,7 @@ def _told(key: str) -> str | None:
 
 def _read_device_tree() -> str | None:
     """Boards without a processor's name have one of their own: Raspberry Pi 4 Model B."""
-    return (_read(Path("/proc/device-tree/model")) or "").rstrip("\\0") or None
+    return (_read(Path("/proc/device-tree/model")) or "").rstrip("\0") or None
 
 
 def _flags() -> list[str]:
@@ -94,6 +94,13 @@ def _memory_bytes() -> int | None:
         return None
 
 
+def _load() -> float | None:
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return None
+
+
 def _celsius() -> float | None:
     """The hottest of the zones that the kernel knows."""
     told = [_read(zone / "temp") for zone in sorted(_ZONES.glob("thermal_zone*"))]
@@ -104,5 +111,5 @@ def _celsius() -> float | None:
 def _read(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8").strip()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return None

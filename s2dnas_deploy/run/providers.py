@@ -113,8 +113,8 @@ def choose_provider(name: str, *, allow_fallback: bool = False) -> Provider:
     )
 
 
-def make_session(graph: bytes, provider: Provider, *, threads: int | None = None) -> Any:
-    """A session that runs on the provider asked for, or a `ProviderError`."""
+def make_session(graph: bytes | str, provider: Provider, *, threads: int | None = None) -> Any:
+    """A session on the provider asked for, or a `ProviderError`; of a graph, or of the file that it is in."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores() if threads is None else threads
     options.inter_op_num_threads = 1

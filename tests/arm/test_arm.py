@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 pytest.importorskip("torch")
@@ -17,6 +20,8 @@ from small_networks import example_network, residual
 
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.build.static_network import read_network
+from s2dnas_deploy.cli import bench
+from s2dnas_deploy.run.bench.report import Report
 from s2dnas_deploy.run.chain import StageSession, run_chain
 
 ROOT = Path(__file__).parents[2]
@@ -101,3 +106,40 @@ def test_the_command_runs_there_and_says_what_it_has(tmp_path):
     )
     assert refused.returncode == 4
     assert "has cpu only" in refused.stderr
+
+
+def test_a_kit_runs_there_from_zip_to_results(tmp_path):
+    """With all packages inside, and no pip: what is unpacked on the board is all there is."""
+    static = residual()
+    chain = chain_from(static, plans.from_text("uniform:0.5,0.5", static.divisible.space))
+    export_to(tmp_path / "bundle", chain)
+    np.savez(tmp_path / "images.npz", images=pixels(chain, 40))
+    version = run(ARM, "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
+    data, out = tmp_path / "images.npz", tmp_path / "kit.zip"
+    board_is = f"--platform linux-aarch64 --python {version}"
+    words = f"pack {tmp_path}/bundle --data {data} --out {out} --noise {board_is}"
+    packed = CliRunner().invoke(bench, words.split())
+    assert packed.exit_code == 0, packed.output
+    board = tmp_path / "board"
+    with zipfile.ZipFile(tmp_path / "kit.zip") as archive:
+        archive.extractall(board)
+    # The device's own packages must not help.
+    bare = tmp_path / "python"
+    bare.write_text(re.sub(r'^PYTHONPATH="[^"]*" ', "", ARM.read_text(), flags=re.MULTILINE))
+    bare.chmod(0o755)
+    options = ("--noise", "--seconds", "1", "--processes", "2", "--threads", "1")
+    done = subprocess.run(
+        ["sh", board / "kit" / "run.sh", *options],
+        env={**os.environ, "PYTHON": str(bare)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(board / "kit" / "results.zip") as archive:
+        archive.extractall(tmp_path / "back")
+    report = Report.load(next((tmp_path / "back").rglob("bench.json")))
+    assert report.environment.machine["architecture"] == "aarch64"
+    assert "asimd" in report.environment.machine["flags"]
+    assert report.answers.images == 40
+    assert set(report.runs[0].subjects) == {"cascade", "exit 0", "exit 1", "yardstick"}

@@ -33,7 +33,7 @@ def divided(name: str, text: str) -> MultiStageNetwork:
 
 
 def texts(path: Path) -> list[str]:
-    return ["".join(element.itertext()).strip() for element in ElementTree.parse(path).iter(f"{SVG}text")]  # noqa: S314
+    return ["".join(element.itertext()).strip() for element in ElementTree.parse(path).iter(f"{SVG}text")]
 
 
 def test_rows_are_layers_in_network_order_with_the_channels_of_each_stage():

@@ -69,7 +69,7 @@ def test_thresholds_land_in_the_bundle_with_their_promise(bundle, made, tmp_path
     assert manifest.promise.statement in result.stdout
     assert manifest.promise.statement in (bundle / "README.md").read_text()
     assert "leaves if" in (bundle / "README.md").read_text()
-    assert ElementTree.parse(plot).getroot().tag.endswith("svg")  # noqa: S314 - our own
+    assert ElementTree.parse(plot).getroot().tag.endswith("svg")
     assert "cascade.onnx has its thresholds inside" in result.stderr
     with Cascade.load(bundle) as cascade:
         files = sorted(str(path) for path in made[1].rglob("*.png"))

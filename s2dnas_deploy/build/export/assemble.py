@@ -25,7 +25,7 @@ from s2dnas_deploy.build.export.samples import ExportImages, Pixels, made_up, no
 from s2dnas_deploy.build.export.simplify import check, simplify
 from s2dnas_deploy.build.export.single_file import nest
 from s2dnas_deploy.build.export.verify import verify, verify_single_file
-from s2dnas_deploy.bundle.bundle import LABELS, MANIFEST
+from s2dnas_deploy.bundle.bundle import LABELS, MACS, MANIFEST
 from s2dnas_deploy.bundle.card import readme
 from s2dnas_deploy.bundle.exits import ExitRule
 from s2dnas_deploy.bundle.manifest import (
@@ -145,12 +145,19 @@ def _quantised(export: Export, models: Sequence[ModelProto], reporter: Reporter)
 
 def _files(export: Export, models: Sequence[ModelProto]) -> dict[str, bytes]:
     """The stages' files in order, and then the single file if one is wanted."""
+    links = export.chain.links
     named = {_stage_file(k): model for k, model in enumerate(models)}
     if export.options.single_file:
         named[SINGLE_FILE] = nest(models, export.exits, len(export.chain.class_names))
     for name, model in named.items():
         _describe(model, export.chain, name)
+    for link, model in zip(links, models, strict=True):
+        onnx.helper.set_model_props(model, {**_props(model), MACS: str(link.macs)})
     return {name: model.SerializeToString() for name, model in named.items()}
+
+
+def _props(model: ModelProto) -> dict[str, str]:
+    return {prop.key: prop.value for prop in model.metadata_props}
 
 
 def _stage_file(stage: int) -> str:

@@ -4,6 +4,7 @@ Place in the flow: paths and options ──▶ `Chain` and `ExportImages` ──
 """
 
 import hashlib
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +19,11 @@ from s2dnas_deploy.build.export.options import ExportOptions
 from s2dnas_deploy.build.export.own_exits import chain_of_own_exits
 from s2dnas_deploy.build.export.samples import ExportImages, pixels_of
 from s2dnas_deploy.build.images import ImageSplits, load_images
-from s2dnas_deploy.build.model_file import load_model
+from s2dnas_deploy.build.model_file import Model, load_model
 from s2dnas_deploy.build.source import build_network, load_weights
 from s2dnas_deploy.build.training.normalise import preprocessing_for
+from s2dnas_deploy.bundle.bundle import static_beside
+from s2dnas_deploy.bundle.files import write_atomically
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import check_replaceable
 from s2dnas_deploy.errors import DataError, OptionError
@@ -59,6 +62,8 @@ class ExportRequest:
     split: bool
     options: ExportOptions
     out: Path
+    static: Path | None = None
+    """A `model.pt` of one stage, the static network: it is written beside the bundle, to be compared with."""
 
 
 def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
@@ -77,7 +82,43 @@ def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
     if request.data is not None:
         sources["data"] = request.data
     export = Export(chain=chain, options=request.options, images=images, sources=sources)
-    return write_bundle(export, request.out, reporter)
+    if request.static is None:
+        return write_bundle(export, request.out, reporter)
+    static = _of_static(request, request.static, chain, reporter)
+    manifest = write_bundle(export, request.out, reporter)
+    write_atomically(static_beside(request.out), lambda stream: stream.write(static))
+    reporter.say(f"{static_beside(request.out)}: the static network, for s2dnas-bench")
+    return manifest
+
+
+def _of_static(request: ExportRequest, path: Path, chain: Chain, reporter: Reporter) -> bytes:
+    """The static network in one graph that takes and gives what the bundle does."""
+    model = load_model(path)
+    if model.network.stages != 1:
+        raise OptionError(
+            f"--static {path}: it has {model.network.stages} stages; expected the static network, a model.pt "
+            "of one stage, such as s2dnas-train leaves in model.run/static.pt"
+        )
+    if model.class_names != chain.class_names or not _reads_alike(model, chain):
+        raise OptionError(f"--static {path}: it is for other images or classes than the network to export")
+    reporter.say(f"exporting the static network, {path}")
+    with tempfile.TemporaryDirectory(prefix="s2dnas-static-") as passing:
+        own = replace(
+            request,
+            network=path,
+            static=None,
+            held_out=None,
+            name="static",
+            out=Path(passing) / "static",
+            options=replace(request.options, thresholds=(), temperatures=(), single_file=False, gather=False),
+        )
+        (stage,) = export_model(own, reporter).stages
+        return (own.out / stage.graph.file).read_bytes()
+
+
+def _reads_alike(model: Model, chain: Chain) -> bool:
+    """Both normalise images of one shape alike; how others are fitted is for the device to say."""
+    return replace(model.preprocessing, resize=chain.preprocessing.resize) == chain.preprocessing
 
 
 def _of_model(request: ExportRequest, path: Path, reporter: Reporter) -> tuple[Chain, ExportImages | None]:

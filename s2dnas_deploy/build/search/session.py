@@ -43,12 +43,11 @@ from s2dnas_deploy.build.search.trials import JudgeMany, Trial, Trials
 from s2dnas_deploy.build.training.devices import choose_device
 from s2dnas_deploy.build.training.session import (
     Request,
-    check_writable,
     prepare,
     train_plan,
     with_trained_static,
 )
-from s2dnas_deploy.bundle.files import write_text_atomically
+from s2dnas_deploy.bundle.files import check_writable, write_text_atomically
 from s2dnas_deploy.errors import CheckpointError, OptionError
 from s2dnas_deploy.reporter import Reporter
 

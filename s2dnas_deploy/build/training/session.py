@@ -5,7 +5,6 @@ network first if asked, divides it by the plan, trains that, judges it once on t
 """
 
 import json
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -24,8 +23,9 @@ from s2dnas_deploy.build.training.devices import choose_device
 from s2dnas_deploy.build.training.loop import Task, accuracy, check_images, train
 from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.build.training.settings import Settings
+from s2dnas_deploy.bundle.files import check_writable
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError
+from s2dnas_deploy.errors import CheckpointError, ModelError
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter, counted
 
@@ -103,6 +103,8 @@ def prepare(request: Request, reporter: Reporter) -> Prepared:
 def train_plan(request: Request, plan: Plan, prepared: Prepared, reporter: Reporter) -> Model:
     """Divide the network by a plan, train it and save it."""
     static, trained = prepared.static, prepared.is_trained
+    if request.source.is_trained() and plan.stages > 1:
+        _keep_static(request, prepared)
     task = Task(
         network=carry_over(static, plan),
         teacher=as_network(static).eval() if trained and plan.stages > 1 else None,
@@ -112,6 +114,22 @@ def train_plan(request: Request, plan: Plan, prepared: Prepared, reporter: Repor
         folder=request.folder,
     )
     return _train_and_save(task, request, request.out, static if trained else None, reporter)
+
+
+def _keep_static(request: Request, prepared: Prepared) -> None:
+    """The static network in the run's folder, as if it had been trained there: what to compare with later."""
+    about = {
+        "tool": f"s2dnas_deploy {__version__}",
+        "network": request.source.model or str(request.source.weights),
+        "weights": str(request.source.weights),
+    }
+    model = Model(
+        network=as_network(prepared.static).eval(),
+        class_names=prepared.splits.class_names,
+        preprocessing=prepared.preprocessing,
+        provenance=about,
+    )
+    save_model(model, request.folder / "static.pt")
 
 
 def with_trained_static(request: Request, prepared: Prepared, reporter: Reporter) -> Prepared:
@@ -195,13 +213,6 @@ def _differences(model: Model, task: Task) -> str:
     if model.provenance.get("data", {}).get("digest") != task.splits.digest:
         found.append("other images")
     return "; ".join(found) or "other starting weights"
-
-
-def check_writable(out: Path) -> None:
-    """Find out before the work, not after it, that the result can be written."""
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise OptionError(f"cannot write --out {out}: {folder} is no folder that can be written to")
 
 
 def _static_accuracy(static: StaticNetwork, task: Task) -> dict[str, float]:

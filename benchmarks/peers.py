@@ -1,0 +1,362 @@
+r"""What else could one run? Accuracy and latency of every alternative, on the same images in one run.
+
+    python benchmarks/peers.py --network MODEL.pt --static STATIC.pt --data DIR --work DIR --record
+
+The static network in onnxruntime and OpenVINO, float32 and INT8, in PyTorch eager and compiled; the
+cascade as stages, in one file, and in INT8; a cascade of two separate networks; `earlyon` on the same
+static network; and smaller static networks of the same family, trained by the same recipe from the same
+teacher: the comparison that decides whether dynamic inference is worth it at all. What has to be trained
+is kept in the work folder.
+
+Thresholds are chosen on validation images: the cheapest that are, there, at most so much less accurate
+than the static network. Accuracy is then counted on test images, and the time taken in alternating blocks
+on the same ones: one CPU thread, one image at a time, from bytes in memory to a class.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from earlyon_peer import calibrated, earlyon_networks
+from machine import machine
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from pages import OWN, put_table
+from sessions import BoundSessions, bundle_of, images_from, pixels
+from smaller_networks import FACTORS, smaller_network, splits_of
+from thresholds import Leaving, cheapest, exit_accuracy, scores_from
+from torch import Tensor
+
+from s2dnas_deploy.build.export.expect import answers_of
+from s2dnas_deploy.build.export.samples import ExportImages, Pixels
+from s2dnas_deploy.build.export.single_file import nest
+from s2dnas_deploy.build.images import LabelledImages
+from s2dnas_deploy.build.model_file import Model, load_model
+from s2dnas_deploy.build.network import as_static
+from s2dnas_deploy.build.source import build_network
+from s2dnas_deploy.build.training.settings import Settings
+from s2dnas_deploy.bundle.bundle import Bundle
+from s2dnas_deploy.bundle.manifest import CONFIDENCE
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.cli.console import Console
+from s2dnas_deploy.run.calibrate import NEVER, in_points
+from s2dnas_deploy.run.cascade import Cascade
+from s2dnas_deploy.run.scores import ExitScores
+
+RESULT = Path(__file__).parent / "results" / "peers.json"
+PICTURE = Path(__file__).parents[1] / "docs" / "peers.svg"
+DROPS = (0.0, 0.5, 1.0)
+YARDSTICK = "static network, onnxruntime"
+_BLOCK = 50
+Answer = Callable[[Pixels], int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """Something that answers one image, uint8 [H, W, C], with a class."""
+
+    name: str
+    family: str
+    answer: Answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What all peers are made from."""
+
+    static: Model
+    cascade: Model
+    samples: ExportImages
+    val: LabelledImages
+    goal: float
+    """The static network's accuracy on the validation images."""
+
+
+@click.command()
+@click.option("--network", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--static", "static_path", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option("--data", required=True)
+@click.option("--work", type=click.Path(path_type=Path), required=True)
+@click.option("--timed", type=int, default=10000, show_default=True, help="So many test images.")
+@click.option("--record", is_flag=True, help="Also write the record, the table and the picture.")
+def main(network: Path, static_path: Path, data: str, work: Path, timed: int, *, record: bool) -> None:
+    """Print accuracy and mean time of every peer."""
+    torch.set_num_threads(1)
+    static, cascade = load_model(static_path), load_model(network)
+    splits = splits_of(static, data)
+    assert splits.test is not None, "the data has no test images"
+    shown, truth = pixels(splits.test)[:timed], splits.test.labels.numpy()[:timed]
+    with Console() as console:
+        smaller = {each: smaller_network(static, each, splits, work, console) for each in FACTORS}
+        settings = Settings(**static.provenance["settings"])
+        early = earlyon_networks(
+            _as_module(static),
+            splits,
+            preprocessing=static.preprocessing,
+            settings=settings,
+            work=work,
+            console=console,
+        )
+        setting = _setting(static, cascade, images_from(data, static), splits.val)
+        peers = list(
+            chain(
+                _static_peers(setting),
+                _torch_peers(setting),
+                _cascades(setting),
+                _two_networks(setting, smaller),
+                _smaller(setting, smaller),
+                _earlyon(setting, early),
+            )
+        )
+        rows = _measured(peers, shown, truth, console)
+    content = {"rows": rows, "images": len(shown), "machine": machine(), "date": str(date.today())}
+    content["versions"] = {name: version(name) for name in ("onnxruntime", "openvino", "torch", "earlyon")}
+    click.echo(table(content))
+    if record:
+        RESULT.write_text(json.dumps(content, indent=1) + "\n")
+        put_table("peers", table(content), [OWN])
+        draw(rows, PICTURE)
+
+
+def _setting(static: Model, cascade: Model, samples: ExportImages, val: LabelledImages) -> Setting:
+    bundle = bundle_of(static, samples, split=True, precision="float32")
+    goal = exit_accuracy(_scores(bundle, val))[0]
+    return Setting(static=static, cascade=cascade, samples=samples, val=val, goal=goal)
+
+
+def _scores(bundle: Bundle, images: LabelledImages) -> ExitScores:
+    return scores_from(answers_of(bundle.graphs, pixels(images)), images.labels.numpy())
+
+
+# --- the peers ----------------------------------------------------------------------------------------------
+
+
+def _static_peers(setting: Setting) -> Iterator[Peer]:
+    """The static network's own file, in two runtimes and two precisions."""
+    for precision, shown in (("float32", ""), ("int8", ", INT8")):
+        bundle = bundle_of(setting.static, setting.samples, split=precision != "int8", precision=precision)
+        (graph,) = bundle.graphs
+        for runtime, run in (("onnxruntime", in_onnxruntime), ("OpenVINO", in_openvino)):
+            name = f"static network, {runtime}{shown}"
+            yield Peer(name=name, family="static network", answer=run(graph))
+
+
+def in_onnxruntime(graph: bytes) -> Answer:
+    """One session, bound once."""
+    sessions = BoundSessions([graph])
+    return lambda image: sessions.answer(image, ())[0]
+
+
+def in_openvino(graph: bytes) -> Answer:
+    """The same file, compiled by OpenVINO for latency on one thread."""
+    import openvino
+
+    core = openvino.Core()
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    network = core.read_model(graph)
+    network.reshape([1, *(size.get_length() for size in list(network.inputs[0].partial_shape)[1:])])
+    request = core.compile_model(network, "CPU", settings).create_infer_request()
+    label = next(output for output in request.model_outputs if "label" in output.names)
+
+    def answer(image: Pixels) -> int:
+        request.infer([image[None]], share_inputs=True)
+        return int(request.get_tensor(label).data[0])
+
+    return answer
+
+
+def _torch_peers(setting: Setting) -> Iterator[Peer]:
+    network = _as_module(setting.static)
+    taken = _to_torch(setting.static.preprocessing)
+    compiled = torch.compile(network, mode="max-autotune-no-cudagraphs")
+    for how, module in (("eager", network), ("compiled", compiled)):
+        name = f"static network, PyTorch {how}"
+        yield Peer(name=name, family="static network", answer=in_torch(module, taken))
+
+
+def in_torch(network: Callable[[Tensor], Tensor], taken: Callable[[Pixels], Tensor]) -> Answer:
+    """Without gradients; normalising included, as the graphs include it."""
+
+    @torch.inference_mode()
+    def answer(image: Pixels) -> int:
+        return int(network(taken(image)).argmax())
+
+    return answer
+
+
+def _as_module(static: Model) -> torch.nn.Module:
+    """The user's own module, with the weights that were trained."""
+    about = static.provenance
+    module = build_network(about["network"], about["network_arguments"]).float()
+    module.load_state_dict(dict(as_static(static.network).weights), strict=False)
+    return module.eval()
+
+
+def _to_torch(preprocessing: Preprocessing) -> Callable[[Pixels], Tensor]:
+    mean, std = (torch.tensor(each).reshape(-1, 1, 1) for each in (preprocessing.mean, preprocessing.std))
+    return lambda image: ((torch.from_numpy(image).permute(2, 0, 1).float() / 255 - mean) / std)[None]
+
+
+def _cascades(setting: Setting) -> Iterator[Peer]:
+    """The cascade by this package's runtime, at each allowed drop; INT8; and all in one file with `If`s."""
+    for precision, shown in (("float32", ""), ("int8", ", INT8")):
+        bundle = bundle_of(setting.cascade, setting.samples, split=precision != "int8", precision=precision)
+        scores, macs = _scores(bundle, setting.val), np.cumsum(bundle.manifest.macs)
+        for drop in DROPS:
+            left = _cheapest(scores, setting.goal - drop / 100, macs)
+            name = f"cascade{shown}, {in_points(drop / 100)} allowed"
+            yield Peer(name=name, family=f"cascade{shown}", answer=by_cascade(bundle, left.thresholds))
+            if precision == "float32" and drop == DROPS[0]:
+                name = f"cascade in one file (If), {in_points(drop / 100)} allowed"
+                answer = in_onnxruntime(_nested(bundle, left.thresholds))
+                yield Peer(name=name, family="cascade in one file", answer=answer)
+
+
+def by_cascade(bundle: Bundle, thresholds: Sequence[float]) -> Answer:
+    """What a user calls."""
+    cascade = Cascade(bundle, provider="cpu", threads=1)
+    return lambda image: int(cascade.predict(image[None], thresholds=thresholds).label[0])
+
+
+def _nested(bundle: Bundle, thresholds: Sequence[float]) -> bytes:
+    rules = (entry.exit for entry in bundle.manifest.stages)
+    exits = [replace(rule, threshold=t) for rule, t in zip(rules, (*thresholds, None), strict=True)]
+    models = [onnx.load_from_string(graph) for graph in bundle.graphs]
+    whole: bytes = nest(models, exits, len(bundle.manifest.labels)).SerializeToString()
+    return whole
+
+
+def _cheapest(scores: ExitScores, goal: float, cost: npt.NDArray[np.integer[Any]]) -> Leaving:
+    menus = [[*np.quantile(each, np.linspace(0, 1, 81)).tolist(), NEVER] for each in scores.confidence[:-1]]
+    return cheapest(scores, goal, np.asarray(cost, np.float64).tolist(), menus)
+
+
+def _two_networks(setting: Setting, smaller: dict[float, Model]) -> Iterator[Peer]:
+    """A small network first, the static network for those it is not sure of: nothing is shared."""
+    whole = bundle_of(setting.static, setting.samples, split=True, precision="float32")
+    for factor, model in smaller.items():
+        first = bundle_of(model, setting.samples, split=True, precision="float32")
+        scores = _joined(_scores(first, setting.val), _scores(whole, setting.val))
+        cost = np.cumsum([*first.manifest.macs, *whole.manifest.macs])
+        for drop in DROPS:
+            (threshold,) = _cheapest(scores, setting.goal - drop / 100, cost).thresholds
+            yield Peer(
+                name=f"two networks, {factor} and 1 of the widths, {in_points(drop / 100)} allowed",
+                family=f"two networks, {factor} first",
+                answer=_either(first, whole, threshold),
+            )
+
+
+def _either(first: Bundle, second: Bundle, threshold: float) -> Answer:
+    small, large = BoundSessions(first.graphs), BoundSessions(second.graphs)
+
+    def answer(image: Pixels) -> int:
+        label, _ = small.answer(image, ())
+        return label if small.arrays[CONFIDENCE][0] >= threshold else large.answer(image, ())[0]
+
+    return answer
+
+
+def _joined(first: ExitScores, second: ExitScores) -> ExitScores:
+    return ExitScores(
+        label=np.concatenate([first.label, second.label]),
+        confidence=np.concatenate([first.confidence, second.confidence]),
+        truth=first.truth,
+    )
+
+
+def _smaller(setting: Setting, smaller: dict[float, Model]) -> Iterator[Peer]:
+    for factor, model in smaller.items():
+        (graph,) = bundle_of(model, setting.samples, split=True, precision="float32").graphs
+        name = f"smaller static network, {factor} of the widths"
+        yield Peer(name=name, family="smaller static networks", answer=in_onnxruntime(graph))
+
+
+def _earlyon(setting: Setting, networks: dict[str, Any]) -> Iterator[Peer]:
+    taken = _to_torch(setting.static.preprocessing)
+    for how, wrapper in networks.items():
+        for drop in DROPS:
+            staged = calibrated(wrapper, setting.val, setting.static.preprocessing, drop / 100)
+            name = f"earlyon, {how}, {in_points(drop / 100)} allowed"
+            yield Peer(name=name, family=f"earlyon, {how}", answer=_staged(staged, taken))
+
+
+def _staged(staged: Any, taken: Callable[[Pixels], Tensor]) -> Answer:
+    return lambda image: int(staged.infer(taken(image)).prediction.argmax())
+
+
+# --- the measurement ----------------------------------------------------------------------------------------
+
+
+def _measured(
+    peers: Sequence[Peer], images: Pixels, truth: npt.NDArray[np.int64], console: Console
+) -> list[dict[str, Any]]:
+    """Every peer on every image, a block after the other, each time another one first."""
+    taken = np.zeros((len(peers), -(-len(images) // _BLOCK)))
+    said = np.zeros((len(peers), len(images)), np.int64)
+    progress = console.phase("timing")
+    for number in range(taken.shape[1]):
+        rows = range(number * _BLOCK, min((number + 1) * _BLOCK, len(images)))
+        for which in np.roll(np.arange(len(peers)), number):
+            answer = peers[which].answer
+            answer(images[rows[0]])
+            start = time.perf_counter()
+            for row in rows:
+                said[which, row] = answer(images[row])
+            taken[which, number] = 1e3 * (time.perf_counter() - start) / len(rows)
+        progress(number + 1, taken.shape[1], "")
+    (yardstick,) = (i for i, peer in enumerate(peers) if peer.name == YARDSTICK)
+    return [
+        {
+            "name": peer.name,
+            "family": peer.family,
+            "accuracy": float((said[i] == truth).mean()),
+            "ms": float(taken[i].mean()),
+            "over_static": float(taken[i].sum() / taken[yardstick].sum()),
+            "blocks_ms": np.round(taken[i], 5).tolist(),
+        }
+        for i, peer in enumerate(peers)
+    ]
+
+
+def table(record: dict[str, Any]) -> str:
+    """The record as a Markdown table, fastest first."""
+    lines = ["| network | accuracy | mean ms | over the static network |", "| --- | ---: | ---: | ---: |"]
+    for row in sorted(record["rows"], key=lambda row: float(row["ms"])):
+        lines.append(
+            f"| {row['name']} | {100 * row['accuracy']:.2f}% | {row['ms']:.3f} | {row['over_static']:.3f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Accuracy against time: a point for each peer, a line for each family that has several."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    families = dict.fromkeys(row["family"] for row in rows)
+    for family in families:
+        points = sorted((row["ms"], 100 * row["accuracy"]) for row in rows if row["family"] == family)
+        style = "-" if family not in ("static network",) else ""
+        axes.plot(*zip(*points, strict=True), marker="o", linestyle=style, label=family)
+    axes.set_xscale("log")
+    axes.set_xlabel("mean time of an image, ms (one CPU thread)")
+    axes.set_ylabel("accuracy on the test images, %")
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

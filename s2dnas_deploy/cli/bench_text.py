@@ -1,0 +1,155 @@
+"""A measurement or a comparison as a table for a person, and as CSV for a spreadsheet."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from s2dnas_deploy.run.bench.compare import Comparison, name_of
+from s2dnas_deploy.run.bench.report import Report, Run
+from s2dnas_deploy.run.bench.spread import Estimate
+from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC
+from s2dnas_deploy.run.bench.summary import QUANTILES, Latency, Summary, mean_macs, rows_of
+
+_LOSSES = {
+    "kernels": "stages beyond their share of MACs (narrow kernels, hand-over)",
+    "copying": "images copied in",
+    "moving": "survivors moved together (compaction)",
+    "overhead": "Python and session calls",
+}
+_COLUMNS = ("provider", "threads", "batch", "subject", "batches")
+
+
+def report_text(report: Report, summaries: Sequence[Summary]) -> str:
+    """All of a report, a table for each setting."""
+    return "\n".join([*_head(report), *_answers(report), *_cold(report), *_runs(report, summaries)])
+
+
+def comparison_text(comparison: Comparison, limit: float) -> str:
+    """What changed, a line a subject; beyond noise, or not."""
+    lines = [f"note: {each}" for each in comparison.differences]
+    setting = ""
+    for change in comparison.changes:
+        if change.setting != setting:
+            setting = change.setting
+            lines += [setting, f"{'':>12}{'before ms':>11}{'after ms':>11}{'change':>9}   99.9% interval"]
+        verdict = (
+            "faster" if change.is_faster else "slower" if change.is_slower else "no difference beyond noise"
+        )
+        if change in comparison.regressions(limit):
+            verdict += f", by more than {100 * limit:g}%"
+        by = change.by
+        interval = f"{100 * by.low:+.1f} to {100 * by.high:+.1f}%"
+        lines.append(
+            f"{change.subject:>12}{change.before_ms:>11.4f}{change.after_ms:>11.4f}{100 * by.value:>+8.1f}%"
+            f"   {interval:<18}{verdict}"
+        )
+    lines.append(
+        "changes are relative to a yardstick that was timed along, so the machine's mood is taken out"
+    )
+    return "\n".join(lines)
+
+
+def report_csv(report: Report, summaries: Sequence[Summary]) -> str:
+    """A row for everything that has a latency, in each setting."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [f"{name}{part}_ms" for name in ("mean", *QUANTILES) for part in ("", "_low", "_high")]
+    writer.writerow([*_COLUMNS, *names])
+    for run, summary in zip(report.runs, summaries, strict=True):
+        for name, each in rows_of(summary).items():
+            known = (each.mean, *each.quantiles.values())
+            numbers = [number for one in known for number in _csv_cells(one)]
+            writer.writerow([run.provider, run.threads, run.batch, name, each.batches, *numbers])
+    return text.getvalue()
+
+
+def _csv_cells(one: Estimate | None) -> tuple[str, ...]:
+    return ("", "", "") if one is None else tuple(f"{x:.5f}" for x in (one.value, one.low, one.high))
+
+
+def _head(report: Report) -> Iterator[str]:
+    machine, state = report.environment.machine, report.environment.state
+    load = "" if state["load"] is None else f", load {state['load']:.1f}"
+    governor = "" if state["governor"] is None else f", governor {state['governor']}"
+    celsius = "" if state["celsius"] is None else f", {state['celsius']:.0f} °C"
+    versions = ", ".join(f"{name} {version}" for name, version in report.environment.versions.items())
+    what = f"{report.measured.name} ({report.measured.precision})"
+    yield f"{what} on {machine['processor']}{load}{governor}{celsius}"
+    yield versions
+    read = "" if report.decode_ms is None else f"; reading a file takes {report.decode_ms:.3f} ms more"
+    yield f"time: {report.boundary}{read}"
+
+
+def _answers(report: Report) -> Iterator[str]:
+    answers, upto = report.answers, 0
+    yield ""
+    yield f"{'exit':>12}{'images':>9}{'share':>8}{'accuracy of all':>17}{'MACs/image':>13}"
+    for k, (count, macs) in enumerate(zip(answers.counts, report.measured.stage_macs, strict=True)):
+        upto += macs
+        right = None if answers.exit_accuracy is None else answers.exit_accuracy[k]
+        yield (
+            f"{k:>12}{count:>9}{100 * count / answers.images:>7.1f}%{_percent(right):>17}"
+            f"{upto / 1e6:>11.2f} M"
+        )
+    yield (
+        f"{CASCADE:>12}{answers.images:>9}{'':>8}{_percent(answers.cascade_accuracy):>17}"
+        f"{mean_macs(report) / 1e6:>11.2f} M"
+    )
+    if report.measured.static is not None:
+        whole = report.measured.static_macs
+        shown = "?" if whole is None else f"{whole / 1e6:.2f} M"
+        yield f"{STATIC:>12}{'':>17}{_percent(answers.static_accuracy):>17}{shown:>13}"
+
+
+def _cold(report: Report) -> Iterator[str]:
+    """Medians over the starts."""
+    yield ""
+    yield f"{'cold start':>12}{'libraries':>11}{'network':>10}{'1st answer':>12}{'2nd':>9}{'peak memory':>13}"
+    for name, cold in report.cold.items():
+        times = (median(each) for each in (cold.libraries, cold.network, cold.first, cold.second))
+        libraries, network, first, second = times
+        peak = median(cold.peak_bytes)
+        memory = f"{peak / 2**20:.0f} MiB" if peak else "unknown"
+        yield (
+            f"{name:>12}{libraries:>8.0f} ms{network:>7.1f} ms{first:>9.2f} ms{second:>6.2f} ms{memory:>13}"
+        )
+
+
+def _runs(report: Report, summaries: Sequence[Summary]) -> Iterator[str]:
+    for run, summary in zip(report.runs, summaries, strict=True):
+        yield ""
+        yield f"{name_of(run)}: milliseconds of a batch, and how far off they may be (95%)"
+        yield f"{'':>12}" + "".join(f"{name:>10}" for name in ("mean", *QUANTILES))
+        for name, each in rows_of(summary).items():
+            yield from _latency_lines(name, each)
+        yield from _speed(run, summary)
+
+
+def _latency_lines(name: str, latency: Latency) -> Iterator[str]:
+    known = (latency.mean, *latency.quantiles.values())
+    yield f"{name:>12}" + "".join(f"{'–':>10}" if one is None else f"{one.value:>10.4f}" for one in known)
+    off = (None if one is None else max(one.high - one.value, one.value - one.low) for one in known)
+    yield f"{'':>12}" + "".join(f"{'':>10}" if each is None else f"{f'±{each:.4f}':>10}" for each in off)
+
+
+def _speed(run: Run, summary: Summary) -> Iterator[str]:
+    speed = summary.speed_up
+    if speed is not None:
+        by_macs = "" if speed.by_macs is None else f", by MACs {speed.by_macs:.2f}x"
+        low, high = speed.realised.low, speed.realised.high
+        yield (
+            f"as fast as the static network: {speed.realised.value:.2f}x ({low:.2f} to {high:.2f}); "
+            f"by its stages alone {speed.ideal:.2f}x{by_macs}"
+        )
+    mean = summary.subjects[CASCADE].mean.value
+    for name, ms in summary.losses.items():
+        yield f"{ms:>12.4f} ms {100 * ms / mean:>5.1f}%  {_LOSSES[name]}"
+    if run.energy is None:
+        yield "energy: not counted on this device"
+    for name, energy in (run.energy or {}).items():
+        yield f"{1e3 * energy.joules / energy.images:>12.4f} mJ an image, {name} (by {energy.source})"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}%"

@@ -1,0 +1,120 @@
+"""What all images come to: where each leaves the cascade, and what every exit would say of it.
+
+Place in the flow: images ──▶ `Answered`, once, before anything is timed; and which of the images are timed.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.reporter import Reporter, counted
+from s2dnas_deploy.run.bench.report import Answers
+from s2dnas_deploy.run.bench.subjects import Baseline
+from s2dnas_deploy.run.bulk import BulkOptions
+from s2dnas_deploy.run.cascade import Cascade, Prediction
+from s2dnas_deploy.run.inputs import Item
+from s2dnas_deploy.run.scores import ExitScores, exit_scores
+from s2dnas_deploy.run.stages import Array
+
+_LIKE_NEIGHBOURS = 0.3
+LOOKED_AT = 100
+"""So many images tell whether all are noise."""
+_DECODED = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """All images: where each leaves, and what every exit would say of it."""
+
+    answers: Answers
+    exits: npt.NDArray[np.int64]
+    scores: ExitScores
+
+
+def answer(cascade: Cascade, items: Sequence[Item], reporter: Reporter) -> Answered:
+    """As `s2dnas-run` answers, and then what every exit says of every image."""
+    progress = reporter.phase("answering")
+    left, right = np.empty(len(items), np.int64), 0
+    for i, (item, said) in enumerate(zip(items, cascade.stream(item.source for item in items), strict=True)):
+        assert isinstance(said, Prediction)
+        left[i] = said.exit
+        right += said.name == item.truth
+        progress(i + 1, len(items), "")
+    scores = exit_scores(cascade, items, BulkOptions(), counted(reporter.phase("answering at every exit")))
+    labelled = scores.truth is not None
+    return Answered(
+        answers=Answers(
+            images=len(items),
+            counts=tuple(np.bincount(left, minlength=scores.exits).tolist()),
+            cascade_accuracy=right / len(items) if labelled else None,
+            exit_accuracy=tuple((scores.label == scores.truth).mean(1).tolist()) if labelled else None,
+            static_accuracy=None,
+        ),
+        exits=left,
+        scores=scores,
+    )
+
+
+def representative(exits: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
+    """An order of all images of which every beginning has the exits of the whole, as nearly as can be.
+
+    The images of an exit are spread over the order at even distances.
+    """
+    places = np.empty(len(exits))
+    for k in np.unique(exits):
+        mine = np.flatnonzero(exits == k)
+        places[np.random.default_rng(0).permutation(mine)] = (np.arange(len(mine)) + 0.5) / len(mine)
+    return np.argsort(places, kind="stable")
+
+
+def decode_ms(cascade: Cascade, items: Sequence[Item]) -> float | None:
+    """Milliseconds to read an image from its file; None of images that are in memory already."""
+    files = [item.source for item in items if not isinstance(item.source, np.ndarray)][:_DECODED]
+    if not files:
+        return None
+    cascade.reader.one(files[0])
+    started = time.perf_counter()
+    for source in files:
+        cascade.reader.one(source)
+    return 1e3 * (time.perf_counter() - started) / len(files)
+
+
+def pixels_of(cascade: Cascade, items: Sequence[Item]) -> Array:
+    """Images as the graphs take them."""
+    return np.stack([cascade.reader.one(item.source) for item in items])
+
+
+def refuse_noise(pixels: Array) -> None:
+    """Exits fire at random on noise; in photographs and drawings, neighbours are alike."""
+    left, right = (np.float64(each).ravel() for each in (pixels[:, :, :-1], pixels[:, :, 1:]))
+    alike = float(np.corrcoef(left, right)[0, 1]) if left.std() and right.std() else 1.0
+    if alike < _LIKE_NEIGHBOURS:
+        raise DataError(
+            f"the images look like random noise: neighbouring pixels correlate by {alike:.2f}, those of "
+            "pictures by 0.5 and more. Where noise leaves the cascade tells nothing of real images: give "
+            "those, or --noise if this is meant"
+        )
+
+
+def static_accuracy(
+    baseline: Baseline, cascade: Cascade, items: Sequence[Item], reporter: Reporter, batch: int = 32
+) -> float | None:
+    """How often the static network is right; None where the true classes are not known."""
+    if any(item.truth is None for item in items):
+        return None
+    progress, right = reporter.phase("answering by the static network"), 0
+    for start in range(0, len(items), batch):
+        part = items[start : start + batch]
+        pixels = np.stack([cascade.reader.one(item.source) for item in part])
+        said = baseline(pixels)
+        if max(said) >= len(cascade.labels):
+            raise OptionError(
+                f"{baseline.path} answers class {max(said)}; the bundle has {len(cascade.labels)}"
+            )
+        right += sum(cascade.labels[k] == item.truth for k, item in zip(said, part, strict=True))
+        progress(start + len(part), len(items), "")
+    return right / len(items)

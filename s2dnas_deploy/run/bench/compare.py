@@ -1,0 +1,201 @@
+"""Two measurements of the same bundle held against each other: what is slower, or faster, beyond noise.
+
+Place in the flow: `Report` + `Report` ──▶ `Comparison`. A shared machine is faster today than yesterday.
+So all times are taken relative to a control that was timed in the same blocks: numpy's yardstick, which
+no change of this package or of onnxruntime touches. Of a process, what counts is the median over its
+blocks of
+
+    log( mean of the subject in the block / median of the control around it )
+
+for a block that something interrupted must not count for more than one. The change is the difference
+between the reports' means over processes; its interval comes from a bootstrap over processes and blocks.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.run.bench.report import Report, Run
+from s2dnas_deploy.run.bench.spread import Estimate, Processes, Timings, around, draws
+from s2dnas_deploy.run.bench.subjects import STATIC, YARDSTICK
+from s2dnas_deploy.run.bench.summary import arrays, where_run
+from s2dnas_deploy.run.providers import PROVIDERS
+
+_LEVEL = 0.999  # many things are compared, and a false alarm stops somebody's release
+_FLOOR = 0.015  # two measurements of one build differ by as much though nothing within either varies so
+_FEWEST_PROCESSES = 2
+_AROUND = 5  # blocks whose control tells how fast the machine was
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Of one subject in one setting: by which share the second takes longer than the first."""
+
+    setting: str
+    subject: str
+    by: Estimate
+    before_ms: float
+    after_ms: float
+
+    @property
+    def is_slower(self) -> bool:
+        """Slower beyond noise."""
+        return self.by.low > 0 and self.by.value > _FLOOR
+
+    @property
+    def is_faster(self) -> bool:
+        """Faster beyond noise."""
+        return self.by.high < 0 and self.by.value < -_FLOOR
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """All changes, and in what else the two differ, in words."""
+
+    changes: tuple[Change, ...]
+    differences: tuple[str, ...]
+
+    def regressions(self, limit: float) -> tuple[Change, ...]:
+        """What is slower beyond noise, and by more than the limit."""
+        return tuple(change for change in self.changes if change.is_slower and change.by.value > limit)
+
+
+def compare(before: Report, after: Report, *, force: bool = False) -> Comparison:
+    """Hold two measurements against each other; those of different things only with `force`."""
+    serious, slight = _differences(before, after)
+    if serious and not force:
+        raise OptionError(
+            f"these two cannot be compared: {'; '.join(serious)}. A difference in time would not say which "
+            "of these it comes from; --force compares them all the same"
+        )
+    runs = {name_of(run): run for run in before.runs}
+    pairs = [(runs[name_of(run)], run) for run in after.runs if name_of(run) in runs]
+    if not pairs:
+        raise OptionError(
+            f"no setting was measured in both: {', '.join(runs)} in the first, "
+            f"{', '.join(map(name_of, after.runs))} in the second; measure with the same --provider, "
+            "--threads and --batch"
+        )
+    fewest = min(len(taken) for run in chain(*pairs) for taken in run.subjects.values())
+    if fewest < _FEWEST_PROCESSES:
+        raise OptionError(
+            f"by {fewest} process nobody can tell noise from change: measure with --processes 5, the default"
+        )
+    same_static = before.measured.static_digest == after.measured.static_digest
+    changes = tuple(
+        change
+        for one, other in pairs
+        for change in _changes(one, other)
+        if same_static or change.subject != STATIC
+    )
+    return Comparison(changes=changes, differences=(*serious, *slight, *_unmatched(before, after)))
+
+
+def _differences(before: Report, after: Report) -> tuple[list[str], list[str]]:
+    """What makes a comparison meaningless, and what is only worth telling."""
+    serious = _unlike(before.environment.machine, after.environment.machine, but=("kernel", "memory_bytes"))
+    if before.measured.digest != after.measured.digest:
+        serious.append(
+            f"another bundle, or other thresholds: {before.measured.name} and {after.measured.name}"
+        )
+    elif before.measured.images_digest != after.measured.images_digest:
+        serious.append(f"other images: {before.measured.images} and {after.measured.images}")
+    versions = before.environment.versions, after.environment.versions
+    serious += _unlike(*({"numpy": each.get("numpy")} for each in versions))
+    slight = _unlike(*versions, but=("numpy",))
+    slight += _unlike(*({"kernel": each.environment.machine.get("kernel")} for each in (before, after)))
+    if before.measured.static_digest != after.measured.static_digest:
+        slight.append("another static network, which is not compared")
+    return serious, slight
+
+
+def _unmatched(before: Report, after: Report) -> Iterator[str]:
+    """What only one of them has."""
+    names = [{name_of(run) for run in each.runs} for each in (before, after)]
+    for here, which in ((names[0] - names[1], "first"), (names[1] - names[0], "second")):
+        yield from (f"{name} is in the {which} only, and not compared" for name in sorted(here))
+
+
+def _unlike(before: Mapping[str, Any], after: Mapping[str, Any], *, but: Sequence[str] = ()) -> list[str]:
+    keys = [key for key in {**before, **after} if key not in but and before.get(key) != after.get(key)]
+    return [f"{key} {_shown(before.get(key))} and {_shown(after.get(key))}" for key in keys]
+
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def name_of(run: Run) -> str:
+    """A setting in words."""
+    return f"{run.provider}, {run.threads} threads, batch {run.batch}"
+
+
+def _changes(before: Run, after: Run) -> Iterator[Change]:
+    """Of every subject that both have, and of every stage where it ran."""
+    ours, theirs = _everything(before), _everything(after)
+    for name in ours:
+        if name in theirs:
+            one, other = _relative(ours[name], before), _relative(theirs[name], after)
+            yield Change(
+                setting=name_of(before),
+                subject=name,
+                by=_change(one, other),
+                before_ms=_mean(ours[name]),
+                after_ms=_mean(theirs[name]),
+            )
+
+
+def _everything(run: Run) -> dict[str, Processes]:
+    subjects = {name: arrays(taken) for name, taken in run.subjects.items() if name != YARDSTICK}
+    stages = {f"stage {k}": where_run(arrays(taken)) for k, taken in enumerate(run.stages)}
+    reached = {name: taken for name, taken in stages.items() if all(np.isfinite(t).any() for t in taken)}
+    return {**subjects, **reached}
+
+
+def _relative(processes: Processes, run: Run) -> list[Timings]:
+    """Log of each block's mean over the control's around it, [blocks] of each process.
+
+    Of a device with a memory of its own, a GPU, the yardstick knows nothing.
+    """
+    is_cpu = not PROVIDERS[run.provider].own_memory
+    found = []
+    for taken, control in zip(processes, arrays(run.subjects[YARDSTICK]), strict=True):
+        filled = np.isfinite(taken).any(1)
+        means = np.log(np.nanmean(taken[filled], axis=1))
+        found.append(means - np.log(_speed(control))[filled] if is_cpu else means)
+    return found
+
+
+def _speed(control: Timings) -> Timings:
+    """The control's median over some blocks around each."""
+    padded = np.pad(np.median(control, axis=1), _AROUND // 2, mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, _AROUND)[: len(control)]
+    speed: Timings = np.median(windows, axis=1)
+    return speed
+
+
+def _change(before: Sequence[Timings], after: Sequence[Timings]) -> Estimate:
+    def level(processes: Sequence[Timings]) -> float:
+        return float(np.mean([np.median(each) for each in processes]))
+
+    drawn = zip(draws(before, count=2000), draws(after, count=2000, seed=1), strict=True)
+    by = around(
+        level(after) - level(before),
+        [level(theirs) - level(ours) for ours, theirs in drawn],
+        min(len(before), len(after)),
+        level=_LEVEL,
+        degrees=max(len(before) + len(after) - 2, 1),
+    )
+    return Estimate(value=_share(by.value), low=_share(by.low), high=_share(by.high))
+
+
+def _share(log: float) -> float:
+    return float(np.expm1(log))
+
+
+def _mean(processes: Processes) -> float:
+    return float(np.nanmean(np.concatenate([each.ravel() for each in processes])))

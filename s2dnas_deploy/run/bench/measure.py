@@ -1,0 +1,204 @@
+"""A whole measurement: a bundle on this device, on real images, against the static network.
+
+Place in the flow: what `s2dnas-bench BUNDLE --data images/` does. What all images are answered is found out
+once; times are then taken by processes of their own, started one after the other, each of which lets all
+subjects take turns on the same images.
+"""
+
+import hashlib
+import tempfile
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, static_beside
+from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.reporter import Reporter
+from s2dnas_deploy.run.bench.answers import (
+    LOOKED_AT,
+    Answered,
+    answer,
+    decode_ms,
+    pixels_of,
+    refuse_noise,
+    representative,
+    static_accuracy,
+)
+from s2dnas_deploy.run.bench.crew import IMAGES, Crew, Setting
+from s2dnas_deploy.run.bench.report import Measured, Report, Run
+from s2dnas_deploy.run.bench.subjects import Baseline, exit_name
+from s2dnas_deploy.run.bench.summary import mean_of
+from s2dnas_deploy.run.calibrate import Against, Point, choose_for_budget
+from s2dnas_deploy.run.cascade import Cascade
+from s2dnas_deploy.run.environment import look_around
+from s2dnas_deploy.run.inputs import find_items
+from s2dnas_deploy.run.providers import choose_provider, is_choice, usable_cores
+from s2dnas_deploy.run.scores import ExitScores
+from s2dnas_deploy.run.stages import Array
+
+# More images are answered, but not timed: they would fill the memory and say the same.
+_FEWEST_TIMED, _MOST_TIMED, _MOST_BYTES = 64, 4096, 2**26
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureRequest:
+    """What a person asks of `s2dnas-bench BUNDLE`."""
+
+    bundle: Path
+    places: tuple[str, ...]
+    static: Path | None = None
+    providers: tuple[str, ...] = ("auto",)
+    threads: tuple[int, ...] = ()
+    """None given: all cores that there are."""
+    batches: tuple[int, ...] = (1,)
+    processes: int = 5
+    seconds: float = 20.0
+    """For the warm timings of one setting."""
+    noise: bool = False
+
+    @property
+    def static_file(self) -> Path | None:
+        """The one asked for, else what export has left beside the bundle."""
+        beside = static_beside(self.bundle)
+        return self.static or (beside if beside.is_file() else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What is known before anything is timed."""
+
+    answered: Answered
+    pixels: Array
+    exits: npt.NDArray[np.int64]
+    digest: str
+    """Of the pixels, in an order that no answer decides."""
+    decode_ms: float | None
+    baseline: Path | None
+    static_macs: int | None
+    static_accuracy: float | None
+
+
+def measure(request: MeasureRequest, reporter: Reporter) -> Report:
+    """Do what is asked."""
+    environment = look_around()  # before the load is the measurement's own
+    bundle = load_bundle(request.bundle)
+    first, *_ = settings = _settings(request, bundle)
+    known = _find_out(request, bundle, first, reporter)
+    with tempfile.TemporaryDirectory(prefix="s2dnas-bench-") as passing:
+        folder = Path(passing)
+        np.save(folder / IMAGES, known.pixels)
+        crew = Crew(bundle, folder, known.baseline, processes=request.processes, seconds=request.seconds)
+        cold = {name: crew.cold(name, first, reporter) for name in crew.subjects}
+        runs = tuple(crew.warm(setting, reporter) for setting in settings)
+    return Report(
+        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        measured=_measured(request, bundle.manifest, known),
+        environment=environment,
+        boundary="from pixels in the host's memory to label and confidence there",
+        decode_ms=known.decode_ms,
+        answers=replace(known.answered.answers, static_accuracy=known.static_accuracy),
+        frontier=_frontier(known.answered.scores, runs[0]),
+        cold=cold,
+        runs=runs,
+    )
+
+
+def _settings(request: MeasureRequest, bundle: Bundle) -> list[Setting]:
+    """Every combination; providers by the names of those that run."""
+    providers = dict.fromkeys(_running(name, bundle) for name in request.providers)
+    each = product(providers, request.threads or (usable_cores(),), request.batches)
+    return [Setting(provider=p, threads=t, batch=b) for p, t, b in each]
+
+
+def _running(name: str, bundle: Bundle) -> str:
+    """The provider that a name comes to here: the best there is may be listed and not start."""
+    if not is_choice(name):
+        return choose_provider(name).name
+    with Cascade(bundle, provider=name) as cascade:
+        return cascade.provider
+
+
+def _find_out(request: MeasureRequest, bundle: Bundle, setting: Setting, reporter: Reporter) -> _Known:
+    """All that needs sessions in this process, which are gone when others take timings."""
+    baseline = _baseline(request, bundle.manifest, setting, reporter)
+    with Cascade(bundle, provider=setting.provider, threads=setting.threads) as cascade:
+        items = find_items(request.places, cascade.labels).images
+        if not request.noise:
+            refuse_noise(pixels_of(cascade, items[:: max(len(items) // LOOKED_AT, 1)]))
+        if baseline is not None:
+            baseline(pixels_of(cascade, items[:1]))  # whether it takes these images shows before the work
+        answered = answer(cascade, items, reporter)
+        timed = representative(answered.exits)[: _timed(bundle.manifest)]
+        pixels = pixels_of(cascade, [items[i] for i in timed])
+        return _Known(
+            answered=answered,
+            pixels=pixels,
+            exits=answered.exits[timed],
+            digest=_sha256(np.ascontiguousarray(pixels[np.argsort(timed)]).tobytes()),
+            decode_ms=decode_ms(cascade, items),
+            baseline=None if baseline is None else baseline.path,
+            static_macs=None if baseline is None else baseline.macs,
+            static_accuracy=(
+                None if baseline is None else static_accuracy(baseline, cascade, items, reporter)
+            ),
+        )
+
+
+def _timed(manifest: Manifest) -> int:
+    """How many images are timed at the most."""
+    size = int(np.prod(manifest.image_shape)) * np.dtype(manifest.image_type).itemsize
+    return min(max(_MOST_BYTES // size, _FEWEST_TIMED), _MOST_TIMED)
+
+
+def _baseline(
+    request: MeasureRequest, manifest: Manifest, setting: Setting, reporter: Reporter
+) -> Baseline | None:
+    path = request.static_file
+    if path is None:
+        reporter.say("no static network to compare with: give --static model.onnx")
+        return None
+    if not path.is_file():
+        raise OptionError(f"--static {path}: no such file")
+    provider, p = choose_provider(setting.provider), manifest.preprocessing
+    baseline = Baseline(path, provider, threads=setting.threads, mean=p.mean, std=p.std)
+    size = baseline.fixed_batch
+    if size is not None and any(batch % size for batch in request.batches):
+        reporter.say(f"{path} always answers {size} images at a time: smaller batches are filled up")
+    return baseline
+
+
+def _frontier(scores: ExitScores, run: Run) -> tuple[Point, ...]:
+    """What other thresholds would come to, by the mean times of each exit as a network of its own."""
+    if scores.exits == 1:
+        return ()
+    means = [mean_of(run.subjects[exit_name(k)]) / run.batch for k in range(scores.exits)]
+    cost = np.maximum.accumulate(means).tolist()  # a later exit that was timed as faster is noise
+    against = Against.ANSWERS if scores.truth is None else Against.LAST_EXIT
+    return choose_for_budget(scores, cost[-1], cost, against).curve
+
+
+def _measured(request: MeasureRequest, manifest: Manifest, known: _Known) -> Measured:
+    thresholds = tuple(entry.exit.threshold for entry in manifest.stages if entry.exit.threshold is not None)
+    told = "|".join([*(entry.graph.sha256 for entry in manifest.stages), *map(repr, thresholds)])
+    return Measured(
+        name=manifest.name,
+        digest=_sha256(told.encode()),
+        precision=manifest.precision,
+        thresholds=thresholds,
+        stage_macs=manifest.macs,
+        static=None if known.baseline is None else str(known.baseline),
+        static_digest=None if known.baseline is None else _sha256(known.baseline.read_bytes()),
+        static_macs=known.static_macs,
+        images=", ".join(request.places),
+        images_digest=known.digest,
+        timed_exits=tuple(known.exits.tolist()),
+    )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

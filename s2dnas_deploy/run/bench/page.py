@@ -1,0 +1,239 @@
+"""A measurement as one HTML page with plots, which needs nothing but itself: no script, no network.
+
+Place in the flow: `Report` ──▶ text. A view of the record; what it shows is `summary`'s.
+"""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from s2dnas_deploy.run.bench.charts import Bar, Line, bars, lines, stacked
+from s2dnas_deploy.run.bench.report import Report, Run
+from s2dnas_deploy.run.bench.spread import Estimate
+from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC, YARDSTICK, exit_name
+from s2dnas_deploy.run.bench.summary import QUANTILES, Summary, arrays, mean_macs, mean_of, rows_of
+
+_STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+_LOSSES = {
+    "macs": "its share of the static network's MACs",
+    "bare": "its stages",
+    "kernels": "narrow kernels, hand-over",
+    "copying": "images copied in",
+    "moving": "survivors moved together",
+    "overhead": "Python, session calls",
+}
+_CURVE_POINTS = 120
+
+
+def page_of(report: Report, summaries: Sequence[Summary]) -> str:
+    """The page."""
+    name, machine = report.measured.name, report.environment.machine["processor"]
+    pairs = zip(report.runs, summaries, strict=True)
+    sections = [section for run, summary in pairs for section in _run(run, summary)]
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en"><head><meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f"<title>{escape(name)} on {escape(machine)}</title>",
+            f"<style>{_STYLE}</style></head><body>",
+            f"<h1>{escape(name)}</h1>",
+            f'<p class="note">{escape(f"{report.measured.precision}, on {machine}, {report.date}")}</p>',
+            _facts(report, summaries[0]),
+            *sections,
+            "<h2>What all images are answered</h2>",
+            _answers(report),
+            _frontier(report),
+            "<h2>Cold start</h2>",
+            _cold(report),
+            "<h2>Measured on</h2>",
+            _environment(report),
+            "</body></html>",
+            "",
+        ]
+    )
+
+
+def _facts(report: Report, summary: Summary) -> str:
+    """The few numbers that decide, of the first setting."""
+    answers = report.answers
+    facts = [(f"{summary.subjects[CASCADE].mean.value:.3f} ms", "the cascade, on average")]
+    if summary.speed_up is not None:
+        facts.append((f"{summary.speed_up.realised.value:.2f}x", "as fast as the static network"))
+    if answers.cascade_accuracy is not None:
+        facts.append((f"{100 * answers.cascade_accuracy:.2f}%", f"right, of {answers.images} images"))
+    if answers.static_accuracy is not None:
+        facts.append((f"{100 * answers.static_accuracy:.2f}%", "right, the static network"))
+    facts.append((f"{100 * answers.shares[0]:.1f}%", "leave at the first exit"))
+    return (
+        '<div class="facts">'
+        + "".join(f"<div><b>{b}</b>{escape(text)}</div>" for b, text in facts)
+        + "</div>"
+    )
+
+
+def _run(run: Run, summary: Summary) -> Iterable[str]:
+    """A setting: latencies, their distribution, and where the time goes."""
+    unit = "ms of an image" if run.batch == 1 else f"ms of a batch of {run.batch}"
+    yield f"<h2>{escape(run.provider)}, {run.threads} threads, batch {run.batch}</h2>"
+    yield '<div class="plots">'
+    rows = [
+        Bar(
+            name=name,
+            value=each.mean,
+            marks=tuple(
+                q.value for key, q in each.quantiles.items() if q is not None and key in ("p50", "p99")
+            ),
+        )
+        for name, each in summary.subjects.items()
+        if name != YARDSTICK
+    ]
+    yield _figure("Latency", bars(rows, unit), "mean with its 95% interval; ticks are the median and p99")
+    yield _figure(
+        "How soon answers are there", lines(_distributions(run), unit, "% answered"), "of the timings taken"
+    )
+    yield _figure("Where the cascade's time goes", stacked(_parts(summary), "ms"), _speed(summary))
+    yield "</div>"
+    cells = [
+        [name, *(_estimate(one) for one in (each.mean, *each.quantiles.values()))]
+        for name, each in rows_of(summary).items()
+    ]
+    yield _table(["ms, with 95% intervals", "mean", *QUANTILES], cells)
+    told = (
+        f"{name} {1e3 * each.joules / each.images:.3f} mJ by {each.source}"
+        for name, each in (run.energy or {}).items()
+    )
+    counted = "not counted on this device" if run.energy is None else ", ".join(told)
+    yield f'<p class="note">Energy of an image: {escape(counted)}</p>'
+
+
+def _estimate(one: Estimate | None) -> str:
+    return "–" if one is None else f"{one.value:.4f} ({one.low:.4f} – {one.high:.4f})"
+
+
+def _distributions(run: Run) -> list[Line]:
+    """The share of timings up to each, of the cascade and the static network, but for the last percent."""
+    found = []
+    for name in (CASCADE, STATIC):
+        if name in run.subjects:
+            every = np.concatenate([each.ravel() for each in arrays(run.subjects[name])])
+            shares = np.linspace(0, 0.99, _CURVE_POINTS)
+            points = zip(np.quantile(every, shares).tolist(), (100 * shares).tolist(), strict=True)
+            found.append(Line(name=name, points=tuple(points)))
+    return found
+
+
+def _parts(summary: Summary) -> list[tuple[str, float]]:
+    """What adds up to the cascade's mean."""
+    losses = dict(summary.losses)
+    first = ("bare", summary.bare_ms)
+    if "kernels" in losses:
+        first = ("macs", summary.bare_ms - losses["kernels"])
+    return [(_LOSSES[name], value) for name, value in (first, *losses.items())]
+
+
+def _speed(summary: Summary) -> str:
+    speed = summary.speed_up
+    if speed is None:
+        return "no static network was measured"
+    by_macs = "" if speed.by_macs is None else f", by MACs {speed.by_macs:.2f}x"
+    return (
+        f"{speed.realised.value:.2f}x as fast as the static network ({speed.realised.low:.2f} to "
+        f"{speed.realised.high:.2f}); by its stages alone {speed.ideal:.2f}x{by_macs}"
+    )
+
+
+def _frontier(report: Report) -> str:
+    """Accuracy, or agreement with the last exit, against time."""
+    run, answers = report.runs[0], report.answers
+    if not report.frontier:
+        return ""
+
+    def at(name: str, right: float) -> tuple[float, float]:
+        return mean_of(run.subjects[name]) / run.batch, 100 * right
+
+    curve = [(p.cost, 100 * (1 - p.loss if p.accuracy is None else p.accuracy)) for p in report.frontier]
+    drawn = [Line(name="other thresholds", points=tuple(sorted(curve)))]
+    if answers.cascade_accuracy is not None and answers.exit_accuracy is not None:
+        drawn.append(Line(name="the cascade", points=(at(CASCADE, answers.cascade_accuracy),), joined=False))
+        exits = (at(exit_name(k), right) for k, right in enumerate(answers.exit_accuracy))
+        drawn.append(Line(name="each exit alone", points=tuple(exits), joined=False))
+    if answers.static_accuracy is not None:
+        drawn.append(Line(name="static network", points=(at(STATIC, answers.static_accuracy),), joined=False))
+    what = "% right" if answers.exit_accuracy is not None else "% as the last exit"
+    chart = lines(drawn, "mean ms of an image", what)
+    note = f"{run.provider}, {run.threads} threads, batch {run.batch}; by the mean times of the exits"
+    return f'<div class="plots">{_figure("What other thresholds would come to", chart, note)}</div>'
+
+
+def _answers(report: Report) -> str:
+    answers, upto = report.answers, np.cumsum(report.measured.stage_macs)
+    every = answers.exit_accuracy or [None] * len(answers.counts)
+    rows = [
+        [
+            f"exit {k}",
+            str(count),
+            f"{100 * count / answers.images:.1f}%",
+            _percent(right),
+            f"{macs / 1e6:.2f} M",
+        ]
+        for k, (count, right, macs) in enumerate(zip(answers.counts, every, upto, strict=True))
+    ]
+    mean = f"{mean_macs(report) / 1e6:.2f} M"
+    rows.append(["cascade", str(answers.images), "", _percent(answers.cascade_accuracy), mean])
+    if report.measured.static is not None:
+        macs = report.measured.static_macs
+        shown = "–" if macs is None else f"{macs / 1e6:.2f} M"
+        rows.append(["static network", "", "", _percent(answers.static_accuracy), shown])
+    return _table(["", "images", "share", "accuracy on all", "MACs of an image"], rows)
+
+
+def _cold(report: Report) -> str:
+    rows = []
+    for name, cold in report.cold.items():
+        medians = [
+            f"{np.median(each):.1f}" for each in (cold.libraries, cold.network, cold.first, cold.second)
+        ]
+        peak = np.median(cold.peak_bytes)
+        rows.append([name, *medians, f"{peak / 2**20:.0f} MiB" if peak else "–"])
+    return _table(["ms until", "libraries", "network", "first answer", "second", "peak memory"], rows)
+
+
+def _environment(report: Report) -> str:
+    environment, measured = report.environment, report.measured
+    memory = environment.machine["memory_bytes"]
+    told = {
+        **{key: _shown(value) for key, value in environment.machine.items() if key != "memory_bytes"},
+        "memory": "not told" if memory is None else f"{memory / 2**30:.1f} GiB",
+        **environment.versions,
+        **{key: _shown(value) for key, value in environment.state.items()},
+        "time is taken": report.boundary,
+        "reading a file": "–" if report.decode_ms is None else f"{report.decode_ms:.3f} ms more",
+        "images": measured.images,
+        "bundle": measured.digest[:16],
+    }
+    return _table(["", ""], [[key.replace("_", " "), value] for key, value in told.items()])
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "not told"
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}%"
+
+
+def _figure(title: str, chart: str, note: str) -> str:
+    return f"<figure><h3>{escape(title)}</h3>{chart}<figcaption>{escape(note)}</figcaption></figure>"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    titles = "".join(f"<th>{escape(each)}</th>" for each in head)
+    body = "".join("<tr>" + "".join(f"<td>{escape(each)}</td>" for each in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -1,0 +1,115 @@
+"""The record comes back as it was written, and what it says adds up."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from made_up_report import TIMES, made_up_report
+
+from s2dnas_deploy.cli.bench_text import report_csv, report_text
+from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.run.bench.report import Report
+from s2dnas_deploy.run.bench.summary import summarise
+
+
+def test_a_report_comes_back_as_it_was(tmp_path):
+    report = made_up_report()
+    (tmp_path / "r.json").write_text(report.to_json())
+    assert Report.load(tmp_path / "r.json") == report
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "no JSON",
+        "[]",
+        "{}",
+        '{"format": "s2dnas-bench", "version": 2}',
+        '{"format": "s2dnas-bench", "version": 1, "runs": 3}',
+    ],
+)
+def test_what_is_no_report_is_told(tmp_path, content):
+    (tmp_path / "r.json").write_text(content)
+    with pytest.raises(DataError, match="expected what s2dnas-bench --out wrote"):
+        Report.load(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("answers", "images"), "many"),
+        (("decode_ms",), "soon"),
+        (("measured", "timed_exits"), {"a": 1}),
+        (("runs", 0, "batch"), True),
+        (("answers", "counts"), [1, "2"]),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(tmp_path, where, value):
+    document = json.loads(made_up_report().to_json())
+    inner = document
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
+    (tmp_path / "r.json").write_text(json.dumps(document))
+    with pytest.raises(DataError, match="expected"):
+        Report.load(tmp_path / "r.json")
+
+
+def test_the_parts_add_up_to_the_mean():
+    report = made_up_report()
+    summary = summarise(report.runs[0], report)
+    mean = summary.subjects["cascade"].mean.value
+    assert summary.bare_ms + sum(v for k, v in summary.losses.items() if k != "kernels") == pytest.approx(
+        mean
+    )
+    static = summary.subjects["static"].mean.value
+    mean_macs = 0.6 * 100 + 0.2 * 300 + 0.2 * 1000
+    assert summary.bare_ms - summary.losses["kernels"] == pytest.approx(static * mean_macs / 2000)
+    assert summary.speed_up.by_macs == pytest.approx(2000 / mean_macs)
+    assert summary.speed_up.realised.value == pytest.approx(static / mean)
+    assert summary.speed_up.ideal == pytest.approx(static / summary.bare_ms)
+
+
+def test_means_and_percentiles_are_those_of_the_timings():
+    report = made_up_report()
+    summary = summarise(report.runs[0], report)
+    for name in TIMES:
+        every = np.ravel(report.runs[0].subjects[name])
+        found = summary.subjects[name]
+        assert found.mean.value == pytest.approx(every.mean())
+        assert found.batches == len(every) == 5 * 40 * 16
+        assert found.quantiles["p90"].value == pytest.approx(np.quantile(every, 0.9))
+        assert found.quantiles["p99.9"] is None  # of 3200 timings 3 are beyond: a matter of chance
+
+
+def test_latency_by_exit_is_of_the_images_that_left_there():
+    report = made_up_report(blocks=10)
+    summary = summarise(report.runs[0], report)
+    assert [each.batches for each in summary.exits] == [
+        5 * 96,
+        5 * 32,
+        5 * 32,
+    ]
+
+
+def test_the_table_names_what_was_not_measured():
+    report = made_up_report(static=False)
+    text = report_text(report, [summarise(run, report) for run in report.runs])
+    assert "as fast as" not in text
+    assert "static" not in text.replace("the static network's share", "")
+    assert "p99.9" in text
+
+
+def test_csv_has_a_row_for_each_subject():
+    report = made_up_report()
+    summaries = [summarise(run, report) for run in report.runs]
+    rows = list(csv.DictReader(io.StringIO(report_csv(report, summaries))))
+    subjects = [name for name in TIMES if name != "yardstick"]
+    parts = [f"{what} {k}" for what in ("leaving at", "stage") for k in range(3)]
+    assert [row["subject"] for row in rows] == [*subjects, *parts]
+    for row in rows:
+        assert float(row["mean_low_ms"]) <= float(row["mean_ms"]) <= float(row["mean_high_ms"])
+        assert float(row["p50_low_ms"]) <= float(row["p50_ms"]) <= float(row["p50_high_ms"])
+        assert row["p99.9_ms"] == row["p99.9_low_ms"] == ""
