@@ -2,4 +2,5 @@
 
 from s2dnas_deploy.cli import main
 
-main(prog_name="s2dnas")
+if __name__ == "__main__":
+    main(prog_name="s2dnas")
