@@ -198,6 +198,7 @@ def test_noise_is_refused_unless_meant(bundle, tmp_path):
     assert "–" in taken.stdout, "nothing is known of the classes"
 
 
+@pytest.mark.slow
 def test_without_a_static_network_that_is_said(bundle, images, tmp_path):
     shutil.copytree(bundle, tmp_path / "alone")
     result = command(bench, tmp_path / "alone", "--data", images, *SHORT)
@@ -206,6 +207,7 @@ def test_without_a_static_network_that_is_said(bundle, images, tmp_path):
     assert "as fast as" not in result.stdout
 
 
+@pytest.mark.slow
 def test_a_static_network_as_a_bundle_is_measured_too(bundle, images, tmp_path):
     assert command(export, bundle.parent / "static.pt", "--out", tmp_path / "one").exit_code == 0
     result = command(bench, tmp_path / "one", "--data", images, *SHORT, "--html", tmp_path / "one.html")
@@ -347,6 +349,7 @@ def test_an_old_python_is_told(kit, tmp_path):
 # --- loads --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_loads_are_run_and_judged_by_loadgen(bundle, images, tmp_path):
     pytest.importorskip("mlperf_loadgen")
     result = command(
