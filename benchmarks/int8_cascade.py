@@ -22,12 +22,12 @@ import onnxruntime
 import torch
 from machine import machine
 from pages import OWN, put_table
-from sessions import BoundSessions, bundle_of, pixels
+from sessions import BoundSessions, bundle_of, pixels, splits_of
 from thresholds import GRID, cheapest, exit_accuracy, leaving, scores_from
 
 from s2dnas_deploy.build.export.expect import answers_of
 from s2dnas_deploy.build.export.samples import ExportImages, Pixels
-from s2dnas_deploy.build.images import LabelledImages, load_images
+from s2dnas_deploy.build.images import LabelledImages
 from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.run.chain import StageAnswer
 
@@ -45,11 +45,7 @@ PRECISIONS = ("float32", "int8")
 def main(network: Path, static_path: Path, data: str, **options: Any) -> None:
     """Print accuracy per exit, thresholds, and the ratio of times."""
     model, static = load_model(network), load_model(static_path)
-    split = model.provenance["data"]  # images that the network was trained on would look too easy
-    fraction = split["val"] / (split["train"] + split["val"])
-    seed = model.provenance["settings"]["seed"]
-    shape = model.preprocessing.input_shape
-    splits = load_images(data, input_shape=shape, seed=seed, val_fraction=fraction)
+    splits = splits_of(model, data)
     assert splits.test is not None, "the data has no test images"
     val, test = _some(splits.val, 5000), _some(splits.test, 10000)
     images = ExportImages(

@@ -33,9 +33,9 @@ from machine import machine
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from pages import OWN, put_table
-from sessions import BoundSessions, bundle_of, images_from, pixels
-from smaller_networks import FACTORS, smaller_network, splits_of
-from thresholds import Leaving, cheapest, exit_accuracy, scores_from
+from sessions import BoundSessions, bundle_of, images_from, pixels, splits_of
+from smaller_networks import FACTORS, smaller_network
+from thresholds import cheapest, exit_accuracy, menus_of, scores_from
 from torch import Tensor
 
 from s2dnas_deploy.build.export.expect import answers_of
@@ -50,7 +50,7 @@ from s2dnas_deploy.bundle.bundle import Bundle
 from s2dnas_deploy.bundle.manifest import CONFIDENCE
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli.console import Console
-from s2dnas_deploy.run.calibrate import NEVER, in_points
+from s2dnas_deploy.run.calibrate import in_points
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.scores import ExitScores
 
@@ -214,7 +214,7 @@ def _cascades(setting: Setting) -> Iterator[Peer]:
         bundle = bundle_of(setting.cascade, setting.samples, split=precision != "int8", precision=precision)
         scores, macs = _scores(bundle, setting.val), np.cumsum(bundle.manifest.macs)
         for drop in DROPS:
-            left = _cheapest(scores, setting.goal - drop / 100, macs)
+            left = cheapest(scores, setting.goal - drop / 100, macs.tolist(), menus_of(scores))
             name = f"cascade{shown}, {in_points(drop / 100)} allowed"
             yield Peer(name=name, family=f"cascade{shown}", answer=by_cascade(bundle, left.thresholds))
             if precision == "float32" and drop == DROPS[0]:
@@ -237,20 +237,16 @@ def _nested(bundle: Bundle, thresholds: Sequence[float]) -> bytes:
     return whole
 
 
-def _cheapest(scores: ExitScores, goal: float, cost: npt.NDArray[np.integer[Any]]) -> Leaving:
-    menus = [[*np.quantile(each, np.linspace(0, 1, 81)).tolist(), NEVER] for each in scores.confidence[:-1]]
-    return cheapest(scores, goal, np.asarray(cost, np.float64).tolist(), menus)
-
-
 def _two_networks(setting: Setting, smaller: dict[float, Model]) -> Iterator[Peer]:
     """A small network first, the static network for those it is not sure of: nothing is shared."""
     whole = bundle_of(setting.static, setting.samples, split=True, precision="float32")
+    surely = _scores(whole, setting.val)
     for factor, model in smaller.items():
         first = bundle_of(model, setting.samples, split=True, precision="float32")
-        scores = _joined(_scores(first, setting.val), _scores(whole, setting.val))
-        cost = np.cumsum([*first.manifest.macs, *whole.manifest.macs])
+        scores = _joined(_scores(first, setting.val), surely)
+        cost = np.cumsum([*first.manifest.macs, *whole.manifest.macs]).tolist()
         for drop in DROPS:
-            (threshold,) = _cheapest(scores, setting.goal - drop / 100, cost).thresholds
+            (threshold,) = cheapest(scores, setting.goal - drop / 100, cost, menus_of(scores)).thresholds
             yield Peer(
                 name=f"two networks, {factor} and 1 of the widths, {in_points(drop / 100)} allowed",
                 family=f"two networks, {factor} first",

@@ -24,18 +24,17 @@ import onnxruntime
 from machine import machine
 from pages import OWN, put_table
 from sessions import BoundSessions, bundle_of, images_from, pixels
-from thresholds import cheapest, exit_accuracy, scores_from
+from thresholds import cheapest, exit_accuracy, menus_of, scores_from
 
 from s2dnas_deploy.build.export.expect import answers_of
 from s2dnas_deploy.build.export.samples import Pixels
 from s2dnas_deploy.build.images import load_images
 from s2dnas_deploy.build.model_file import load_model
-from s2dnas_deploy.run.calibrate import NEVER, in_points
+from s2dnas_deploy.run.calibrate import in_points
 
 RESULT = Path(__file__).parent / "results" / "searched_plan.json"
 STATIC = "static"
 Numbers = npt.NDArray[np.float64]
-Confidences = npt.NDArray[np.float32]
 
 
 @click.command()
@@ -78,12 +77,11 @@ def main(
     shown, blocks = test[:: max(len(test) // options["timed"], 1)], options["blocks"]
     costs = _stage_times(sessions, shown, blocks)
     goal = exit_accuracy(scores[STATIC])[0]
-    menus = {name: [_menu(confidence) for confidence in scores[name].confidence[:-1]] for name in models}
     rows = []
     for drop in drops:
         chosen = {
-            name: cheapest(scores[name], goal - drop / 100, np.cumsum(costs[name]), menus[name])
-            for name in models
+            name: cheapest(each, goal - drop / 100, np.cumsum(costs[name]), menus_of(each))
+            for name, each in scores.items()
         }
         times = _ratios(sessions, {name: each.thresholds for name, each in chosen.items()}, shown, blocks)
         for name, each in chosen.items():
@@ -116,11 +114,6 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {100 * row['accuracy']:.2f}% | {shares} | {over} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def _menu(confidence: Confidences) -> list[float]:
-    """Where the threshold of a stage may lie."""
-    return [*np.quantile(confidence, np.linspace(0, 1, 81)).tolist(), NEVER]
 
 
 def _stage_times(sessions: dict[str, BoundSessions], images: Pixels, blocks: int) -> dict[str, Numbers]:

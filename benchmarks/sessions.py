@@ -11,7 +11,7 @@ from s2dnas_deploy.build.export.assemble import Export, write_bundle
 from s2dnas_deploy.build.export.chain import chain_of
 from s2dnas_deploy.build.export.options import ExportOptions
 from s2dnas_deploy.build.export.samples import ExportImages, Pixels
-from s2dnas_deploy.build.images import LabelledImages, load_images
+from s2dnas_deploy.build.images import ImageSplits, LabelledImages, load_images
 from s2dnas_deploy.build.model_file import Model
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
 from s2dnas_deploy.bundle.manifest import CONFIDENCE, IMAGE, LABEL
@@ -23,6 +23,17 @@ def images_from(data: str, static: Model) -> ExportImages:
     splits = load_images(data, input_shape=static.preprocessing.input_shape, seed=0, limit=512)
     train, val = pixels(splits.train), pixels(splits.val)
     return ExportImages(source=data, calibration=train, validation=val, labels=splits.val.labels.numpy())
+
+
+def splits_of(model: Model, data: str) -> ImageSplits:
+    """The images, divided as they were when this network was trained: others would look too easy."""
+    about = model.provenance["data"]
+    return load_images(
+        data,
+        input_shape=model.preprocessing.input_shape,
+        seed=model.provenance["settings"]["seed"],
+        val_fraction=about["val"] / (about["train"] + about["val"]),
+    )
 
 
 def pixels(images: LabelledImages) -> Pixels:

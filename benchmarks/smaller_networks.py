@@ -12,8 +12,9 @@ from pathlib import Path
 
 import click
 import torch
+from sessions import splits_of
 
-from s2dnas_deploy.build.images import ImageSplits, load_images
+from s2dnas_deploy.build.images import ImageSplits
 from s2dnas_deploy.build.model_file import Model, load_model, save_model
 from s2dnas_deploy.build.network import as_network
 from s2dnas_deploy.build.source import build_network
@@ -38,17 +39,6 @@ def main(path: Path, data: str, work: Path) -> None:
             model = smaller_network(static, factor, splits, work, console)
             (test,) = model.provenance["test_accuracy"]
             click.echo(f"{factor:5} of the widths: {100 * test:.2f}% of the test images")
-
-
-def splits_of(static: Model, data: str) -> ImageSplits:
-    """The images, divided as they were when the static network was trained."""
-    about = static.provenance["data"]
-    return load_images(
-        data,
-        input_shape=static.preprocessing.input_shape,
-        seed=static.provenance["settings"]["seed"],
-        val_fraction=about["val"] / (about["train"] + about["val"]),
-    )
 
 
 def smaller_network(static: Model, factor: float, splits: ImageSplits, work: Path, console: Console) -> Model:

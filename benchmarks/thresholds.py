@@ -52,6 +52,12 @@ def leaving(scores: ExitScores, thresholds: Sequence[float], exit_cost: Sequence
     )
 
 
+def menus_of(scores: ExitScores) -> list[list[float]]:
+    """Where the threshold of each exit but the last may lie: at every 80th part of its confidences."""
+    shares = np.linspace(0, 1, 81)
+    return [[*np.quantile(confidence, shares).tolist(), NEVER] for confidence in scores.confidence[:-1]]
+
+
 def cheapest(
     scores: ExitScores, goal: float, exit_cost: Sequence[float], menus: Iterable[Iterable[float]]
 ) -> Leaving:

@@ -46,23 +46,26 @@ def _out(*names: str, what: str) -> Callable[[Function], Function]:
     return click.option(*names, type=click.Path(dir_okay=False, path_type=Path), help=what)
 
 
-@bench.command(_MEASURE, cls=Command)
-@click.argument("folder", metavar="BUNDLE", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "--data",
-    "places",
-    multiple=True,
-    metavar="IMAGES",
-    help="Images, named as for s2dnas-run; may be repeated.",
-)
-@_out("--out", what="Keep the measurement, every timing of it, in this JSON file.")
-@_out("--html", what="Write a page with plots.")
-@_out("--csv", what="Write a row for each network and setting.")
-@click.option(
+def _images(*, required: bool) -> Callable[[Function], Function]:
+    what = "Images, named as for s2dnas-run; may be repeated."
+    return click.option("--data", "places", multiple=True, required=required, metavar="IMAGES", help=what)
+
+
+_STATIC = click.option(
     "--static",
     type=click.Path(path_type=Path),
     help="The static network as ONNX, to compare with. [default: BUNDLE.static.onnx, if export wrote it]",
 )
+_NOISE = click.option("--noise", is_flag=True, help="Accept images that look like random noise.")
+
+
+@bench.command(_MEASURE, cls=Command)
+@click.argument("folder", metavar="BUNDLE", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_images(required=False)
+@_out("--out", what="Keep the measurement, every timing of it, in this JSON file.")
+@_out("--html", what="Write a page with plots.")
+@_out("--csv", what="Write a row for each network and setting.")
+@_STATIC
 @click.option(
     "--provider",
     "providers",
@@ -91,7 +94,7 @@ def _out(*names: str, what: str) -> Callable[[Function], Function]:
     show_default=True,
     help="Fresh processes that share them.",
 )
-@click.option("--noise", is_flag=True, help="Accept images that look like random noise.")
+@_NOISE
 @click.option("--quiet", is_flag=True, help="No messages and no progress, only the result.")
 def measure(**options: Any) -> None:
     """Time a BUNDLE on this device, with real images, against the static network.
@@ -169,7 +172,7 @@ def _time_probes(options: dict[str, Any]) -> None:
 
 @bench.command("load", cls=Command)
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--data", "places", multiple=True, required=True, metavar="IMAGES", help="As for measure.")
+@_images(required=True)
 @click.option(
     "--scenario",
     "scenarios",
@@ -209,7 +212,7 @@ def _time_probes(options: dict[str, Any]) -> None:
     show_default=True,
     help="Of Server: how soon 99% must be answered.",
 )
-@click.option("--noise", is_flag=True, help="Accept images that look like random noise.")
+@_NOISE
 def load(**options: Any) -> None:
     """Put a BUNDLE under the loads of MLPerf LoadGen, which must be installed (extra [loadgen]).
 
@@ -248,7 +251,7 @@ def load(**options: Any) -> None:
 
 @bench.command("pack", cls=Command)
 @click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--data", "places", multiple=True, required=True, metavar="IMAGES", help="As for measure.")
+@_images(required=True)
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -257,11 +260,7 @@ def load(**options: Any) -> None:
     help="The kit.",
 )
 @click.option("--images", type=click.IntRange(1), default=500, show_default=True, help="At most so many.")
-@click.option(
-    "--static",
-    type=click.Path(path_type=Path),
-    help="The static network as ONNX. [default: BUNDLE.static.onnx, if export wrote it]",
-)
+@_STATIC
 @click.option(
     "--probes",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -273,7 +272,7 @@ def load(**options: Any) -> None:
     help="Put in all packages that such a board needs, which then needs no internet and no pip.",
 )
 @click.option("--python", default="3.11", show_default=True, help="With --platform: the board's Python.")
-@click.option("--noise", is_flag=True, help="Accept images that look like random noise.")
+@_NOISE
 def pack(**options: Any) -> None:
     """Pack an edge kit: a zip from which a board measures BUNDLE by one command, and what to bring back.
 

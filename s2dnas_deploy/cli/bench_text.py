@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-from s2dnas_deploy.run.bench.compare import Comparison, name_of
+from s2dnas_deploy.run.bench.compare import Comparison
 from s2dnas_deploy.run.bench.report import Report, Run
 from s2dnas_deploy.run.bench.spread import Estimate
 from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC
@@ -119,7 +119,7 @@ def _cold(report: Report) -> Iterator[str]:
 def _runs(report: Report, summaries: Sequence[Summary]) -> Iterator[str]:
     for run, summary in zip(report.runs, summaries, strict=True):
         yield ""
-        yield f"{name_of(run)}: milliseconds of a batch, and how far off they may be (95%)"
+        yield f"{run.in_words}: milliseconds of a batch, and how far off they may be (95%)"
         yield f"{'':>12}" + "".join(f"{name:>10}" for name in ("mean", *QUANTILES))
         for name, each in rows_of(summary).items():
             yield from _latency_lines(name, each)

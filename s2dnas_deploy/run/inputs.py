@@ -75,6 +75,19 @@ def find_items(places: Sequence[str], labels: Sequence[str], listed: Iterable[st
     return Items(images=tuple(found), passed_over=passed_over)
 
 
+def evenly(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many, as far from each other as can be."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(most, len(items))).astype(int)]
+
+
+def truth_of(items: Sequence[Item], labels: Sequence[str]) -> npt.NDArray[np.int64] | None:
+    """The true classes as numbers; None unless all are known."""
+    numbers: dict[str | None, int] = {name: i for i, name in enumerate(labels)}
+    if any(item.truth is None for item in items):
+        return None
+    return np.array([numbers[item.truth] for item in items], np.int64)
+
+
 def _nothing_in(places: Sequence[str]) -> DataError:
     if list(places) == ["-"]:
         return DataError("no names came on stdin; expected the name of a file or folder on each line")

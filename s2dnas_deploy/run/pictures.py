@@ -50,7 +50,7 @@ class Reader:
         self._mean = np.asarray(p.mean, np.float32).reshape(-1, 1, 1)
         self._std = np.asarray(p.std, np.float32).reshape(-1, 1, 1)
 
-    def batch(self, images: "Array | Sequence[Source]") -> Array:
+    def batch(self, images: "Array | Sequence[Given]") -> Array:
         """An array as it must be, or what files and pictures hold, as one array [N, ...]."""
         if isinstance(images, np.ndarray):
             if images.dtype != self.dtype or images.shape[1:] != self.shape:

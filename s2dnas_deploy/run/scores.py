@@ -19,7 +19,7 @@ from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.run.bulk import BulkOptions, decoded
 from s2dnas_deploy.run.cascade import Cascade
-from s2dnas_deploy.run.inputs import Item
+from s2dnas_deploy.run.inputs import Item, truth_of
 from s2dnas_deploy.run.stages import Array
 
 _DAMAGED = (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -108,11 +108,12 @@ def exit_scores(
         label[:, rows], confidence[:, rows] = _scores_of(cascade, images)
         done += len(images)
         progress(done, total)
-    numbers = {name: i for i, name in enumerate(cascade.labels)}
-    labelled = all(item.truth is not None for item in items)
-    truth = np.array([numbers[item.truth or ""] for item in items], np.int64) if labelled else None
-    graphs = graphs_of(cascade.manifest)
-    return ExitScores(label=label, confidence=confidence, truth=truth, graphs=graphs)
+    return ExitScores(
+        label=label,
+        confidence=confidence,
+        truth=truth_of(items, cascade.labels),
+        graphs=graphs_of(cascade.manifest),
+    )
 
 
 def graphs_of(manifest: Manifest) -> tuple[str, ...]:

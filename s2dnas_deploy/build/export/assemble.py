@@ -145,27 +145,21 @@ def _quantised(export: Export, models: Sequence[ModelProto], reporter: Reporter)
 
 def _files(export: Export, models: Sequence[ModelProto]) -> dict[str, bytes]:
     """The stages' files in order, and then the single file if one is wanted."""
-    links = export.chain.links
     named = {_stage_file(k): model for k, model in enumerate(models)}
     if export.options.single_file:
         named[SINGLE_FILE] = nest(models, export.exits, len(export.chain.class_names))
+    macs = {_stage_file(k): link.macs for k, link in enumerate(export.chain.links)}
     for name, model in named.items():
-        _describe(model, export.chain, name)
-    for link, model in zip(links, models, strict=True):
-        onnx.helper.set_model_props(model, {**_props(model), MACS: str(link.macs)})
+        _describe(model, export.chain, name, macs.get(name))
     return {name: model.SerializeToString() for name, model in named.items()}
-
-
-def _props(model: ModelProto) -> dict[str, str]:
-    return {prop.key: prop.value for prop in model.metadata_props}
 
 
 def _stage_file(stage: int) -> str:
     return f"stage_{stage}.onnx"
 
 
-def _describe(model: ModelProto, chain: Chain, name: str) -> None:
-    """Labels and preprocessing in the graph's own metadata, for whoever has only that file."""
+def _describe(model: ModelProto, chain: Chain, name: str, macs: int | None) -> None:
+    """Labels, preprocessing and MACs in the graph's own metadata, for whoever has only that file."""
     del model.metadata_props[:]
     about = {
         "s2dnas.name": chain.name,
@@ -173,6 +167,8 @@ def _describe(model: ModelProto, chain: Chain, name: str) -> None:
         "s2dnas.labels": json.dumps(list(chain.class_names)),
         "s2dnas.preprocessing": json.dumps(chain.preprocessing.to_document()),
     }
+    if macs is not None:
+        about[MACS] = str(macs)
     onnx.helper.set_model_props(model, about)
     model.producer_name, model.producer_version = "s2dnas_deploy", __version__
 

@@ -84,16 +84,16 @@ def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
     export = Export(chain=chain, options=request.options, images=images, sources=sources)
     if request.static is None:
         return write_bundle(export, request.out, reporter)
-    static = _of_static(request, request.static, chain, reporter)
+    static = _static_graph(request.static, export, reporter, split=request.split)
     manifest = write_bundle(export, request.out, reporter)
     write_atomically(static_beside(request.out), lambda stream: stream.write(static))
     reporter.say(f"{static_beside(request.out)}: the static network, for s2dnas-bench")
     return manifest
 
 
-def _of_static(request: ExportRequest, path: Path, chain: Chain, reporter: Reporter) -> bytes:
+def _static_graph(path: Path, export: Export, reporter: Reporter, *, split: bool) -> bytes:
     """The static network in one graph that takes and gives what the bundle does."""
-    model = load_model(path)
+    model, chain = load_model(path), export.chain
     if model.network.stages != 1:
         raise OptionError(
             f"--static {path}: it has {model.network.stages} stages; expected the static network, a model.pt "
@@ -102,18 +102,15 @@ def _of_static(request: ExportRequest, path: Path, chain: Chain, reporter: Repor
     if model.class_names != chain.class_names or not _reads_alike(model, chain):
         raise OptionError(f"--static {path}: it is for other images or classes than the network to export")
     reporter.say(f"exporting the static network, {path}")
+    static = replace(
+        export,
+        chain=chain_of(replace(model, preprocessing=chain.preprocessing), name="static", split=split),
+        options=replace(export.options, thresholds=(), temperatures=(), single_file=False, gather=False),
+    )
     with tempfile.TemporaryDirectory(prefix="s2dnas-static-") as passing:
-        own = replace(
-            request,
-            network=path,
-            static=None,
-            held_out=None,
-            name="static",
-            out=Path(passing) / "static",
-            options=replace(request.options, thresholds=(), temperatures=(), single_file=False, gather=False),
-        )
-        (stage,) = export_model(own, reporter).stages
-        return (own.out / stage.graph.file).read_bytes()
+        out = Path(passing) / "static"
+        (stage,) = write_bundle(static, out, reporter).stages
+        return (out / stage.graph.file).read_bytes()
 
 
 def _reads_alike(model: Model, chain: Chain) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.run.bench.report import Answers
@@ -85,7 +86,12 @@ def decode_ms(cascade: Cascade, items: Sequence[Item]) -> float | None:
 
 def pixels_of(cascade: Cascade, items: Sequence[Item]) -> Array:
     """Images as the graphs take them."""
-    return np.stack([cascade.reader.one(item.source) for item in items])
+    return cascade.reader.batch([item.source for item in items])
+
+
+def image_bytes(manifest: Manifest) -> int:
+    """How much memory the pixels of an image take."""
+    return int(np.prod(manifest.image_shape)) * np.dtype(manifest.image_type).itemsize
 
 
 def refuse_noise(pixels: Array) -> None:
@@ -109,8 +115,7 @@ def static_accuracy(
     progress, right = reporter.phase("answering by the static network"), 0
     for start in range(0, len(items), batch):
         part = items[start : start + batch]
-        pixels = np.stack([cascade.reader.one(item.source) for item in part])
-        said = baseline(pixels)
+        said = baseline(pixels_of(cascade, part))
         if max(said) >= len(cascade.labels):
             raise OptionError(
                 f"{baseline.path} answers class {max(said)}; the bundle has {len(cascade.labels)}"

@@ -20,7 +20,7 @@ import numpy as np
 
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.run.bench.report import Report, Run
-from s2dnas_deploy.run.bench.spread import Estimate, Processes, Timings, around, draws
+from s2dnas_deploy.run.bench.spread import Estimate, Processes, Timings, around
 from s2dnas_deploy.run.bench.subjects import STATIC, YARDSTICK
 from s2dnas_deploy.run.bench.summary import arrays, where_run
 from s2dnas_deploy.run.providers import PROVIDERS
@@ -28,6 +28,7 @@ from s2dnas_deploy.run.providers import PROVIDERS
 _LEVEL = 0.999  # many things are compared, and a false alarm stops somebody's release
 _FLOOR = 0.015  # two measurements of one build differ by as much though nothing within either varies so
 _FEWEST_PROCESSES = 2
+_DRAWS = 2000  # its extreme 0.1% must be seen
 _AROUND = 5  # blocks whose control tells how fast the machine was
 
 
@@ -72,13 +73,13 @@ def compare(before: Report, after: Report, *, force: bool = False) -> Comparison
             f"these two cannot be compared: {'; '.join(serious)}. A difference in time would not say which "
             "of these it comes from; --force compares them all the same"
         )
-    runs = {name_of(run): run for run in before.runs}
-    pairs = [(runs[name_of(run)], run) for run in after.runs if name_of(run) in runs]
+    runs = {run.in_words: run for run in before.runs}
+    pairs = [(runs[run.in_words], run) for run in after.runs if run.in_words in runs]
     if not pairs:
         raise OptionError(
             f"no setting was measured in both: {', '.join(runs)} in the first, "
-            f"{', '.join(map(name_of, after.runs))} in the second; measure with the same --provider, "
-            "--threads and --batch"
+            f"{', '.join(run.in_words for run in after.runs)} in the second; measure with the same "
+            "--provider, --threads and --batch"
         )
     fewest = min(len(taken) for run in chain(*pairs) for taken in run.subjects.values())
     if fewest < _FEWEST_PROCESSES:
@@ -115,7 +116,7 @@ def _differences(before: Report, after: Report) -> tuple[list[str], list[str]]:
 
 def _unmatched(before: Report, after: Report) -> Iterator[str]:
     """What only one of them has."""
-    names = [{name_of(run) for run in each.runs} for each in (before, after)]
+    names = [{run.in_words for run in each.runs} for each in (before, after)]
     for here, which in ((names[0] - names[1], "first"), (names[1] - names[0], "second")):
         yield from (f"{name} is in the {which} only, and not compared" for name in sorted(here))
 
@@ -129,11 +130,6 @@ def _shown(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def name_of(run: Run) -> str:
-    """A setting in words."""
-    return f"{run.provider}, {run.threads} threads, batch {run.batch}"
-
-
 def _changes(before: Run, after: Run) -> Iterator[Change]:
     """Of every subject that both have, and of every stage where it ran."""
     ours, theirs = _everything(before), _everything(after)
@@ -141,7 +137,7 @@ def _changes(before: Run, after: Run) -> Iterator[Change]:
         if name in theirs:
             one, other = _relative(ours[name], before), _relative(theirs[name], after)
             yield Change(
-                setting=name_of(before),
+                setting=before.in_words,
                 subject=name,
                 by=_change(one, other),
                 before_ms=_mean(ours[name]),
@@ -179,18 +175,30 @@ def _speed(control: Timings) -> Timings:
 
 
 def _change(before: Sequence[Timings], after: Sequence[Timings]) -> Estimate:
-    def level(processes: Sequence[Timings]) -> float:
-        return float(np.mean([np.median(each) for each in processes]))
-
-    drawn = zip(draws(before, count=2000), draws(after, count=2000, seed=1), strict=True)
     by = around(
-        level(after) - level(before),
-        [level(theirs) - level(ours) for ours, theirs in drawn],
+        _level(after) - _level(before),
+        _levels(after, np.random.default_rng(1)) - _levels(before, np.random.default_rng(0)),
         min(len(before), len(after)),
         level=_LEVEL,
         degrees=max(len(before) + len(after) - 2, 1),
     )
     return Estimate(value=_share(by.value), low=_share(by.low), high=_share(by.high))
+
+
+def _level(processes: Sequence[Timings]) -> float:
+    return float(np.mean([np.median(blocks) for blocks in processes]))
+
+
+def _levels(processes: Sequence[Timings], rng: np.random.Generator) -> Timings:
+    """What `_level` would be of processes and blocks drawn with replacement, many times over."""
+    chosen = rng.integers(len(processes), size=(_DRAWS, len(processes)))
+    medians = np.empty(chosen.shape)
+    for which, blocks in enumerate(processes):
+        mine = chosen == which
+        rows = rng.integers(len(blocks), size=(int(mine.sum()), len(blocks)))
+        medians[mine] = np.median(blocks[rows], axis=1)
+    levels: Timings = medians.mean(1)
+    return levels
 
 
 def _share(log: float) -> float:

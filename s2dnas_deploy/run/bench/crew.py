@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from s2dnas_deploy.bundle.bundle import Bundle
 from s2dnas_deploy.errors import S2dnasError
 from s2dnas_deploy.reporter import Progress, Reporter
 from s2dnas_deploy.run.bench.job import Job
-from s2dnas_deploy.run.bench.report import Cold, Energy, Run, Taken
+from s2dnas_deploy.run.bench.report import Cold, Energy, Run, Setting, Taken
 from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC
 from s2dnas_deploy.run.stages import Array
 
@@ -26,15 +26,6 @@ PYTHON = "S2DNAS_PYTHON"  # what starts Python here, where `sys.executable` cann
 IMAGES = "images.npy"
 _ENERGY_SECONDS = 3.0
 _DIGITS = 5  # of milliseconds: no clock here tells more than a hundredth of a microsecond
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What a bundle is run with."""
-
-    provider: str
-    threads: int
-    batch: int
 
 
 def run_worker(job: Job, folder: Path) -> Mapping[str, Array]:
@@ -87,7 +78,7 @@ class Crew:
 
     def warm(self, setting: Setting, reporter: Reporter) -> Run:
         """All subjects in turns, in several processes; then energy, where it is counted."""
-        name = f"timing on {setting.provider}, {setting.threads} threads, batch {setting.batch}"
+        name = f"timing on {setting.in_words}"
         job = self._job("warm", setting, seconds=self.seconds / self.processes)
         found = list(self._repeat(job, self.processes, reporter.phase(name)))
         names = [key for key in found[0] if key not in ("copied", "stages", "moved")]

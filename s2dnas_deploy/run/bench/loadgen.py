@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 
 from s2dnas_deploy.errors import DataError, S2dnasError
-from s2dnas_deploy.run.bench.answers import pixels_of, refuse_noise
+from s2dnas_deploy.run.bench.answers import image_bytes, pixels_of, refuse_noise
 from s2dnas_deploy.run.cascade import Cascade
-from s2dnas_deploy.run.inputs import find_items
+from s2dnas_deploy.run.inputs import evenly, find_items
 from s2dnas_deploy.run.stages import Array
 
 SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")
@@ -104,9 +104,7 @@ def run_loads(
     _loadgen()  # before the work
     with Cascade.load(bundle, provider=provider, threads=threads) as cascade:
         items = find_items(places, cascade.labels).images
-        size = int(np.prod(cascade.manifest.image_shape)) * np.dtype(cascade.manifest.image_type).itemsize
-        count = min(len(items), max(_MOST_BYTES // size, 1))
-        images = pixels_of(cascade, [items[i] for i in np.linspace(0, len(items) - 1, count).astype(int)])
+        images = pixels_of(cascade, evenly(items, max(_MOST_BYTES // image_bytes(cascade.manifest), 1)))
         if not noise:
             refuse_noise(images)
         return [run_load(cascade, images, load, log / load.scenario) for load in loads]

@@ -24,13 +24,14 @@ from s2dnas_deploy.run.bench.answers import (
     Answered,
     answer,
     decode_ms,
+    image_bytes,
     pixels_of,
     refuse_noise,
     representative,
     static_accuracy,
 )
-from s2dnas_deploy.run.bench.crew import IMAGES, Crew, Setting
-from s2dnas_deploy.run.bench.report import Measured, Report, Run
+from s2dnas_deploy.run.bench.crew import IMAGES, Crew
+from s2dnas_deploy.run.bench.report import Measured, Report, Run, Setting
 from s2dnas_deploy.run.bench.subjects import Baseline, exit_name
 from s2dnas_deploy.run.bench.summary import mean_of
 from s2dnas_deploy.run.calibrate import Against, Point, choose_for_budget
@@ -151,8 +152,7 @@ def _find_out(request: MeasureRequest, bundle: Bundle, setting: Setting, reporte
 
 def _timed(manifest: Manifest) -> int:
     """How many images are timed at the most."""
-    size = int(np.prod(manifest.image_shape)) * np.dtype(manifest.image_type).itemsize
-    return min(max(_MOST_BYTES // size, _FEWEST_TIMED), _MOST_TIMED)
+    return min(max(_MOST_BYTES // image_bytes(manifest), _FEWEST_TIMED), _MOST_TIMED)
 
 
 def _baseline(

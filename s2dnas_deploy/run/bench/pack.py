@@ -28,7 +28,7 @@ from s2dnas_deploy.errors import BundleError, DataError, OptionError, S2dnasErro
 from s2dnas_deploy.run.bench.answers import refuse_noise
 from s2dnas_deploy.run.bench.subjects import Baseline
 from s2dnas_deploy.run.bench.wheel import write_wheel
-from s2dnas_deploy.run.inputs import Item, find_items
+from s2dnas_deploy.run.inputs import Item, evenly, find_items, truth_of
 from s2dnas_deploy.run.pictures import Reader
 from s2dnas_deploy.run.profile import PROBES
 from s2dnas_deploy.run.providers import CPU
@@ -67,8 +67,7 @@ def write_kit(kit: Kit, out: Path) -> int:
     if kit.probes is not None and not (kit.probes / PROBES).is_file():
         raise DataError(f"{kit.probes}: expected a folder that s2dnas-search --write-probes wrote")
     found = find_items(kit.places, manifest.labels).images
-    count = min(kit.images, len(found))
-    some = [found[i] for i in np.linspace(0, len(found) - 1, count).astype(int)]
+    some = evenly(found, kit.images)
     with tempfile.TemporaryDirectory(prefix="s2dnas-kit-") as passing:
         folder = Path(passing) / "kit"
         (folder / "wheels").mkdir(parents=True)
@@ -100,14 +99,11 @@ def _check_static(copied: Path, manifest: Manifest, images: Array) -> None:
 
 def _images(items: Sequence[Item], reader: Reader, labels: Sequence[str], *, noise: bool) -> dict[str, Any]:
     """Pixels as the graphs take them, and the true classes if all are known."""
-    pixels = np.stack([reader.one(item.source) for item in items])
+    pixels = reader.batch([item.source for item in items])
     if not noise:
         refuse_noise(pixels)
-    arrays = {"images": pixels}
-    if all(item.truth is not None for item in items):
-        numbers = {name: i for i, name in enumerate(labels)}
-        arrays["labels"] = np.array([numbers[item.truth or ""] for item in items], np.int64)
-    return arrays
+    truth = truth_of(items, labels)
+    return {"images": pixels} if truth is None else {"images": pixels, "labels": truth}
 
 
 def _download(wheels: Path, platform: str, python: str) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from s2dnas_deploy.run.bench.charts import Bar, Line, bars, lines, stacked
 from s2dnas_deploy.run.bench.report import Report, Run
 from s2dnas_deploy.run.bench.spread import Estimate
 from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC, YARDSTICK, exit_name
 from s2dnas_deploy.run.bench.summary import QUANTILES, Summary, arrays, mean_macs, mean_of, rows_of
+from s2dnas_deploy.run.charts import Bar, Line, bars, lines, stacked
 
 _STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 _LOSSES = {
@@ -77,7 +77,7 @@ def _facts(report: Report, summary: Summary) -> str:
 def _run(run: Run, summary: Summary) -> Iterable[str]:
     """A setting: latencies, their distribution, and where the time goes."""
     unit = "ms of an image" if run.batch == 1 else f"ms of a batch of {run.batch}"
-    yield f"<h2>{escape(run.provider)}, {run.threads} threads, batch {run.batch}</h2>"
+    yield f"<h2>{escape(run.in_words)}</h2>"
     yield '<div class="plots">'
     rows = [
         Bar(
@@ -164,7 +164,7 @@ def _frontier(report: Report) -> str:
         drawn.append(Line(name="static network", points=(at(STATIC, answers.static_accuracy),), joined=False))
     what = "% right" if answers.exit_accuracy is not None else "% as the last exit"
     chart = lines(drawn, "mean ms of an image", what)
-    note = f"{run.provider}, {run.threads} threads, batch {run.batch}; by the mean times of the exits"
+    note = f"{run.in_words}; by the mean times of the exits"
     return f'<div class="plots">{_figure("What other thresholds would come to", chart, note)}</div>'
 
 

@@ -77,12 +77,23 @@ class Energy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """Warm timings in one setting: of every subject, and of the cascade in parts."""
+class Setting:
+    """What a bundle is run with."""
 
     provider: str
     threads: int
     batch: int
+
+    @property
+    def in_words(self) -> str:
+        """All three."""
+        return f"{self.provider}, {self.threads} threads, batch {self.batch}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Setting):
+    """Warm timings in one setting: of every subject, and of the cascade in parts."""
+
     subjects: Mapping[str, Taken]
     stages: tuple[Taken, ...]
     copied: Taken

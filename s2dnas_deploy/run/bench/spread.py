@@ -50,16 +50,16 @@ def estimate_ratio(above: Processes, below: Processes) -> Estimate:
     return around(ratio(sums), [ratio(each) for each in draws(sums)], len(sums))
 
 
-def draws(processes: Processes, count: int = _DRAWS, seed: int = 0) -> Iterator[list[Timings]]:
+def draws(processes: Processes) -> Iterator[list[Timings]]:
     """Processes with replacement, and their blocks; the same draws each time."""
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
+    rng = np.random.default_rng(0)
+    for _ in range(_DRAWS):
         chosen = [processes[i] for i in rng.integers(len(processes), size=len(processes))]
         yield [blocks[rng.integers(len(blocks), size=len(blocks))] for blocks in chosen]
 
 
 def around(
-    value: float, drawn: Sequence[float], processes: int, *, level: float = LEVEL, degrees: int | None = None
+    value: float, drawn: npt.ArrayLike, processes: int, *, level: float = LEVEL, degrees: int | None = None
 ) -> Estimate:
     """A value with the interval that draws give; `degrees` of freedom, if not one less than processes."""
     known = np.asarray(drawn)[~np.isnan(drawn)]

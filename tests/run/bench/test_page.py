@@ -6,9 +6,9 @@ from xml.etree import ElementTree
 
 from made_up_report import PROCESSOR, made_up_report
 
-from s2dnas_deploy.run.bench.charts import Line, lines
 from s2dnas_deploy.run.bench.page import page_of
 from s2dnas_deploy.run.bench.summary import summarise
+from s2dnas_deploy.run.charts import Line, lines
 
 VOID = {"meta", "br"}
 

@@ -1,6 +1,6 @@
 """Small charts as SVG: bars with whiskers, lines with points, and a bar in parts.
 
-Place in the flow: numbers ──▶ text of an <svg> that `page` puts between its tables. Written by hand, for
+Place in the flow: numbers ──▶ text of an <svg>, a file of its own or a part of a page. Written by hand, for
 a device has no plotting library. They are drawn for the width of a phone and grow with the page.
 """
 
