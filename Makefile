@@ -27,11 +27,7 @@ lint: $(VENV)/.done
 	$(BIN)/lint-imports
 
 demo: $(VENV)/.done
-	$(BIN)/s2dnas-train --recipe models/digits.toml --out demo/digits.pt
-	$(BIN)/s2dnas-export demo/digits.pt --out demo/bundle --data digits --held-out demo/held-out
-	$(BIN)/s2dnas-calibrate --bundle demo/bundle demo/held-out/validation.npz --max-drop 5%
-	$(BIN)/s2dnas-run --bundle demo/bundle demo/held-out/test.npz --out demo/answers.jsonl
-	$(BIN)/s2dnas-inspect demo/digits.pt --picture demo/digits.svg
+	$(BIN)/s2dnas-demo
 
 # The workstation: everything, pinned.
 $(VENV)/.done: pyproject.toml constraints.txt

@@ -8,6 +8,7 @@ import click
 from s2dnas_deploy import __version__
 from s2dnas_deploy.cli.bench import bench
 from s2dnas_deploy.cli.calibrate import calibrate
+from s2dnas_deploy.cli.demo import demo
 from s2dnas_deploy.cli.export import export
 from s2dnas_deploy.cli.inspect import inspect
 from s2dnas_deploy.cli.run import run
@@ -28,5 +29,6 @@ main.add_command(inspect, "inspect")
 main.add_command(run, "run")
 main.add_command(calibrate, "calibrate")
 main.add_command(bench, "bench")
+main.add_command(demo, "demo")
 
-__all__ = ["bench", "calibrate", "export", "inspect", "main", "run", "search", "train"]
+__all__ = ["bench", "calibrate", "demo", "export", "inspect", "main", "run", "search", "train"]

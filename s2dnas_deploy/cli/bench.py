@@ -138,9 +138,14 @@ def measure(**options: Any) -> None:
             for key in ("places", "static", "providers", "batches", "processes", "seconds", "noise")
         },
     )
-    with Console(quiet=options["quiet"]) as console:
-        report = measure_bundle(request, console)
-    _show(report, options)
+    report = None
+    try:
+        with Console(quiet=options["quiet"]) as console:
+            for report in measure_bundle(request, console):  # noqa: B007 - the last one has all of it
+                pass
+    finally:  # of a sweep that was interrupted, what is finished
+        if report is not None:
+            _show(report, options)
 
 
 def _time_probes(options: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from s2dnas_deploy import plan as plans
 from s2dnas_deploy.build.model_file import save_model
 from s2dnas_deploy.cli import bench, export, run
 from s2dnas_deploy.cli import main as group
+from s2dnas_deploy.run.bench.crew import Crew
 from s2dnas_deploy.run.bench.report import Report
 from s2dnas_deploy.run.chain import StageSession, run_chain
 
@@ -91,6 +92,24 @@ def measured(bundle, images, tmp_path_factory) -> Path:
     assert result.exit_code == 0, result.output
     (folder / "table.txt").write_text(result.stdout)
     return folder
+
+
+def test_an_interrupted_sweep_keeps_what_is_finished(bundle, images, tmp_path, monkeypatch):
+    whole, asked = Crew.warm, []
+
+    def second_is_interrupted(crew, setting, reporter):
+        asked.append(setting)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return whole(crew, setting, reporter)
+
+    monkeypatch.setattr(Crew, "warm", second_is_interrupted)
+    result = command(
+        bench, bundle, "--data", images, *SHORT, "--batch", "1,4,8", "--out", tmp_path / "r.json"
+    )
+    assert result.exit_code == 130
+    assert "batch 1" in result.stdout
+    assert [run.batch for run in Report.load(tmp_path / "r.json").runs] == [1]
 
 
 def test_the_record_has_every_subject_in_every_setting(measured):

@@ -7,6 +7,7 @@ subjects take turns on the same images.
 
 import hashlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import product
@@ -84,8 +85,8 @@ class _Known:
     static_accuracy: float | None
 
 
-def measure(request: MeasureRequest, reporter: Reporter) -> Report:
-    """Do what is asked."""
+def measure(request: MeasureRequest, reporter: Reporter) -> Iterator[Report]:
+    """Do what is asked: after each setting, a report of all so far, for a long sweep may be cut short."""
     environment = look_around()  # before the load is the measurement's own
     bundle = load_bundle(request.bundle)
     first, *_ = settings = _settings(request, bundle)
@@ -95,18 +96,20 @@ def measure(request: MeasureRequest, reporter: Reporter) -> Report:
         np.save(folder / IMAGES, known.pixels)
         crew = Crew(bundle, folder, known.baseline, processes=request.processes, seconds=request.seconds)
         cold = {name: crew.cold(name, first, reporter) for name in crew.subjects}
-        runs = tuple(crew.warm(setting, reporter) for setting in settings)
-    return Report(
-        date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        measured=_measured(request, bundle.manifest, known),
-        environment=environment,
-        boundary="from pixels in the host's memory to label and confidence there",
-        decode_ms=known.decode_ms,
-        answers=replace(known.answered.answers, static_accuracy=known.static_accuracy),
-        frontier=_frontier(known.answered.scores, runs[0]),
-        cold=cold,
-        runs=runs,
-    )
+        runs: tuple[Run, ...] = ()
+        for setting in settings:
+            runs = (*runs, crew.warm(setting, reporter))
+            yield Report(
+                date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                measured=_measured(request, bundle.manifest, known),
+                environment=environment,
+                boundary="from pixels in the host's memory to label and confidence there",
+                decode_ms=known.decode_ms,
+                answers=replace(known.answered.answers, static_accuracy=known.static_accuracy),
+                frontier=_frontier(known.answered.scores, runs[0]),
+                cold=cold,
+                runs=runs,
+            )
 
 
 def _settings(request: MeasureRequest, bundle: Bundle) -> list[Setting]:

@@ -1,0 +1,166 @@
+"""`s2dnas-demo`: each step from a static network to a measured cascade, on handwritten digits, in minutes."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from s2dnas_deploy.cli.bench import bench
+from s2dnas_deploy.cli.calibrate import calibrate
+from s2dnas_deploy.cli.command import Command
+from s2dnas_deploy.cli.export import export
+from s2dnas_deploy.cli.inspect import inspect
+from s2dnas_deploy.cli.run import run
+from s2dnas_deploy.cli.search import search
+from s2dnas_deploy.cli.train import train
+
+if TYPE_CHECKING:
+    from s2dnas_deploy.run.bench.report import Report
+
+_COMMANDS = {
+    "s2dnas-train": train,
+    "s2dnas-search": search,
+    "s2dnas-inspect": inspect,
+    "s2dnas-export": export,
+    "s2dnas-calibrate": calibrate,
+    "s2dnas-run": run,
+    "s2dnas-bench": bench,
+}
+_INPUT = "1x16x16"
+
+
+@click.command(cls=Command)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="demo",
+    show_default=True,
+    help="Everything goes into this folder; a demo that was stopped goes on there.",
+)
+def demo(out: Path) -> None:
+    """Show every step on real handwritten digits: nothing to download, three minutes on two cores.
+
+    A folder as yours may be is written, with a network in plain PyTorch and images in folders. Then the other
+    commands do their work, each shown before it runs: train the network, search for stages, export them,
+    choose thresholds, classify the test images, and measure against the static network.
+    """
+    from s2dnas_deploy.build.demo.folder import write_folder
+    from s2dnas_deploy.cli.console import Console
+    from s2dnas_deploy.run.bench.report import Report
+
+    with Console() as console:
+        write_folder(out, console)
+    for what, words in _steps(out):
+        click.echo(f"\n# {what}\n$ {shlex.join(words)}")
+        _call(words)
+    click.echo(_in_words(out, Report.load(out / "bench.json")))
+
+
+def _steps(out: Path) -> Iterator[tuple[str, Sequence[str]]]:
+    """Each step in words, and the command line that does it."""
+    images, bundle = out / "images", out / "bundle"
+    trained = ["--data", images, "--normalize", "data", "--augment", "crop", "--batch-size", 64, "--seed", 0]
+    yield (
+        "a static network: what you would bring",
+        _words(
+            *("s2dnas-train", "--model", f"{out / 'net.py'}:make_net", "--input", _INPUT, *trained),
+            *("--plan", "static", "--static-epochs", 12, "--epochs", 0, "--out", out / "static.pt"),
+        ),
+    )
+    yield (
+        "the best division into stages, searched for and trained",
+        _words(
+            *("s2dnas-search", "--weights", out / "static.pt", *trained, "--stages", 3, "--target", 0.3),
+            *("--evaluations", 80, "--shared-epochs", 8, "--finalists", 4, "--epochs", 12),
+            *("--out", out / "model.pt"),
+        ),
+    )
+    picture = out / "who_owns_what.svg"
+    yield "who owns what", _words("s2dnas-inspect", out / "model.pt", "--picture", picture)
+    yield (
+        "one ONNX graph for each stage, and the static network's, to compare with",
+        _words(
+            *("s2dnas-export", out / "model.pt", "--out", bundle, "--data", images),
+            *("--static", out / "static.pt"),
+        ),
+    )
+    yield (
+        "how sure is sure enough: a promise, from images that training did not see",
+        _words(
+            *("s2dnas-calibrate", "--bundle", bundle, images / "val", "--max-drop", "3%"),
+            *("--plot", out / "thresholds.svg"),
+        ),
+    )
+    yield (
+        "classify a folder",
+        _words("s2dnas-run", "--bundle", bundle, images / "test", "--out", out / "predictions.csv"),
+    )
+    yield (
+        "what it bought on this machine",
+        _words(
+            *("s2dnas-bench", bundle, "--data", images / "test", "--threads", 1, "--seconds", 10),
+            *("--processes", 4, "--out", out / "bench.json", "--html", out / "bench.html"),
+        ),
+    )
+
+
+def _words(*parts: object) -> list[str]:
+    return [str(part) for part in parts]
+
+
+def _call(words: Sequence[str]) -> None:
+    """As if typed: what ends a command by itself with an error ends the demo, with its exit code."""
+    name, *arguments = words
+    with _no_exit():
+        _COMMANDS[name].main(args=list(arguments), prog_name=name)
+
+
+@contextmanager
+def _no_exit() -> Iterator[None]:
+    """Click ends the process after a command; only a command that failed shall."""
+    try:
+        yield
+    except SystemExit as end:
+        if end.code:
+            raise
+
+
+def _in_words(out: Path, report: "Report") -> str:
+    """Where everything is, what was gained, and what to do next."""
+    from s2dnas_deploy.run.bench.summary import summarise
+
+    speed = summarise(report.runs[0], report).speed_up
+    answers = report.answers
+    assert speed is not None, "the static network was measured, too"
+    assert answers.cascade_accuracy is not None, "the images are labelled"
+    assert answers.static_accuracy is not None, "the images are labelled"
+    places = {
+        "bundle/": "what goes to a device: one ONNX graph for each stage, and a manifest",
+        "predictions.csv": "what each image is, how sure that is, and at which exit it left",
+        "bench.html": "the report, for a browser; bench.json has every timing",
+        "who_owns_what.svg": "the stages, layer by layer",
+        "model.run/frontier.svg": "the plans that were tried",
+        "thresholds.svg": "what other thresholds would come to",
+    }
+    width = max(map(len, places)) + len(str(out)) + 1
+    return "\n".join(
+        [
+            "",
+            f"The average image takes {1 / speed.realised.value:.2f} of the static network's time: "
+            f"{speed.realised.value:.1f} times as fast (by MACs {speed.by_macs or float('nan'):.1f} times).",
+            f"Right are {100 * answers.cascade_accuracy:.1f}% of {answers.images} test images; the static "
+            f"network: {100 * answers.static_accuracy:.1f}%.",
+            "",
+            *(f"  {out / name!s:<{width}}  {what}" for name, what in places.items()),
+            "",
+            "Next, your own network: a function that builds it, its weights, the size of its images, and a",
+            "folder of images with a folder for each class:",
+            "",
+            "  s2dnas-search --model net.py:make_net --weights net.pth --input 3x224x224 --data images/ \\",
+            "      --target 0.4 --out model.pt",
+            "  s2dnas-export model.pt --out bundle/ --data images/ --static model.run/static.pt",
+        ]
+    )
