@@ -96,15 +96,17 @@ def _request(options: dict[str, Any]) -> "RunRequest":
 
 @contextmanager
 def _stop_on_interrupt() -> Iterator[list[int]]:
-    """The first Ctrl-C asks to stop after the current line; a second one stops at once."""
+    """The first Ctrl-C (or `kill`) asks to stop after the current line; a second one stops at once."""
     asked: list[int] = []
 
     def ask(number: int, frame: object) -> None:
         asked.append(number)
-        signal.signal(number, signal.default_int_handler)
+        for each in before:
+            signal.signal(each, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -264,11 +264,12 @@ def unbroken(bundle, many, tmp_path_factory) -> dict[str, Any]:
     return {"seconds": seconds, **{form: (place / f"out.{form}").read_bytes() for form in ("jsonl", "csv")}}
 
 
-def test_ctrl_c_says_how_to_go_on_and_loses_nothing(bundle, many, unbroken, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_kill_say_how_to_go_on_and_lose_nothing(bundle, many, unbroken, tmp_path, number):
     out = tmp_path / "out.csv"
     process = start(bundle, many, out)
     wait_for_lines(out, 50, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, messages = process.communicate()
     assert process.returncode == 130, messages
     assert f"--resume goes on with {out}" in messages

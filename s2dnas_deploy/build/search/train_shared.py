@@ -28,7 +28,7 @@ from s2dnas_deploy.build.search.space import Choices, SearchSpace
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.training.batches import Batches, seed_of
 from s2dnas_deploy.build.training.checkpoint import Checkpoint, add_weights, load_checkpoint, save_checkpoint
-from s2dnas_deploy.build.training.descent import make_optimizer, schedule
+from s2dnas_deploy.build.training.descent import follow, make_optimizer, set_rate
 from s2dnas_deploy.build.training.devices import autocast_for, choose_device, placed
 from s2dnas_deploy.build.training.losses import exits_loss
 from s2dnas_deploy.build.training.settings import Settings
@@ -103,8 +103,7 @@ class _Run:
     def learn(self, step: int) -> None:
         """One step on the step's own images and plans."""
         images, labels = self.batches.at(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * schedule(step / self.steps, self.settings.warmup)
+        set_rate(self.optimizer, self.settings, step / self.steps)
         torch.manual_seed(seed_of(self.settings.seed, "dropout", step))
         with torch.no_grad(), self.autocast():
             taught = self.teacher(images)[-1].float()
@@ -121,7 +120,7 @@ class _Run:
         nn.utils.clip_grad_norm_(self.shared.parameters(), _LARGEST_GRADIENT)
         self.optimizer.step()
         self.step = step + 1
-        self._move_average()
+        follow(list(self.average.parameters()), list(self.shared.parameters()), self.settings, self.step)
 
     def _networks(self, step: int) -> Iterator[MultiStageNetwork]:
         """The step's plans: drawn ones, the same whenever the step is taken, and the two extremes."""
@@ -152,13 +151,6 @@ class _Run:
         division: Division = divide(self.shared.divisible, self.task.space.plan(choices))
         with torch.no_grad():
             return MultiStageNetwork(division, self.shared.used_by(division)).to(self.device).train()
-
-    @torch.no_grad()
-    def _move_average(self) -> None:
-        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step)) if self.settings.ema else 0.0
-        ours: list[Tensor] = list(self.average.parameters())
-        theirs: list[Tensor] = list(self.shared.parameters())
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
 
     def note(self) -> str:
         """How it stands: the loss of the latest step, about once an epoch."""

@@ -1,9 +1,12 @@
-"""How weights go down: stochastic gradient descent with momentum, a linear warm-up and a cosine to zero."""
+"""How weights go down: stochastic gradient descent with momentum, a linear warm-up and a cosine to zero.
+
+What a network answers with in the end is a moving average of its weights.
+"""
 
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from s2dnas_deploy.build.training.settings import Settings
 
@@ -24,3 +27,16 @@ def schedule(done: float, warmup: float) -> float:
     if done < warmup:
         return done / warmup
     return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, settings: Settings, done: float) -> None:
+    """The learning rate of the moment at which this share of the steps is done."""
+    for group in optimizer.param_groups:
+        group["lr"] = settings.lr * schedule(done, settings.warmup)
+
+
+@torch.no_grad()
+def follow(average: list[Tensor], weights: list[Tensor], settings: Settings, step: int) -> None:
+    """Average ← decay · average + (1 - decay) · weights; the decay grows, so the start is forgotten."""
+    decay = min(settings.ema, (1 + step) / (10 + step)) if settings.ema else 0.0
+    torch._foreach_lerp_(average, weights, 1 - decay)

@@ -20,7 +20,7 @@ from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.network import MultiStageNetwork
 from s2dnas_deploy.build.training.batches import Batches, normalised, seed_of
 from s2dnas_deploy.build.training.checkpoint import Checkpoint, add_weights, load_checkpoint, save_checkpoint
-from s2dnas_deploy.build.training.descent import make_optimizer, schedule
+from s2dnas_deploy.build.training.descent import follow, make_optimizer, set_rate
 from s2dnas_deploy.build.training.devices import autocast_for, choose_device, placed
 from s2dnas_deploy.build.training.losses import exits_loss
 from s2dnas_deploy.build.training.record import plot_accuracy, write_metrics
@@ -164,8 +164,7 @@ class _Run:
     def learn(self, step: int) -> None:
         """One step of gradient descent on the step's own batch."""
         images, labels = self.batches.at(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.lr * schedule(step / self.task.steps, self.settings.warmup)
+        set_rate(self.optimizer, self.settings, step / self.task.steps)
         torch.manual_seed(seed_of(self.settings.seed, "dropout", step))
         self.network.train()
         with self.autocast():
@@ -183,7 +182,8 @@ class _Run:
         self.optimizer.step()
         self.step = step + 1
         self.running_loss += value
-        self._move_average()
+        average, weights = (list(each.state_dict().values()) for each in (self.average, self.network))
+        follow(average, weights, self.settings, self.step)
 
     @torch.no_grad()
     def _taught(self, images: Tensor) -> Tensor | None:
@@ -191,13 +191,6 @@ class _Run:
             return None
         answer: Tensor = self.teacher(images)[-1]
         return answer.float()
-
-    @torch.no_grad()
-    def _move_average(self) -> None:
-        """Average ← decay · average + (1 - decay) · weights; the decay grows, so the start is forgotten."""
-        decay = min(self.settings.ema, (1 + self.step) / (10 + self.step)) if self.settings.ema else 0.0
-        ours, theirs = list(self.average.state_dict().values()), list(self.network.state_dict().values())
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
 
     # -- epochs ---------------------------------------------------------------------------------------
 
