@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.training.batches import Batches, normalised
+from s2dnas_deploy.build.training.devices import autocast_for
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli.console import Console
@@ -50,7 +51,8 @@ def earlyon_networks(
             wrapper.load_state_dict(torch.load(path, weights_only=True))
         else:
             console.say(f"training earlyon's network, {name}")
-            how(wrapper, train, epochs=EPOCHS, on_epoch_end=lambda log: console.say(f"{log}"))
+            with autocast_for(settings.precision, _CPU)():
+                how(wrapper, train, epochs=EPOCHS, on_epoch_end=lambda log: console.say(f"{log}"))
             torch.save(wrapper.state_dict(), path)
         found[name] = wrapper.eval()
     return found
