@@ -1,6 +1,6 @@
 r"""What else could one run? Accuracy and latency of every alternative, on the same images in one run.
 
-    python benchmarks/peers.py --network MODEL.pt --static STATIC.pt --data DIR --work DIR --record
+    python benchmarks/peers.py --network NAME=MODEL.pt --static STATIC.pt --data DIR --work DIR --record
 
 The static network in onnxruntime and OpenVINO, float32 and INT8, in PyTorch eager and compiled; the
 cascade as stages, in one file, and in INT8; a cascade of two separate networks; `earlyon` on the same
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ class Setting:
     """What all peers are made from."""
 
     static: Model
-    cascade: Model
+    cascades: dict[str, Model]
     samples: ExportImages
     val: LabelledImages
     goal: float
@@ -84,16 +84,20 @@ class Setting:
 
 
 @click.command()
-@click.option("--network", type=click.Path(exists=True, path_type=Path), required=True)
+@click.option(
+    "--network", "networks", multiple=True, required=True, help="NAME=MODEL.pt; several have stages."
+)
 @click.option("--static", "static_path", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--data", required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True)
 @click.option("--timed", type=int, default=10000, show_default=True, help="So many test images.")
 @click.option("--record", is_flag=True, help="Also write the record, the table and the picture.")
-def main(network: Path, static_path: Path, data: str, work: Path, timed: int, *, record: bool) -> None:
+def main(
+    networks: tuple[str, ...], static_path: Path, data: str, work: Path, timed: int, *, record: bool
+) -> None:
     """Print accuracy and mean time of every peer."""
-    torch.set_num_threads(1)
-    static, cascade = load_model(static_path), load_model(network)
+    static = load_model(static_path)
+    cascades = {name: load_model(Path(path)) for name, _, path in (each.partition("=") for each in networks)}
     splits = splits_of(static, data)
     assert splits.test is not None, "the data has no test images"
     shown, truth = pixels(splits.test)[:timed], splits.test.labels.numpy()[:timed]
@@ -108,7 +112,8 @@ def main(network: Path, static_path: Path, data: str, work: Path, timed: int, *,
             work=work,
             console=console,
         )
-        setting = _setting(static, cascade, images_from(data, static), splits.val)
+        torch.set_num_threads(1)  # from here on, time is taken
+        setting = _setting(static, cascades, images_from(data, static), splits.val)
         peers = list(
             chain(
                 _static_peers(setting),
@@ -129,10 +134,12 @@ def main(network: Path, static_path: Path, data: str, work: Path, timed: int, *,
         draw(rows, PICTURE)
 
 
-def _setting(static: Model, cascade: Model, samples: ExportImages, val: LabelledImages) -> Setting:
+def _setting(
+    static: Model, cascades: dict[str, Model], samples: ExportImages, val: LabelledImages
+) -> Setting:
     bundle = bundle_of(static, samples, split=True, precision="float32")
     goal = exit_accuracy(_scores(bundle, val))[0]
-    return Setting(static=static, cascade=cascade, samples=samples, val=val, goal=goal)
+    return Setting(static=static, cascades=cascades, samples=samples, val=val, goal=goal)
 
 
 def _scores(bundle: Bundle, images: LabelledImages) -> ExitScores:
@@ -209,18 +216,19 @@ def _to_torch(preprocessing: Preprocessing) -> Callable[[Pixels], Tensor]:
 
 
 def _cascades(setting: Setting) -> Iterator[Peer]:
-    """The cascade by this package's runtime, at each allowed drop; INT8; and all in one file with `If`s."""
-    for precision, shown in (("float32", ""), ("int8", ", INT8")):
-        bundle = bundle_of(setting.cascade, setting.samples, split=precision != "int8", precision=precision)
+    """The cascades by this package's runtime, at each allowed drop; INT8; and all in one file with `If`s."""
+    for (shown, model), precision in product(setting.cascades.items(), ("float32", "int8")):
+        family = f"cascade, {shown}" + ", INT8" * (precision == "int8")
+        bundle = bundle_of(model, setting.samples, split=precision != "int8", precision=precision)
         scores, macs = _scores(bundle, setting.val), np.cumsum(bundle.manifest.macs)
         for drop in DROPS:
             left = cheapest(scores, setting.goal - drop / 100, macs.tolist(), menus_of(scores))
-            name = f"cascade{shown}, {in_points(drop / 100)} allowed"
-            yield Peer(name=name, family=f"cascade{shown}", answer=by_cascade(bundle, left.thresholds))
+            name = f"{family}, {in_points(drop / 100)} allowed"
+            yield Peer(name=name, family=family, answer=by_cascade(bundle, left.thresholds))
             if precision == "float32" and drop == DROPS[0]:
-                name = f"cascade in one file (If), {in_points(drop / 100)} allowed"
+                whole = f"{family}, in one file (If)"
                 answer = in_onnxruntime(_nested(bundle, left.thresholds))
-                yield Peer(name=name, family="cascade in one file", answer=answer)
+                yield Peer(name=f"{whole}, {in_points(drop / 100)} allowed", family=whole, answer=answer)
 
 
 def by_cascade(bundle: Bundle, thresholds: Sequence[float]) -> Answer:

@@ -1,5 +1,6 @@
 """Every message that docs/troubleshooting.md explains is one that the code can give."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -17,10 +18,19 @@ def messages():
 
 @pytest.fixture(scope="module")
 def said():
-    """All of the code's texts, each in one piece, and … for what is put into them."""
-    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "s2dnas_deploy").rglob("*.py"))
-    whole = re.sub(r'"\s*\n\s*f?"', "", code)
-    return re.sub(r"\{[^{}\n]*\}", "…", whole)
+    """All texts in the code but docstrings, a line each, with … for what is put into them."""
+    found = []
+    for path in (ROOT / "s2dnas_deploy").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        found += [text_of(node) for node in ast.walk(tree) if id(node) not in alone]
+    return "\n".join(text for text in found if text)
+
+
+def text_of(node) -> str | None:
+    if isinstance(node, ast.JoinedStr):
+        return "".join(text_of(part) or "…" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
 def test_there_are_messages():

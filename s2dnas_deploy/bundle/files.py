@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -77,3 +78,9 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def free_name(path: Path) -> Path:
+    """A name like this one that nothing has yet: of `model.pt`, `model-1.pt`."""
+    others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(1))
+    return next(other for other in others if not other.exists())

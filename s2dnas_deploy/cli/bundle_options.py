@@ -1,7 +1,7 @@
 """The options that name a bundle and how to run it, spelled alike wherever one is run."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +28,15 @@ _OPTIONS = (
     click.option("--allow-fallback", is_flag=True, help="Use the CPU if the provider is not there."),
     click.option("--threads", type=click.IntRange(1), help="Cores per stage. [default: all]"),
 )
+
+
+def check_bundle_is_named(bundle: Path, places: Sequence[str]) -> None:
+    """Whoever names the bundle among the images is told how to name it."""
+    from s2dnas_deploy.bundle.bundle import MANIFEST
+
+    among = [place for place in places if (Path(place) / MANIFEST).is_file()]
+    if among and not (bundle / MANIFEST).is_file():
+        raise click.UsageError(f"{among[0]} is a bundle, not images: name it with --bundle {among[0]}")
 
 
 def silence_pillow() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s2dnas_deploy.cli.bundle_options import bundle_options, silence_pillow
+from s2dnas_deploy.cli.bundle_options import bundle_options, check_bundle_is_named, silence_pillow
 from s2dnas_deploy.cli.command import Command
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def calibrate(**options: Any) -> None:
     s2dnas-calibrate --bundle bundle/ camera-roll/ --unlabelled --max-drop 2%
     s2dnas-calibrate --bundle bundle/ held-out.npz --target-macs 20M
     """  # noqa: D301
+    check_bundle_is_named(options["bundle"], options["images"])
     request = _request(options)
     from s2dnas_deploy.bundle.files import write_text_atomically
     from s2dnas_deploy.cli.console import Console

@@ -11,6 +11,8 @@ from s2dnas_deploy import __version__
 from s2dnas_deploy.errors import S2dnasError
 
 INTERRUPTED = 130
+DEBUG = "s2dnas_deploy.debug"
+"""In the context's `meta`: whether the traceback of an error is wanted."""
 
 
 class Command(click.Command):
@@ -26,7 +28,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn what it raises into a message and an exit code."""
-        debug = ctx.params.pop("debug", False)
+        debug = ctx.meta[DEBUG] = ctx.params.pop("debug", False)
         try:
             return super().invoke(ctx)
         except S2dnasError as error:
@@ -53,7 +55,9 @@ class Command(click.Command):
             _end("interrupted", INTERRUPTED)
 
 
-_BUILD_ONLY = frozenset({"torch", "onnx", "onnxsim", "safetensors", "sklearn", "matplotlib", "tomli"})
+_BUILD_ONLY = frozenset(
+    {"torch", "onnx", "onnxsim", "safetensors", "sklearn", "matplotlib", "tomli", "optuna", "scipy"}
+)
 
 
 def _of_system(error: OSError) -> str:

@@ -10,7 +10,7 @@ import click
 
 from s2dnas_deploy.cli.bench import bench
 from s2dnas_deploy.cli.calibrate import calibrate
-from s2dnas_deploy.cli.command import Command
+from s2dnas_deploy.cli.command import DEBUG, Command
 from s2dnas_deploy.cli.export import export
 from s2dnas_deploy.cli.inspect import inspect
 from s2dnas_deploy.cli.run import run
@@ -30,6 +30,16 @@ _COMMANDS = {
     "s2dnas-bench": bench,
 }
 _INPUT = "1x16x16"
+_NEXT = """
+Next, your own network: a function that builds it, its weights, the size of its images, how they
+were normalised, and a folder of images with a folder for each class:
+
+  s2dnas-search --model net.py:make_net --weights net.pth --input 3x224x224 --data images/ \\
+      --normalize imagenet --resize crop --target 0.4 --out searched.pt
+  s2dnas-export searched.pt --out bundle/ --data images/ --held-out held-out/ \\
+      --static searched.run/static.pt
+  s2dnas-calibrate --bundle bundle/ held-out/validation.npz --max-drop 2%
+  s2dnas-bench bundle/ --data held-out/validation.npz"""
 
 
 @click.command(cls=Command)
@@ -40,7 +50,8 @@ _INPUT = "1x16x16"
     show_default=True,
     help="Everything goes into this folder; a demo that was stopped goes on there.",
 )
-def demo(out: Path) -> None:
+@click.option("--restart", is_flag=True, help="Discard what an earlier demo has trained.")
+def demo(out: Path, *, restart: bool) -> None:
     """Show every step on real handwritten digits: nothing to download, three minutes on two cores.
 
     A folder as yours may be is written, with a network in plain PyTorch and images in folders. Then the other
@@ -53,16 +64,32 @@ def demo(out: Path) -> None:
 
     with Console() as console:
         write_folder(out, console)
-    for what, words in _steps(out):
+    for left in ("predictions.csv", ".predictions.csv.run.json"):  # of a demo that was stopped there
+        (out / left).unlink(missing_ok=True)
+    debug = ["--debug"] if click.get_current_context().meta[DEBUG] else []
+    for what, words in _steps(out, restart=restart):
         click.echo(f"\n# {what}\n$ {shlex.join(words)}")
-        _call(words)
+        _call([*words, *debug])
     click.echo(_in_words(out, Report.load(out / "bench.json")))
 
 
-def _steps(out: Path) -> Iterator[tuple[str, Sequence[str]]]:
+def _steps(out: Path, *, restart: bool) -> Iterator[tuple[str, Sequence[str]]]:
     """Each step in words, and the command line that does it."""
     images, bundle = out / "images", out / "bundle"
-    trained = ["--data", images, "--normalize", "data", "--augment", "crop", "--batch-size", 64, "--seed", 0]
+    again = ["--restart"] if restart else []
+    trained = [
+        *again,
+        "--data",
+        images,
+        "--normalize",
+        "data",
+        "--augment",
+        "crop",
+        "--batch-size",
+        64,
+        "--seed",
+        0,
+    ]
     yield (
         "a static network: what you would bring",
         _words(
@@ -135,6 +162,7 @@ def _in_words(out: Path, report: "Report") -> str:
     speed = summarise(report.runs[0], report).speed_up
     answers = report.answers
     assert speed is not None, "the static network was measured, too"
+    assert speed.by_macs is not None, "and its MACs are in its file"
     assert answers.cascade_accuracy is not None, "the images are labelled"
     assert answers.static_accuracy is not None, "the images are labelled"
     places = {
@@ -150,17 +178,11 @@ def _in_words(out: Path, report: "Report") -> str:
         [
             "",
             f"The average image takes {1 / speed.realised.value:.2f} of the static network's time: "
-            f"{speed.realised.value:.1f} times as fast (by MACs {speed.by_macs or float('nan'):.1f} times).",
+            f"{speed.realised.value:.1f} times as fast (by MACs {speed.by_macs:.1f} times).",
             f"Right are {100 * answers.cascade_accuracy:.1f}% of {answers.images} test images; the static "
             f"network: {100 * answers.static_accuracy:.1f}%.",
             "",
             *(f"  {out / name!s:<{width}}  {what}" for name, what in places.items()),
-            "",
-            "Next, your own network: a function that builds it, its weights, the size of its images, and a",
-            "folder of images with a folder for each class:",
-            "",
-            "  s2dnas-search --model net.py:make_net --weights net.pth --input 3x224x224 --data images/ \\",
-            "      --target 0.4 --out model.pt",
-            "  s2dnas-export model.pt --out bundle/ --data images/ --static model.run/static.pt",
+            _NEXT,
         ]
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s2dnas_deploy.cli.bundle_options import bundle_options, silence_pillow
+from s2dnas_deploy.cli.bundle_options import bundle_options, check_bundle_is_named, silence_pillow
 from s2dnas_deploy.cli.command import INTERRUPTED, Command, Numbers
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def run(**options: Any) -> None:
     s2dnas-run --bundle bundle/ --provider cuda --batch 256 images/
     find images -name '*.jpg' | s2dnas-run --bundle bundle/ -
     """  # noqa: D301
+    check_bundle_is_named(options["bundle"], options["images"])
     request = _request(options)
     from s2dnas_deploy.cli.console import Console
     from s2dnas_deploy.cli.run_text import summary_in_words

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, log10
 
-from s2dnas_deploy.run.bench.spread import Estimate
-
 COLOURS = ("#1b6ca8", "#d1495b", "#66a182", "#edae49", "#8d6a9f", "#5c677d")
 _WIDTH, _LEFT, _RIGHT, _ROW = 360, 66, 14, 24
 _HEIGHT, _TOP, _BOTTOM = 230, 12, 40
@@ -21,7 +19,9 @@ class Bar:
     """A named value with its interval, and marks further along."""
 
     name: str
-    value: Estimate
+    value: float
+    low: float
+    high: float
     marks: tuple[float, ...] = ()
 
 
@@ -37,16 +37,16 @@ class Line:
 def bars(rows: Sequence[Bar], unit: str) -> str:
     """A bar a row, its interval as a whisker, its marks as ticks."""
     height = _TOP + _ROW * len(rows) + _BOTTOM
-    most = max(max((row.value.high, *row.marks)) for row in rows)
+    most = max(max((row.high, *row.marks)) for row in rows)
     scale = _Scale(0.0, most, _LEFT, _WIDTH - _RIGHT)
     parts = _x_axis(scale, height - _BOTTOM, unit)
     for i, row in enumerate(rows):
         y, colour = _TOP + _ROW * i + 4, COLOURS[i % len(COLOURS)]
-        middle, value = y + 8, row.value
+        middle = y + 8
         parts += [
             _text(_LEFT - 6, middle + 4, row.name, anchor="end"),
-            _rect(_LEFT, y, scale(value.value) - _LEFT, 16, colour),
-            f'<path d="M{scale(value.low):.1f} {middle}H{scale(value.high):.1f}" stroke="#111"/>',
+            _rect(_LEFT, y, scale(row.value) - _LEFT, 16, colour),
+            f'<path d="M{scale(row.low):.1f} {middle}H{scale(row.high):.1f}" stroke="#111"/>',
             *(f'<path d="M{scale(x):.1f} {y}v16" stroke="{colour}" stroke-width="2"/>' for x in row.marks),
         ]
     return _svg(parts, height)
@@ -82,6 +82,14 @@ def stacked(parts_of: Sequence[tuple[str, float]], unit: str) -> str:
         x += max(value, 0.0)
     names = [f"{name}: {value:.4f} {unit}" for name, value in parts_of]
     return _svg([*drawn, *_legend(names, 50, columns=1)], 54 + 18 * len(names))
+
+
+def as_file(chart: str, title: str) -> str:
+    """A chart that stands by itself: with a title, and the font and the ground that a page would give."""
+    head, _, drawn = chart.partition(">")
+    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" ')
+    ground = '<rect width="100%" height="100%" fill="white"/>'
+    return f"{head}><title>{escape(title)}</title>{ground}{drawn}"
 
 
 class _Scale:

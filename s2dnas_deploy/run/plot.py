@@ -2,9 +2,7 @@
 
 from s2dnas_deploy.run.calibrate import Point
 from s2dnas_deploy.run.calibration import Calibration
-from s2dnas_deploy.run.charts import Line, lines
-
-_FILE = '<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" '  # in a page both are given
+from s2dnas_deploy.run.charts import Line, as_file, lines
 
 
 def calibration_svg(calibration: Calibration) -> str:
@@ -22,4 +20,5 @@ def calibration_svg(calibration: Calibration) -> str:
         Line(name=f"chosen: {y:.2f}% at {x:.3g} {unit}", points=((x, y),), joined=False),
     )
     what = "accuracy, %" if choice.full.accuracy is not None else "same answers as the last exit, %"
-    return lines(drawn, f"average cost of an image, {unit}", what).replace("<svg ", _FILE, 1) + "\n"
+    chart = lines(drawn, f"average cost of an image, {unit}", what)
+    return as_file(chart, f"{calibration.manifest.name}: thresholds") + "\n"

@@ -97,10 +97,10 @@ def test_another_target_keeps_the_shared_weights_and_all_that_was_tried(weights,
     assert before
 
 
-def test_a_half_trained_winner_that_is_beaten_makes_room(weights, tmp_path):
+def test_a_winner_that_is_beaten_makes_room(weights, tmp_path):
     first = run(*options(weights, tmp_path / "m.pt", "--evaluations=3", "--finalists=0", "--strategy=random"))
     assert first.exit_code == 0, first.output
-    (tmp_path / "m.pt").unlink()
+    beaten = (tmp_path / "m.pt").read_bytes()
     (tmp_path / "m.run/checkpoint.pt").write_bytes(b"of the former winner")
     (tmp_path / "m.run/plan.json").write_text("{}")
     again = run(
@@ -108,6 +108,9 @@ def test_a_half_trained_winner_that_is_beaten_makes_room(weights, tmp_path):
     )
     assert again.exit_code == 0, again.output
     assert "is of a plan that has been beaten since: it is discarded" in again.stderr
+    assert "m.pt is of a plan that has been beaten since: it is kept as m.beaten-1.pt" in again.stderr
+    assert (tmp_path / "m.beaten-1.pt").read_bytes() == beaten
+    assert load_model(tmp_path / "m.pt")
 
 
 @pytest.mark.parametrize("more", [["--evaluations=1"], ["--finalists=1", "--epochs=0"], ["--batch-size=16"]])

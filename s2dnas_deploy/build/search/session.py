@@ -47,7 +47,7 @@ from s2dnas_deploy.build.training.session import (
     train_plan,
     with_trained_static,
 )
-from s2dnas_deploy.bundle.files import check_writable, write_text_atomically
+from s2dnas_deploy.bundle.files import check_writable, free_name, write_text_atomically
 from s2dnas_deploy.errors import CheckpointError, OptionError
 from s2dnas_deploy.reporter import Reporter
 
@@ -196,13 +196,22 @@ def _trained(search: Search, trial: Trial, rank: int) -> Found:
     plan, number = search.space.plan(trial.choices), f"-{rank + 1}" if rank else ""
     out, kept = _out(training, rank), training.folder / f"plan{number}.json"
     own = replace(training, out=out, plan=f"searched: {request.strategy}, target {request.target:g}")
-    checkpoint = own.folder / "checkpoint.pt"
-    if checkpoint.exists() and kept.exists() and kept.read_text(encoding="utf-8") != plan.to_json():
-        search.reporter.say(f"{checkpoint} is of a plan that has been beaten since: it is discarded")
-        checkpoint.unlink()
+    if kept.exists() and kept.read_text(encoding="utf-8") != plan.to_json():
+        _make_room(own, search.reporter)
     write_text_atomically(kept, plan.to_json())
     model = train_plan(own, plan, search.prepared, search.reporter)
     return Found(trial=trial, plan=plan, model=model, out=out)
+
+
+def _make_room(training: Request, reporter: Reporter) -> None:
+    """What was trained of a plan that has been beaten since is kept if it is finished."""
+    checkpoint, out = training.folder / "checkpoint.pt", training.out
+    if checkpoint.exists():
+        reporter.say(f"{checkpoint} is of a plan that has been beaten since: it is discarded")
+        checkpoint.unlink()
+    if out.exists() and not training.restart:
+        kept = out.rename(free_name(out.with_name(f"{out.stem}.beaten{out.suffix}")))
+        reporter.say(f"{out} is of a plan that has been beaten since: it is kept as {kept.name}")
 
 
 def _out(training: Request, rank: int) -> Path:

@@ -8,13 +8,12 @@ old answers at once; so nothing of a strategy's own state has to be kept.
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from s2dnas_deploy.build.search.reward import Worth
 from s2dnas_deploy.build.search.space import Choices, SearchSpace
-from s2dnas_deploy.bundle.files import write_text_atomically
+from s2dnas_deploy.bundle.files import free_name, write_text_atomically
 from s2dnas_deploy.errors import CheckpointError, PlanError
 from s2dnas_deploy.plan import Plan
 
@@ -86,8 +85,7 @@ def _set_aside(path: Path, header: str) -> Path | None:
         first = file.readline()
     if first.rstrip("\n") == header:
         return None
-    there = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(1))
-    return path.rename(next(other for other in there if not other.exists()))
+    return path.rename(free_name(path))
 
 
 def _read(path: Path, space: SearchSpace) -> dict[Choices, Trial]:

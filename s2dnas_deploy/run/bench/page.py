@@ -82,7 +82,9 @@ def _run(run: Run, summary: Summary) -> Iterable[str]:
     rows = [
         Bar(
             name=name,
-            value=each.mean,
+            value=each.mean.value,
+            low=each.mean.low,
+            high=each.mean.high,
             marks=tuple(
                 q.value for key, q in each.quantiles.items() if q is not None and key in ("p50", "p99")
             ),

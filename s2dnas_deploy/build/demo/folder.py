@@ -1,0 +1,41 @@
+"""The newcomer's folder: `net.py`, and scikit-learn's handwritten digits as images in folders of classes.
+
+README.txt                  whose folder this is
+net.py                      a network in plain PyTorch
+images/train/0/0000.png     three fifths of the 1,797 digits; a fifth each in val/ and test/
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from s2dnas_deploy.bundle.files import write_text_atomically
+from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.reporter import Reporter, counted
+
+README, NET, IMAGES = "README.txt", "net.py", "images"
+PARTS = ("train", "train", "train", "val", "test")
+SIZE = 16
+_ABOUT = "s2dnas-demo wrote this folder, and writes here again when it is given again.\n"
+
+
+def write_folder(folder: Path, reporter: Reporter) -> None:
+    """Write the network's file, unless it is there (you may have changed it), and every image."""
+    from sklearn.datasets import load_digits
+
+    if folder.exists() and any(folder.iterdir()) and not (folder / README).is_file():
+        raise DataError(
+            f"{folder}: expected an empty folder or that of an earlier demo, found {next(folder.iterdir())}; "
+            "name another folder with --out"
+        )
+    write_text_atomically(folder / README, _ABOUT)
+    if not (folder / NET).exists():
+        write_text_atomically(folder / NET, (Path(__file__).parent / NET).read_text(encoding="utf-8"))
+    digits, progress = load_digits(), counted(reporter.phase("writing images"))
+    for i, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+        path = folder / IMAGES / PARTS[i % len(PARTS)] / str(digit) / f"{i:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(np.rint(pixels * (255 / 16)).astype(np.uint8))
+        picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(path)
+        progress(i + 1, len(digits.images))
