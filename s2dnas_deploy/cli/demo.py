@@ -52,7 +52,7 @@ were normalised, and a folder of images with a folder for each class:
 )
 @click.option("--restart", is_flag=True, help="Discard what an earlier demo has trained.")
 def demo(out: Path, *, restart: bool) -> None:
-    """Show every step on real handwritten digits: nothing to download, three minutes on two cores.
+    """Show every step on real handwritten digits: nothing to download, two minutes on two cores.
 
     A folder as yours may be is written, with a network in plain PyTorch and images in folders. Then the other
     commands do their work, each shown before it runs: train the network, search for stages, export them,
@@ -100,7 +100,7 @@ def _steps(out: Path, *, restart: bool) -> Iterator[tuple[str, Sequence[str]]]:
     yield (
         "the best division into stages, searched for and trained",
         _words(
-            *("s2dnas-search", "--weights", out / "static.pt", *trained, "--stages", 3, "--target", 0.3),
+            *("s2dnas-search", "--weights", out / "static.pt", *trained, "--stages", 3, "--target", 0.2),
             *("--evaluations", 80, "--shared-epochs", 8, "--finalists", 4, "--epochs", 12),
             *("--out", out / "model.pt"),
         ),
@@ -117,7 +117,7 @@ def _steps(out: Path, *, restart: bool) -> Iterator[tuple[str, Sequence[str]]]:
     yield (
         "how sure is sure enough: a promise, from images that training did not see",
         _words(
-            *("s2dnas-calibrate", "--bundle", bundle, images / "val", "--max-drop", "3%"),
+            *("s2dnas-calibrate", "--bundle", bundle, images / "val", "--max-drop", "1.5%"),
             *("--plot", out / "thresholds.svg"),
         ),
     )

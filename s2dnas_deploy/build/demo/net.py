@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-WIDTHS = (32, 64, 128, 128)
+WIDTHS = (48, 96, 192, 192)
 
 
 def conv(inputs: int, outputs: int) -> nn.Sequential:
