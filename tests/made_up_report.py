@@ -6,7 +6,17 @@ from s2dnas_deploy.run.bench.report import Answers, Cold, Energy, Measured, Repo
 from s2dnas_deploy.run.calibrate import Point
 from s2dnas_deploy.run.environment import Environment
 
-TIMES = {"cascade": 0.4, "exit 0": 0.2, "exit 1": 0.6, "exit 2": 1.2, "static": 1.0, "yardstick": 0.1}
+TIMES = {
+    "cascade": 0.4,
+    "exit 0": 0.2,
+    "exit 1": 0.6,
+    "exit 2": 1.2,
+    "static": 1.0,
+    "arithmetic": 0.1,
+    "memory": 0.8,
+}
+# How much of a subject's time is spent on memory that other programs read, too.
+SHARED = {"memory": 1.0, "stage 2": 0.8, "exit 2": 0.7, "static": 0.4, "cascade": 0.2}
 PROCESSOR = "Quick & <Dirty> 9000"
 
 
@@ -26,17 +36,24 @@ def made_up_report(
     blocks=40,
     noise=0.05,
     layout=0.0,
+    contention=0.0,
     speed=1.0,
     static=True,
     machine=(),
 ) -> Report:
-    """`factors` slow subjects or stages down; `layout`: how much processes differ; `speed`: the machine's."""
+    """`factors` slow subjects or stages down; `layout`: how much processes differ; `contention`: how much
+    reading memory does among them; `speed`: the machine's.
+    """
     rng = np.random.default_rng(seed)
     factors = factors or {}
+    crowded = contention * np.abs(rng.standard_normal(processes))
     moods = [speed * (1 + 0.3 * rng.random(blocks)) for _ in range(processes)]
 
     def times(name, milliseconds):
-        own = [mood * (1 + layout * rng.standard_normal()) for mood in moods]
+        own = [
+            mood * (1 + layout * rng.standard_normal()) * np.exp(SHARED.get(name, 0.0) * others)
+            for mood, others in zip(moods, crowded, strict=True)
+        ]
         return taken(milliseconds * factors.get(name, 1.0), rng, noise, own)
 
     names = [name for name in TIMES if static or name != "static"]

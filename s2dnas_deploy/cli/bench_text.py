@@ -45,7 +45,7 @@ def comparison_text(comparison: Comparison, limit: float) -> str:
             f"   {interval:<18}{verdict}"
         )
     lines.append(
-        "changes are relative to a yardstick that was timed along, so the machine's mood is taken out"
+        "changes are relative to yardsticks that were timed along, so the machine's mood is taken out"
     )
     return "\n".join(lines)
 

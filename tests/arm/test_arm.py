@@ -142,4 +142,4 @@ def test_a_kit_runs_there_from_zip_to_results(tmp_path):
     assert report.environment.machine["architecture"] == "aarch64"
     assert "asimd" in report.environment.machine["flags"]
     assert report.answers.images == 40
-    assert set(report.runs[0].subjects) == {"cascade", "exit 0", "exit 1", "yardstick"}
+    assert set(report.runs[0].subjects) == {"cascade", "exit 0", "exit 1", "arithmetic", "memory"}

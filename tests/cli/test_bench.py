@@ -17,6 +17,7 @@ from PIL import Image
 pytest.importorskip("torch")
 
 from exports import chain_from, export_to, model_of, pixels
+from made_up_report import made_up_report
 from small_networks import residual
 
 from s2dnas_deploy import plan as plans
@@ -25,6 +26,7 @@ from s2dnas_deploy.cli import bench, export, run
 from s2dnas_deploy.cli import main as group
 from s2dnas_deploy.run.bench.crew import Crew
 from s2dnas_deploy.run.bench.report import Report
+from s2dnas_deploy.run.bench.subjects import YARDSTICKS
 from s2dnas_deploy.run.chain import StageSession, run_chain
 
 SIZE = 12
@@ -119,8 +121,8 @@ def test_the_record_has_every_subject_in_every_setting(measured):
         ("cpu", 1, 4),
     ]
     for each in report.runs:
-        assert set(each.subjects) == {"cascade", "exit 0", "exit 1", "exit 2", "static", "yardstick"}
-        assert [len(processes) for processes in each.subjects.values()] == [2] * 6
+        assert set(each.subjects) == {"cascade", "exit 0", "exit 1", "exit 2", "static", *YARDSTICKS}
+        assert [len(processes) for processes in each.subjects.values()] == [2] * 7
         lengths = {name: [len(blocks) for blocks in taken] for name, taken in each.subjects.items()}
         assert len({tuple(each) for each in lengths.values()}) == 1, "subjects were timed in the same blocks"
         assert len(each.stages) == 3
@@ -182,14 +184,14 @@ def test_a_measurement_is_like_itself_and_a_slower_one_is_not(measured, tmp_path
     same = command(bench, "compare", measured / "r.json", measured / "r.json")
     assert same.exit_code == 0, same.output
     assert "slower" not in same.stdout
-    document = json.loads((measured / "r.json").read_text())
-    cascade = document["runs"][0]["subjects"]["cascade"]
-    document["runs"][0]["subjects"]["cascade"] = [[[50 * ms for ms in b] for b in p] for p in cascade]
-    (tmp_path / "slow.json").write_text(json.dumps(document))
-    slow = command(bench, "compare", measured / "r.json", tmp_path / "slow.json", "--fail-above", "5%")
+    before, after = tmp_path / "before.json", tmp_path / "after.json"  # made up: no clock has a say here
+    before.write_text(made_up_report(0).to_json())
+    after.write_text(made_up_report(1, factors={"cascade": 1.1}).to_json())
+    slow = command(bench, "compare", before, after, "--fail-above", "5%")
     assert slow.exit_code == 1
     assert "slower, by more than 5%" in slow.stdout
-    assert command(bench, "compare", tmp_path / "slow.json", measured / "r.json").exit_code == 0
+    assert command(bench, "compare", after, before).exit_code == 0
+    assert command(bench, "compare", before, after, "--fail-above", "20%").exit_code == 0
 
 
 def test_other_images_are_not_compared(measured, tmp_path):

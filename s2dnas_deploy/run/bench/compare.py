@@ -1,14 +1,17 @@
 """Two measurements of the same bundle held against each other: what is slower, or faster, beyond noise.
 
 Place in the flow: `Report` + `Report` ──▶ `Comparison`. A shared machine is faster today than yesterday.
-So all times are taken relative to a control that was timed in the same blocks: numpy's yardstick, which
+So all times are taken relative to controls that were timed in the same blocks: numpy's yardsticks, which
 no change of this package or of onnxruntime touches. Of a process, what counts is the median over its
 blocks of
 
-    log( mean of the subject in the block / median of the control around it )
+    log(mean of the subject in the block) - (1 - w) · log(arithmetic) - w · log(memory)
 
-for a block that something interrupted must not count for more than one. The change is the difference
-between the reports' means over processes; its interval comes from a bootstrap over processes and blocks.
+with the medians of both yardsticks in the blocks around it, for a block that something interrupted must
+not count for more than one. A subject's w, between 0 and 1, tells how much it suffers from memory that is
+shared: the one with which processes of the same report differ least (0 if there are too few to tell). The
+change is the difference between the reports' means over processes; its interval comes from a bootstrap
+over processes and blocks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +24,7 @@ import numpy as np
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.run.bench.report import Report, Run
 from s2dnas_deploy.run.bench.spread import Estimate, Processes, Timings, around
-from s2dnas_deploy.run.bench.subjects import STATIC, YARDSTICK
+from s2dnas_deploy.run.bench.subjects import ARITHMETIC, MEMORY, STATIC, YARDSTICKS
 from s2dnas_deploy.run.bench.summary import arrays, where_run
 from s2dnas_deploy.run.providers import PROVIDERS
 
@@ -29,6 +32,7 @@ _LEVEL = 0.999  # many things are compared, and a false alarm stops somebody's r
 _FLOOR = 0.015  # two measurements of one build differ by as much though nothing within either varies so
 _FEWEST_PROCESSES = 2
 _DRAWS = 2000  # its extreme 0.1% must be seen
+_FEWEST_TO_TELL = 6  # processes of both reports, to find w from
 _AROUND = 5  # blocks whose control tells how fast the machine was
 
 
@@ -135,7 +139,7 @@ def _changes(before: Run, after: Run) -> Iterator[Change]:
     ours, theirs = _everything(before), _everything(after)
     for name in ours:
         if name in theirs:
-            one, other = _relative(ours[name], before), _relative(theirs[name], after)
+            one, other = _relative((ours[name], before), (theirs[name], after))
             yield Change(
                 setting=before.in_words,
                 subject=name,
@@ -146,28 +150,53 @@ def _changes(before: Run, after: Run) -> Iterator[Change]:
 
 
 def _everything(run: Run) -> dict[str, Processes]:
-    subjects = {name: arrays(taken) for name, taken in run.subjects.items() if name != YARDSTICK}
+    subjects = {name: arrays(taken) for name, taken in run.subjects.items() if name not in YARDSTICKS}
     stages = {f"stage {k}": where_run(arrays(taken)) for k, taken in enumerate(run.stages)}
     reached = {name: taken for name, taken in stages.items() if all(np.isfinite(t).any() for t in taken)}
     return {**subjects, **reached}
 
 
-def _relative(processes: Processes, run: Run) -> list[Timings]:
-    """Log of each block's mean over the control's around it, [blocks] of each process.
+def _relative(*measured: tuple[Processes, Run]) -> list[list[Timings]]:
+    """Of both reports, log of each block's mean over the controls' around it, [blocks] of each process.
 
-    Of a device with a memory of its own, a GPU, the yardstick knows nothing.
+    Of a device with a memory of its own, a GPU, the yardsticks know nothing.
     """
-    is_cpu = not PROVIDERS[run.provider].own_memory
-    found = []
-    for taken, control in zip(processes, arrays(run.subjects[YARDSTICK]), strict=True):
-        filled = np.isfinite(taken).any(1)
-        means = np.log(np.nanmean(taken[filled], axis=1))
-        found.append(means - np.log(_speed(control))[filled] if is_cpu else means)
-    return found
+    means = [_means(processes) for processes, _ in measured]
+    if PROVIDERS[measured[0][1].provider].own_memory:
+        return means
+    controls = [[_control(name, *each) for name in (ARITHMETIC, MEMORY)] for each in measured]
+    over = [[y - c for y, c in zip(m, of[0], strict=True)] for m, of in zip(means, controls, strict=True)]
+    shift = [[m - c for c, m in zip(*of, strict=True)] for of in controls]
+    w = _sensitivity(over, shift)
+    return [[y - w * d for y, d in zip(*each, strict=True)] for each in zip(over, shift, strict=True)]
+
+
+def _sensitivity(over: Sequence[Sequence[Timings]], shift: Sequence[Sequence[Timings]]) -> float:
+    """The w with which processes of one report differ least: least squares about each report's mean."""
+    y, d = (np.concatenate([_centred(report) for report in each]) for each in (over, shift))
+    moved = float(d @ d)
+    return float(np.clip(y @ d / moved, 0, 1)) if moved and len(d) >= _FEWEST_TO_TELL else 0.0
+
+
+def _centred(processes: Sequence[Timings]) -> Timings:
+    levels = np.array([np.median(blocks) for blocks in processes])
+    centred: Timings = levels - levels.mean()
+    return centred
+
+
+def _means(processes: Processes) -> list[Timings]:
+    """Log of the mean of each block in which the subject ran."""
+    return [np.log(np.nanmean(taken[np.isfinite(taken).any(1)], axis=1)) for taken in processes]
+
+
+def _control(name: str, processes: Processes, run: Run) -> list[Timings]:
+    """Log of a yardstick around each block in which the subject ran."""
+    pairs = zip(processes, arrays(run.subjects[name]), strict=True)
+    return [np.log(_speed(control))[np.isfinite(taken).any(1)] for taken, control in pairs]
 
 
 def _speed(control: Timings) -> Timings:
-    """The control's median over some blocks around each."""
+    """A yardstick's median over some blocks around each."""
     padded = np.pad(np.median(control, axis=1), _AROUND // 2, mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, _AROUND)[: len(control)]
     speed: Timings = np.median(windows, axis=1)
@@ -180,9 +209,14 @@ def _change(before: Sequence[Timings], after: Sequence[Timings]) -> Estimate:
         _levels(after, np.random.default_rng(1)) - _levels(before, np.random.default_rng(0)),
         min(len(before), len(after)),
         level=_LEVEL,
-        degrees=max(len(before) + len(after) - 2, 1),
+        degrees=_degrees(len(before) + len(after)),
     )
     return Estimate(value=_share(by.value), low=_share(by.low), high=_share(by.high))
+
+
+def _degrees(processes: int) -> int:
+    """Two means are estimated, and w."""
+    return processes - (3 if processes >= _FEWEST_TO_TELL else 2)
 
 
 def _level(processes: Sequence[Timings]) -> float:

@@ -33,7 +33,7 @@ def run_worker(job: Job, folder: Path) -> Mapping[str, Array]:
     told, out = folder / "job.json", folder / "timings.npz"
     out.unlink(missing_ok=True)
     # Its folder is the current one of the process: another's would be searched for modules first.
-    # The yardstick's arithmetic would spread over all cores.
+    # The yardsticks' arithmetic would spread over all cores.
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     command = [
         os.environ.get(PYTHON) or sys.executable,

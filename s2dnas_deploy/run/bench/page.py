@@ -11,7 +11,7 @@ import numpy as np
 
 from s2dnas_deploy.run.bench.report import Report, Run
 from s2dnas_deploy.run.bench.spread import Estimate
-from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC, YARDSTICK, exit_name
+from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC, YARDSTICKS, exit_name
 from s2dnas_deploy.run.bench.summary import QUANTILES, Summary, arrays, mean_macs, mean_of, rows_of
 from s2dnas_deploy.run.charts import Bar, Line, bars, lines, stacked
 
@@ -90,7 +90,7 @@ def _run(run: Run, summary: Summary) -> Iterable[str]:
             ),
         )
         for name, each in summary.subjects.items()
-        if name != YARDSTICK
+        if name not in YARDSTICKS
     ]
     yield _figure("Latency", bars(rows, unit), "mean with its 95% interval; ticks are the median and p99")
     yield _figure(

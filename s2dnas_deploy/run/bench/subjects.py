@@ -1,4 +1,4 @@
-"""What is timed: the cascade, each exit as a network of its own, the static network, and a yardstick.
+"""What is timed: the cascade, each exit as a network of its own, the static network, and yardsticks.
 
 Place in the flow: `Job` ──load──▶ `Subject`s, which the `worker` calls in turns on the same images. All run
 on sessions with the same settings, get pixels in the host's memory, and end with the answer there.
@@ -22,8 +22,11 @@ from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.providers import Provider, choose_provider, make_session
 from s2dnas_deploy.run.stages import Array
 
-CASCADE, STATIC, YARDSTICK = "cascade", "static", "yardstick"
+CASCADE, STATIC = "cascade", "static"
+YARDSTICKS = ARITHMETIC, MEMORY = "arithmetic", "memory"
 _TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+_WEIGHTS = 2**21  # 8 MiB, more than most processors have for a core of their own
 
 Subject = Callable[[Array], Any]
 
@@ -142,15 +145,29 @@ class Baseline:
         )
 
 
-class Yardstick:
-    """A fixed piece of arithmetic by numpy, a fraction of a millisecond: how fast the machine is just now."""
+class Arithmetic:
+    """A fixed product by numpy, a fraction of a millisecond: how fast the machine computes just now."""
 
     def __init__(self) -> None:
         self._matrix = np.random.default_rng(0).random((192, 192), dtype=np.float32)
 
     def __call__(self, images: Array) -> None:
-        """The arithmetic; what the images are does not matter."""
+        """The product; what the images are does not matter."""
         self._matrix @ self._matrix
+
+
+class Memory:
+    """A fixed sum by numpy, of as much as the weights of a network: how fast memory is read just now.
+
+    Who else uses the machine shares its memory, and a stage of many weights feels that; one of few does not.
+    """
+
+    def __init__(self) -> None:
+        self._numbers = np.random.default_rng(0).random(_WEIGHTS, dtype=np.float32)
+
+    def __call__(self, images: Array) -> None:
+        """The sum; what the images are does not matter."""
+        self._numbers.sum()
 
 
 def load_subject(job: Job, name: str) -> Subject:
@@ -167,7 +184,7 @@ def load_all(job: Job) -> tuple[dict[str, Subject], InParts]:
         subjects[exit_name(k)] = partial(cascade.predict, thresholds=never, last_stage=k)
     if job.static is not None:
         subjects[STATIC] = _static(job)
-    return {**subjects, YARDSTICK: Yardstick()}, InParts(cascade)
+    return {**subjects, ARITHMETIC: Arithmetic(), MEMORY: Memory()}, InParts(cascade)
 
 
 def _cascade(job: Job) -> Cascade:

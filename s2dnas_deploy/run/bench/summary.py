@@ -21,7 +21,7 @@ import numpy.typing as npt
 from s2dnas_deploy.run.bench.job import block_rows
 from s2dnas_deploy.run.bench.report import Report, Run, Taken
 from s2dnas_deploy.run.bench.spread import Estimate, Processes, Timings, estimate, estimate_ratio
-from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC, YARDSTICK
+from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC, YARDSTICKS
 
 Whole = npt.NDArray[np.int64]
 QUANTILES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
@@ -77,8 +77,8 @@ def summarise(run: Run, report: Report) -> Summary:
 
 
 def rows_of(summary: Summary) -> dict[str, Latency]:
-    """Everything that has a latency, by name, but the yardstick."""
-    found = {name: each for name, each in summary.subjects.items() if name != YARDSTICK}
+    """Everything that has a latency, by name, but the yardsticks."""
+    found = {name: each for name, each in summary.subjects.items() if name not in YARDSTICKS}
     parts = {f"leaving at {k}": each for k, each in enumerate(summary.exits)}
     parts |= {f"stage {k}": each for k, each in enumerate(summary.stages)}
     return found | {name: each for name, each in parts.items() if each is not None}

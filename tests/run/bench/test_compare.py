@@ -29,6 +29,15 @@ def test_five_percent_are_found_and_nothing_else(slowed):
         assert change.by.value == pytest.approx(0.05, abs=0.02)
 
 
+def test_a_slower_stage_is_found_though_memory_is_shared_with_other_programs():
+    for seed in range(10):
+        settings = {"layout": 0.005, "contention": 0.15}
+        before, same = (made_up_report(2 * seed + i, **settings) for i in (0, 1))
+        assert not [each for each in changes(before, same).values() if each.is_slower or each.is_faster]
+        slower = made_up_report(2 * seed + 1, **settings, factors={"stage 2": 1.07})
+        assert [change.subject for change in compare(before, slower).regressions(0.02)] == ["stage 2"], seed
+
+
 def test_a_regression_is_above_the_limit_and_beyond_noise():
     slower = compare(made_up_report(0), made_up_report(1, factors={"cascade": 1.08}))
     assert slower.regressions(0.05)
