@@ -403,9 +403,11 @@ def test_two_runs_do_not_write_one_output(bundle, many, unbroken, tmp_path):
     out = tmp_path / "out.csv"
     first = start(bundle, many, out)
     wait_for_lines(out, 50, first)
+    first.send_signal(signal.SIGSTOP)  # or it may be done before the second one has begun
     second = start(bundle, many, out, "--resume")
     assert "another run is writing" in second.communicate()[1]
     assert second.returncode == 2
+    first.send_signal(signal.SIGCONT)
     first.communicate()
     assert first.returncode == 6
     assert out.read_bytes() == unbroken["csv"]
