@@ -29,7 +29,7 @@ from s2dnas_deploy.run.bench.summary import arrays, where_run
 from s2dnas_deploy.run.providers import PROVIDERS
 
 _LEVEL = 0.999  # many things are compared, and a false alarm stops somebody's release
-_FLOOR = 0.015  # two measurements of one build differ by as much though nothing within either varies so
+_FLOOR = 0.03  # two measurements of one build differ by as much though nothing within either varies so
 _FEWEST_PROCESSES = 2
 _DRAWS = 2000  # its extreme 0.1% must be seen
 _FEWEST_TO_TELL = 6  # processes of both reports, to find w from
