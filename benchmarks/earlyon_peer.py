@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cpu_torchvision  # noqa: F401 - first
 import torch
 from earlyon.core.thresholds import calibrate_thresholds
 from earlyon.models.custom import custom_ee
@@ -20,13 +21,12 @@ from torch import Tensor, nn
 
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.training.batches import Batches, normalised
-from s2dnas_deploy.build.training.devices import autocast_for
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli.console import Console
 
 EXITS = ("layer1", "layer2", "layer3")
-EPOCHS = 10
+EPOCHS = 6
 _CPU = torch.device("cpu")
 
 
@@ -51,7 +51,8 @@ def earlyon_networks(
             wrapper.load_state_dict(torch.load(path, weights_only=True))
         else:
             console.say(f"training earlyon's network, {name}")
-            with autocast_for(settings.precision, _CPU)():
+            # All of training is in one context, whose cache would keep the weights of the first step.
+            with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
                 how(wrapper, train, epochs=EPOCHS, on_epoch_end=lambda log: console.say(f"{log}"))
             torch.save(wrapper.state_dict(), path)
         found[name] = wrapper.eval()

@@ -23,7 +23,7 @@ from s2dnas_deploy.build.training.loop import Task, accuracy, train
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.cli.console import Console
 
-FACTORS = (0.25, 0.375, 0.5, 0.75)
+FACTORS = (0.25, 0.375, 0.5)
 
 
 @click.command()
