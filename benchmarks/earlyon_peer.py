@@ -2,7 +2,8 @@
 
 Trained in both ways that it offers: exits alone on the frozen network, which its README recommends, and
 all of it jointly. Thresholds by its own calibration for the allowed drop. It is run by its staged model
-in PyTorch, where later stages do not run; its ONNX file computes all exits always.
+in PyTorch, where later stages do not run; its ONNX file computes all exits always. To be installed first:
+`pip install earlyon openvino`; who only reads records needs neither.
 """
 
 import copy
@@ -10,13 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cpu_torchvision  # noqa: F401 - first
 import torch
-from earlyon.core.thresholds import calibrate_thresholds
-from earlyon.models.custom import custom_ee
-from earlyon.staged import staged_model
-from earlyon.training.joint_trainer import joint_train_backbone_and_exits
-from earlyon.training.two_stage_trainer import stage2_train_exits
 from torch import Tensor, nn
 
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
@@ -40,6 +35,11 @@ def earlyon_networks(
     console: Console,
 ) -> dict[str, Any]:
     """The wrapped network, trained in either way; what is in the work folder is not trained again."""
+    import cpu_torchvision  # noqa: F401 - before earlyon
+    from earlyon.models.custom import custom_ee
+    from earlyon.training.joint_trainer import joint_train_backbone_and_exits
+    from earlyon.training.two_stage_trainer import stage2_train_exits
+
     train = _Loader(Batches(splits.train, preprocessing, settings, _CPU), EPOCHS)
     found = {}
     for name, how in (("exits alone", stage2_train_exits), ("jointly", joint_train_backbone_and_exits)):
@@ -61,6 +61,9 @@ def earlyon_networks(
 
 def calibrated(wrapper: Any, images: LabelledImages, preprocessing: Preprocessing, drop: float) -> Any:
     """Its staged model with the thresholds that it chooses for a drop."""
+    from earlyon.core.thresholds import calibrate_thresholds
+    from earlyon.staged import staged_model
+
     loader = [(normalised(images.images, preprocessing, _CPU), images.labels)]
     calibrate_thresholds(wrapper, loader, target_accuracy_drop=drop)
     staged = staged_model(wrapper)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("searched_plan", "searched_plan", lambda record: record["rows"]),
         ("search_strategies", "search_strategies", lambda record: record["rows"]),
         ("guarantee", "guarantee", lambda record: record["rows"]),
+        ("peers", "peers", lambda record: record),
     ],
 )
 def test_every_table_equals_its_record(monkeypatch, script, record, rows):
@@ -38,6 +40,12 @@ def test_every_table_equals_its_record(monkeypatch, script, record, rows):
             found += 1
             assert rest.partition(end)[0] == benchmark.table(rows(content))
     assert found
+
+
+def test_every_mark_has_a_table_and_a_record():
+    pages = [(ROOT / "README.md").read_text(encoding="utf-8"), (ROOT.parent / "README.md").read_text()]
+    names = {name for page in pages for name in re.findall(r"<!-- (\w+) -->", page)}
+    assert names == {path.stem for path in (ROOT / "results").glob("*.json")}
 
 
 def test_the_exits_record_holds_every_variant(monkeypatch):

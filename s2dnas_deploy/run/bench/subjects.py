@@ -50,6 +50,7 @@ class InParts:
 
     def __init__(self, cascade: Cascade) -> None:
         self._cascade = cascade
+        self.stages = len(cascade.rules)
 
     def __call__(self, images: Array) -> Parts:
         """The same batch, in parts."""
