@@ -32,7 +32,11 @@ SHORT_DEMO = (
     "s2dnas-train --weights demo/static.pt --data demo/images --plan uniform:0.25,0.25,0.5 --epochs 2 "
     "--out demo/model.pt",
 )
-MEASURES = ("s2dnas-bench demo/bundle", "s2dnas-bench bundle/")
+SHORTER = {
+    "s2dnas-bench demo/bundle": " --seconds 1 --processes 2",
+    "s2dnas-bench bundle/": " --seconds 1 --processes 2",
+    "s2dnas-search": " --static-epochs 2 --shared-epochs 2 --epochs 2 --finalists 2",
+}
 
 
 def blocks(language, text):
@@ -96,9 +100,15 @@ def run(command, folder, may_end_with=(0,)):
     assert done.returncode in may_end_with
 
 
-@pytest.mark.parametrize("command", commands())
+def marked(command):
+    """Probes are timed for half a minute, and a search waits for them: these go together."""
+    is_slow = "probes" in command or "device.json" in command
+    return pytest.param(command, marks=pytest.mark.slow) if is_slow else command
+
+
+@pytest.mark.parametrize("command", [marked(command) for command in commands()])
 def test_the_commands_in_a_readers_order(folder, command):
-    short = " --seconds 1 --processes 2" if command.startswith(MEASURES) else ""
+    short = next((more for begin, more in SHORTER.items() if command.strip().startswith(begin)), "")
     run(command + short, folder, may_end_with=(0, 1) if command.startswith(BY_CLOCK) else (0,))
 
 

@@ -151,6 +151,7 @@ def wait_until(condition, process, seconds=120):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_kill_9_twice_then_resume_gives_the_same_bits(tmp_path):
     whole = start(tmp_path / "whole.pt")
     rng = random.Random(0)  # noqa: S311 - when to kill needs no secrecy
