@@ -30,6 +30,7 @@ import onnx
 import torch
 from earlyon_peer import calibrated, earlyon_networks
 from machine import machine
+from matplotlib import colormaps
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from pages import OWN, put_table
@@ -350,10 +351,16 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
     families = dict.fromkeys(row["family"] for row in rows)
-    for family in families:
+    for i, family in enumerate(families):
         points = sorted((row["ms"], 100 * row["accuracy"]) for row in rows if row["family"] == family)
         style = "-" if family not in ("static network",) else ""
-        axes.plot(*zip(*points, strict=True), marker="o", linestyle=style, label=family)
+        axes.plot(
+            *zip(*points, strict=True),
+            marker="os^D"[i % 4],
+            linestyle=style,
+            color=colormaps["tab20"](i % 20),
+            label=family,
+        )
     axes.set_xscale("log")
     axes.set_xlabel("mean time of an image, ms (one CPU thread)")
     axes.set_ylabel("accuracy on the test images, %")
