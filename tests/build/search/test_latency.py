@@ -78,6 +78,7 @@ def test_prices_grow_from_exit_to_exit_and_are_relative_to_the_static_network(pr
             assert 0 < first < last
 
 
+@pytest.mark.slow
 def test_probes_are_timed_by_the_command_and_price_plans(prepared, space, tmp_path):
     plans = probe_plans(space, 6)
     write_probes(prepared, plans, tmp_path / "probes", lambda done, total, note: None)
