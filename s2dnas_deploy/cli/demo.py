@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -141,16 +140,9 @@ def _words(*parts: object) -> list[str]:
 def _call(words: Sequence[str]) -> None:
     """As if typed: what ends a command by itself with an error ends the demo, with its exit code."""
     name, *arguments = words
-    with _no_exit():
-        _COMMANDS[name].main(args=list(arguments), prog_name=name)
-
-
-@contextmanager
-def _no_exit() -> Iterator[None]:
-    """Click ends the process after a command; only a command that failed shall."""
     try:
-        yield
-    except SystemExit as end:
+        _COMMANDS[name].main(args=list(arguments), prog_name=name)
+    except SystemExit as end:  # click ends the process after every command
         if end.code:
             raise
 

@@ -96,12 +96,12 @@ def measure(request: MeasureRequest, reporter: Reporter) -> Iterator[Report]:
         np.save(folder / IMAGES, known.pixels)
         crew = Crew(bundle, folder, known.baseline, processes=request.processes, seconds=request.seconds)
         cold = {name: crew.cold(name, first, reporter) for name in crew.subjects}
-        runs: tuple[Run, ...] = ()
+        measured, runs = _measured(request, bundle.manifest, known), tuple[Run, ...]()
         for setting in settings:
             runs = (*runs, crew.warm(setting, reporter))
             yield Report(
                 date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                measured=_measured(request, bundle.manifest, known),
+                measured=measured,
                 environment=environment,
                 boundary="from pixels in the host's memory to label and confidence there",
                 decode_ms=known.decode_ms,
