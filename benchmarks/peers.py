@@ -6,7 +6,8 @@ The static network in onnxruntime and OpenVINO, float32 and INT8, in PyTorch eag
 cascade as stages, in one file, and in INT8; a cascade of two separate networks; `earlyon` on the same
 static network; and smaller static networks of the same family, trained by the same recipe from the same
 teacher: the comparison that decides whether dynamic inference is worth it at all. What has to be trained
-is kept in the work folder.
+is kept in the work folder. With `--only`, some kinds of peers are measured beside the static network, and
+take the place of those rows in the record.
 
 Thresholds are chosen on validation images: the cheapest that are, there, at most so much less accurate
 than the static network. Accuracy is then counted on test images, and the time taken in alternating blocks
@@ -42,7 +43,7 @@ from torch import Tensor
 from s2dnas_deploy.build.export.expect import answers_of
 from s2dnas_deploy.build.export.samples import ExportImages, Pixels
 from s2dnas_deploy.build.export.single_file import nest
-from s2dnas_deploy.build.images import LabelledImages
+from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.model_file import Model, load_model
 from s2dnas_deploy.build.network import as_static
 from s2dnas_deploy.build.source import build_network
@@ -58,6 +59,7 @@ from s2dnas_deploy.run.scores import ExitScores
 RESULT = Path(__file__).parent / "results" / "peers.json"
 PICTURE = Path(__file__).parents[1] / "docs" / "peers.svg"
 DROPS = (0.0, 0.5, 1.0)
+KINDS = ("static", "torch", "cascades", "two", "smaller", "earlyon")
 YARDSTICK = "static network, onnxruntime"
 _BLOCK = 50
 Answer = Callable[[Pixels], int]
@@ -79,22 +81,38 @@ class Setting:
     static: Model
     cascades: dict[str, Model]
     samples: ExportImages
-    val: LabelledImages
+    splits: ImageSplits
     goal: float
     """The static network's accuracy on the validation images."""
+    factors: Sequence[float]
+    work: Path
+    console: Console
+
+    def smaller(self) -> dict[float, Model]:
+        """The smaller networks, each by its share of the widths."""
+        kept = (self.splits, self.work, self.console)
+        return {factor: smaller_network(self.static, factor, *kept) for factor in self.factors}
 
 
 @click.command()
-@click.option(
-    "--network", "networks", multiple=True, required=True, help="NAME=MODEL.pt; several have stages."
-)
+@click.option("--network", "networks", multiple=True, help="NAME=MODEL.pt; several have stages.")
 @click.option("--static", "static_path", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--data", required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True)
 @click.option("--timed", type=int, default=10000, show_default=True, help="So many test images.")
+@click.option("--factor", "factors", type=float, multiple=True, default=FACTORS, help="Of the widths.")
+@click.option("--only", type=click.Choice(KINDS), multiple=True, help="Kinds of peers.  [default: all]")
 @click.option("--record", is_flag=True, help="Also write the record, the table and the picture.")
 def main(
-    networks: tuple[str, ...], static_path: Path, data: str, work: Path, timed: int, *, record: bool
+    networks: tuple[str, ...],
+    static_path: Path,
+    data: str,
+    *,
+    work: Path,
+    timed: int,
+    factors: tuple[float, ...],
+    only: tuple[str, ...],
+    record: bool,
 ) -> None:
     """Print accuracy and mean time of every peer."""
     static = load_model(static_path)
@@ -102,31 +120,25 @@ def main(
     splits = splits_of(static, data)
     assert splits.test is not None, "the data has no test images"
     shown, truth = pixels(splits.test)[:timed], splits.test.labels.numpy()[:timed]
+    samples = images_from(data, static)
+    bundle = bundle_of(static, samples, split=True, precision="float32")
     with Console() as console:
-        smaller = {each: smaller_network(static, each, splits, work, console) for each in FACTORS}
-        settings = Settings(**static.provenance["settings"])
-        early = earlyon_networks(
-            _as_module(static),
-            splits,
-            preprocessing=static.preprocessing,
-            settings=settings,
+        setting = Setting(
+            static=static,
+            cascades=cascades,
+            samples=samples,
+            splits=splits,
+            goal=exit_accuracy(_scores(bundle, splits.val))[0],
+            factors=factors,
             work=work,
             console=console,
         )
+        peers = list(_peers(setting, only))
         torch.set_num_threads(1)  # from here on, time is taken
-        setting = _setting(static, cascades, images_from(data, static), splits.val)
-        peers = list(
-            chain(
-                _static_peers(setting),
-                _torch_peers(setting),
-                _cascades(setting),
-                _two_networks(setting, smaller),
-                _smaller(setting, smaller),
-                _earlyon(setting, early),
-            )
-        )
         rows = _measured(peers, shown, truth, console)
-    content = {"rows": rows, "images": len(shown), "machine": machine(), "date": str(date.today())}
+    if only and RESULT.exists():
+        rows = _merged(json.loads(RESULT.read_text())["rows"], rows)
+    content = {"rows": rows, "images": len(shown), "machine": machine()}
     content["versions"] = {name: version(name) for name in ("onnxruntime", "openvino", "torch", "earlyon")}
     click.echo(table(content))
     if record:
@@ -135,12 +147,20 @@ def main(
         draw(rows, PICTURE)
 
 
-def _setting(
-    static: Model, cascades: dict[str, Model], samples: ExportImages, val: LabelledImages
-) -> Setting:
-    bundle = bundle_of(static, samples, split=True, precision="float32")
-    goal = exit_accuracy(_scores(bundle, val))[0]
-    return Setting(static=static, cascades=cascades, samples=samples, val=val, goal=goal)
+def _peers(setting: Setting, only: Sequence[str]) -> Iterator[Peer]:
+    """Those asked for, after the static network in onnxruntime, the yardstick of all."""
+    makers = (_static_peers, _torch_peers, _cascades, _two_networks, _smaller, _earlyon)
+    chosen = [make for kind, make in zip(KINDS, makers, strict=True) if not only or kind in only]
+    peers = list(chain.from_iterable(make(setting) for make in chosen))
+    if not any(peer.name == YARDSTICK for peer in peers):
+        yield next(_static_peers(setting))
+    yield from peers
+
+
+def _merged(before: Sequence[dict[str, Any]], measured: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of an earlier run, but those that were measured now; both have the same yardstick."""
+    new = {row["name"]: row for row in measured if row["name"] != YARDSTICK}
+    return [new.pop(row["name"], row) for row in before] + list(new.values())
 
 
 def _scores(bundle: Bundle, images: LabelledImages) -> ExitScores:
@@ -221,7 +241,7 @@ def _cascades(setting: Setting) -> Iterator[Peer]:
     for (shown, model), precision in product(setting.cascades.items(), ("float32", "int8")):
         family = f"cascade, {shown}" + ", INT8" * (precision == "int8")
         bundle = bundle_of(model, setting.samples, split=precision != "int8", precision=precision)
-        scores, macs = _scores(bundle, setting.val), np.cumsum(bundle.manifest.macs)
+        scores, macs = _scores(bundle, setting.splits.val), np.cumsum(bundle.manifest.macs)
         for drop in DROPS:
             left = cheapest(scores, setting.goal - drop / 100, macs.tolist(), menus_of(scores))
             name = f"{family}, {in_points(drop / 100)} allowed"
@@ -246,13 +266,13 @@ def _nested(bundle: Bundle, thresholds: Sequence[float]) -> bytes:
     return whole
 
 
-def _two_networks(setting: Setting, smaller: dict[float, Model]) -> Iterator[Peer]:
+def _two_networks(setting: Setting) -> Iterator[Peer]:
     """A small network first, the static network for those it is not sure of: nothing is shared."""
     whole = bundle_of(setting.static, setting.samples, split=True, precision="float32")
-    surely = _scores(whole, setting.val)
-    for factor, model in smaller.items():
+    surely = _scores(whole, setting.splits.val)
+    for factor, model in setting.smaller().items():
         first = bundle_of(model, setting.samples, split=True, precision="float32")
-        scores = _joined(_scores(first, setting.val), surely)
+        scores = _joined(_scores(first, setting.splits.val), surely)
         cost = np.cumsum([*first.manifest.macs, *whole.manifest.macs]).tolist()
         for drop in DROPS:
             (threshold,) = cheapest(scores, setting.goal - drop / 100, cost, menus_of(scores)).thresholds
@@ -281,18 +301,27 @@ def _joined(first: ExitScores, second: ExitScores) -> ExitScores:
     )
 
 
-def _smaller(setting: Setting, smaller: dict[float, Model]) -> Iterator[Peer]:
-    for factor, model in smaller.items():
+def _smaller(setting: Setting) -> Iterator[Peer]:
+    for factor, model in setting.smaller().items():
         (graph,) = bundle_of(model, setting.samples, split=True, precision="float32").graphs
         name = f"smaller static network, {factor} of the widths"
         yield Peer(name=name, family="smaller static networks", answer=in_onnxruntime(graph))
 
 
-def _earlyon(setting: Setting, networks: dict[str, Any]) -> Iterator[Peer]:
-    taken = _to_torch(setting.static.preprocessing)
+def _earlyon(setting: Setting) -> Iterator[Peer]:
+    static = setting.static
+    networks = earlyon_networks(
+        _as_module(static),
+        setting.splits,
+        preprocessing=static.preprocessing,
+        settings=Settings(**static.provenance["settings"]),
+        work=setting.work,
+        console=setting.console,
+    )
+    taken = _to_torch(static.preprocessing)
     for how, wrapper in networks.items():
         for drop in DROPS:
-            staged = calibrated(wrapper, setting.val, setting.static.preprocessing, drop / 100)
+            staged = calibrated(wrapper, setting.splits.val, static.preprocessing, drop / 100)
             name = f"earlyon, {how}, {in_points(drop / 100)} allowed"
             yield Peer(name=name, family=f"earlyon, {how}", answer=_staged(staged, taken))
 
@@ -326,6 +355,7 @@ def _measured(
         {
             "name": peer.name,
             "family": peer.family,
+            "date": str(date.today()),
             "accuracy": float((said[i] == truth).mean()),
             "ms": float(taken[i].mean()),
             "over_static": float(taken[i].sum() / taken[yardstick].sum()),
@@ -338,7 +368,7 @@ def _measured(
 def table(record: dict[str, Any]) -> str:
     """The record as a Markdown table, fastest first."""
     lines = ["| network | accuracy | mean ms | over the static network |", "| --- | ---: | ---: | ---: |"]
-    for row in sorted(record["rows"], key=lambda row: float(row["ms"])):
+    for row in sorted(record["rows"], key=lambda row: float(row["over_static"])):
         lines.append(
             f"| {row['name']} | {100 * row['accuracy']:.2f}% | {row['ms']:.3f} | {row['over_static']:.3f} |"
         )
@@ -352,7 +382,9 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes = figure.add_subplot()
     families = dict.fromkeys(row["family"] for row in rows)
     for i, family in enumerate(families):
-        points = sorted((row["ms"], 100 * row["accuracy"]) for row in rows if row["family"] == family)
+        points = sorted(
+            (row["over_static"], 100 * row["accuracy"]) for row in rows if row["family"] == family
+        )
         style = "-" if family not in ("static network",) else ""
         axes.plot(
             *zip(*points, strict=True),
@@ -362,7 +394,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
             label=family,
         )
     axes.set_xscale("log")
-    axes.set_xlabel("mean time of an image, ms (one CPU thread)")
+    axes.set_xlabel("mean time of an image over the static network's in onnxruntime (one CPU thread)")
     axes.set_ylabel("accuracy on the test images, %")
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend(fontsize="small")

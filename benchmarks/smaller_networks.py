@@ -23,19 +23,20 @@ from s2dnas_deploy.build.training.loop import Task, accuracy, train
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.cli.console import Console
 
-FACTORS = (0.25, 0.375, 0.5)
+FACTORS = (0.25, 0.375, 0.5, 0.75, 0.9)
 
 
 @click.command()
 @click.option("--static", "path", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--data", required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True)
-def main(path: Path, data: str, work: Path) -> None:
+@click.option("--factor", "factors", type=float, multiple=True, default=FACTORS, help="Of the widths.")
+def main(path: Path, data: str, work: Path, factors: tuple[float, ...]) -> None:
     """Train those that are not there yet, and say how good each is."""
     static = load_model(path)
     splits = splits_of(static, data)
     with Console() as console:
-        for factor in FACTORS:
+        for factor in factors:
             model = smaller_network(static, factor, splits, work, console)
             (test,) = model.provenance["test_accuracy"]
             click.echo(f"{factor:5} of the widths: {100 * test:.2f}% of the test images")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from s2dnas_deploy.cli.command import Command
 from s2dnas_deploy.cli.network_options import network_options
@@ -48,11 +49,23 @@ def train(**options: Any) -> None:
     from s2dnas_deploy.build.training.session import train_model
     from s2dnas_deploy.cli.console import Console
 
-    request = training_request(options)
+    request = training_request({**options, "exit_weights": _exit_weights(options)})
     # What the user's own code prints is no result.
     with Console(quiet=options["quiet"]) as console, redirect_stdout(sys.stderr):
         model = train_model(request, console)
     click.echo(summary_of(model, request.out))
+
+
+def _exit_weights(options: dict[str, Any]) -> tuple[float, ...]:
+    """Those asked for; a recipe's are meant for its own plan, not for one that the command line names."""
+    source = click.get_current_context().get_parameter_source
+    if (
+        source("plan") is ParameterSource.COMMANDLINE
+        and source("exit_weights") is ParameterSource.DEFAULT_MAP
+    ):
+        return ()
+    weights: tuple[float, ...] = options["exit_weights"]
+    return weights
 
 
 def summary_of(model: "Model", out: Path) -> str:

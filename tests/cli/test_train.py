@@ -83,6 +83,24 @@ def test_the_digits_recipe_and_the_command_line_over_it(tmp_path):
     assert load_model(tmp_path / "digits.run" / "static.pt").network.stages == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "weights"),
+    [
+        ([], [2, 1, 1]),
+        (["--plan", "static"], []),
+        (["--plan", "uniform:0.5,0.5"], []),
+        (["--plan", "uniform:0.5,0.5", "--exit-weights", "1,3"], [1, 3]),
+    ],
+)
+def test_a_recipes_exit_weights_go_with_its_own_plan(tmp_path, arguments, weights):
+    recipe = (MODELS / "digits.toml").read_text() + 'exit_weights = "2,1,1"\n'
+    (tmp_path / "r.toml").write_text(recipe.replace("digits_cnn.py", str(MODELS / "digits_cnn.py")))
+    quick = ["--static-epochs", "0", "--epochs", "0", "--limit", "50", "--out", str(tmp_path / "m.pt")]
+    result = CliRunner().invoke(train, ["--recipe", str(tmp_path / "r.toml"), *quick, *arguments])
+    assert result.exit_code == 0, result.output
+    assert load_model(tmp_path / "m.pt").provenance["settings"]["exit_weights"] == weights
+
+
 def test_a_recipe_with_an_unknown_key_is_a_usage_error(tmp_path):
     (tmp_path / "r.toml").write_text("epoch = 3\n")
     result = CliRunner().invoke(train, ["--recipe", str(tmp_path / "r.toml"), "--out", "x.pt"])
