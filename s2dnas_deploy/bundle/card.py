@@ -27,14 +27,10 @@ def readme(manifest: Manifest) -> str:
         "| ---: | --- | ---: | ---: | ---: | ---: | --- |",
     ]
     for k, stage in enumerate(manifest.stages):
-        rule = stage.exit
-        leaves = "always" if rule.threshold is None else f"{rule.rule} ≥ {rule.threshold:g}"
-        if rule.threshold is not None and not rule.calibrated:
-            leaves += " (not calibrated)"
         lines.append(
             f"| {k} | {stage.graph.file} | {stage.graph.size_bytes / 1e6:.2f} MB | "
             f"{stage.macs / 1e6:.2f} M | {len(stage.reads)} features | "
-            f"{len(stage.gives)} features | {leaves} |"
+            f"{len(stage.gives)} features | {stage.exit.in_words} |"
         )
     if manifest.expected is not None:
         e = manifest.expected

@@ -36,6 +36,13 @@ class ExitRule:
         if self.threshold is not None and math.isnan(self.threshold):
             raise BundleError("expected a threshold, got one that is not a number")
 
+    @property
+    def in_words(self) -> str:
+        """When a sample leaves here."""
+        if self.threshold is None:
+            return "always"
+        return f"{self.rule} ≥ {self.threshold:g}" + ", not calibrated" * (not self.calibrated)
+
     def leaves(self, confidence: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
         """Which samples leave here, [N], for their confidences [N]."""
         import numpy as np  # here, so that a command's --help need not wait for it

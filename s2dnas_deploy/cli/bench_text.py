@@ -8,15 +8,10 @@ from statistics import median
 from s2dnas_deploy.run.bench.compare import Comparison
 from s2dnas_deploy.run.bench.report import Report, Run
 from s2dnas_deploy.run.bench.spread import Estimate
-from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC
-from s2dnas_deploy.run.bench.summary import QUANTILES, Latency, Summary, mean_macs, rows_of
+from s2dnas_deploy.run.bench.subjects import CASCADE
+from s2dnas_deploy.run.bench.summary import QUANTILES, Latency, Summary, rows_of
+from s2dnas_deploy.run.bench.words import ANSWERS, LOSSES, UNKNOWN, answer_rows, speed_in_words
 
-_LOSSES = {
-    "kernels": "stages beyond their share of MACs (narrow kernels, hand-over)",
-    "copying": "images copied in",
-    "moving": "survivors moved together (compaction)",
-    "overhead": "Python and session calls",
-}
 _COLUMNS = ("provider", "threads", "batch", "subject", "batches")
 
 
@@ -82,24 +77,9 @@ def _head(report: Report) -> Iterator[str]:
 
 
 def _answers(report: Report) -> Iterator[str]:
-    answers, upto = report.answers, 0
     yield ""
-    yield f"{'exit':>12}{'images':>9}{'share':>8}{'accuracy of all':>17}{'MACs/image':>13}"
-    for k, (count, macs) in enumerate(zip(answers.counts, report.measured.stage_macs, strict=True)):
-        upto += macs
-        right = None if answers.exit_accuracy is None else answers.exit_accuracy[k]
-        yield (
-            f"{k:>12}{count:>9}{100 * count / answers.images:>7.1f}%{_percent(right):>17}"
-            f"{upto / 1e6:>11.2f} M"
-        )
-    yield (
-        f"{CASCADE:>12}{answers.images:>9}{'':>8}{_percent(answers.cascade_accuracy):>17}"
-        f"{mean_macs(report) / 1e6:>11.2f} M"
-    )
-    if report.measured.static is not None:
-        whole = report.measured.static_macs
-        shown = "?" if whole is None else f"{whole / 1e6:.2f} M"
-        yield f"{STATIC:>12}{'':>17}{_percent(answers.static_accuracy):>17}{shown:>13}"
+    for name, images, share, right, macs in (ANSWERS, *answer_rows(report)):
+        yield f"{name:>14}{images:>9}{share:>8}{right:>17}{macs:>13}"
 
 
 def _cold(report: Report) -> Iterator[str]:
@@ -128,28 +108,18 @@ def _runs(report: Report, summaries: Sequence[Summary]) -> Iterator[str]:
 
 def _latency_lines(name: str, latency: Latency) -> Iterator[str]:
     known = (latency.mean, *latency.quantiles.values())
-    yield f"{name:>12}" + "".join(f"{'–':>10}" if one is None else f"{one.value:>10.4f}" for one in known)
+    yield f"{name:>12}" + "".join(f"{UNKNOWN:>10}" if one is None else f"{one.value:>10.4f}" for one in known)
     off = (None if one is None else max(one.high - one.value, one.value - one.low) for one in known)
     yield f"{'':>12}" + "".join(f"{'':>10}" if each is None else f"{f'±{each:.4f}':>10}" for each in off)
 
 
 def _speed(run: Run, summary: Summary) -> Iterator[str]:
-    speed = summary.speed_up
-    if speed is not None:
-        by_macs = "" if speed.by_macs is None else f", by MACs {speed.by_macs:.2f}x"
-        low, high = speed.realised.low, speed.realised.high
-        yield (
-            f"as fast as the static network: {speed.realised.value:.2f}x ({low:.2f} to {high:.2f}); "
-            f"by its stages alone {speed.ideal:.2f}x{by_macs}"
-        )
+    if summary.speed_up is not None:
+        yield speed_in_words(summary.speed_up)
     mean = summary.subjects[CASCADE].mean.value
     for name, ms in summary.losses.items():
-        yield f"{ms:>12.4f} ms {100 * ms / mean:>5.1f}%  {_LOSSES[name]}"
+        yield f"{ms:>12.4f} ms {100 * ms / mean:>5.1f}%  {LOSSES[name]}"
     if run.energy is None:
         yield "energy: not counted on this device"
     for name, energy in (run.energy or {}).items():
         yield f"{1e3 * energy.joules / energy.images:>12.4f} mJ an image, {name} (by {energy.source})"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}%"

@@ -16,14 +16,10 @@ def bundle_in_words(bundle: Bundle) -> str:
     ]
     for k, stage in enumerate(m.stages):
         handed = sum(_bytes(spec.type, spec.shape) for spec in stage.gives)
-        rule = stage.exit
-        leaves = "always" if rule.threshold is None else f"{rule.rule} ≥ {rule.threshold:g}"
-        if rule.threshold is not None and not rule.calibrated:
-            leaves += ", not calibrated"
         lines.append(
             f"{k:>5} {stage.graph.file:<14} {stage.graph.size_bytes / 1e6:>7.2f} MB "
             f"{stage.macs / 1e6:>9.2f} M {len(stage.reads):>6} {len(stage.gives):>6} "
-            f"{handed / 1e3:>8.1f} kB  {leaves}"
+            f"{handed / 1e3:>8.1f} kB  {stage.exit.in_words}"
         )
     if m.single_file is not None:
         lines.append(

@@ -7,9 +7,9 @@ images/train/0/0000.png     three fifths of the 1,797 digits; a fifth each in va
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
+from s2dnas_deploy.build.images.digits import digit_pixels
 from s2dnas_deploy.bundle.files import write_text_atomically
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.reporter import Reporter, counted
@@ -22,8 +22,6 @@ _ABOUT = "s2dnas-demo wrote this folder, and writes here again when it is given 
 
 def write_folder(folder: Path, reporter: Reporter) -> None:
     """Write the network's file, unless it is there (you may have changed it), and every image."""
-    from sklearn.datasets import load_digits
-
     if folder.exists() and any(folder.iterdir()) and not (folder / README).is_file():
         raise DataError(
             f"{folder}: expected an empty folder or that of an earlier demo, found {next(folder.iterdir())}; "
@@ -32,10 +30,10 @@ def write_folder(folder: Path, reporter: Reporter) -> None:
     write_text_atomically(folder / README, _ABOUT)
     if not (folder / NET).exists():
         write_text_atomically(folder / NET, (Path(__file__).parent / NET).read_text(encoding="utf-8"))
-    digits, progress = load_digits(), counted(reporter.phase("writing images"))
-    for i, (pixels, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+    images, labels = digit_pixels()
+    progress = counted(reporter.phase("writing images"))
+    for i, (pixels, digit) in enumerate(zip(images, labels, strict=True)):
         path = folder / IMAGES / PARTS[i % len(PARTS)] / str(digit) / f"{i:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(np.rint(pixels * (255 / 16)).astype(np.uint8))
-        picture.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(path)
-        progress(i + 1, len(digits.images))
+        Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(path)
+        progress(i + 1, len(images))

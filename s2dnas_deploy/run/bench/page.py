@@ -12,18 +12,12 @@ import numpy as np
 from s2dnas_deploy.run.bench.report import Report, Run
 from s2dnas_deploy.run.bench.spread import Estimate
 from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC, YARDSTICKS, exit_name
-from s2dnas_deploy.run.bench.summary import QUANTILES, Summary, arrays, mean_macs, mean_of, rows_of
+from s2dnas_deploy.run.bench.summary import QUANTILES, Summary, arrays, mean_of, rows_of
+from s2dnas_deploy.run.bench.words import ANSWERS, LOSSES, UNKNOWN, answer_rows, percent, speed_in_words
 from s2dnas_deploy.run.charts import Bar, Line, bars, lines, stacked
 
 _STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-_LOSSES = {
-    "macs": "its share of the static network's MACs",
-    "bare": "its stages",
-    "kernels": "narrow kernels, hand-over",
-    "copying": "images copied in",
-    "moving": "survivors moved together",
-    "overhead": "Python, session calls",
-}
+_PARTS = {"macs": "its share of the static network's MACs", "bare": "its stages", **LOSSES}
 _CURVE_POINTS = 120
 
 
@@ -44,7 +38,7 @@ def page_of(report: Report, summaries: Sequence[Summary]) -> str:
             _facts(report, summaries[0]),
             *sections,
             "<h2>What all images are answered</h2>",
-            _answers(report),
+            _table(ANSWERS, answer_rows(report)),
             _frontier(report),
             "<h2>Cold start</h2>",
             _cold(report),
@@ -63,9 +57,9 @@ def _facts(report: Report, summary: Summary) -> str:
     if summary.speed_up is not None:
         facts.append((f"{summary.speed_up.realised.value:.2f}x", "as fast as the static network"))
     if answers.cascade_accuracy is not None:
-        facts.append((f"{100 * answers.cascade_accuracy:.2f}%", f"right, of {answers.images} images"))
+        facts.append((percent(answers.cascade_accuracy), f"right, of {answers.images} images"))
     if answers.static_accuracy is not None:
-        facts.append((f"{100 * answers.static_accuracy:.2f}%", "right, the static network"))
+        facts.append((percent(answers.static_accuracy), "right, the static network"))
     facts.append((f"{100 * answers.shares[0]:.1f}%", "leave at the first exit"))
     return (
         '<div class="facts">'
@@ -76,6 +70,8 @@ def _facts(report: Report, summary: Summary) -> str:
 
 def _run(run: Run, summary: Summary) -> Iterable[str]:
     """A setting: latencies, their distribution, and where the time goes."""
+    realised = summary.speed_up
+    speed = "no static network was measured" if realised is None else speed_in_words(realised)
     unit = "ms of an image" if run.batch == 1 else f"ms of a batch of {run.batch}"
     yield f"<h2>{escape(run.in_words)}</h2>"
     yield '<div class="plots">'
@@ -96,7 +92,7 @@ def _run(run: Run, summary: Summary) -> Iterable[str]:
     yield _figure(
         "How soon answers are there", lines(_distributions(run), unit, "% answered"), "of the timings taken"
     )
-    yield _figure("Where the cascade's time goes", stacked(_parts(summary), "ms"), _speed(summary))
+    yield _figure("Where the cascade's time goes", stacked(_parts(summary), "ms"), speed)
     yield "</div>"
     cells = [
         [name, *(_estimate(one) for one in (each.mean, *each.quantiles.values()))]
@@ -112,7 +108,7 @@ def _run(run: Run, summary: Summary) -> Iterable[str]:
 
 
 def _estimate(one: Estimate | None) -> str:
-    return "–" if one is None else f"{one.value:.4f} ({one.low:.4f} – {one.high:.4f})"
+    return UNKNOWN if one is None else f"{one.value:.4f} ({one.low:.4f} – {one.high:.4f})"
 
 
 def _distributions(run: Run) -> list[Line]:
@@ -133,18 +129,7 @@ def _parts(summary: Summary) -> list[tuple[str, float]]:
     first = ("bare", summary.bare_ms)
     if "kernels" in losses:
         first = ("macs", summary.bare_ms - losses["kernels"])
-    return [(_LOSSES[name], value) for name, value in (first, *losses.items())]
-
-
-def _speed(summary: Summary) -> str:
-    speed = summary.speed_up
-    if speed is None:
-        return "no static network was measured"
-    by_macs = "" if speed.by_macs is None else f", by MACs {speed.by_macs:.2f}x"
-    return (
-        f"{speed.realised.value:.2f}x as fast as the static network ({speed.realised.low:.2f} to "
-        f"{speed.realised.high:.2f}); by its stages alone {speed.ideal:.2f}x{by_macs}"
-    )
+    return [(_PARTS[name], value) for name, value in (first, *losses.items())]
 
 
 def _frontier(report: Report) -> str:
@@ -170,28 +155,6 @@ def _frontier(report: Report) -> str:
     return f'<div class="plots">{_figure("What other thresholds would come to", chart, note)}</div>'
 
 
-def _answers(report: Report) -> str:
-    answers, upto = report.answers, np.cumsum(report.measured.stage_macs)
-    every = answers.exit_accuracy or [None] * len(answers.counts)
-    rows = [
-        [
-            f"exit {k}",
-            str(count),
-            f"{100 * count / answers.images:.1f}%",
-            _percent(right),
-            f"{macs / 1e6:.2f} M",
-        ]
-        for k, (count, right, macs) in enumerate(zip(answers.counts, every, upto, strict=True))
-    ]
-    mean = f"{mean_macs(report) / 1e6:.2f} M"
-    rows.append(["cascade", str(answers.images), "", _percent(answers.cascade_accuracy), mean])
-    if report.measured.static is not None:
-        macs = report.measured.static_macs
-        shown = "–" if macs is None else f"{macs / 1e6:.2f} M"
-        rows.append(["static network", "", "", _percent(answers.static_accuracy), shown])
-    return _table(["", "images", "share", "accuracy on all", "MACs of an image"], rows)
-
-
 def _cold(report: Report) -> str:
     rows = []
     for name, cold in report.cold.items():
@@ -199,7 +162,7 @@ def _cold(report: Report) -> str:
             f"{np.median(each):.1f}" for each in (cold.libraries, cold.network, cold.first, cold.second)
         ]
         peak = np.median(cold.peak_bytes)
-        rows.append([name, *medians, f"{peak / 2**20:.0f} MiB" if peak else "–"])
+        rows.append([name, *medians, f"{peak / 2**20:.0f} MiB" if peak else UNKNOWN])
     return _table(["ms until", "libraries", "network", "first answer", "second", "peak memory"], rows)
 
 
@@ -212,7 +175,7 @@ def _environment(report: Report) -> str:
         **environment.versions,
         **{key: _shown(value) for key, value in environment.state.items()},
         "time is taken": report.boundary,
-        "reading a file": "–" if report.decode_ms is None else f"{report.decode_ms:.3f} ms more",
+        "reading a file": UNKNOWN if report.decode_ms is None else f"{report.decode_ms:.3f} ms more",
         "images": measured.images,
         "bundle": measured.digest[:16],
     }
@@ -225,10 +188,6 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.2f}"
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}%"
 
 
 def _figure(title: str, chart: str, note: str) -> str:
