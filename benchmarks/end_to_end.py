@@ -31,7 +31,6 @@ RESULT = HERE / "results" / "end_to_end.json"
 PRECISIONS = ("float32", "int8")
 SURE = (0.95, 0.5)
 """With which probability a promise holds: as it should be made, and with even odds."""
-DROP = "0.5%"
 SEARCHES = {
     "vgg16_bn": ("--target", "0.25", "--finalists", "3", "--shared-epochs", "4"),
     "mobilenet_v2": ("--target", "0.3", "--finalists", "3", "--shared-epochs", "4"),
@@ -45,14 +44,15 @@ SEARCHES = {
 @click.option("--data", required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Where models are kept.")
 @click.option("--seconds", default=60, show_default=True, help="Of timing, for each bundle.")
+@click.option("--max-drop", default="0.5%", show_default=True, help="What the thresholds promise.")
 @click.option("--record", is_flag=True, help="Also write the record and the tables.")
-def main(network: str, data: str, work: Path, seconds: int, *, record: bool) -> None:
+def main(network: str, data: str, work: Path, *, record: bool, **options: Any) -> None:
     """Print what each bundle of NETWORK came to."""
     folder = work / network
     folder.mkdir(parents=True, exist_ok=True)
     _trained(network, data, folder)
     about = {"network": network, "date": str(date.today()), "machine": machine()}
-    rows = [about | row for row in _measured(folder, data, seconds)]
+    rows = [about | row for row in _measured(folder, data, **options)]
     before = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
     kept = [row for row in before if row["network"] != network]
     click.echo(table(rows))
@@ -66,20 +66,9 @@ def _trained(network: str, data: str, folder: Path) -> None:
     recipe = HERE.parent / "models" / f"{network}.toml"
     known = tomllib.loads(recipe.read_text(encoding="utf-8"))
     images = ["--recipe", str(recipe), "--data", data]
-    epochs, lr = str(known["static_epochs"]), str(known.get("static_lr", known["lr"]))
-    alone = [
-        "--plan",
-        "static",
-        "--static-epochs",
-        "0",
-        "--epochs",
-        epochs,
-        "--lr",
-        lr,
-        "--self-distill",
-        "0",
-    ]
-    _command("train", *images, *alone, "--exit-weights", "1", "--out", str(folder / "static.pt"))
+    epochs, lr = known["static_epochs"], known.get("static_lr", known["lr"])
+    alone = f"--plan static --static-epochs 0 --epochs {epochs} --lr {lr} --self-distill 0".split()
+    _command("train", *images, *alone, "--out", str(folder / "static.pt"))
     divided = [*images, "--weights", str(folder / "static.pt"), "--out", str(folder / "model.pt")]
     if network in SEARCHES:
         _command("search", *divided, *SEARCHES[network])
@@ -87,7 +76,7 @@ def _trained(network: str, data: str, folder: Path) -> None:
         _command("train", *divided)
 
 
-def _measured(folder: Path, data: str, seconds: int) -> Iterator[dict[str, Any]]:
+def _measured(folder: Path, data: str, *, seconds: int, max_drop: str) -> Iterator[dict[str, Any]]:
     """Each precision with each promise: exported, calibrated and timed."""
     test = {
         name: load_model(folder / f"{name}.pt").provenance["test_accuracy"] for name in ("static", "model")
@@ -100,7 +89,7 @@ def _measured(folder: Path, data: str, seconds: int) -> Iterator[dict[str, Any]]
             model, static = str(folder / "model.pt"), str(folder / "static.pt")
             _command("export", model, "--out", str(bundle), "--data", data, "--static", static, *kind)
         for sure in SURE:
-            promise = ["--max-drop", DROP, "--confidence", str(sure), "--threads", "1"]
+            promise = ["--max-drop", max_drop, "--confidence", str(sure), "--threads", "1"]
             _command("calibrate", "--bundle", str(bundle), str(held_out / "validation.npz"), *promise)
             out = folder / f"bench-{precision}-{sure}.json"
             timed = ["--data", str(held_out / "test.npz"), "--threads", "1", "--seconds", str(seconds)]

@@ -27,13 +27,8 @@ def images_from(data: str, static: Model) -> ExportImages:
 
 def splits_of(model: Model, data: str) -> ImageSplits:
     """The images, divided as they were when this network was trained: others would look too easy."""
-    about = model.provenance["data"]
-    return load_images(
-        data,
-        input_shape=model.preprocessing.input_shape,
-        seed=model.provenance["settings"]["seed"],
-        val_fraction=about["val"] / (about["train"] + about["val"]),
-    )
+    shape = model.preprocessing.input_shape
+    return load_images(data, input_shape=shape, seed=model.seed, val_fraction=model.val_fraction)
 
 
 def pixels(images: LabelledImages) -> Pixels:

@@ -41,6 +41,18 @@ class Model:
     preprocessing: Preprocessing
     provenance: Mapping[str, Any]
 
+    @property
+    def seed(self) -> int:
+        """That of its training, which also decided which images were held out."""
+        return int(self.provenance.get("settings", {}).get("seed", 0))
+
+    @property
+    def val_fraction(self) -> float:
+        """Which share of each class was held out; of older files, as nearly as their counts tell."""
+        data = self.provenance.get("data", {})
+        train, val = data.get("train", 9), data.get("val", 1)
+        return float(data.get("val_fraction", val / (train + val)))
+
 
 def save_model(model: Model, path: Path) -> None:
     """Write `model` to `path` atomically."""

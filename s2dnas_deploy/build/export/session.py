@@ -125,14 +125,11 @@ def _of_model(request: ExportRequest, path: Path, reporter: Reporter) -> tuple[C
     chain = chain_of(model, name=request.name or path.stem, split=request.split)
     if request.data is None:
         return chain, None
-    trained_on = model.provenance.get("data", {})
-    train, val = trained_on.get("train", 9), trained_on.get("val", 1)
-    seed = model.provenance.get("settings", {}).get("seed", 0)
     splits = load_images(
         request.data,
         input_shape=chain.preprocessing.input_shape,
-        seed=seed,
-        val_fraction=val / (train + val),
+        seed=model.seed,
+        val_fraction=model.val_fraction,
         resize=model.preprocessing.resize,
         limit=request.limit,
         on_progress=counted(reporter.phase("reading images")),

@@ -248,6 +248,7 @@ def _provenance(
             "train": len(splits.train),
             "val": len(splits.val),
             "test": None if splits.test is None else len(splits.test),
+            "val_fraction": request.val_fraction,
         },
         "static_accuracy": None if static is None else dict(static),
         "val_accuracy": accuracy(task.network, splits.val, task.preprocessing),
