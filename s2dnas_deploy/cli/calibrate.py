@@ -10,6 +10,7 @@ from s2dnas_deploy.cli.bundle_options import bundle_options, check_bundle_is_nam
 from s2dnas_deploy.cli.command import Command
 
 if TYPE_CHECKING:
+    from s2dnas_deploy.run.calibrate import Against
     from s2dnas_deploy.run.calibration import Calibration, CalibrationRequest
 
 
@@ -78,6 +79,11 @@ class Macs(click.ParamType):  # type: ignore[type-arg]  # generic in new release
 @click.option(
     "--static-accuracy", type=Share(), help="Fall below this accuracy, in place of the last exit's."
 )
+@click.option(
+    "--static",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Fall below the accuracy of this network, such as BUNDLE.static.onnx, in place of the last exit's.",
+)
 @click.option("--target-ms", type=click.FloatRange(0, min_open=True), help="Best within this mean time.")
 @click.option("--target-macs", type=Macs(), help="Best within these mean MACs, such as 20M.")
 @click.option(
@@ -102,10 +108,12 @@ def calibrate(**options: Any) -> None:
 
     IMAGES are named as for s2dnas-run; labelled ones lie in folders named after the classes. Images leave as
     early as can be while, with the stated probability, accuracy falls by at most --max-drop below the last
-    exit's. With --target-ms or --target-macs: the best accuracy within that average cost, nothing proven.
+    exit's, or with --static below the static network's. With --target-ms or --target-macs: the best accuracy
+    within that average cost, nothing proven.
 
     \b
     s2dnas-calibrate --bundle bundle/ held-out.npz --max-drop 0.5% --plot curve.svg
+    s2dnas-calibrate --bundle bundle/ held-out.npz --static bundle.static.onnx --max-drop 1%
     s2dnas-calibrate --bundle bundle/ held-out.npz --static-accuracy 0.88 --max-drop 1%
     s2dnas-calibrate --bundle bundle/ camera-roll/ --unlabelled --max-drop 2%
     s2dnas-calibrate --bundle bundle/ held-out.npz --target-macs 20M
@@ -136,16 +144,20 @@ def calibrate(**options: Any) -> None:
 
 def _request(options: dict[str, Any]) -> "CalibrationRequest":
     targets = [name for name in ("target_ms", "target_macs") if options[name] is not None]
-    about_a_promise = [name for name in ("max_drop", "static_accuracy") if options[name] is not None]
+    compared = [name for name in ("static", "static_accuracy") if options[name] is not None]
+    about_a_promise = [*compared, *(name for name in ("max_drop",) if options[name] is not None)]
     if len(targets) > 1 or (targets and about_a_promise):
         given = [f"--{name.replace('_', '-')}" for name in (*targets, *about_a_promise)]
         raise click.UsageError(f"{' and '.join(given)} exclude each other: a budget, or a promise")
-    if options["unlabelled"] and options["static_accuracy"] is not None:
-        raise click.UsageError("--static-accuracy needs true classes: leave --unlabelled out")
+    if len(compared) > 1:
+        raise click.UsageError("--static and --static-accuracy exclude each other: what to compare with")
+    if options["unlabelled"] and compared:
+        option = f"--{compared[0].replace('_', '-')}"
+        raise click.UsageError(f"{option} needs true classes: leave --unlabelled out")
     if options["plot"] is not None and options["plot"].suffix.lower() != ".svg":
         raise click.UsageError(f"--plot {options['plot']} does not end in .svg")
     from s2dnas_deploy.run.bulk import BulkOptions
-    from s2dnas_deploy.run.calibrate import Against, Goal
+    from s2dnas_deploy.run.calibrate import Goal
     from s2dnas_deploy.run.calibration import Budget, CalibrationRequest
 
     goal, budget = None, None
@@ -153,11 +165,10 @@ def _request(options: dict[str, Any]) -> "CalibrationRequest":
         amount = options["target_ms"] or options["target_macs"]
         budget = Budget(amount=amount, in_ms=options["target_ms"] is not None)
     else:
-        against = Against.LAST_EXIT if options["static_accuracy"] is None else Against.ACCURACY
         goal = Goal(
             drop=0.01 if options["max_drop"] is None else options["max_drop"],
             probability=options["confidence"],
-            against=Against.ANSWERS if options["unlabelled"] else against,
+            against=_against(options),
             accuracy=options["static_accuracy"],
         )
     return CalibrationRequest(
@@ -169,9 +180,29 @@ def _request(options: dict[str, Any]) -> "CalibrationRequest":
         write=not options["dry_run"],
         **{
             key: options[key]
-            for key in ("bundle", "unlabelled", "provider", "allow_fallback", "threads", "scores", "seed")
+            for key in (
+                "bundle",
+                "unlabelled",
+                "provider",
+                "allow_fallback",
+                "threads",
+                "scores",
+                "static",
+                "seed",
+            )
         },
     )
+
+
+def _against(options: dict[str, Any]) -> "Against":
+    """What the cascade is to be compared with."""
+    from s2dnas_deploy.run.calibrate import Against
+
+    if options["unlabelled"]:
+        return Against.ANSWERS
+    if options["static"] is not None:
+        return Against.STATIC
+    return Against.LAST_EXIT if options["static_accuracy"] is None else Against.ACCURACY
 
 
 def _in_words(calibration: "Calibration") -> str:
@@ -188,9 +219,11 @@ def _in_words(calibration: "Calibration") -> str:
     mean, full = choice.point.cost * scale, choice.full.cost * scale
     lines.append(f"average cost {mean:.4g} {unit}, every stage {full:.4g} {unit}: {full / mean:.2f}x less")
     if choice.point.accuracy is not None and choice.full.accuracy is not None:
+        static = calibration.static_accuracy
         lines.append(
             f"accuracy on these images {100 * choice.point.accuracy:.2f}%, "
             f"last exit {100 * choice.full.accuracy:.2f}%"
+            + ("" if static is None else f", static network {100 * static:.2f}%")
         )
     if calibration.manifest.promise is not None:
         lines.append(calibration.manifest.promise.statement)

@@ -14,6 +14,7 @@ candidate is taken with probability δ at most, for the first wrong one must be 
 path was fixed before the images were seen; so the offset is chosen on images that prove nothing afterwards.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -42,6 +43,9 @@ class Against(Enum):
     """What the cascade is compared with, and so what a loss is."""
 
     LAST_EXIT = "the last exit"  # 1 if it is wrong where the last exit is right, -1 the other way round
+    STATIC = (
+        "the static network"  # 1 if it is wrong where the static network is right, -1 the other way round
+    )
     ACCURACY = "a given accuracy"  # 1 if it is wrong
     ANSWERS = "the last exit's answers"  # 1 if it answers something else; needs no true classes
 
@@ -79,7 +83,7 @@ class Goal:
             images=images,
             alpha=self.bound,
             delta=1 - self.probability,
-            paired=self.against is Against.LAST_EXIT,
+            paired=self.against in (Against.LAST_EXIT, Against.STATIC),
         )
 
 
@@ -125,12 +129,8 @@ def choose_for_promise(
     step = 0
     while step < path.shape[1] and test.proves(int(worse[step]), int(better[step])):
         step += 1
-    if not step and goal.against is Against.ACCURACY:
-        wrong = float(losses[-1].mean())
-        raise DataError(
-            f"even if no image leaves early, an accuracy of {100 * (1 - goal.bound):.2f}% is not proven: the "
-            f"last exit has {100 * (1 - wrong):.2f}% on {len(proving)} images"
-        )
+    if not step and goal.against in (Against.ACCURACY, Against.STATIC):
+        raise _nothing_proven(goal, losses[-1, proving], test)
     thresholds = path[:, step - 1] if step else np.full(scores.exits - 1, NEVER)
     return Choice(
         point=_point(scores, losses, thresholds, cost),
@@ -156,6 +156,32 @@ def _divided(
         f"probability {goal.probability:g}: it takes {least_images(test)} to prove it if not one is answered "
         "worse, and more otherwise. Give more images, or allow a larger drop or a smaller probability"
     )
+
+
+def _nothing_proven(goal: Goal, losses: Losses, test: Test) -> DataError:
+    """Even the last exit is not good enough, or not surely; `losses` [N] are its own."""
+    mean, images = float(losses.mean()), len(losses)
+    if goal.against is Against.ACCURACY:
+        return DataError(
+            f"even if no image leaves early, an accuracy of {100 * (1 - goal.bound):.2f}% is not proven: the "
+            f"last exit has {100 * (1 - mean):.2f}% on {images} images"
+        )
+    remedy = "allow a larger drop, compare with the last exit (without --static), or train for longer"
+    if mean < goal.bound:
+        # n·mean ≤ n·α - z · √(n·q)  ⟺  n ≥ q · (z / (α - mean))²
+        needed = float(np.abs(losses).mean()) * (test.z / (goal.bound - mean)) ** 2
+        remedy = f"give more images, about {_rounded_up(needed)} if they are like these, or {remedy}"
+    return DataError(
+        f"even if no image leaves early, at most {in_points(goal.drop)} below the static network's accuracy "
+        f"is not proven: the last exit is {100 * abs(mean):.2f} points "
+        f"{'below' if mean > 0 else 'above'} it on {images} images; {remedy}"
+    )
+
+
+def _rounded_up(count: float) -> int:
+    """To two digits: no more of it is known."""
+    unit: int = 10 ** max(len(str(int(count))) - 2, 0)
+    return math.ceil(count / unit) * unit
 
 
 def in_points(share: float) -> str:
@@ -217,6 +243,10 @@ def losses_of(scores: ExitScores, against: Against) -> Losses:
     if scores.truth is None:
         raise DataError(f"to compare with {against.value}, the true class of every image must be known")
     wrong = (scores.label != scores.truth).astype(np.int8)
+    if against is Against.STATIC:
+        assert scores.static is not None, "the static network was not asked"
+        beside: Losses = wrong - (scores.static != scores.truth).astype(np.int8)
+        return beside
     drop: Losses = wrong - wrong[-1]
     return wrong if against is Against.ACCURACY else drop
 

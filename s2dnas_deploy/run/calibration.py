@@ -12,12 +12,14 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
 from s2dnas_deploy.bundle.manifest import Expected, Manifest, Promise
 from s2dnas_deploy.bundle.saving import replace_manifest
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.reporter import Reporter, counted
+from s2dnas_deploy.run.baseline import Baseline, answers_of
 from s2dnas_deploy.run.bulk import BulkOptions
 from s2dnas_deploy.run.calibrate import (
     Against,
@@ -28,8 +30,9 @@ from s2dnas_deploy.run.calibrate import (
     in_points,
 )
 from s2dnas_deploy.run.cascade import Cascade
-from s2dnas_deploy.run.inputs import Item, find_items
+from s2dnas_deploy.run.inputs import Item, find_items, truth_of
 from s2dnas_deploy.run.job import say_if_fallen_back
+from s2dnas_deploy.run.providers import choose_provider
 from s2dnas_deploy.run.scores import ExitScores, exit_scores, graphs_of
 
 _TIMED_IMAGES = 200
@@ -63,12 +66,17 @@ class CalibrationRequest:
     threads: int | None = None
     bulk: BulkOptions
     scores: Path | None = None
+    static: Path | None = None
+    """The static network as ONNX, where the goal is to be compared with it."""
     seed: int = 0
     write: bool = True
 
     def __post_init__(self) -> None:
         if (self.goal is None) == (self.budget is None):
             raise OptionError("expected either a drop to prove or a budget to keep")
+        by_static = self.goal is not None and self.goal.against is Against.STATIC
+        if by_static != (self.static is not None):
+            raise OptionError("a static network goes with a drop below the static network's accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +109,8 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
             _refuse_doubles(items)
         scores = _scores(request, cascade, items, reporter)
         against = _against(request, scores)
+        if request.static is not None:
+            scores = replace(scores, static=_asked(request, scores, cascade, items, reporter))
         if request.budget is not None and request.budget.in_ms:
             if not items:
                 raise OptionError("a budget in ms needs images to time the stages on")
@@ -125,7 +135,7 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
         against=against,
         images=len(scores),
         manifest=manifest,
-        static_accuracy=None if request.goal is None else request.goal.accuracy,
+        static_accuracy=_share_right(scores),
     )
 
 
@@ -136,6 +146,7 @@ def promise_of(choice: Choice, goal: Goal, images: int) -> Promise:
     on = f"{choice.proven_on} of {images}" if choice.proven_on < images else f"{images}"
     said = {
         Against.LAST_EXIT: f"accuracy is at most {in_points(goal.drop)} below that of the last exit",
+        Against.STATIC: f"accuracy is at most {in_points(goal.drop)} below that of the static network",
         Against.ACCURACY: f"accuracy is at least {100 * (1 - goal.bound):g}%",
         Against.ANSWERS: f"at most {drop}% of images get another answer than the last exit's",
     }[goal.against]
@@ -215,6 +226,37 @@ def _scores(
     if request.scores is not None:
         scores.save(request.scores)
     return scores
+
+
+def _asked(
+    request: CalibrationRequest,
+    scores: ExitScores,
+    cascade: Cascade,
+    items: Sequence[Item],
+    reporter: Reporter,
+) -> npt.NDArray[np.int64]:
+    """What the static network answers to the images that the scores are of."""
+    static, p = request.static, cascade.manifest.preprocessing
+    assert static is not None, "no static network was given"
+    if not static.is_file():
+        raise OptionError(
+            f"--static {static}: no such file; s2dnas-export --static writes one beside the bundle"
+        )
+    truth = truth_of(items, cascade.labels) if items else None
+    if truth is None or scores.truth is None or not np.array_equal(truth, scores.truth):
+        raise OptionError(
+            f"--static {static} is asked about every image; expected the {len(scores)} that --scores "
+            f"{request.scores} is of, got {len(items)} images, or others"
+        )
+    baseline = Baseline(static, choose_provider("cpu"), threads=request.threads, mean=p.mean, std=p.std)
+    return answers_of(baseline, cascade, items, counted(reporter.phase("answers of the static network")))
+
+
+def _share_right(scores: ExitScores) -> float | None:
+    """The static network's accuracy on the images, if it was asked."""
+    if scores.static is None or scores.truth is None:
+        return None
+    return float((scores.static == scores.truth).mean())
 
 
 def _refuse_doubles(items: Sequence[Item]) -> None:

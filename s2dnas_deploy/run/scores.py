@@ -29,13 +29,15 @@ _DAMAGED = (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.Bad
 class ExitScores:
     """`label` int64 [exits, N] and `confidence` float32 [exits, N]; the true class, int64 [N], if known.
 
-    `graphs` are the sha256 of the stages that said so, where that is known.
+    `graphs` are the sha256 of the stages that said so, where that is known. `static` is what the static
+    network answers, int64 [N], if it was asked.
     """
 
     label: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float32]
     truth: npt.NDArray[np.int64] | None = None
     graphs: tuple[str, ...] = ()
+    static: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if self.label.ndim != 2 or self.label.shape != self.confidence.shape:
@@ -43,8 +45,9 @@ class ExitScores:
                 f"expected labels and confidences [exits, N], got {list(self.label.shape)} and "
                 f"{list(self.confidence.shape)}"
             )
-        if self.truth is not None and self.truth.shape != self.label.shape[1:]:
-            raise DataError(f"expected true classes [{len(self)}], got {list(self.truth.shape)}")
+        for name, each in (("true classes", self.truth), ("answers of the static network", self.static)):
+            if each is not None and each.shape != self.label.shape[1:]:
+                raise DataError(f"expected {name} [{len(self)}], got {list(each.shape)}")
 
     def __len__(self) -> int:
         return int(self.label.shape[1])
@@ -61,6 +64,7 @@ class ExitScores:
             confidence=self.confidence[:, rows],
             truth=None if self.truth is None else self.truth[rows],
             graphs=self.graphs,
+            static=None if self.static is None else self.static[rows],
         )
 
     def save(self, path: Path) -> None:

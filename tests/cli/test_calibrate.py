@@ -150,6 +150,29 @@ def test_unlabelled_images(bundle, made, tmp_path):
     assert load_bundle(bundle).manifest.expected is None
 
 
+@pytest.fixture(scope="module")
+def static(tmp_path_factory) -> Path:
+    """The network that the bundle was made from, as one graph."""
+    whole = residual()
+    folder = tmp_path_factory.mktemp("static") / "bundle"
+    export_to(folder, chain_from(whole, plans.static(whole.divisible.space)))
+    return folder / "stage_0.onnx"
+
+
+def test_a_promise_against_the_static_network(bundle, made, static, tmp_path):
+    scores = tmp_path / "scores.npz"
+    options = ["--bundle", bundle, "--static", static, "--max-drop", "2%", "--scores", scores]
+    first, again = run(*options, made[1]), run(*options, made[1])
+    assert first.exit_code == again.exit_code == 0, first.output + again.output
+    assert first.stdout == again.stdout
+    promise = load_bundle(bundle).manifest.promise
+    assert "at most 2 points below that of the static network" in promise.statement
+    assert "static network" in first.stdout.splitlines()[-2]
+    without = run(*options)
+    assert without.exit_code == 2
+    assert "expected the 900 that --scores" in without.stderr
+
+
 @pytest.mark.parametrize("target", ["macs", "ms"])
 def test_budgets(bundle, made, target):
     macs = np.cumsum(load_bundle(bundle).manifest.macs)
@@ -175,6 +198,10 @@ def test_budgets(bundle, made, target):
         (["--max-drop", "0.1%"], 1, "images cannot prove a drop of 0.1 points"),
         (["--static-accuracy", "99%", "--max-drop", "1%"], 1, "even if no image leaves early"),
         (["--plot", "x.png"], 2, "does not end in .svg"),
+        (["--static", "nowhere.onnx"], 2, "nowhere.onnx: no such file"),
+        (["--static", "a.onnx", "--static-accuracy", "0.9"], 2, "exclude each other: what to compare"),
+        (["--static", "a.onnx", "--unlabelled"], 2, "--static needs true classes"),
+        (["--static", "a.onnx", "--target-macs", "3M"], 2, "--target-macs and --static exclude"),
     ],
 )
 def test_what_cannot_be(bundle, made, options, code, message):

@@ -1,5 +1,8 @@
 """Thresholds from scores: the promise is kept over many draws, and what is chosen is what the rule does."""
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -81,6 +84,40 @@ def test_a_promise_against_an_accuracy_and_against_answers_is_kept():
             said = EVERYONE.label[exits, np.arange(len(EVERYONE))]
             broken += (said != reference).mean() > goal.bound
         assert broken <= 6
+
+
+def beside_a_static_network(scores: ExitScores, known: float) -> ExitScores:
+    """It answers as the last exit does, but for 3% by chance and a share that it knows."""
+    generator = np.random.default_rng(5)
+    other = np.where(generator.uniform(size=len(scores)) < 0.97, scores.label[-1], 10)
+    return replace(scores, static=np.where(generator.uniform(size=len(scores)) < known, scores.truth, other))
+
+
+def test_a_promise_against_the_static_network_is_kept():
+    everyone = beside_a_static_network(EVERYONE, 0.1)
+    goal = Goal(drop=0.02, against=Against.STATIC)
+    broken = 0
+    for seed in range(40):
+        rows = np.random.default_rng(seed).integers(0, len(everyone), 3000)
+        choice = choose_for_promise(everyone.of(rows), goal, COST, np.random.default_rng(seed))
+        exits = exits_taken(everyone, choice.point.thresholds)
+        broken += losses_of(everyone, Against.STATIC)[exits, np.arange(len(everyone))].mean() > goal.drop
+        assert choice.point.shares[0] > 0
+    assert broken <= 6  # 5% are allowed
+
+
+def test_a_static_network_that_is_better_than_the_last_exit():
+    everyone = beside_a_static_network(EVERYONE, 0.35)
+    behind = float(losses_of(everyone, Against.STATIC)[-1].mean())
+    assert 0.005 < behind < 0.05
+    few, rng = everyone.of(slice(0, 1000)), np.random.default_rng(0)
+    with pytest.raises(DataError, match="allow a larger drop, compare with the last exit"):
+        choose_for_promise(few, Goal(drop=behind / 2, against=Against.STATIC), COST, rng)
+    goal = Goal(drop=behind + 0.003, against=Against.STATIC)
+    with pytest.raises(DataError, match=r"give more images, about \d+ if they are like these") as told:
+        choose_for_promise(few, goal, COST, rng)
+    needed = int(re.search(r"about (\d+)", str(told.value))[1])
+    assert choose_for_promise(everyone.of(slice(0, 3 * needed)), goal, COST, rng).proven_on > 0
 
 
 def test_the_curve_and_the_point_are_what_the_rule_does():

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.reporter import Reporter, counted
+from s2dnas_deploy.run.baseline import Baseline, answers_of
 from s2dnas_deploy.run.bench.report import Answers
-from s2dnas_deploy.run.bench.subjects import Baseline
 from s2dnas_deploy.run.bulk import BulkOptions
 from s2dnas_deploy.run.cascade import Cascade, Prediction
-from s2dnas_deploy.run.inputs import Item
+from s2dnas_deploy.run.inputs import Item, truth_of
 from s2dnas_deploy.run.scores import ExitScores, exit_scores
 from s2dnas_deploy.run.stages import Array
 
@@ -107,19 +107,11 @@ def refuse_noise(pixels: Array) -> None:
 
 
 def static_accuracy(
-    baseline: Baseline, cascade: Cascade, items: Sequence[Item], reporter: Reporter, batch: int = 32
+    baseline: Baseline, cascade: Cascade, items: Sequence[Item], reporter: Reporter
 ) -> float | None:
     """How often the static network is right; None where the true classes are not known."""
-    if any(item.truth is None for item in items):
+    truth = truth_of(items, cascade.labels)
+    if truth is None:
         return None
-    progress, right = reporter.phase("answering by the static network"), 0
-    for start in range(0, len(items), batch):
-        part = items[start : start + batch]
-        said = baseline(pixels_of(cascade, part))
-        if max(said) >= len(cascade.labels):
-            raise OptionError(
-                f"{baseline.path} answers class {max(said)}; the bundle has {len(cascade.labels)}"
-            )
-        right += sum(cascade.labels[k] == item.truth for k, item in zip(said, part, strict=True))
-        progress(start + len(part), len(items), "")
-    return right / len(items)
+    progress = counted(reporter.phase("answering by the static network"))
+    return float((answers_of(baseline, cascade, items, progress) == truth).mean())

@@ -20,6 +20,7 @@ from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, static_beside
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.reporter import Reporter
+from s2dnas_deploy.run.baseline import Baseline
 from s2dnas_deploy.run.bench.answers import (
     LOOKED_AT,
     Answered,
@@ -33,7 +34,7 @@ from s2dnas_deploy.run.bench.answers import (
 )
 from s2dnas_deploy.run.bench.crew import IMAGES, Crew
 from s2dnas_deploy.run.bench.report import Measured, Report, Run, Setting
-from s2dnas_deploy.run.bench.subjects import Baseline, exit_name
+from s2dnas_deploy.run.bench.subjects import exit_name
 from s2dnas_deploy.run.bench.summary import mean_of
 from s2dnas_deploy.run.calibrate import Against, Point, choose_for_budget
 from s2dnas_deploy.run.cascade import Cascade

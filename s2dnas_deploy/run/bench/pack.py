@@ -25,8 +25,8 @@ from s2dnas_deploy.bundle.bundle import static_beside, verify_bundle
 from s2dnas_deploy.bundle.files import write_atomically
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import BundleError, DataError, OptionError, S2dnasError
+from s2dnas_deploy.run.baseline import Baseline
 from s2dnas_deploy.run.bench.answers import refuse_noise
-from s2dnas_deploy.run.bench.subjects import Baseline
 from s2dnas_deploy.run.bench.wheel import write_wheel
 from s2dnas_deploy.run.inputs import Item, evenly, find_items, truth_of
 from s2dnas_deploy.run.pictures import Reader
