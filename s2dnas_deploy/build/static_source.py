@@ -4,6 +4,7 @@ Place in the flow: the first step of every command that starts from a static net
 the user's factory, the weights file and what `model.pt` already knows; a plan may be a file or a few words.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def _same_network(static: StaticNetwork, kept: Model, source: StaticSource) -> S
 
 def read_plan(text: str, static: StaticNetwork, *, align: int, seed: int) -> Plan:
     """The plan in a JSON file, or as spelled out in the text."""
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if path.suffix != ".json" and not path.is_file():
         return from_text(text, static.divisible.space, align=align, seed=seed)
     try:

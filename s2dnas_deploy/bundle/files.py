@@ -8,7 +8,7 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
@@ -69,6 +69,20 @@ def lock_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Make a folder and hold it while what is in it is worked on; refused if another process does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock_folder(folder))
+        except BlockingIOError as problem:
+            raise OptionError(
+                f"another process is working in {folder}; wait for it or end it, or give another --out"
+            ) from problem
+        yield
 
 
 def sync_folder(folder: Path) -> None:

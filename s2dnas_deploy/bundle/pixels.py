@@ -8,6 +8,7 @@ the bottom).
 """
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,17 @@ Pixels = NDArray[np.uint8]
 
 RESIZE_WAYS = ("stretch", "crop")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Those that pillow decodes by itself; EPS, for one, would start another program.
+_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 _LAYOUTS = "uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]"
 _MODES = {1: "L", 3: "RGB"}
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """The formats that this pillow can read, of those that are wanted: in training and on the device."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 @dataclass(frozen=True, kw_only=True)

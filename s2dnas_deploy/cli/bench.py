@@ -150,13 +150,14 @@ def measure(**options: Any) -> None:
 
 def _time_probes(options: dict[str, Any]) -> None:
     """A device profile for a search."""
-    from s2dnas_deploy.bundle.files import write_text_atomically
+    from s2dnas_deploy.bundle.files import check_writable, write_text_atomically
     from s2dnas_deploy.cli.console import Console
     from s2dnas_deploy.run.profile import measure_profile
 
     threads = options["threads"] or (1,)
     if options["out"] is None:
         raise click.UsageError("probes are timed for a search: say where the profile goes, --out device.json")
+    check_writable(options["out"])
     if len(threads) > 1 or len(options["providers"]) > 1:
         raise click.UsageError(
             "probes are timed in one setting: give one --provider and one number of --threads"

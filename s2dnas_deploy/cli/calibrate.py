@@ -120,12 +120,17 @@ def calibrate(**options: Any) -> None:
     """  # noqa: D301
     check_bundle_is_named(options["bundle"], options["images"])
     request = _request(options)
-    from s2dnas_deploy.bundle.files import write_text_atomically
+    from s2dnas_deploy.bundle.files import check_writable, write_text_atomically
     from s2dnas_deploy.cli.console import Console
     from s2dnas_deploy.run.calibration import calibrate as run_calibration
     from s2dnas_deploy.run.plot import calibration_svg
 
     silence_pillow()
+    for key in ("plot", "scores"):
+        if options[key] is not None:
+            check_writable(options[key], f"--{key}")
+    if request.write:
+        check_writable(request.bundle / "manifest.json", "--bundle")
     with Console(quiet=options["quiet"]) as console:
         calibration = run_calibration(request, console)
         if options["plot"] is not None:
@@ -159,6 +164,7 @@ def _request(options: dict[str, Any]) -> "CalibrationRequest":
     from s2dnas_deploy.run.bulk import BulkOptions
     from s2dnas_deploy.run.calibrate import Goal
     from s2dnas_deploy.run.calibration import Budget, CalibrationRequest
+    from s2dnas_deploy.run.inputs import listed_on
 
     goal, budget = None, None
     if targets:
@@ -173,7 +179,7 @@ def _request(options: dict[str, Any]) -> "CalibrationRequest":
         )
     return CalibrationRequest(
         places=options["images"],
-        listed=tuple(line.rstrip("\r\n") for line in sys.stdin) if "-" in options["images"] else (),
+        listed=listed_on(sys.stdin.buffer) if "-" in options["images"] else (),
         goal=goal,
         budget=budget,
         bulk=BulkOptions(batch=options["batch"]),

@@ -2,7 +2,11 @@
 
 import json
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -30,7 +34,8 @@ class Command(click.Command):
         """Run the command; turn what it raises into a message and an exit code."""
         debug = ctx.meta[DEBUG] = ctx.params.pop("debug", False)
         try:
-            return super().invoke(ctx)
+            with _terminated_as_interrupted():
+                return super().invoke(ctx)
         except S2dnasError as error:
             if debug:
                 raise
@@ -53,6 +58,19 @@ class Command(click.Command):
             _end(f"error: {_of_system(error)}", 1)
         except KeyboardInterrupt:
             _end("interrupted", INTERRUPTED)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """`kill`, `timeout` and a system that shuts down let a command finish what Ctrl-C lets it finish."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread hears of signals
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 _BUILD_ONLY = frozenset(
@@ -114,11 +132,10 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in new rele
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The numbers as a tuple."""
-        if isinstance(value, (tuple, list)):
-            return tuple(float(number) for number in value)
+        parts = value if isinstance(value, (tuple, list)) else str(value).split(",")
         try:
-            return tuple(float(part) for part in str(value).split(","))
-        except ValueError:
+            return tuple(float(part) for part in parts)
+        except (TypeError, ValueError):
             self.fail(f"{value!r} is not a list of numbers with commas between", param, ctx)
 
 

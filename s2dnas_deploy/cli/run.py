@@ -78,6 +78,7 @@ def run(**options: Any) -> None:
 
 def _request(options: dict[str, Any]) -> "RunRequest":
     from s2dnas_deploy.run.bulk import BulkOptions
+    from s2dnas_deploy.run.inputs import listed_on
     from s2dnas_deploy.run.job import RunRequest
 
     places = options["images"]
@@ -86,7 +87,7 @@ def _request(options: dict[str, Any]) -> "RunRequest":
     )
     return RunRequest(
         places=places,
-        listed=tuple(line.rstrip("\r\n") for line in sys.stdin) if "-" in places else (),
+        listed=listed_on(sys.stdin.buffer) if "-" in places else (),
         bulk=bulk,
         **{
             key: options[key]

@@ -43,8 +43,8 @@ _OPTIONS = (
         show_default=True,
         help="Passes over the images; 0 only carries weights over.",
     ),
-    click.option("--batch-size", type=int, default=128, show_default=True),
-    click.option("--lr", type=float, default=0.1, show_default=True, help="Peak learning rate."),
+    click.option("--batch-size", type=int, default=64, show_default=True),
+    click.option("--lr", type=float, default=0.05, show_default=True, help="Peak learning rate."),
     click.option("--weight-decay", type=float, default=5e-4, show_default=True),
     click.option(
         "--warmup", type=float, default=0.1, show_default=True, help="Part of the run in which lr rises."
@@ -58,7 +58,7 @@ _OPTIONS = (
         help="Weight of the static network's answers.",
     ),
     click.option(
-        "--self-distill", type=float, default=0.0, show_default=True, help="Share of the last exit in that."
+        "--self-distill", type=float, default=0.3, show_default=True, help="Share of the last exit in that."
     ),
     click.option(
         "--temperature", type=float, default=3.0, show_default=True, help="Softens the answers distilled."
@@ -67,7 +67,7 @@ _OPTIONS = (
         "--exit-weights", type=Numbers(), default=(), help="Weight of each exit's loss; all 1 if not given."
     ),
     click.option(
-        "--ema", type=float, default=0.999, show_default=True, help="Moving average of weights; 0 is off."
+        "--ema", type=float, default=0.995, show_default=True, help="Moving average of weights; 0 is off."
     ),
     click.option(
         "--augment",

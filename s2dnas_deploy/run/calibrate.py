@@ -206,7 +206,7 @@ def choose_for_budget(
         path = path_of(offset, scores.exits)
         worse, better = changes(scores, losses, path, every)
         spent = mean_cost(scores, path, every, cost)
-        within = np.flatnonzero(spent <= budget)
+        within = np.flatnonzero(spent <= budget * (1 + 1e-9))  # sums of shares are off by a rounding
         if not len(within):
             continue
         step = within[np.lexsort((spent[within], (worse - better)[within]))[0]]

@@ -3,6 +3,7 @@
 Place in the flow: `CalibrationRequest` ──scores──▶ `Choice` ──▶ the bundle's manifest, replaced atomically.
 """
 
+import os
 import statistics
 import time
 from collections import Counter
@@ -261,9 +262,14 @@ def _share_right(scores: ExitScores) -> float | None:
 
 def _refuse_doubles(items: Sequence[Item]) -> None:
     """An image that counts twice proves nothing the second time."""
-    twice = [name for name, count in Counter(item.name for item in items).items() if count > 1]
+    twice = [name for name, count in Counter(map(_which, items)).items() if count > 1]
     if twice:
         raise DataError(f"{len(twice)} images were named more than once, {twice[0]} for one; name each once")
+
+
+def _which(item: Item) -> str:
+    """The image itself: a file may be named in several ways, and by links."""
+    return os.path.realpath(item.source) if isinstance(item.source, str) else item.name
 
 
 def _against(request: CalibrationRequest, scores: ExitScores) -> Against:

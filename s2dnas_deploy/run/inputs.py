@@ -6,20 +6,17 @@ except to tell whether a file without a picture's ending is one.
 
 import glob
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from s2dnas_deploy.bundle.pixels import SUFFIXES
+from s2dnas_deploy.bundle.pixels import SUFFIXES, readable_formats
 from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.run.pictures import readable_formats
 
 ARCHIVES = (".npz", ".npy")
 _IMAGE_KEYS = ("images", "x", "x_test", "x_val", "x_train")
@@ -73,6 +70,11 @@ def find_items(places: Sequence[str], labels: Sequence[str], listed: Iterable[st
     if not found:
         raise _nothing_in(places)
     return Items(images=tuple(found), passed_over=passed_over)
+
+
+def listed_on(stdin: BinaryIO) -> tuple[str, ...]:
+    """Names of files, one a line, in whatever bytes the file system knows them by."""
+    return tuple(os.fsdecode(line.rstrip(b"\r\n")) for line in stdin)
 
 
 def evenly(items: Sequence[Item], most: int) -> list[Item]:
@@ -175,7 +177,7 @@ def _arrays_in(path: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
             arrays = {key: content[key] for key in content.files} if hasattr(content, "files") else content
     except FileNotFoundError as problem:
         raise DataError(f"{path}: no such file") from problem
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as problem:
+    except Exception as problem:  # numpy and zipfile raise almost anything on damaged bytes
         # Of whatever is no archive numpy says that it is pickled, and how to run what is in it.
         reason = "something else, or Python objects" if "pickle" in str(problem) else str(problem)
         raise DataError(f"{path}: expected a NumPy archive of plain arrays, got: {reason}") from problem

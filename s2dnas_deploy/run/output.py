@@ -42,8 +42,8 @@ class Output:
         was_there = self.lines.exists()
         self.file: BinaryIO = self.lines.open("ab")
         """Where lines are appended."""
+        self._lock()
         try:
-            self._lock()
             self.written: list[Record] = self._begin(resume, was_there=was_there)
         except BaseException:
             self.file.close()
@@ -81,6 +81,7 @@ class Output:
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as problem:
+            self.file.close()
             raise OptionError(
                 f"another run is writing {self.out}; wait for it, or give another --out"
             ) from problem
@@ -178,6 +179,15 @@ class Output:
         return OptionError(f"{self.out} is not what a run has written: {problem}; remove it to begin anew")
 
 
+def _in_utf8(record: Record) -> Record:
+    """The name of a file may hold bytes that are no text; Parquet takes text only: they are spelled out."""
+    return {key: _spelled(value) if isinstance(value, str) else value for key, value in record.items()}
+
+
+def _spelled(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _end_of_last_line(file: BinaryIO) -> int:
     """Where the last whole line ends."""
     end = position = 0
@@ -214,7 +224,7 @@ def _to_parquet(lines: Path, out: Path) -> None:
     with lines.open("rb") as file, part.open("wb") as sink:
         with pyarrow.parquet.ParquetWriter(sink, schema) as writer:
             while batch := [json.loads(line) for _, line in zip(range(_ROWS), file, strict=False)]:
-                writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
+                writer.write_table(pyarrow.Table.from_pylist([_in_utf8(row) for row in batch], schema=schema))
         sink.flush()
         os.fsync(sink.fileno())
     part.replace(out)

@@ -7,7 +7,6 @@ exported with `--float-input`). Whatever cannot be read is a `DataError` that sa
 import os
 import stat
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -23,6 +22,7 @@ from s2dnas_deploy.bundle.pixels import (
     fitted,
     in_colour,
     planes_of,
+    readable_formats,
     require_picture_channels,
     resized,
 )
@@ -34,8 +34,6 @@ Given: TypeAlias = Source | Array | DataError
 
 # A file may claim a size that its few bytes unpack to; a picture this large is an attack or a mistake.
 MOST_PIXELS = 100_000_000
-# Those that training knows and that pillow decodes by itself; EPS, for one, would start another program.
-_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 
 
 class Reader:
@@ -151,13 +149,6 @@ def _loaded(picture: Image.Image) -> Image.Image:
         raise DataError(f"a picture: {str(problem) or type(problem).__name__}") from problem
     copy.format = picture.format  # says what 16-bit grey means
     return copy
-
-
-@cache
-def readable_formats() -> tuple[str, ...]:
-    """The formats that this pillow can read, of those that are wanted."""
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _refuse_bomb(image: Image.Image, path: str) -> None:

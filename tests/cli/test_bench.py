@@ -352,6 +352,14 @@ def _run_kit(board: Path, **environment: str) -> None:
     assert "bring back" in result.stdout
 
 
+def test_a_bundle_from_before_there_were_zips_is_packed(bundle, images, tmp_path):
+    old = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    for path in old.iterdir():
+        os.utime(path, (0, 0))
+    result = command(bench, "pack", old, "--data", images, "--out", tmp_path / "kit.zip")
+    assert result.exit_code == 0, result.output
+
+
 def test_an_old_python_is_told(kit, tmp_path):
     old = tmp_path / "python"
     old.write_text("#!/bin/sh\nexit 1\n")

@@ -1,6 +1,7 @@
 """`s2dnas-calibrate` from the command line: thresholds in the bundle, with what they promise."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,25 @@ def test_images_named_twice_prove_nothing(bundle, made):
     result = run("--bundle", bundle, made[1], made[1], "--max-drop", "10%")
     assert result.exit_code == 1
     assert "900 images were named more than once" in result.stderr
+
+
+def test_an_image_by_another_name_is_the_same_image(bundle, made, tmp_path):
+    (tmp_path / "link").symlink_to(made[1])
+    relative = os.path.relpath(made[1])
+    for again in (tmp_path / "link", relative, f"{made[1]}/."):
+        result = run("--bundle", bundle, made[1], again, "--max-drop", "10%")
+        assert result.exit_code == 1
+        assert "900 images were named more than once" in result.stderr
+
+
+def test_what_cannot_be_written_is_told_before_the_work(bundle, made, tmp_path):
+    (tmp_path / "file").write_text("")
+    for option, suffix in (("--plot", "svg"), ("--scores", "npz")):
+        before = (bundle / "manifest.json").read_bytes()
+        result = run("--bundle", bundle, made[1], option, tmp_path / "file" / f"x.{suffix}")
+        assert result.exit_code == 2
+        assert f"cannot write {option}" in result.stderr
+        assert (bundle / "manifest.json").read_bytes() == before
 
 
 def test_a_bundle_that_was_replaced_meanwhile_is_left_alone(bundle):

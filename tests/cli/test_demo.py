@@ -42,6 +42,13 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+def test_somebody_elses_readme_is_left_alone(tmp_path):
+    (tmp_path / "README.txt").write_text("mine")
+    with pytest.raises(DataError, match="--out"):
+        write_folder(tmp_path, Console(quiet=True))
+    assert (tmp_path / "README.txt").read_text() == "mine"
+
+
 @pytest.mark.slow
 def test_everything_on_a_machine_cut_off_from_the_world(tmp_path):
     if shutil.which("unshare") is None or subprocess.run([*CUT_OFF, "true"], check=False).returncode:

@@ -69,6 +69,31 @@ def test_what_training_held_out_is_written(digits, tmp_path):
         assert np.array_equal(np.stack(kept), part.images.numpy())
 
 
+def test_images_that_the_network_was_not_trained_on_are_no_held_out_ones(tmp_path):
+    generator = np.random.default_rng(0)
+    for i in range(40):
+        path = tmp_path / "images" / str(i % 2) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8), dtype=np.uint8)).save(path)
+    network = [
+        f"--model={MODELS}/digits_cnn.py:digits_cnn",
+        '--model-args={"num_classes": 2}',
+        "--input=1x8x8",
+    ]
+    data = ["--data", str(tmp_path / "images")]
+    model = tmp_path / "m.pt"
+    options = [*network, *data, "--normalize=unit", "--plan=uniform:0.5,0.5", "--epochs=0", f"--out={model}"]
+    result = CliRunner().invoke(train, options)
+    assert result.exit_code == 0, result.output
+    held_out = ["--out", tmp_path / "b", *data, "--held-out", tmp_path / "kept"]
+    assert run(model, *held_out).exit_code == 0
+    (tmp_path / "images" / "0" / "0.png").unlink()
+    result = run(model, *held_out)
+    assert result.exit_code == 1
+    assert "is not, or no longer, what the network was trained on" in result.stderr
+    assert run(model, *held_out[:-2]).exit_code == 0
+
+
 def test_resizing_is_added_to_a_network_that_was_trained_without(digits, tmp_path):
     assert run(digits, "--out", tmp_path / "b", "--resize", "crop").exit_code == 0
     with Cascade.load(tmp_path / "b") as cascade:

@@ -138,6 +138,38 @@ def test_files_patterns_archives_and_lists(bundle, folder, tmp_path):
     assert archive[4]["truth"] == "class 4"
 
 
+def test_names_that_are_no_text(bundle, folder, tmp_path):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
+    shutil.copy(next(folder.rglob("*.png")), odd)
+    out = tmp_path / "out.parquet"
+    command = [*RUN, "--bundle", str(bundle), "--quiet", "--out", str(out), "-"]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(command, input=os.fsencode(odd), env=strict, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (row,) = pytest.importorskip("pyarrow.parquet").read_table(out).to_pylist()
+    assert row["file"].endswith("caf\\udce9.png")
+    assert row["exit"] in (0, 1, 2)
+
+
+def test_archives_with_a_few_bytes_changed_are_answers_with_errors(bundle, tmp_path):
+    generator = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", np.zeros((2, HEIGHT, WIDTH, 3), np.uint8))
+    whole = (tmp_path / "x.npy").read_bytes()
+    for number in range(400):
+        content = bytearray(whole)
+        content[int(generator.integers(0, 128))] = int(generator.integers(0, 256))
+        (tmp_path / f"{number:03}.npy").write_bytes(content)
+    result = run("--bundle", bundle, *sorted(tmp_path.glob("???.npy")))
+    assert result.exit_code == 6, result.output
+    assert len(records(result.stdout)) >= 400
+
+
+def test_a_full_disk_is_told_with_the_way_on(bundle, folder):
+    result = run("--bundle", bundle, folder, "--out", "/dev/full", "--format", "jsonl")
+    assert result.exit_code == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("error: /dev/full: ")
+
+
 def test_places_that_are_nothing_are_named(bundle, tmp_path):
     (tmp_path / "empty").mkdir()
     for place, message in {

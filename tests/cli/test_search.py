@@ -14,6 +14,9 @@ from click.testing import CliRunner, Result
 torch = pytest.importorskip("torch")
 
 from s2dnas_deploy.build.model_file import load_model  # noqa: E402
+from s2dnas_deploy.build.search import session  # noqa: E402
+from s2dnas_deploy.build.search.reward import Worth  # noqa: E402
+from s2dnas_deploy.bundle.files import lock_folder  # noqa: E402
 from s2dnas_deploy.cli import search, train  # noqa: E402
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -95,6 +98,28 @@ def test_another_target_keeps_the_shared_weights_and_all_that_was_tried(weights,
     assert (tmp_path / "m.run/plans-1.jsonl").read_bytes() == tried
     assert "resuming" not in again.stderr
     assert before
+
+
+def test_finalists_that_all_take_too_long_are_told(weights, tmp_path, monkeypatch):
+    def slow(search, finalists):
+        shares = {"exit_accuracy": (0.9, 0.9), "exit_cost": (0.41, 1.0), "exit_share": (1.0, 0.0)}
+        return lambda choices: Worth(reward=0.5, accuracy=0.9, cost=0.41, fits=False, **shares)
+
+    monkeypatch.setattr(session, "finalists_evaluator", slow)
+    result = run(*options(weights, tmp_path / "m.pt"))
+    assert result.exit_code == 2
+    assert "takes more than --target 0.4 once it is timed itself, the least 0.410" in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_another_process_in_the_same_folder_is_waited_for(weights, tmp_path):
+    (tmp_path / "m.run").mkdir()
+    with lock_folder(tmp_path / "m.run"):
+        result = run(*options(weights, tmp_path / "m.pt"))
+        trained = CliRunner().invoke(train, [*NETWORK, *QUICK, "--plan=static", f"--out={tmp_path}/m.pt"])
+    for each in (result, trained):
+        assert each.exit_code == 2
+        assert f"another process is working in {tmp_path / 'm.run'}" in each.stderr
 
 
 def test_a_winner_that_is_beaten_makes_room(weights, tmp_path):

@@ -209,6 +209,14 @@ def test_a_budget_is_kept_and_used():
         choose_for_budget(scores, 0.5, COST)
 
 
+def test_a_budget_that_is_just_what_exit_0_costs():
+    for seed in range(40):
+        cost = np.random.default_rng(seed).uniform(0.1, 1)
+        for costs in ((cost, 2 * cost, 3 * cost), (cost, cost, cost)):
+            choice = choose_for_budget(draw(50, seed), cost, costs)
+            assert choice.point.cost == pytest.approx(cost)
+
+
 def test_labels_that_are_not_there_are_needed():
     scores = draw(2000, 8)
     unlabelled = ExitScores(label=scores.label, confidence=scores.confidence)

@@ -6,9 +6,8 @@ import pytest
 from PIL import Image
 
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.bundle.pixels import in_colour, planes_of
+from s2dnas_deploy.bundle.pixels import in_colour, planes_of, readable_formats
 from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.run import pictures
 from s2dnas_deploy.run.pictures import Reader
 
 
@@ -108,5 +107,5 @@ def test_images_are_resized_only_if_the_network_was_trained_so():
 
 
 def test_only_safe_formats_are_tried():
-    assert {"JPEG", "PNG", "WEBP", "TIFF"} <= set(pictures.readable_formats())
-    assert not {"EPS", "FITS", "PDF", "WMF"} & set(pictures.readable_formats())
+    assert {"JPEG", "PNG", "WEBP", "TIFF"} <= set(readable_formats())
+    assert not {"EPS", "FITS", "PDF", "WMF"} & set(readable_formats())

@@ -22,7 +22,7 @@ _ABOUT = "s2dnas-demo wrote this folder, and writes here again when it is given 
 
 def write_folder(folder: Path, reporter: Reporter) -> None:
     """Write the network's file, unless it is there (you may have changed it), and every image."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / README).is_file():
+    if folder.exists() and any(folder.iterdir()) and not _is_a_demos(folder):
         raise DataError(
             f"{folder}: expected an empty folder or that of an earlier demo, found {next(folder.iterdir())}; "
             "name another folder with --out"
@@ -37,3 +37,9 @@ def write_folder(folder: Path, reporter: Reporter) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(path)
         progress(i + 1, len(images))
+
+
+def _is_a_demos(folder: Path) -> bool:
+    """Whether an earlier demo wrote it; somebody's own README.txt is no sign of that."""
+    readme = folder / README
+    return readme.is_file() and readme.read_bytes() == _ABOUT.encode()

@@ -134,7 +134,20 @@ def _of_model(request: ExportRequest, path: Path, reporter: Reporter) -> tuple[C
         limit=request.limit,
         on_progress=counted(reporter.phase("reading images")),
     )
+    _check_same_images(request, model, splits)
     return chain, _images(request, splits, chain.class_names, reporter)
+
+
+def _check_same_images(request: ExportRequest, model: Model, splits: ImageSplits) -> None:
+    """Of other images, those held out need not be those that training held out; promises need these."""
+    about = model.provenance.get("data", {})
+    whole = request.limit is None and request.resize is None and about.get("limit", 0) is None
+    if request.held_out is not None and whole and about["digest"] != splits.digest:
+        raise DataError(
+            f"--held-out {request.held_out}: {request.data} is not, or no longer, what the network was "
+            "trained on (an image more or less divides all of them otherwise), so it is not known what "
+            "training held out; give the same images, or calibrate on others that it has not seen"
+        )
 
 
 def _of_own_network(

@@ -16,6 +16,7 @@ from s2dnas_deploy.bundle.pixels import (
     Pixels,
     in_colour,
     planes_of,
+    readable_formats,
     require_picture_channels,
     resized,
 )
@@ -158,7 +159,7 @@ def _fill_from(paths: list[str], wanted: InputFormat) -> Fill:
 def _decode(path: str, out: Pixels, wanted: InputFormat, faults: _Faults) -> None:
     """Decode one file into `out` [C, H, W], or say in `faults` why not."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=readable_formats()) as image:
             image.load()
             picture = in_colour(image, wanted.channels)
     except MemoryError:

@@ -63,7 +63,7 @@ def _find(source: str, wanted: InputFormat) -> UnreadSplits:
     """Read what there is and its labels; pixels come later."""
     if source == "digits":
         return find_digits(wanted)
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         cifar = cifar_folder(path)
         return find_folder(path, wanted) if cifar is None else find_cifar(cifar, wanted)

@@ -20,10 +20,12 @@ from s2dnas_deploy.build.search.price import Price
 from s2dnas_deploy.build.search.reward import Worth, worth_of
 from s2dnas_deploy.build.search.shared import SharedWeights
 from s2dnas_deploy.build.search.space import Choices, SearchSpace
+from s2dnas_deploy.build.training.checkpoint import load_checkpoint
 from s2dnas_deploy.build.training.devices import Autocast, autocast_for, choose_device, placed
 from s2dnas_deploy.build.training.loop import Task, train
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.errors import CheckpointError
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.run.scores import ExitScores
 
@@ -112,11 +114,20 @@ class FinetuneEvaluator(_Evaluator):
                 settings=self.settings,
                 folder=folder,
             )
+            _forget_another(task)
             train(task, lambda done, total, note: None)
             costs = self.price(network)
             logits = logits_of(placed(network, device), self.judging, self.preprocessing, device, autocast)
             shutil.rmtree(folder)  # only now: who is killed before goes on with the trained weights
         return scores_from(logits, self.judging.labels), costs
+
+
+def _forget_another(task: Task) -> None:
+    """A checkpoint of the same plan by other settings is not gone on with; training it again is short."""
+    try:
+        load_checkpoint(task.folder / "checkpoint.pt", task.identity())
+    except CheckpointError:
+        shutil.rmtree(task.folder)
 
 
 def _where(settings: Settings) -> tuple[torch.device, Autocast]:

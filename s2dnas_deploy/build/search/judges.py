@@ -1,9 +1,8 @@
-"""Which images judge plans: none that shared weights, or a candidate, were trained on.
+"""Which images judge plans: some that are set aside from the training images until the winner is trained.
 
-Place in the flow: `ImageSplits` ──▶ the same with fewer images to train on, and those that judge. Validation
-images do, as far as there are enough; differences between plans are small, and the best of many is easily
-the luckiest. The rest is set aside from the training images. The static network has seen those, but that is
-the same for all plans.
+Place in the flow: `ImageSplits` ──▶ the same with fewer images to train on, and those that judge. The static
+network has seen these, but that is the same for all plans. Validation images judge no plan: a network that
+was chosen by them would be better there than elsewhere, and thresholds proven on them would prove less.
 """
 
 import hashlib
@@ -14,21 +13,15 @@ import torch
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 
 JUDGING_IMAGES = 2000
-_LARGEST_PART = 8  # at most one training image in eight is set aside
+"""Differences between plans are small, and the best of many is easily the luckiest."""
+_LARGEST_PART = 5  # at most one training image in five is set aside
 
 
 def set_judges_aside(splits: ImageSplits) -> tuple[ImageSplits, LabelledImages]:
     """The splits to train with in a search, and the images to judge by."""
-    missing = JUDGING_IMAGES - len(splits.val)
-    if missing <= 0:
-        return splits, splits.val.evenly(JUDGING_IMAGES)
-    count = min(missing, len(splits.train) // _LARGEST_PART)
+    count = min(JUDGING_IMAGES, len(splits.train) // _LARGEST_PART)
     chosen = torch.zeros(len(splits.train), dtype=torch.bool)
     chosen[splits.train.spread(count)] = True
-    aside, kept = splits.train.select(chosen), splits.train.select(~chosen)
-    judges = LabelledImages(
-        images=torch.cat([splits.val.images, aside.images]),
-        labels=torch.cat([splits.val.labels, aside.labels]),
-    )
     digest = hashlib.sha256(f"{splits.digest}|{count} judge".encode()).hexdigest()
-    return replace(splits, train=kept, digest=digest), judges
+    kept = replace(splits, train=splits.train.select(~chosen), digest=digest)
+    return kept, splits.train.select(chosen)

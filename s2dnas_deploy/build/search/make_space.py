@@ -43,7 +43,7 @@ def make_space(
             f"the network's groups are too narrow to be divided among {stages} stages: {widest} can "
             "own a part of the widest; ask for fewer --stages, or a smaller --align"
         )
-    return SearchSpace(plans=plans, stages=stages, kind=kind, align=align, slots=(*exits, *groups, *layers))
+    return SearchSpace(plans=plans, stages=stages, align=align, slots=(*exits, *groups, *layers))
 
 
 def divisions(

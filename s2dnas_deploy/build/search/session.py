@@ -47,7 +47,7 @@ from s2dnas_deploy.build.training.session import (
     train_plan,
     with_trained_static,
 )
-from s2dnas_deploy.bundle.files import check_writable, free_name, write_text_atomically
+from s2dnas_deploy.bundle.files import alone_in, check_writable, free_name, write_text_atomically
 from s2dnas_deploy.errors import CheckpointError, OptionError
 from s2dnas_deploy.reporter import Reporter
 
@@ -79,6 +79,7 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
             reporter.say(f"{request.ray}: {cluster.at_once} plans are judged at a time")
         check_writable(training.out)
         _check_not_anothers(request)
+        stack.enter_context(alone_in(training.folder))
         prepared = with_trained_static(training, prepare(training, reporter), reporter)
         if not prepared.is_trained:
             raise OptionError("a search starts from a trained network: give --weights, or --static-epochs")
@@ -86,6 +87,8 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
             prepared.static.divisible.space, stages=request.stages, kind=request.space, align=request.align
         )
         search = Search(request=request, prepared=prepared, space=space, cluster=cluster, reporter=reporter)
+        known = f"{100 * search.static_accuracy:.2f}% on {len(prepared.splits.val)} validation images"
+        reporter.say(f"static network: {known}")
         if request.write_probes is not None:
             written = reporter.phase("writing probes")
             write_probes(prepared, probe_plans(space), request.write_probes, written)
@@ -94,7 +97,7 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
         if training.restart:
             _forget(training.folder)
         best = _best(search)
-    return tuple(_trained(search, trial, rank) for rank, trial in enumerate(best))
+        return tuple(_trained(search, trial, rank) for rank, trial in enumerate(best))
 
 
 def _best(search: Search) -> Sequence[Trial]:
@@ -117,7 +120,15 @@ def _best(search: Search) -> Sequence[Trial]:
     if request.evaluator == "shared" and request.finalists > 1:
         named = choose_finalists(trials.best(len(trials.asked)), uniform, max(request.finalists, request.top))
         finalists = _looked_at_closely(search, identity, named)
-    best = [trial for trial in finalists or trials.best(request.top) if trial.worth.fits][: request.top]
+    tried = finalists or trials.best(request.top)
+    best = [trial for trial in tried if trial.worth.fits][: request.top]
+    if not best:
+        least = min(trial.worth.cost for trial in tried)
+        raise OptionError(
+            f"each of {len(tried)} finalists takes more than --target {request.target:g} once it is timed "
+            f"itself, the least {least:.3f} of the static network; ask for a target above that, or for more "
+            "--finalists (what is done so far is kept)"
+        )
     if len(best) < request.top:
         search.reporter.say(f"--top {request.top}: only {len(best)} that differ and keep to the target")
     plot_frontier(

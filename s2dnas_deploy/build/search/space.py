@@ -77,7 +77,6 @@ class SearchSpace:
 
     plans: PlanSpace
     stages: int
-    kind: Kind
     align: int
     slots: tuple[Slot, ...]
 

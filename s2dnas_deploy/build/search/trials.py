@@ -78,14 +78,23 @@ class Trials:
 
 
 def _set_aside(path: Path, header: str) -> Path | None:
-    """Trials of another search (another target, say) make room: they cost time, and are not thrown away."""
-    if not path.exists():
+    """Trials of another search (another target, say) make room, and those of this one come back.
+
+    They have cost time, and are not thrown away.
+    """
+    if not path.exists() or _first_line(path) == header:
         return None
+    aside = path.rename(free_name(path))
+    for other in sorted(path.parent.glob(f"{path.stem}-*{path.suffix}")):
+        if _first_line(other) == header:
+            other.rename(path)
+            break
+    return aside
+
+
+def _first_line(path: Path) -> str:
     with path.open(encoding="utf-8", errors="replace") as file:
-        first = file.readline()
-    if first.rstrip("\n") == header:
-        return None
-    return path.rename(free_name(path))
+        return file.readline().rstrip("\n")
 
 
 def _read(path: Path, space: SearchSpace) -> dict[Choices, Trial]:

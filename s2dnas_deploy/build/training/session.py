@@ -23,7 +23,7 @@ from s2dnas_deploy.build.training.devices import choose_device
 from s2dnas_deploy.build.training.loop import Task, accuracy, check_images, train
 from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.build.training.settings import Settings
-from s2dnas_deploy.bundle.files import check_writable
+from s2dnas_deploy.bundle.files import alone_in, check_writable
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import CheckpointError, ModelError
 from s2dnas_deploy.plan import Plan
@@ -71,7 +71,13 @@ def train_model(request: Request, reporter: Reporter) -> Model:
     # An illegal plan is refused before anything is trained.
     plan = read_plan(request.plan, prepared.static, align=request.align, seed=request.settings.seed)
     carry_over(prepared.static, plan)
-    return train_plan(request, plan, with_trained_static(request, prepared, reporter), reporter)
+    if not prepared.is_trained and not request.static_epochs and plan.stages > 1:
+        reporter.say(
+            "no --weights: the network is taken as untrained, and the stages have no teacher. Weights that "
+            "the factory loads itself count as none: save its state_dict and give the file"
+        )
+    with alone_in(request.folder):
+        return train_plan(request, plan, with_trained_static(request, prepared, reporter), reporter)
 
 
 def prepare(request: Request, reporter: Reporter) -> Prepared:
@@ -249,6 +255,7 @@ def _provenance(
             "val": len(splits.val),
             "test": None if splits.test is None else len(splits.test),
             "val_fraction": request.val_fraction,
+            "limit": request.limit,
         },
         "static_accuracy": None if static is None else dict(static),
         "val_accuracy": accuracy(task.network, splits.val, task.preprocessing),

@@ -21,17 +21,17 @@ class Settings:
     """
 
     epochs: int
-    batch_size: int = 128
-    lr: float = 0.1
+    batch_size: int = 64
+    lr: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup: float = 0.1
     label_smoothing: float = 0.0
     distill: float = 0.9
-    self_distill: float = 0.0
+    self_distill: float = 0.3
     temperature: float = 3.0
     exit_weights: tuple[float, ...] = ()
-    ema: float = 0.999
+    ema: float = 0.995
     augment: Augmentation = "crop-flip"
     crop_padding: int | None = None
     seed: int = 0

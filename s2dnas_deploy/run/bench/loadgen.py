@@ -28,7 +28,6 @@ from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import evenly, find_items
 from s2dnas_deploy.run.stages import Array
 
-SCENARIOS = ("SingleStream", "MultiStream", "Offline", "Server")
 _SUMMARY, _DETAIL = "mlperf_log_summary.txt", "mlperf_log_detail.txt"
 _RESULTS = {
     "SingleStream": r"90(?:\.0)?th percentile latency \(ns\)\s*:\s*([\d.]+)",

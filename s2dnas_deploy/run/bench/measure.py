@@ -7,7 +7,7 @@ subjects take turns on the same images.
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import product
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, static_beside
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.baseline import Baseline
 from s2dnas_deploy.run.bench.answers import (
@@ -39,7 +39,7 @@ from s2dnas_deploy.run.bench.summary import mean_of
 from s2dnas_deploy.run.calibrate import Against, Point, choose_for_budget
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.environment import look_around
-from s2dnas_deploy.run.inputs import find_items
+from s2dnas_deploy.run.inputs import Item, find_items
 from s2dnas_deploy.run.providers import choose_provider, is_choice, usable_cores
 from s2dnas_deploy.run.scores import ExitScores
 from s2dnas_deploy.run.stages import Array
@@ -144,7 +144,7 @@ def _find_out(request: MeasureRequest, bundle: Bundle, setting: Setting, reporte
             answered=answered,
             pixels=pixels,
             exits=answered.exits[timed],
-            digest=_sha256(np.ascontiguousarray(pixels[np.argsort(timed)]).tobytes()),
+            digest=_digest_of(items),
             decode_ms=decode_ms(cascade, items),
             baseline=None if baseline is None else baseline.path,
             static_macs=None if baseline is None else baseline.macs,
@@ -202,6 +202,18 @@ def _measured(request: MeasureRequest, manifest: Manifest, known: _Known) -> Mea
         images_digest=known.digest,
         timed_exits=tuple(known.exits.tolist()),
     )
+
+
+def _digest_of(items: Sequence[Item]) -> str:
+    """Of the images as they were named; what they are answered, and so which are timed, decides nothing."""
+    digest = hashlib.sha256()
+    for item in items:
+        source = item.source
+        if isinstance(source, DataError):
+            raise source
+        content = source.tobytes() if isinstance(source, np.ndarray) else Path(source).read_bytes()
+        digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
 
 
 def _sha256(content: bytes) -> str:

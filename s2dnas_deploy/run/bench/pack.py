@@ -128,7 +128,7 @@ def _download(wheels: Path, platform: str, python: str) -> None:
 
 def _zip(folder: Path, out: Path) -> None:
     def write(stream: object) -> None:
-        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:  # type: ignore[call-overload]
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as archive:  # type: ignore[call-overload]
             for path in sorted(folder.rglob("*")):
                 if path.is_file():
                     archive.write(path, path.relative_to(folder.parent))

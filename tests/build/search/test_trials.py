@@ -107,6 +107,18 @@ def test_trials_of_another_search_make_room_and_are_kept(space, tmp_path):
     assert (tmp_path / "plans-1.jsonl").read_bytes() == content
 
 
+def test_trials_that_made_room_come_back(space, tmp_path):
+    path = tmp_path / "plans.jsonl"
+    asked = [space.draw(np.random.default_rng(0))]
+    for run in ({"seed": 0}, {"seed": 1}):
+        trials(path, space, Judged(), run).evaluate(asked)
+    again = Judged()
+    first = trials(path, space, again, {"seed": 0})
+    first.evaluate(asked)
+    assert again.asked == []
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["plans-2.jsonl", "plans.jsonl"]
+
+
 def test_damaged_trials_are_refused(space, tmp_path):
     path = tmp_path / "plans.jsonl"
     trials(path, space, Judged()).evaluate([space.draw(np.random.default_rng(0))])
