@@ -33,6 +33,7 @@ SHORT_DEMO = (
     "--out demo/model.pt",
 )
 SHORTER = {
+    "s2dnas-search --model net.py": " --cost macs --target 0.6 --shared-epochs 1 --epochs 1 --finalists 0",
     "s2dnas-bench demo/bundle": " --seconds 1 --processes 2",
     "s2dnas-bench bundle/": " --seconds 1 --processes 2",
     "s2dnas-search": " --static-epochs 2 --shared-epochs 2 --epochs 2 --finalists 2",
@@ -102,7 +103,7 @@ def run(command, folder, may_end_with=(0,)):
 
 def marked(command):
     """Probes are timed for half a minute, and a search waits for them: these go together."""
-    is_slow = "probes" in command or "device.json" in command
+    is_slow = any(word in command for word in ("probes", "device.json", "search --model"))
     return pytest.param(command, marks=pytest.mark.slow) if is_slow else command
 
 

@@ -41,7 +41,7 @@ def chain_of_own_exits(
     if not isinstance(network, OwnExits):
         raise ModelError(
             f"{type(network).__name__} has no method stages(); expected one that returns the stages as "
-            "modules (image, *features) → (logits, *features), see the README, “Bring your own exits”"
+            "modules (image, *features) → (logits, *features), see docs/bundle.md, “Bring your own exits”"
         )
     modules = [module.eval() for module in network.stages()]
     if not modules or not all(isinstance(module, nn.Module) for module in modules):
