@@ -149,8 +149,10 @@ def calibrate(**options: Any) -> None:
 
 def _request(options: dict[str, Any]) -> "CalibrationRequest":
     targets = [name for name in ("target_ms", "target_macs") if options[name] is not None]
-    compared = [name for name in ("static", "static_accuracy") if options[name] is not None]
-    about_a_promise = [*compared, *(name for name in ("max_drop",) if options[name] is not None)]
+    about_a_promise = [
+        name for name in ("max_drop", "static", "static_accuracy") if options[name] is not None
+    ]
+    compared = [name for name in about_a_promise if name != "max_drop"]
     if len(targets) > 1 or (targets and about_a_promise):
         given = [f"--{name.replace('_', '-')}" for name in (*targets, *about_a_promise)]
         raise click.UsageError(f"{' and '.join(given)} exclude each other: a budget, or a promise")

@@ -71,15 +71,21 @@ class Found:
 
 def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...]:
     """Do what is asked; the best plans found, best first, each trained. The first is at `training.out`."""
+    check_writable(request.training.out)
+    _check_not_anothers(request)
+    with alone_in(request.training.folder):
+        search, best = _searched(request, reporter)
+        return tuple(_trained(search, trial, rank) for rank, trial in enumerate(best))
+
+
+def _searched(request: SearchRequest, reporter: Reporter) -> tuple[Search, Sequence[Trial]]:
+    """The best plans, none if only probes were to be written; a cluster is let go before one is trained."""
     training = request.training
     with ExitStack() as stack:
         device = choose_device(training.settings.device)
         cluster = stack.enter_context(Cluster(request.ray, device)) if request.ray else None
         if cluster is not None:
             reporter.say(f"{request.ray}: {cluster.at_once} plans are judged at a time")
-        check_writable(training.out)
-        _check_not_anothers(request)
-        stack.enter_context(alone_in(training.folder))
         prepared = with_trained_static(training, prepare(training, reporter), reporter)
         if not prepared.is_trained:
             raise OptionError("a search starts from a trained network: give --weights, or --static-epochs")
@@ -93,11 +99,10 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
             written = reporter.phase("writing probes")
             write_probes(prepared, probe_plans(space), request.write_probes, written)
             reporter.say(f"{request.write_probes}: probes for s2dnas-bench")
-            return ()
+            return search, ()
         if training.restart:
             _forget(training.folder)
-        best = _best(search)
-        return tuple(_trained(search, trial, rank) for rank, trial in enumerate(best))
+        return search, _best(search)
 
 
 def _best(search: Search) -> Sequence[Trial]:
