@@ -47,7 +47,8 @@ def blocks(language, text):
 def commands():
     """The lines of a shell that call our commands, in the order of a reader."""
     text = "\n".join(block for page in (README, *DOCS) for block in blocks("sh", page))
-    return [line for line in text.replace("\\\n", " ").splitlines() if "s2dnas-" in line]
+    lines = (line for line in text.replace("\\\n", " ").splitlines() if "s2dnas-" in line)
+    return list(dict.fromkeys(lines))  # what two pages say need not run twice
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +103,8 @@ def run(command, folder, may_end_with=(0,)):
 
 
 def marked(command):
-    """Probes are timed for half a minute, and a search waits for them: these go together."""
-    is_slow = any(word in command for word in ("probes", "device.json", "search --model"))
+    """Searches take their time, and probes are timed for half a minute: these go together."""
+    is_slow = any(word in command for word in ("probes", "device.json", "s2dnas-search"))
     return pytest.param(command, marks=pytest.mark.slow) if is_slow else command
 
 

@@ -99,6 +99,7 @@ def test_statistics_are_those_of_the_images(digits, count):
     )
 
 
+@pytest.mark.slow
 def test_training_serves_plans_that_differ_much(digits, tmp_path):
     run = task(digits, tmp_path, epochs=12)
     before, after = SharedWeights(run.static, run.space), train_shared(run, silent)
