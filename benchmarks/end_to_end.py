@@ -78,9 +78,7 @@ def _trained(network: str, data: str, folder: Path) -> None:
 
 def _measured(folder: Path, data: str, *, seconds: int, max_drop: str) -> Iterator[dict[str, Any]]:
     """Each precision with each promise: exported, calibrated and timed."""
-    test = {
-        name: load_model(folder / f"{name}.pt").provenance["test_accuracy"] for name in ("static", "model")
-    }
+    exits = load_model(folder / "model.pt").provenance["test_accuracy"]
     held_out = folder / "held-out"
     for precision in PRECISIONS:
         bundle = folder / f"bundle-{precision}"
@@ -94,7 +92,7 @@ def _measured(folder: Path, data: str, *, seconds: int, max_drop: str) -> Iterat
             out = folder / f"bench-{precision}-{sure}.json"
             timed = ["--data", str(held_out / "test.npz"), "--threads", "1", "--seconds", str(seconds)]
             _command("bench", str(bundle), *timed, "--out", str(out), "--html", str(out.with_suffix(".html")))
-            yield {"precision": precision, "sure": sure, "exits": test["model"], **_row(Report.load(out))}
+            yield {"precision": precision, "sure": sure, "exits": exits, **_row(Report.load(out))}
 
 
 def _row(report: Report) -> dict[str, Any]:
