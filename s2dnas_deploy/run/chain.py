@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from s2dnas_deploy.bundle.manifest import CONFIDENCE, IMAGE, LABEL, PROBABILITIES, rows_of
+from s2dnas_deploy.run.providers import CPU, make_session
 
 Array = npt.NDArray[Any]
 
@@ -31,12 +31,7 @@ class StageSession:
     """One stage's graph, loaded; on the CPU, on as many threads as said."""
 
     def __init__(self, graph: bytes, *, threads: int = 1) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # Sessions take turns: a pool that spins while another works would only be in its way.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._session = make_session(graph, CPU, threads=threads)
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 

@@ -144,11 +144,24 @@ def _error(share: float, images: int, alpha: float, z: float) -> float:
     ones = min((1 + alpha / share) / 2, 1.0)
     # S ≤ limit  ⟺  ones ≤ (limit + D) / 2
     most = (_paired_limits(changed, images, alpha, z) + changed) // 2
-    first = _likely(low, ones)[0]
-    k = np.arange(first, max(int(most.max()), first) + 1)
-    table = np.exp(_log_binomial(k[None, :], changed[:, None], ones))
-    cdf = (table * (k[None, :] <= most[:, None])).sum(axis=1)
-    return float((weights * cdf).sum())
+    return float((weights * _cdfs_along(most, changed, ones)).sum())
+
+
+def _cdfs_along(most: Whole, trials: Whole, share: float) -> Numbers:
+    """P(Bin(n, share) ≤ m) for each n of `trials`, where each n is one more than the last.
+
+    Each from the one before, so that it takes as many steps as there are n, whatever their size:
+        P(Bin(n + 1) ≤ m) = P(Bin(n) ≤ m) - share · P(Bin(n) = m),    then n + 1 stays and m moves.
+    """
+    before, after, n = most[:-1], most[1:], trials[1:]
+    grown = -share * np.exp(_log_binomial(before, trials[:-1], share))
+    moves = after - before
+    for step in range(1, int(moves.max(initial=0)) + 1):
+        grown += np.where(step <= moves, np.exp(_log_binomial(before + step, n, share)), 0.0)
+    for step in range(int((-moves).max(initial=0))):
+        grown -= np.where(step < -moves, np.exp(_log_binomial(before - step, n, share)), 0.0)
+    first = binomial_cdf(int(most[0]), int(trials[0]), share)
+    return np.clip(first + np.concatenate([[0.0], np.cumsum(grown)]), 0.0, 1.0)
 
 
 def _log_binomial(k: Whole, n: Whole, p: float) -> Numbers:

@@ -8,7 +8,7 @@ import pytest
 
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.run.risk import Test as RiskTest
-from s2dnas_deploy.run.risk import binomial_cdf, least_images, most_useful
+from s2dnas_deploy.run.risk import _cdfs_along, binomial_cdf, least_images, most_useful
 
 
 def test_binomial_cdf_is_the_sum_of_its_terms():
@@ -16,6 +16,14 @@ def test_binomial_cdf_is_the_sum_of_its_terms():
         terms = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
         for k in range(-1, n + 1):
             assert binomial_cdf(k, n, p) == pytest.approx(sum(terms[: k + 1]), abs=1e-12)
+
+
+def test_cdfs_along_a_path_are_those_of_each_of_its_points():
+    trials = np.arange(3, 120)
+    for share in (0.02, 0.5, 0.9, 1.0):
+        most = np.random.default_rng(0).integers(-5, 5, len(trials)) + (trials * share).astype(int)
+        expected = [binomial_cdf(int(m), int(n), share) for m, n in zip(most, trials, strict=True)]
+        assert _cdfs_along(most, trials, share) == pytest.approx(expected, abs=1e-12)
 
 
 def test_of_zeros_and_ones_as_many_are_allowed_as_the_binomial_allows():
