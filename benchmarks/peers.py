@@ -1,6 +1,6 @@
 r"""What else could one run? Accuracy and latency of every alternative, on the same images in one run.
 
-    python benchmarks/peers.py --network NAME=MODEL.pt --static STATIC.pt --data DIR --work DIR --record
+    python benchmarks/peers.py --network NAME=MODEL.pt --static STATIC.pt --data DIR --work DIR --record peers
 
 The static network in onnxruntime and OpenVINO, float32 and INT8, in PyTorch eager and compiled; the
 cascade as stages, in one file, and in INT8; a cascade of two separate networks; `earlyon` on the same
@@ -56,8 +56,8 @@ from s2dnas_deploy.run.calibrate import in_points
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.scores import ExitScores
 
-RESULT = Path(__file__).parent / "results" / "peers.json"
-PICTURE = Path(__file__).parents[1] / "docs" / "peers.svg"
+RESULTS = Path(__file__).parent / "results"
+PICTURES = Path(__file__).parents[1] / "docs"
 DROPS = (0.0, 0.5, 1.0)
 KINDS = ("static", "torch", "cascades", "two", "smaller", "earlyon")
 YARDSTICK = "static network, onnxruntime"
@@ -102,7 +102,7 @@ class Setting:
 @click.option("--timed", type=int, default=10000, show_default=True, help="So many test images.")
 @click.option("--factor", "factors", type=float, multiple=True, default=FACTORS, help="Of the widths.")
 @click.option("--only", type=click.Choice(KINDS), multiple=True, help="Kinds of peers.  [default: all]")
-@click.option("--record", is_flag=True, help="Also write the record, the table and the picture.")
+@click.option("--record", metavar="NAME", help="Also write the record, table and picture of this name.")
 def main(
     networks: tuple[str, ...],
     static_path: Path,
@@ -112,7 +112,7 @@ def main(
     timed: int,
     factors: tuple[float, ...],
     only: tuple[str, ...],
-    record: bool,
+    record: str | None,
 ) -> None:
     """Print accuracy and mean time of every peer."""
     static = load_model(static_path)
@@ -136,15 +136,16 @@ def main(
         peers = list(_peers(setting, only))
         torch.set_num_threads(1)  # from here on, time is taken
         rows = _measured(peers, shown, truth, console)
-    if only and RESULT.exists():
-        rows = _merged(json.loads(RESULT.read_text())["rows"], rows)
+    result = RESULTS / f"{record}.json"
+    if only and result.exists():
+        rows = _merged(json.loads(result.read_text())["rows"], rows)
     content = {"rows": rows, "images": len(shown), "machine": machine()}
     content["versions"] = {name: version(name) for name in ("onnxruntime", "openvino", "torch", "earlyon")}
     click.echo(table(content))
     if record:
-        RESULT.write_text(json.dumps(content, indent=1) + "\n")
-        put_table("peers", table(content), [OWN])
-        draw(rows, PICTURE)
+        result.write_text(json.dumps(content, indent=1) + "\n")
+        put_table(record, table(content), [OWN])
+        draw(rows, PICTURES / f"{record}.svg")
 
 
 def _peers(setting: Setting, only: Sequence[str]) -> Iterator[Peer]:

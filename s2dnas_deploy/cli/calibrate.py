@@ -215,6 +215,8 @@ def _against(options: dict[str, Any]) -> "Against":
 
 def _in_words(calibration: "Calibration") -> str:
     """The thresholds, where images leave, what that costs, and what is promised."""
+    from s2dnas_deploy.run.calibrate import ALWAYS
+
     choice = calibration.choice
     lines = [f"{'exit':>4} {'threshold':>10} {'share':>7}"]
     for k, share in enumerate(choice.point.shares):
@@ -222,6 +224,8 @@ def _in_words(calibration: "Calibration") -> str:
         threshold = "–" if last else f"{choice.point.thresholds[k]:.7g}"
         if not last and choice.point.thresholds[k] > 1:
             threshold = "never"
+        if not last and choice.point.thresholds[k] <= ALWAYS:
+            threshold = "always"
         lines.append(f"{k:>4} {threshold:>10} {100 * share:>6.1f}%")
     scale, unit = (1.0, "ms") if calibration.unit == "ms" else (1e-6, "M MACs")
     mean, full = choice.point.cost * scale, choice.full.cost * scale
@@ -236,7 +240,9 @@ def _in_words(calibration: "Calibration") -> str:
     if calibration.manifest.promise is not None:
         lines.append(calibration.manifest.promise.statement)
     useful = choice.useful_images
-    if useful is not None and choice.proven_on and useful > choice.proven_on:
+    if choice.point.shares[0] == 1:
+        lines.append("every image leaves at exit 0: the other stages are never used")
+    elif useful is not None and choice.proven_on and useful > choice.proven_on:
         lines.append(
             f"with about {useful} images to prove it on, not {choice.proven_on}, more could leave early: "
             "what is really lost could then be half of what is promised"

@@ -30,6 +30,7 @@ Numbers = npt.NDArray[np.float64]
 Losses = npt.NDArray[np.int8]
 
 NEVER = 2.0  # a threshold that no confidence reaches
+ALWAYS = 1e-6  # one that is as good as none: the path ends there
 _TAU = np.linspace(14.0, -14.0, 5601)
 _OFFSETS: tuple[float, ...] = tuple(0.25 * i for i in range(13))
 ORDER_SHARE = 0.1
@@ -154,7 +155,8 @@ def _divided(
     raise DataError(
         f"{len(images)} images cannot prove a drop of {in_points(goal.drop)} or less with "
         f"probability {goal.probability:g}: it takes {least_images(test)} to prove it if not one is answered "
-        "worse, and more otherwise. Give more images, or allow a larger drop or a smaller probability"
+        "worse, and more otherwise. Give more images (s2dnas-train --val-fraction), allow a larger drop or a "
+        "smaller probability, or keep to a budget, which proves nothing (--target-ms, --target-macs)"
     )
 
 

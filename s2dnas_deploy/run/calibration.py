@@ -3,6 +3,7 @@
 Place in the flow: `CalibrationRequest` ──scores──▶ `Choice` ──▶ the bundle's manifest, replaced atomically.
 """
 
+import math
 import os
 import statistics
 import time
@@ -38,6 +39,7 @@ from s2dnas_deploy.run.scores import ExitScores, exit_scores, graphs_of
 
 _TIMED_IMAGES = 200
 _WARM_UP = 20
+_TOO_GOOD = 4.0  # standard errors: once in 30,000 times by chance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,7 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
             _refuse_doubles(items)
         scores = _scores(request, cascade, items, reporter)
         against = _against(request, scores)
+        _say_if_too_good(scores, bundle.manifest.expected, reporter)
         if request.static is not None:
             scores = replace(scores, static=_asked(request, scores, cascade, items, reporter))
         if request.budget is not None and request.budget.in_ms:
@@ -258,6 +261,22 @@ def _share_right(scores: ExitScores) -> float | None:
     if scores.static is None or scores.truth is None:
         return None
     return float((scores.static == scores.truth).mean())
+
+
+def _say_if_too_good(scores: ExitScores, expected: Expected | None, reporter: Reporter) -> None:
+    """Images that the last exit knows far better than those before were perhaps trained on."""
+    if scores.truth is None or expected is None:
+        return
+    here, before = float((scores.label[-1] == scores.truth).mean()), expected.exit_accuracy[-1]
+    counts = len(scores), expected.images
+    together = (here * counts[0] + before * counts[1]) / sum(counts)
+    spread = math.sqrt(together * (1 - together) * sum(1 / count for count in counts))
+    if here - before > _TOO_GOOD * spread:
+        reporter.say(
+            f"the last exit is right on {100 * here:.2f}% of these {counts[0]} images, and on "
+            f"{100 * before:.2f}% of the {counts[1]} that the bundle knows of: if these were trained on, "
+            "what is chosen on them promises too much"
+        )
 
 
 def _refuse_doubles(items: Sequence[Item]) -> None:

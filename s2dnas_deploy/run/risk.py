@@ -100,6 +100,17 @@ def least_images(test: Test) -> int:
     return high
 
 
+def smallest_drop(images: int, probability: float) -> float:
+    """The smallest drop, in tenths of a point, that so many images could prove if not one has a loss."""
+    delta = 1 - probability
+    # Were each loss 0 or 1: (1 - α)ⁿ ≤ δ. A comparison takes a little more.
+    first = 1000 * (1 - delta ** (1 / images))
+    drops = (tenths / 1000 for tenths in range(math.ceil(first), 1000))
+    return next(
+        (a for a in drops if Test(images=images, alpha=a, delta=delta, paired=True).proves(0, 0)), 1.0
+    )
+
+
 def binomial_cdf(successes: int, trials: int, share: float) -> float:
     """P(Bin(trials, share) ≤ successes)."""
     if successes < 0:

@@ -63,7 +63,7 @@ def test_thresholds_land_in_the_bundle_with_their_promise(bundle, made, tmp_path
     first, second, last = (stage.exit for stage in manifest.stages)
     assert (first.calibrated, second.calibrated, last.calibrated) == (True, True, True)
     assert last.threshold is None
-    assert f"{first.threshold:.7g}" in result.stdout
+    assert "always" in result.stdout
     assert manifest.promise.max_drop == pytest.approx(0.1)
     assert manifest.promise.probability == 0.95
     assert manifest.promise.images == 900
@@ -200,12 +200,37 @@ def test_budgets(bundle, made, target):
     result = run("--bundle", bundle, made[1], f"--target-{target}", budget)
     assert result.exit_code == 0, result.output
     manifest = load_bundle(bundle).manifest
+    assert f"{manifest.stages[0].exit.threshold:.7g}" in result.stdout
     assert "nothing is proven" in manifest.promise.statement
     if target == "macs":
         assert manifest.expected.mean_macs <= (macs[0] + macs[2]) / 2 + 1
     small = run("--bundle", bundle, made[1], f"--target-{target}", "0.0000001")
     assert small.exit_code == 2
     assert "what exit 0 alone costs" in small.stderr
+
+
+def test_stages_that_are_never_used_are_named(bundle, made):
+    result = run("--bundle", bundle, made[1], "--static-accuracy", "3%", "--max-drop", "2%")
+    assert result.exit_code == 0, result.output
+    assert "always  100.0%" in result.stdout
+    assert "every image leaves at exit 0" in result.stdout
+    assert "more could leave early" not in result.stdout
+
+
+def test_images_that_the_network_may_have_been_trained_on_are_told_of(bundle, made, tmp_path):
+    assert "trained on" not in run("--bundle", bundle, made[1], "--max-drop", "10%").stderr
+    with Cascade.load(bundle) as cascade:
+        files = sorted(made[1].rglob("*.png"))
+        said = cascade.predict([str(path) for path in files], thresholds=(2, 2)).label
+        for label, path in zip(said, files, strict=True):
+            if path.parent.name == cascade.labels[label]:
+                known = tmp_path / "known" / path.parent.name / path.name
+                known.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, known)
+    result = run("--bundle", bundle, tmp_path / "known", "--max-drop", "10%")
+    assert result.exit_code == 0, result.output
+    assert "the last exit is right on 100.00% of these" in result.stderr
+    assert "of the 900 that the bundle knows of: if these were trained on" in result.stderr
 
 
 @pytest.mark.parametrize(

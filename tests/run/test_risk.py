@@ -8,7 +8,7 @@ import pytest
 
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.run.risk import Test as RiskTest
-from s2dnas_deploy.run.risk import _cdfs_along, binomial_cdf, least_images, most_useful
+from s2dnas_deploy.run.risk import _cdfs_along, binomial_cdf, least_images, most_useful, smallest_drop
 
 
 def test_binomial_cdf_is_the_sum_of_its_terms():
@@ -65,6 +65,16 @@ def test_least_images_is_the_least():
         assert not replace(test, images=least - 1).proves(0, 0)
         if not paired:
             assert least == math.ceil(math.log(0.05) / math.log(0.99))
+
+
+@pytest.mark.parametrize("images", [1, 20, 240, 5000])
+def test_the_smallest_drop_is_the_first_that_could_be_proven(images):
+    def could_be_proven(drop):
+        return RiskTest(images=images, alpha=drop, delta=0.05, paired=True).proves(0, 0)
+
+    smallest = smallest_drop(images, 0.95)
+    assert smallest == 1.0 or could_be_proven(smallest)
+    assert smallest == 0.001 or not could_be_proven(smallest - 0.001)
 
 
 def test_where_counts_are_unlucky_a_few_images_less_are_used():

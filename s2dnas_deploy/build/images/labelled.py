@@ -62,6 +62,8 @@ class ImageSplits:
     """The name of label k at position k."""
     digest: str
     """SHA-256 over images, labels and class names: says that two runs saw the same data."""
+    val_is_split_off: bool = False
+    """The data has no images to choose by; these are some of those to train on."""
 
     def __post_init__(self) -> None:
         for part in (self.train, self.val, self.test):

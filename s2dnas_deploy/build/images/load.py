@@ -56,7 +56,13 @@ def load_images(
     splits = {"train": read["train"], "val": read["val"]}
     test = read.get("test")
     digest = digest_of(**splits, test=test, class_names=found.class_names)
-    return ImageSplits(**splits, test=test, class_names=found.class_names, digest=digest)
+    return ImageSplits(
+        **splits,
+        test=test,
+        class_names=found.class_names,
+        digest=digest,
+        val_is_split_off=found.val is None,
+    )
 
 
 def _find(source: str, wanted: InputFormat) -> UnreadSplits:

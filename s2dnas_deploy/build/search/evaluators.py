@@ -29,8 +29,7 @@ from s2dnas_deploy.build.search.shared import SharedWeights
 from s2dnas_deploy.build.search.space import SearchSpace
 from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
 from s2dnas_deploy.build.training.devices import choose_device
-from s2dnas_deploy.build.training.loop import accuracy
-from s2dnas_deploy.build.training.session import Prepared
+from s2dnas_deploy.build.training.session import Prepared, static_accuracy
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.files import write_text_atomically
 from s2dnas_deploy.plan import Plan
@@ -88,10 +87,10 @@ class Search:
         return train_shared(task, self.reporter.phase("training shared weights"), on_resume)
 
     @cached_property
-    def static_accuracy(self) -> float:
-        """Of the static network, on images that it has not seen."""
+    def static_accuracy(self) -> Mapping[str, float]:
+        """Of the static network, on the validation images, and on the test images if there are any."""
         prepared = self.prepared
-        return accuracy(as_network(prepared.static).eval(), prepared.splits.val, prepared.preprocessing)[0]
+        return static_accuracy(prepared.static, prepared.splits, prepared.preprocessing)
 
 
 def shared_evaluator(search: Search) -> SharedEvaluator:

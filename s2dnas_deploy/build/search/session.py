@@ -41,6 +41,7 @@ from s2dnas_deploy.build.search.strategy import Judge, Strategy
 from s2dnas_deploy.build.search.train_shared import SHARED_CHECKPOINT
 from s2dnas_deploy.build.search.trials import JudgeMany, Trial, Trials
 from s2dnas_deploy.build.training.devices import choose_device
+from s2dnas_deploy.build.training.first_words import static_words
 from s2dnas_deploy.build.training.session import (
     Request,
     prepare,
@@ -93,8 +94,7 @@ def _searched(request: SearchRequest, reporter: Reporter) -> tuple[Search, Seque
             prepared.static.divisible.space, stages=request.stages, kind=request.space, align=request.align
         )
         search = Search(request=request, prepared=prepared, space=space, cluster=cluster, reporter=reporter)
-        known = f"{100 * search.static_accuracy:.2f}% on {len(prepared.splits.val)} validation images"
-        reporter.say(f"static network: {known}")
+        reporter.say(static_words(search.static_accuracy, prepared.splits))
         if request.write_probes is not None:
             written = reporter.phase("writing probes")
             write_probes(prepared, probe_plans(space), request.write_probes, written)
@@ -141,7 +141,7 @@ def _best(search: Search) -> Sequence[Trial]:
         finalists=finalists,
         winner=best[0],
         uniform=uniform,
-        static_accuracy=search.static_accuracy,
+        static_accuracy=search.static_accuracy["val"],
         target=request.target,
         path=search.folder / "frontier.svg",
     )

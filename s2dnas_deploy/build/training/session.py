@@ -20,6 +20,7 @@ from s2dnas_deploy.build.network import as_network, as_static, carry_over
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.static_source import StaticSource, read_plan, read_source
 from s2dnas_deploy.build.training.devices import choose_device
+from s2dnas_deploy.build.training.first_words import cautions, static_words
 from s2dnas_deploy.build.training.loop import Task, accuracy, check_images, train
 from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.build.training.settings import Settings
@@ -98,6 +99,13 @@ def prepare(request: Request, reporter: Reporter) -> Prepared:
         on_progress=counted(reporter.phase("reading images")),
     )
     check_images(splits, static.graph.classes)
+    for caution in cautions(
+        splits,
+        normalize_given=request.normalize is not None,
+        trained_elsewhere=source.is_trained() and kept is None,
+        to_be_divided=request.plan != "static",
+    ):
+        reporter.say(caution)
     return Prepared(
         static=static,
         is_trained=source.is_trained(),
@@ -171,11 +179,9 @@ def _train_and_save(
     checkpoint = task.folder / "checkpoint.pt"
     if request.restart:
         checkpoint.unlink(missing_ok=True)
-    before = _static_accuracy(static, task) if static is not None else None
+    before = static_accuracy(static, task.splits, task.preprocessing) if static is not None else None
     if before is not None:
-        reporter.say(
-            f"static network: {100 * before['val']:.2f}% on {len(task.splits.val)} validation images"
-        )
+        reporter.say(static_words(before, task.splits))
     name = (
         "training the static network"
         if task.network.stages == 1
@@ -221,11 +227,14 @@ def _differences(model: Model, task: Task) -> str:
     return "; ".join(found) or "other starting weights"
 
 
-def _static_accuracy(static: StaticNetwork, task: Task) -> dict[str, float]:
+def static_accuracy(
+    static: StaticNetwork, splits: ImageSplits, preprocessing: Preprocessing
+) -> dict[str, float]:
+    """How good the static network is on the validation images, and on the test images if there are any."""
     network = as_network(static).eval()
-    judged = {"val": accuracy(network, task.splits.val, task.preprocessing)[0]}
-    if task.splits.test is not None:
-        judged["test"] = accuracy(network, task.splits.test, task.preprocessing)[0]
+    judged = {"val": accuracy(network, splits.val, preprocessing)[0]}
+    if splits.test is not None:
+        judged["test"] = accuracy(network, splits.test, preprocessing)[0]
     return judged
 
 

@@ -1,0 +1,50 @@
+"""What a person should know before a long training: how good the network is here, and what images can prove.
+
+Place in the flow: `session` and the search say these lines once images and weights are read. They judge
+nothing themselves.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from s2dnas_deploy.build.images import ImageSplits
+from s2dnas_deploy.run.calibrate import Goal, in_points
+from s2dnas_deploy.run.risk import least_images, most_useful, smallest_drop
+
+DEFAULT = Goal(drop=0.01)
+"""What `s2dnas-calibrate` promises unless told otherwise."""
+
+
+def static_words(accuracy: Mapping[str, float], splits: ImageSplits) -> str:
+    """How good the static network is on the images that judge it; `accuracy` by part, val and test."""
+    counts = {"val": ("validation", splits.val), "test": ("test", splits.test)}
+    said = (
+        f"{100 * accuracy[part]:.2f}% on {len(images)} {name} images"
+        for part, (name, images) in counts.items()
+        if images is not None and part in accuracy
+    )
+    return f"static network: {', '.join(said)}"
+
+
+def cautions(
+    splits: ImageSplits, *, normalize_given: bool, trained_elsewhere: bool, to_be_divided: bool
+) -> Iterator[str]:
+    """What was decided silently, or will be missing in the end.
+
+    `trained_elsewhere`: the weights come from a training that this package knows nothing of.
+    """
+    if trained_elsewhere and not normalize_given:
+        yield "no --normalize: images are normalised as for ImageNet; were those the weights were trained on?"
+    if trained_elsewhere and splits.val_is_split_off:
+        yield (
+            f"{len(splits.val)} validation images are split off those to train on. If the weights were "
+            "trained on these, they look better here than they are, and so do thresholds chosen on them: "
+            "put images that they were not trained on into val/"
+        )
+    if to_be_divided and most_useful(DEFAULT.test(len(splits.val))) is None:
+        drop = smallest_drop(len(splits.val), DEFAULT.probability)
+        enough = least_images(DEFAULT.test(1))
+        yield (
+            f"on {len(splits.val)} validation images s2dnas-calibrate can prove a drop of {in_points(drop)} "
+            f"at the least; {in_points(DEFAULT.drop)} takes {enough}"
+            + (" (a larger --val-fraction)" if splits.val_is_split_off else "")
+        )

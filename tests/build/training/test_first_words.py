@@ -1,0 +1,89 @@
+"""What is said before a long training: how good the static network is here, and what will be missed."""
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from small_networks import MODELS
+
+from s2dnas_deploy.build.images import load_images
+from s2dnas_deploy.build.source import build_network
+from s2dnas_deploy.build.training.first_words import cautions, static_words
+from s2dnas_deploy.cli import train
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """Writes random images as an archive, so many per part."""
+
+    def write(**counts):
+        rng = np.random.default_rng(0)
+        arrays = {}
+        for part, count in counts.items():
+            arrays[f"x_{part}"] = rng.integers(0, 255, (count, 4, 4, 3), dtype=np.uint8)
+            arrays[f"y_{part}"] = np.arange(count) % 2
+        path = tmp_path / "images.npz"
+        np.savez(path, **arrays)
+        return load_images(str(path), input_shape=(3, 4, 4), seed=0, val_fraction=0.25)
+
+    return write
+
+
+def said(splits, *, normalize=True, elsewhere=True, divided=True):
+    found = cautions(splits, normalize_given=normalize, trained_elsewhere=elsewhere, to_be_divided=divided)
+    return list(found)
+
+
+def test_the_static_network_is_judged_on_every_part_there_is(archive):
+    splits = archive(train=20, val=8, test=12)
+    words = static_words({"val": 0.875, "test": 0.5}, splits)
+    assert words == "static network: 87.50% on 8 validation images, 50.00% on 12 test images"
+    assert static_words({"val": 0.875}, archive(train=20, val=8)).endswith("on 8 validation images")
+
+
+def test_enough_validation_images_of_ones_own_need_no_word(archive):
+    assert said(archive(train=20, val=400)) == []
+
+
+def test_weights_from_elsewhere_may_know_the_images_that_are_held_out(archive):
+    splits = archive(train=1600)
+    (caution,) = said(splits)
+    assert caution.startswith("400 validation images are split off those to train on.")
+    assert "into val/" in caution
+    assert said(splits, elsewhere=False) == []
+
+
+def test_a_normalisation_that_nobody_chose_is_named(archive):
+    splits = archive(train=20, val=400)
+    (caution,) = said(splits, normalize=False)
+    assert "no --normalize: images are normalised as for ImageNet" in caution
+    assert said(splits, normalize=False, elsewhere=False) == []
+
+
+def test_too_few_images_for_a_promise_are_told_before_they_are_missed(archive):
+    few = archive(train=100, val=240)
+    (caution,) = said(few)
+    assert "on 240 validation images s2dnas-calibrate can prove a drop of 1.5 points at the least" in caution
+    assert "1 point takes 356" in caution
+    assert "--val-fraction" not in caution
+    assert "--val-fraction" in said(archive(train=100), elsewhere=False)[0]
+    assert said(few, divided=False) == []
+
+
+def test_weights_that_this_package_trained_know_nothing_that_is_held_out(tmp_path):
+    network = ["--model", f"{MODELS}/digits_cnn.py:digits_cnn", "--input", "1x8x8", "--data", "digits"]
+    kept = ["--plan", "static", "--normalize", "data", "--static-epochs", "0", "--epochs", "0"]
+
+    def train_to(out, *more):
+        arguments = [*network, *kept, "--out", str(tmp_path / out), *more]
+        result = CliRunner().invoke(train, arguments)
+        assert result.exit_code == 0, result.output
+        return result.stderr
+
+    train_to("static.pt")
+    assert "split off" not in train_to("a.pt", "--weights", str(tmp_path / "static.pt"))
+    torch.save(build_network(f"{MODELS}/digits_cnn.py:digits_cnn", {}).state_dict(), tmp_path / "w.pth")
+    told = train_to("b.pt", "--weights", str(tmp_path / "w.pth"))
+    assert "validation images are split off those to train on" in told
+    assert "validation images, " in told
+    assert "test images" in told
