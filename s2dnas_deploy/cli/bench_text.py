@@ -10,7 +10,7 @@ from s2dnas_deploy.run.bench.report import Report, Run
 from s2dnas_deploy.run.bench.spread import Estimate
 from s2dnas_deploy.run.bench.subjects import CASCADE
 from s2dnas_deploy.run.bench.summary import QUANTILES, Latency, Summary, rows_of
-from s2dnas_deploy.run.bench.words import ANSWERS, LOSSES, UNKNOWN, answer_rows, speed_in_words
+from s2dnas_deploy.run.bench.words import ANSWERS, LOSSES, UNKNOWN, answer_rows, speed_in_words, verdict
 
 _COLUMNS = ("provider", "threads", "batch", "subject", "batches")
 
@@ -99,23 +99,31 @@ def _cold(report: Report) -> Iterator[str]:
 def _runs(report: Report, summaries: Sequence[Summary]) -> Iterator[str]:
     for run, summary in zip(report.runs, summaries, strict=True):
         yield ""
-        yield f"{run.in_words}: milliseconds of a batch, and how far off they may be (95%)"
-        yield f"{'':>12}" + "".join(f"{name:>10}" for name in ("mean", *QUANTILES))
-        for name, each in rows_of(summary).items():
-            yield from _latency_lines(name, each)
-        yield from _speed(run, summary)
+        what = "an image" if run.batch == 1 else "a batch"
+        yield f"{run.in_words}: milliseconds of {what}, and between which they lie (95%)"
+        rows = {name: _estimates(latency) for name, latency in rows_of(summary).items()}
+        known = [name for name in ("mean", *QUANTILES) if any(row[name] for row in rows.values())]
+        yield f"{'':>12}" + "".join(f"{name:>16}" for name in known)
+        for name, row in rows.items():
+            yield from _latency_lines(name, [row[column] for column in known])
+        yield from _speed(run, summary, report)
 
 
-def _latency_lines(name: str, latency: Latency) -> Iterator[str]:
-    known = (latency.mean, *latency.quantiles.values())
-    yield f"{name:>12}" + "".join(f"{UNKNOWN:>10}" if one is None else f"{one.value:>10.4f}" for one in known)
-    off = (None if one is None else max(one.high - one.value, one.value - one.low) for one in known)
-    yield f"{'':>12}" + "".join(f"{'':>10}" if each is None else f"{f'±{each:.4f}':>10}" for each in off)
+def _estimates(latency: Latency) -> dict[str, Estimate | None]:
+    return {"mean": latency.mean, **latency.quantiles}
 
 
-def _speed(run: Run, summary: Summary) -> Iterator[str]:
+def _latency_lines(name: str, known: Sequence[Estimate | None]) -> Iterator[str]:
+    values = (UNKNOWN if one is None else f"{one.value:.4f}" for one in known)
+    between = ("" if one is None else f"{one.low:.4f}–{one.high:.4f}" for one in known)
+    yield f"{name:>12}" + "".join(f"{each:>16}" for each in values)
+    yield f"{'':>12}" + "".join(f"{each:>16}" for each in between)
+
+
+def _speed(run: Run, summary: Summary, report: Report) -> Iterator[str]:
     if summary.speed_up is not None:
         yield speed_in_words(summary.speed_up)
+        yield from verdict(summary.speed_up, report)
     mean = summary.subjects[CASCADE].mean.value
     for name, ms in summary.losses.items():
         yield f"{ms:>12.4f} ms {100 * ms / mean:>5.1f}%  {LOSSES[name]}"

@@ -13,7 +13,15 @@ from s2dnas_deploy.run.bench.report import Report, Run
 from s2dnas_deploy.run.bench.spread import Estimate
 from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC, YARDSTICKS, exit_name
 from s2dnas_deploy.run.bench.summary import QUANTILES, Summary, arrays, mean_of, rows_of
-from s2dnas_deploy.run.bench.words import ANSWERS, LOSSES, UNKNOWN, answer_rows, percent, speed_in_words
+from s2dnas_deploy.run.bench.words import (
+    ANSWERS,
+    LOSSES,
+    UNKNOWN,
+    answer_rows,
+    percent,
+    speed_in_words,
+    verdict,
+)
 from s2dnas_deploy.run.charts import Bar, Line, bars, lines, stacked
 
 _STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
@@ -25,7 +33,7 @@ def page_of(report: Report, summaries: Sequence[Summary]) -> str:
     """The page."""
     name, machine = report.measured.name, report.environment.machine["processor"]
     pairs = zip(report.runs, summaries, strict=True)
-    sections = [section for run, summary in pairs for section in _run(run, summary)]
+    sections = [section for run, summary in pairs for section in _run(run, summary, report)]
     return "\n".join(
         [
             "<!doctype html>",
@@ -68,7 +76,7 @@ def _facts(report: Report, summary: Summary) -> str:
     )
 
 
-def _run(run: Run, summary: Summary) -> Iterable[str]:
+def _run(run: Run, summary: Summary, report: Report) -> Iterable[str]:
     """A setting: latencies, their distribution, and where the time goes."""
     realised = summary.speed_up
     speed = "no static network was measured" if realised is None else speed_in_words(realised)
@@ -94,6 +102,8 @@ def _run(run: Run, summary: Summary) -> Iterable[str]:
     )
     yield _figure("Where the cascade's time goes", stacked(_parts(summary), "ms"), speed)
     yield "</div>"
+    for sentence in verdict(realised, report) if realised is not None else ():
+        yield f"<p>{escape(sentence)}</p>"
     cells = [
         [name, *(_estimate(one) for one in (each.mean, *each.quantiles.values()))]
         for name, each in rows_of(summary).items()

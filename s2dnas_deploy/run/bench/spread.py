@@ -6,11 +6,13 @@ interval comes from a bootstrap that draws processes, and from each that it draw
 vary less among draws than they would among runs; for P of them the deviations are widened by
 
     sqrt(P / (P - 1)) · t / z        t and z: the quantiles of Student's (P - 1 degrees) and the normal law
+
+Times and their ratios are above 0 and deviate by factors, so their intervals are made of logarithms.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import exp, log, sqrt
 from statistics import NormalDist
 
 import numpy as np
@@ -36,7 +38,7 @@ def estimate(processes: Processes, statistic: Callable[[Timings], float]) -> Est
     """A statistic of all timings that count, with its interval."""
     value = statistic(_counted(processes))
     drawn = [statistic(_counted(each)) for each in draws(processes)]
-    return around(value, drawn, len(processes))
+    return _by_factors(value, drawn, len(processes))
 
 
 def estimate_ratio(above: Processes, below: Processes) -> Estimate:
@@ -47,7 +49,7 @@ def estimate_ratio(above: Processes, below: Processes) -> Estimate:
         total = np.concatenate(each).sum(0)
         return float(total[0] / total[1])
 
-    return around(ratio(sums), [ratio(each) for each in draws(sums)], len(sums))
+    return _by_factors(ratio(sums), [ratio(each) for each in draws(sums)], len(sums))
 
 
 def draws(processes: Processes) -> Iterator[list[Timings]]:
@@ -70,6 +72,11 @@ def around(
         low=min(value, value - factor * (value - float(low))),
         high=max(value, value + factor * (float(high) - value)),
     )
+
+
+def _by_factors(value: float, drawn: Sequence[float], processes: int) -> Estimate:
+    found = around(log(value), np.log(drawn), processes)
+    return Estimate(value=value, low=min(value, exp(found.low)), high=max(value, exp(found.high)))
 
 
 def widened(processes: int, *, level: float = LEVEL, degrees: int | None = None) -> float:

@@ -3,7 +3,7 @@
 Place in the flow: `Report` and `Summary` ──▶ cells and sentences, which `page` and the command line lay out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -18,6 +18,8 @@ LOSSES: Mapping[str, str] = {
     "moving": "survivors moved together (compaction)",
     "overhead": "Python and session calls",
 }
+_LITTLE = 0.5  # points
+_REMEDY = "see docs/troubleshooting.md, It runs, but it is not faster"
 ANSWERS = ("", "images", "share", "accuracy of all", "MACs/image")
 
 
@@ -44,6 +46,17 @@ def speed_in_words(speed: SpeedUp) -> str:
         f"{speed.realised.value:.2f}x as fast as the static network ({speed.realised.low:.2f} to "
         f"{speed.realised.high:.2f}); by its stages alone {speed.ideal:.2f}x{by_macs}"
     )
+
+
+def verdict(speed: SpeedUp, report: Report) -> Iterator[str]:
+    """A sentence where the cascade is not worth it."""
+    static, cascade = report.answers.static_accuracy, report.answers.cascade_accuracy
+    lost = 0.0 if static is None or cascade is None else 100 * (static - cascade)
+    also = f", and {lost:.1f} points less accurate" if lost > _LITTLE else ""
+    if speed.realised.high < 1:
+        yield f"The cascade is slower than the static network here{also}: {_REMEDY}."
+    elif speed.realised.low <= 1:
+        yield f"The cascade is no faster than the static network, as far as this tells{also}: {_REMEDY}."
 
 
 def percent(share: float | None) -> str:

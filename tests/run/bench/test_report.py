@@ -100,7 +100,22 @@ def test_the_table_names_what_was_not_measured():
     text = report_text(report, [summarise(run, report) for run in report.runs])
     assert "as fast as" not in text
     assert "static" not in text.replace("the static network's share", "")
-    assert "p99.9" in text
+    assert "p99.9" not in text
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"),
+    [
+        (1.0, None),
+        (4.0, "The cascade is slower than the static network here"),
+        (TIMES["static"] / TIMES["cascade"], "no faster"),
+    ],
+)
+def test_a_cascade_that_is_not_worth_it_is_told(factor, words):
+    report = made_up_report(factors={"cascade": factor}, layout=0.05)
+    text = report_text(report, [summarise(run, report) for run in report.runs])
+    assert ("It runs, but it is not faster" in text) == (words is not None)
+    assert words is None or words in text
 
 
 def test_csv_has_a_row_for_each_subject():

@@ -32,6 +32,14 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says():
     assert 85 <= held <= 100
 
 
+def test_times_and_ratios_are_above_zero_however_little_is_known():
+    rng = np.random.default_rng(0)
+    slow, fast = (runs(rng, processes=2, between=0.5, truth=truth) for truth in (1.0, 0.5))
+    for found in (estimate(slow, lambda each: float(each.mean())), estimate_ratio(slow, fast)):
+        assert 0 < found.low < 0.2 * found.value
+        assert found.high > 5 * found.value
+
+
 def test_what_is_no_number_does_not_count():
     found = estimate([np.array([[1.0, np.nan], [3.0, np.nan]])], lambda each: float(each.mean()))
     assert found.value == 2.0
