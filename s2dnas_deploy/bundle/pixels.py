@@ -7,6 +7,7 @@ the smallest size of the same proportions that covers it, centre cut out, odd pi
 the bottom).
 """
 
+import os
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -32,6 +33,13 @@ def readable_formats() -> tuple[str, ...]:
     """The formats that this pillow can read, of those that are wanted: in training and on the device."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def why_unidentified(path: str) -> str:
+    """What a file is that Pillow takes for no image."""
+    if not os.path.getsize(path):
+        return "the file is empty"
+    return f"no image that can be read (expected {', '.join(readable_formats())}, undamaged)"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,6 @@ exported with `--float-input`). Whatever cannot be read is a `DataError` that sa
 import os
 import stat
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,6 +24,7 @@ from s2dnas_deploy.bundle.pixels import (
     readable_formats,
     require_picture_channels,
     resized,
+    why_unidentified,
 )
 from s2dnas_deploy.errors import DataError
 
@@ -112,7 +112,7 @@ class Reader:
         except (DataError, MemoryError):
             raise
         except UnidentifiedImageError as problem:
-            raise DataError(f"{path}: {_unidentified(path)}") from problem
+            raise DataError(f"{path}: {why_unidentified(path)}") from problem
         except FileNotFoundError as problem:
             raise DataError(f"{path}: no such file") from problem
         except Exception as problem:  # Pillow's decoders raise almost anything on damaged bytes.
@@ -155,9 +155,3 @@ def _refuse_bomb(image: Image.Image, path: str) -> None:
     if image.width * image.height > MOST_PIXELS:
         most = f"{MOST_PIXELS / 1e6:.0f} megapixels"
         raise DataError(f"{path}: expected at most {most}, got {image.width}x{image.height} pixels")
-
-
-def _unidentified(path: str) -> str:
-    if not Path(path).stat().st_size:
-        return "the file is empty"
-    return f"no image that can be read (expected {', '.join(readable_formats())}, undamaged)"

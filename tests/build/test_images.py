@@ -266,19 +266,25 @@ def _with_val(tmp_path):
     return root
 
 
-def test_unreadable_files_are_counted_and_the_first_five_named(tmp_path):
-    fill_folder(tmp_path, {"a": 9, "b": 2})
+def test_unreadable_files_of_all_parts_are_counted_and_the_first_twenty_named(tmp_path):
+    fill_folder(tmp_path, {"a": 29, "b": 2})
     root = _with_val(tmp_path)
-    for number in range(6):
+    for number in range(20):
         (root / "train" / "a" / f"{number:03}.png").write_bytes(b"not a picture")
-    whole = (root / "train" / "a" / "006.png").read_bytes()
-    (root / "train" / "a" / "006.png").write_bytes(whole[: len(whole) // 2])
+    whole = (root / "train" / "a" / "020.png").read_bytes()
+    (root / "train" / "a" / "020.png").write_bytes(whole[: len(whole) // 2])
+    (root / "val" / "a" / "000.png").write_bytes(b"")
     with pytest.raises(DataError) as caught:
         load_from(root)
     lines = str(caught.value).splitlines()
-    assert lines[0].startswith("expected image files that can be read, got 7 that cannot.")
-    assert [re.search(r"(\d+)\.png", line)[1] for line in lines[1:6]] == ["000", "001", "002", "003", "004"]
-    assert lines[6:] == ["  and 2 more"]
+    assert lines[0].startswith("expected image files that can be read, got 22 that cannot.")
+    named = [re.search(r"(\d+)\.png: no image that can be read", line)[1] for line in lines[1:21]]
+    assert named == [f"{number:03}" for number in range(20)]
+    assert lines[21:] == ["  and 2 more"]
+    for number in range(20):
+        (root / "train" / "a" / f"{number:03}.png").unlink()
+    with pytest.raises(DataError, match=r"(?s)got 2 that cannot.*020\.png: .*000\.png: the file is empty"):
+        load_from(root)
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "tif", "bmp"])

@@ -6,10 +6,18 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from s2dnas_deploy.build.images.parallel import work_in_chunks
-from s2dnas_deploy.build.images.splits import Fill, Index, OnRead, UnreadImages, UnreadSplits, listed
+from s2dnas_deploy.build.images.splits import (
+    Fill,
+    Index,
+    OnRead,
+    UnreadableError,
+    UnreadImages,
+    UnreadSplits,
+    listed,
+)
 from s2dnas_deploy.bundle.pixels import (
     SUFFIXES,
     InputFormat,
@@ -19,13 +27,13 @@ from s2dnas_deploy.bundle.pixels import (
     readable_formats,
     require_picture_channels,
     resized,
+    why_unidentified,
 )
 from s2dnas_deploy.errors import DataError
 
 _PART_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 # Folders of these names alone are parts under another name, hardly ever classes.
 _PART_LIKE = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
-_NAMED_FILES = 5
 
 
 def find_folder(root: Path, wanted: InputFormat) -> UnreadSplits:
@@ -151,7 +159,7 @@ def _fill_from(paths: list[str], wanted: InputFormat) -> Fill:
 
         work_in_chunks(len(positions), decode, note)
         if unreadable:
-            raise _unreadable_error(unreadable)
+            raise UnreadableError(unreadable)
 
     return fill
 
@@ -164,6 +172,9 @@ def _decode(path: str, out: Pixels, wanted: InputFormat, faults: _Faults) -> Non
             picture = in_colour(image, wanted.channels)
     except MemoryError:
         raise
+    except UnidentifiedImageError:
+        faults.unreadable.append((path, why_unidentified(path)))
+        return
     except Exception as problem:  # Pillow's decoders raise almost anything on damaged bytes.
         faults.unreadable.append((path, str(problem) or type(problem).__name__))
         return
@@ -171,16 +182,6 @@ def _decode(path: str, out: Pixels, wanted: InputFormat, faults: _Faults) -> Non
         faults.misfits.append((path, picture.height, picture.width))
         return
     out[:] = planes_of(resized(picture, wanted))
-
-
-def _unreadable_error(unreadable: list[tuple[str, str]]) -> DataError:
-    named = "".join(f"\n  {path}: {reason}" for path, reason in unreadable[:_NAMED_FILES])
-    more = len(unreadable) - _NAMED_FILES
-    rest = f"\n  and {more:,} more" if more > 0 else ""
-    return DataError(
-        f"expected image files that can be read, got {len(unreadable):,} that cannot. Replace or remove:"
-        f"{named}{rest}"
-    )
 
 
 def _visible_folders(root: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from s2dnas_deploy.build.images.cifar import cifar_folder, find_cifar
 from s2dnas_deploy.build.images.digits import find_digits
 from s2dnas_deploy.build.images.folder import find_folder
 from s2dnas_deploy.build.images.labelled import ImageSplits, LabelledImages, digest_of
-from s2dnas_deploy.build.images.splits import UnreadImages, UnreadSplits, limited, with_val
+from s2dnas_deploy.build.images.splits import UnreadableError, UnreadImages, UnreadSplits, limited, with_val
 from s2dnas_deploy.bundle.pixels import InputFormat, Pixels
 from s2dnas_deploy.errors import DataError
 
@@ -96,11 +96,17 @@ def _read(
         if on_progress is not None:
             on_progress(done, total)
 
-    read = {}
+    read: dict[str, LabelledImages] = {}
+    unreadable: list[tuple[str, str]] = []
     for name, part in parts.items():
         pixels = _blank_on_disk((len(part), *shape)) if on_disk else np.empty((len(part), *shape), np.uint8)
-        part.fill(part.positions, pixels, on_read)
+        try:
+            part.fill(part.positions, pixels, on_read)
+        except UnreadableError as problem:  # of the other parts' files as well, before it is told
+            unreadable.extend(problem.files)
         read[name] = LabelledImages(images=torch.from_numpy(pixels), labels=torch.from_numpy(part.labels))
+    if unreadable:
+        raise UnreadableError(unreadable)
     return read
 
 

@@ -14,6 +14,23 @@ OnRead = Callable[[int], None]
 Fill = Callable[[Index, Pixels, OnRead], None]
 
 
+_NAMED_FILES = 20
+
+
+class UnreadableError(DataError):
+    """Image files that cannot be read, (file, reason) each: all that a `fill` has met."""
+
+    def __init__(self, files: Sequence[tuple[str, str]]) -> None:
+        named = "".join(f"\n  {path}: {reason}" for path, reason in files[:_NAMED_FILES])
+        more = len(files) - _NAMED_FILES
+        rest = f"\n  and {more:,} more" if more > 0 else ""
+        super().__init__(
+            f"expected image files that can be read, got {len(files):,} that cannot. Replace or remove:"
+            f"{named}{rest}"
+        )
+        self.files = files
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UnreadImages:
     """Images whose labels are known and whose pixels are still where they were found."""
@@ -23,7 +40,10 @@ class UnreadImages:
     positions: Index
     """[N]: where `fill` finds each of them"""
     fill: Fill
-    """fill(positions [M], out uint8 [M, C, H, W], on_read): `on_read` is told how many more were read"""
+    """fill(positions [M], out uint8 [M, C, H, W], on_read): `on_read` is told how many more were read.
+
+    Raises an `UnreadableError` at its end if some could not be.
+    """
 
     def __len__(self) -> int:
         return len(self.labels)
