@@ -108,7 +108,11 @@ def read_document(path: Path) -> Mapping[str, Any]:
     except Exception as error:  # torch raises many kinds on damaged archives
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise CheckpointError(f'{path} is a torch file, but no model.pt: it has no "format": "{FORMAT}"')
+        raise CheckpointError(
+            f'{path} is a torch file, but no model.pt: it has no "format": "{FORMAT}". Of '
+            f"weights, s2dnas-train --model FILE.py:FACTORY --weights {path} makes one (with --plan static, "
+            "the static network)"
+        )
     if document.get("version") != VERSION:
         raise CheckpointError(
             f"{path} has version {document.get('version')!r}; this release reads version {VERSION}"

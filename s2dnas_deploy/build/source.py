@@ -92,10 +92,8 @@ def read_state(path: Path, key: str | None = None) -> dict[str, Tensor]:
     """The state dict in a .pt, .pth, .th or .safetensors file; no code in the file is ever run."""
     document = _read_file(path)
     if key is not None:
-        if not isinstance(document, Mapping) or key not in document:
-            raise CheckpointError(f"{path} has no entry {key!r}; it has {_described(document)}")
-        document = document[key]
-    state = _find_state(document)
+        document = _entry(document, key, path)
+    state = _find_state(document, path)
     if state is None:
         raise CheckpointError(
             f"{path} holds no state dict: expected names mapped to tensors, also inside one of "
@@ -125,7 +123,8 @@ def _read_file(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors (or is damaged) and was not loaded, because loading it would "
-            "run code; save the weights alone: torch.save(network.state_dict(), path)"
+            "run code; save the weights alone: torch.save(network.state_dict(), path), or, of a checkpoint "
+            "that you trust, torch.save(torch.load(path, weights_only=False)['state_dict'], other_path)"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is no weights file, or is damaged: {_told(error)}") from error
@@ -154,14 +153,30 @@ def _read_safetensors(path: Path) -> Any:
         raise CheckpointError(f"{path} is no safetensors file, or is damaged: {error}") from error
 
 
-def _find_state(document: Any) -> dict[str, Tensor] | None:
+def _entry(document: Any, key: str, path: Path) -> Any:
+    """What stands under a key, or under `outer.inner`."""
+    if _is_state(document):
+        raise CheckpointError(f"{path} is a state dict itself: leave --weights-key {key} out")
+    found = document
+    for part in [key] if isinstance(document, Mapping) and key in document else key.split("."):
+        if not isinstance(found, Mapping) or part not in found:
+            raise CheckpointError(f"{path} has no entry {key!r}; it has {_described(document)}")
+        found = found[part]
+    return found
+
+
+def _find_state(document: Any, path: Path) -> dict[str, Tensor] | None:
     if _is_state(document):
         return {str(name): tensor for name, tensor in document.items()}
-    if isinstance(document, Mapping):
-        for key in _STATE_KEYS:
-            if _is_state(document.get(key)):
-                return {str(name): tensor for name, tensor in document[key].items()}
-    return None
+    if not isinstance(document, Mapping):
+        return None
+    states = [str(key) for key, value in document.items() if _is_state(value)]
+    known = [key for key in _STATE_KEYS if key in states]
+    if known and len(states) > 1:
+        raise CheckpointError(
+            f"{path} holds several state dicts, {', '.join(states)}: name the one meant with --weights-key"
+        )
+    return {str(name): tensor for name, tensor in document[known[0]].items()} if known else None
 
 
 def _is_state(value: Any) -> bool:
@@ -170,7 +185,8 @@ def _is_state(value: Any) -> bool:
 
 def _described(document: Any) -> str:
     if isinstance(document, Mapping):
-        return "the entries " + ", ".join(f"{key!r}" for key in list(document)[:8])
+        left = f", … ({len(document)} in all)" if len(document) > 8 else ""
+        return "the entries " + ", ".join(f"{key!r}" for key in list(document)[:8]) + left
     return f"a {type(document).__name__}"
 
 
@@ -186,7 +202,7 @@ def _import(place: str) -> ModuleType:
 
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise ModelError(f"no file {path}")
+        raise ModelError(f"no file {path} in {Path.cwd()}" if not path.is_absolute() else f"no file {path}")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None, path
     assert spec.loader is not None, path

@@ -56,11 +56,18 @@ _STATIC = click.option(
     type=click.Path(path_type=Path),
     help="The static network as ONNX, to compare with. [default: BUNDLE.static.onnx, if export wrote it]",
 )
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _NOISE = click.option("--noise", is_flag=True, help="Accept images that look like random noise.")
 
 
 @bench.command(_MEASURE, cls=Command)
-@click.argument("folder", metavar="BUNDLE", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", metavar="[BUNDLE]", required=False, type=_FOLDER)
+@click.option(
+    "--bundle",
+    type=_FOLDER,
+    envvar="S2DNAS_BUNDLE",
+    help="The same, as the other commands take it. [default: $S2DNAS_BUNDLE, else the current folder]",
+)
 @_images(required=False)
 @_out("--out", what="Keep the measurement, every timing of it, in this JSON file.")
 @_out("--html", what="Write a page with plots.")
@@ -112,6 +119,8 @@ def measure(**options: Any) -> None:
     from s2dnas_deploy.bundle.files import check_writable
     from s2dnas_deploy.run.profile import PROBES
 
+    named = options.pop("bundle")
+    options["folder"] = options["folder"] or named or Path()
     if (options["folder"] / PROBES).is_file():
         _time_probes(options)
         return
@@ -177,7 +186,7 @@ def _time_probes(options: dict[str, Any]) -> None:
 
 
 @bench.command("load", cls=Command)
-@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("bundle", type=_FOLDER)
 @_images(required=True)
 @click.option(
     "--scenario",
@@ -256,7 +265,7 @@ def load(**options: Any) -> None:
 
 
 @bench.command("pack", cls=Command)
-@click.argument("bundle", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("bundle", type=_FOLDER)
 @_images(required=True)
 @click.option(
     "--out",
@@ -269,7 +278,7 @@ def load(**options: Any) -> None:
 @_STATIC
 @click.option(
     "--probes",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=_FOLDER,
     help="Also time these, which s2dnas-search --write-probes wrote.",
 )
 @click.option(

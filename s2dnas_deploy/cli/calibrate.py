@@ -32,7 +32,8 @@ class Share(click.ParamType):  # type: ignore[type-arg]  # generic in new releas
         except ValueError:
             self.fail(f"{value!r} is neither a number nor a percentage, such as 0.005 or 0.5%", param, ctx)
         if not 0 < share < 1:
-            self.fail(f"{value!r} is not above 0 and below 1 (or 100%)", param, ctx)
+            meant = f"; did you mean {text}%?" if 1 <= share < 100 and not text.endswith("%") else ""
+            self.fail(f"{value!r} is not above 0 and below 1 (or 100%){meant}", param, ctx)
         if share >= self.most and not text.endswith("%"):
             self.fail(
                 f"{value} would be {100 * share:g} points; for {value} points write {value}% or "

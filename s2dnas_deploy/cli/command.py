@@ -22,6 +22,9 @@ DEBUG = "s2dnas_deploy.debug"
 class Command(click.Command):
     """A command that ends with the exit code of the error it met; `--debug` shows the traceback."""
 
+    interrupted = "interrupted"
+    """What is said after Ctrl-C."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault(
             "context_settings", {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -57,7 +60,13 @@ class Command(click.Command):
                 raise
             _end(f"error: {_of_system(error)}", 1)
         except KeyboardInterrupt:
-            _end("interrupted", INTERRUPTED)
+            _end(self.interrupted, INTERRUPTED)
+
+
+class ResumableCommand(Command):
+    """One that goes on where it was."""
+
+    interrupted = "interrupted: the same command goes on where this one was"
 
 
 @contextmanager
@@ -102,7 +111,10 @@ class Shape(click.ParamType):  # type: ignore[type-arg]  # generic in new releas
         parts = str(value).lower().split("x")
         if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
             self.fail(f"{value!r} is not of the form CHANNELSxHEIGHTxWIDTH, for example 3x32x32", param, ctx)
-        return tuple(int(part) for part in parts)
+        first, second, last = (int(part) for part in parts)
+        if last in (1, 3) and first not in (1, 3):
+            self.fail(f"{value!r} has its channels last; did you mean {last}x{first}x{second}?", param, ctx)
+        return first, second, last
 
 
 class JsonObject(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s2dnas_deploy.cli.command import Command
+from s2dnas_deploy.cli.command import ResumableCommand
 from s2dnas_deploy.cli.network_options import network_options
 from s2dnas_deploy.cli.recipe import apply_recipe
 from s2dnas_deploy.cli.train import summary_of
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from s2dnas_deploy.build.search.session import Found
 
 
-@click.command(cls=Command, name="search")
+@click.command(cls=ResumableCommand, name="search")
 @click.option(
     "--recipe",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from s2dnas_deploy.cli.command import Command
+from s2dnas_deploy.cli.command import ResumableCommand
 from s2dnas_deploy.cli.network_options import network_options
 from s2dnas_deploy.cli.recipe import apply_recipe
 from s2dnas_deploy.cli.training_options import training_options, training_request
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from s2dnas_deploy.build.model_file import Model
 
 
-@click.command(cls=Command)
+@click.command(cls=ResumableCommand)
 @click.option(
     "--recipe",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from s2dnas_deploy.bundle.bundle import MACS
 from s2dnas_deploy.bundle.manifest import CONFIDENCE, LABEL
-from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.errors import BundleError, OptionError
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import Item
 from s2dnas_deploy.run.providers import Provider, make_session
@@ -39,7 +39,10 @@ class Baseline:
     ) -> None:
         self.path, self._provider = path, provider
         self._mean, self._std = (np.asarray(each, np.float32).reshape(-1, 1, 1) for each in (mean, std))
-        self._session = make_session(str(path), provider, threads=threads)
+        try:
+            self._session = make_session(str(path), provider, threads=threads)
+        except BundleError as error:
+            raise OptionError(f"{path}: expected the static network as ONNX: {error}") from error
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             several = ", ".join(value.name for value in inputs)

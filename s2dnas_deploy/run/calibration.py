@@ -107,7 +107,7 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
         if request.places:
             found = find_items(request.places, cascade.labels, request.listed)
             if found.passed_over:
-                reporter.say(f"passed over {found.passed_over} files that are no images")
+                reporter.say(f"files that are no images, passed over: {found.passed_over}")
             items = found.images
             _refuse_doubles(items)
         scores = _scores(request, cascade, items, reporter)

@@ -85,7 +85,7 @@ def run_job(
         bulk = Bulk(cascade, request.bulk)
         items = find_items(request.places, cascade.labels, request.listed)
         if items.passed_over:
-            reporter.say(f"passed over {items.passed_over} files that are no images")
+            reporter.say(f"files that are no images, passed over: {items.passed_over}")
         say_if_fallen_back(request.provider, cascade, reporter)
         if cascade.stages.goes_through_host:
             reporter.say(

@@ -88,6 +88,20 @@ def test_an_entry_can_be_named(state, tmp_path):
     assert torch.equal(network.fc.weight, state["fc.weight"])
     with pytest.raises(CheckpointError, match="no entry 'best'; it has the entries 'model', 'ema'"):
         load_weights(network, tmp_path / "weights.pt", key="best")
+    with pytest.raises(CheckpointError, match="several state dicts, model, ema: name the one meant"):
+        load_weights(network, tmp_path / "weights.pt")
+
+
+def test_an_entry_inside_an_entry_can_be_named(state, tmp_path):
+    torch.save({"best": {"weights": state, "epoch": 3}}, tmp_path / "weights.pt")
+    network = Residual()
+    load_weights(network, tmp_path / "weights.pt", key="best.weights")
+    assert torch.equal(network.fc.weight, state["fc.weight"])
+    with pytest.raises(CheckpointError, match=r"no entry 'best\.ema'"):
+        load_weights(network, tmp_path / "weights.pt", key="best.ema")
+    torch.save(state, tmp_path / "plain.pt")
+    with pytest.raises(CheckpointError, match="is a state dict itself: leave --weights-key model out"):
+        load_weights(network, tmp_path / "plain.pt", key="model")
 
 
 def test_what_does_not_fit_is_named(state, tmp_path):

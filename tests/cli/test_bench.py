@@ -237,6 +237,20 @@ def test_a_static_network_as_a_bundle_is_measured_too(bundle, images, tmp_path):
     assert "</html>" in (tmp_path / "one.html").read_text()
 
 
+def test_the_bundle_may_be_named_as_for_the_other_commands(bundle, images, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    nowhere = command(bench, "--data", images)
+    assert "expected a bundle" in nowhere.stderr
+    wrong = ("--provider", "tensorrt", "--data", images)  # told once the bundle has been read
+    assert command(bench, "--bundle", bundle, *wrong).exit_code == 4
+    monkeypatch.setenv("S2DNAS_BUNDLE", str(bundle))
+    assert command(bench, *wrong).exit_code == 4
+    monkeypatch.delenv("S2DNAS_BUNDLE")
+    monkeypatch.chdir(bundle)
+    assert command(bench, *wrong).exit_code == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [

@@ -238,6 +238,7 @@ def test_images_that_the_network_may_have_been_trained_on_are_told_of(bundle, ma
     [
         (["--max-drop", "0.5"], 2, "for 0.5 points write 0.5% or 0.005"),
         (["--max-drop", "0"], 2, "not above 0 and below 1"),
+        (["--max-drop", "3"], 2, "did you mean 3%?"),
         (["--max-drop", "1%", "--target-ms", "3"], 2, "exclude each other"),
         (["--target-macs", "many"], 2, "such as 20M"),
         (["--max-drop", "0.1%"], 1, "images cannot prove a drop of 0.1 points"),

@@ -34,18 +34,25 @@ class OwnExits(Protocol):
         """Modules (image, *features) → (logits, *features)."""
 
 
+def stages_of(network: nn.Module) -> list[nn.Module]:
+    """The modules that the network says its stages are."""
+    if not isinstance(network, OwnExits):
+        raise ModelError(
+            f"{type(network).__name__} has no method stages(); expected one that returns the stages as "
+            "modules (image, *features) → (logits, *features), see docs/bundle.md, “Bring your own exits”. A "
+            "network without exits is divided first, by s2dnas-search or s2dnas-train, which write a model.pt"
+        )
+    modules = list(network.stages())
+    if not modules or not all(isinstance(module, nn.Module) for module in modules):
+        raise ModelError("stages() returned no modules; expected one torch.nn.Module for each stage")
+    return modules
+
+
 def chain_of_own_exits(
     network: nn.Module, preprocessing: Preprocessing, class_names: Sequence[str], *, name: str
 ) -> Chain:
     """The network's stages as links, after a trial run that shows what they give and read."""
-    if not isinstance(network, OwnExits):
-        raise ModelError(
-            f"{type(network).__name__} has no method stages(); expected one that returns the stages as "
-            "modules (image, *features) → (logits, *features), see docs/bundle.md, “Bring your own exits”"
-        )
-    modules = [module.eval() for module in network.stages()]
-    if not modules or not all(isinstance(module, nn.Module) for module in modules):
-        raise ModelError("stages() returned no modules; expected one torch.nn.Module for each stage")
+    modules = [module.eval() for module in stages_of(network)]
     links = _links(modules, preprocessing.input_shape, len(class_names))
 
     def reference(image: Tensor) -> list[Tensor]:

@@ -16,7 +16,7 @@ from s2dnas_deploy.build.export.assemble import Export, write_bundle
 from s2dnas_deploy.build.export.chain import Chain, chain_of
 from s2dnas_deploy.build.export.held_out import save_held_out
 from s2dnas_deploy.build.export.options import ExportOptions
-from s2dnas_deploy.build.export.own_exits import chain_of_own_exits
+from s2dnas_deploy.build.export.own_exits import chain_of_own_exits, stages_of
 from s2dnas_deploy.build.export.samples import ExportImages, pixels_of
 from s2dnas_deploy.build.images import ImageSplits, load_images
 from s2dnas_deploy.build.model_file import Model, load_model
@@ -156,6 +156,7 @@ def _of_own_network(
     if own.input_shape is None:
         raise OptionError("the shape of the images is not known: give --input, for example --input 3x32x32")
     network = build_network(own.model, own.model_arguments).float()
+    stages_of(network)  # one that has none is told so before anything else is asked for
     if own.weights is not None:
         load_weights(network, own.weights, own.weights_key)
     else:

@@ -102,7 +102,23 @@ def _searched(request: SearchRequest, reporter: Reporter) -> tuple[Search, Seque
             return search, ()
         if training.restart:
             _forget(training.folder)
+        reporter.say(_to_come(request))
         return search, _best(search)
+
+
+def _to_come(request: SearchRequest) -> str:
+    """The phases, for each only tells how long it takes itself."""
+    parts = []
+    if request.evaluator == "shared":
+        parts.append(f"shared weights are trained ({request.passes} epochs)")
+    if request.cost == "clock":
+        parts.append("stages are timed")
+    parts.append(f"{request.evaluations} plans are judged")
+    if request.evaluator == "shared" and request.finalists > 1:
+        parts.append(f"{request.finalists} finalists are trained ({request.finetune_epochs} epochs each)")
+    epochs = f"({request.training.settings.epochs} epochs)"
+    parts.append(f"the winner is trained {epochs}" if request.top == 1 else f"the best are trained {epochs}")
+    return "to come: " + ", ".join(parts)
 
 
 def _best(search: Search) -> Sequence[Trial]:

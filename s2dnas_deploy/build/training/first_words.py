@@ -7,6 +7,7 @@ nothing themselves.
 from collections.abc import Iterator, Mapping
 
 from s2dnas_deploy.build.images import ImageSplits
+from s2dnas_deploy.build.images.splits import listed
 from s2dnas_deploy.run.calibrate import Goal, in_points
 from s2dnas_deploy.run.risk import least_images, most_useful, smallest_drop
 
@@ -40,6 +41,11 @@ def cautions(
             "trained on these, they look better here than they are, and so do thresholds chosen on them: "
             "put images that they were not trained on into val/"
         )
+    for part, images in (("validation", splits.val), ("test", splits.test)):
+        there = set() if images is None else set(images.labels.tolist())
+        absent = [name for label, name in enumerate(splits.class_names) if label not in there]
+        if images is not None and absent:
+            yield f"there are no {part} images of {listed(absent)}"
     if to_be_divided and most_useful(DEFAULT.test(len(splits.val))) is None:
         drop = smallest_drop(len(splits.val), DEFAULT.probability)
         enough = least_images(DEFAULT.test(1))

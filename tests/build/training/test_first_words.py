@@ -1,5 +1,7 @@
 """What is said before a long training: how good the static network is here, and what will be missed."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,14 @@ def test_the_static_network_is_judged_on_every_part_there_is(archive):
     words = static_words({"val": 0.875, "test": 0.5}, splits)
     assert words == "static network: 87.50% on 8 validation images, 50.00% on 12 test images"
     assert static_words({"val": 0.875}, archive(train=20, val=8)).endswith("on 8 validation images")
+
+
+def test_classes_that_nothing_is_judged_by_are_named(archive):
+    whole = archive(train=20, val=400)
+    first = whole.val.labels == 0
+    splits = replace(whole, val=whole.val.select(first), test=whole.val.select(~first))
+    words = said(splits, divided=False)
+    assert words == ["there are no validation images of '1'", "there are no test images of '0'"]
 
 
 def test_enough_validation_images_of_ones_own_need_no_word(archive):
