@@ -64,7 +64,7 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     torch.save(trained(Residual(2)).state_dict(), folder / "net.pth")
     generator = np.random.default_rng(0)
-    for part, count in (("train", 300), ("val", 200)):  # 400 images prove a drop of 1%
+    for part, count in (("train", 300), ("val", 200), ("test", 50)):  # 400 images prove a drop of 1%
         for name, darkest in (("dark", 0), ("light", 100)):
             place = folder / "images" / part / name
             place.mkdir(parents=True)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from s2dnas_deploy.build.images import load_images  # noqa: E402
 from s2dnas_deploy.build.model_file import save_model  # noqa: E402
 from s2dnas_deploy.build.static_network import read_network  # noqa: E402
 from s2dnas_deploy.bundle.bundle import load_bundle, verify_bundle  # noqa: E402
+from s2dnas_deploy.bundle.manifest import Promise  # noqa: E402
+from s2dnas_deploy.bundle.saving import replace_manifest  # noqa: E402
 from s2dnas_deploy.cli import export, train  # noqa: E402
 from s2dnas_deploy.run.inputs import find_items  # noqa: E402
 
@@ -67,6 +70,17 @@ def test_what_training_held_out_is_written(digits, tmp_path):
         assert right > 0.8
         kept = [item.source[None, :, :, 0] for item in images]
         assert np.array_equal(np.stack(kept), part.images.numpy())
+
+
+def test_a_calibration_that_is_replaced_is_told_of(digits, tmp_path):
+    again = (digits, "--out", tmp_path / "b")
+    assert "calibrated" not in run(*again).stderr + run(*again).stderr
+    bundle = load_bundle(tmp_path / "b")
+    promise = Promise(statement="Made up.", images=1, max_drop=None, probability=None, observed_drop=0.0)
+    replace_manifest(bundle, replace(bundle.manifest, promise=promise))
+    assert "is calibrated: its thresholds go with it" in run(*again).stderr
+    (tmp_path / "b" / "manifest.json").write_text("damaged")
+    assert run(*again).exit_code == 0
 
 
 def test_images_that_the_network_was_not_trained_on_are_no_held_out_ones(tmp_path):

@@ -22,11 +22,11 @@ from s2dnas_deploy.build.images import ImageSplits, load_images
 from s2dnas_deploy.build.model_file import Model, load_model
 from s2dnas_deploy.build.source import build_network, load_weights
 from s2dnas_deploy.build.training.normalise import preprocessing_for
-from s2dnas_deploy.bundle.bundle import static_beside
+from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, static_beside
 from s2dnas_deploy.bundle.files import write_atomically
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import check_replaceable
-from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.errors import BundleError, DataError, OptionError
 from s2dnas_deploy.reporter import Reporter, counted
 
 _CALIBRATION_IMAGES = 512
@@ -69,6 +69,8 @@ class ExportRequest:
 def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
     """Do what is asked; the manifest of the bundle, which is at `request.out`."""
     check_replaceable(request.out)
+    if _is_calibrated(request.out):
+        reporter.say(f"{request.out} is calibrated: its thresholds go with it, calibrate the new one again")
     if request.held_out is not None and request.data is None:
         raise OptionError("--held-out keeps images of the data: give --data")
     if isinstance(request.network, Path):
@@ -89,6 +91,16 @@ def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
     write_atomically(static_beside(request.out), lambda stream: stream.write(static))
     reporter.say(f"{static_beside(request.out)}: the static network, for s2dnas-bench")
     return manifest
+
+
+def _is_calibrated(out: Path) -> bool:
+    """Whether a bundle there has thresholds that took somebody's images."""
+    if not is_bundle(out):
+        return False
+    try:
+        return load_bundle(out).manifest.promise is not None
+    except BundleError:  # damaged, or of another version: being replaced may be what it needs
+        return False
 
 
 def _static_graph(path: Path, export: Export, reporter: Reporter, *, split: bool) -> bytes:
