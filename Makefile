@@ -8,8 +8,9 @@ BIN = $(VENV)/bin
 
 .PHONY: test test-slow test-arm lint demo clean
 
+# Two files of tests at a time; a file's own go one after the other, for some are the steps of a reader.
 test: $(VENV)/.done $(DEVICE_VENV)/.done lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.done $(DEVICE_VENV)/.done $(OLD_VENV)/.done
 	$(BIN)/python -m pytest -m slow

@@ -130,7 +130,7 @@ def _best(search: Search) -> Sequence[Trial]:
     judge = Judge(
         trials.evaluate, request.evaluations, lambda choices: effect_of(static, space.plan(choices))
     )
-    by_hand = uniform_choices(space)
+    by_hand = list(dict.fromkeys((*uniform_choices(space), *uniform_choices(space, reuse=False))))
     judge(by_hand)
     STRATEGIES[request.strategy](space, judge, np.random.default_rng(request.training.settings.seed))
     if judge.left:

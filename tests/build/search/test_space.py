@@ -1,5 +1,7 @@
 """The search space: whatever is chosen is a legal plan, and everything meant to be in it is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from architectures import ALL, build
@@ -53,6 +55,25 @@ def test_the_uniform_plans_are_in_it():
     space = digits_space()
     wanted = plans.uniform(space.plans, (0.25, 0.25, 0.5), align=8)
     assert wanted.digest in [space.plan(choices).digest for choices in uniform_choices(space)]
+
+
+def test_uniform_plans_without_reuse_are_in_it_too():
+    static = read_network(
+        example_network("mobilenet_v2", "mobilenet_v2", num_classes=10, width=0.5), (3, 32, 32)
+    )
+    space = make_space(static.divisible.space, stages=3)
+    must = 0
+    for shared, apart in zip(uniform_choices(space), uniform_choices(space, reuse=False), strict=True):
+        before, after = space.plan(shared), space.plan(apart)
+        assert (after.channels, after.exits) == (before.channels, before.exits)
+        assert before.no_reuse == frozenset()
+        assert after.no_reuse
+        left = {layer.name for layer in space.plans.layers if not layer.reads_image} - after.no_reuse
+        must += len(left)
+        for name in left:  # without, a stage would have nothing to read
+            with pytest.raises(PlanError):
+                plans.check(replace(after, no_reuse=after.no_reuse | {name}), space.plans)
+    assert must
 
 
 @pytest.mark.parametrize("architecture", ALL)
