@@ -32,7 +32,6 @@ PRECISIONS = ("float32", "int8")
 SURE = (0.95, 0.5)
 """With which probability a promise holds: as it should be made, and with even odds."""
 SEARCHES = {
-    "vgg16_bn": ("--target", "0.25", "--finalists", "3", "--shared-epochs", "4"),
     "mobilenet_v2": ("--target", "0.3", "--finalists", "3", "--shared-epochs", "4"),
     "resnet56": ("--target", "0.5", "--finalists", "3", "--shared-epochs", "4"),
 }
