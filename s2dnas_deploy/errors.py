@@ -4,6 +4,7 @@
     ├── ModelError                  1   the static network could not be imported, built or run
     │   └── UnsupportedNetworkError 1   it was read, and an operator in it has no channel rule
     ├── DataError                   1   images or labels that cannot be used as they are
+    │   └── UnreadableError         1   image files that cannot be read, all of them
     ├── TrainingError               1   training could not go on (a loss that is not a number)
     ├── OptionError                 2   an option's value that cannot work
     ├── PlanError                   2   a plan that is malformed, or not legal for this network
@@ -15,6 +16,8 @@
 
 A message says what was expected, what was found, where, and what to do. Only `cli/` prints it.
 """
+
+from collections.abc import Sequence
 
 
 class S2dnasError(Exception):
@@ -33,6 +36,23 @@ class UnsupportedNetworkError(ModelError):
 
 class DataError(S2dnasError):
     """Images or labels that cannot be used as they are."""
+
+
+_NAMED_FILES = 20
+
+
+class UnreadableError(DataError):
+    """Image files that cannot be read, (file, reason) each."""
+
+    def __init__(self, files: Sequence[tuple[str, str]]) -> None:
+        named = "".join(f"\n  {path}: {reason}" for path, reason in files[:_NAMED_FILES])
+        more = len(files) - _NAMED_FILES
+        rest = f"\n  and {more:,} more" if more > 0 else ""
+        super().__init__(
+            f"expected image files that can be read, got {len(files):,} that cannot. Replace or remove:"
+            f"{named}{rest}"
+        )
+        self.files = files
 
 
 class TrainingError(S2dnasError):

@@ -93,7 +93,7 @@ def read_state(path: Path, key: str | None = None) -> dict[str, Tensor]:
     document = _read_file(path)
     if key is not None:
         document = _entry(document, key, path)
-    state = _find_state(document, path)
+    state = _find_state(document, path, "" if key is None else f"{key}.")
     if state is None:
         raise CheckpointError(
             f"{path} holds no state dict: expected names mapped to tensors, also inside one of "
@@ -160,23 +160,27 @@ def _entry(document: Any, key: str, path: Path) -> Any:
     found = document
     for part in [key] if isinstance(document, Mapping) and key in document else key.split("."):
         if not isinstance(found, Mapping) or part not in found:
-            raise CheckpointError(f"{path} has no entry {key!r}; it has {_described(document)}")
+            raise CheckpointError(f"{path} has no entry {key!r}; {part!r} is not among {_described(found)}")
         found = found[part]
     return found
 
 
-def _find_state(document: Any, path: Path) -> dict[str, Tensor] | None:
+def _find_state(document: Any, path: Path, prefix: str) -> dict[str, Tensor] | None:
+    """The weights in a document that stands under `prefix` in the file."""
     if _is_state(document):
         return {str(name): tensor for name, tensor in document.items()}
     if not isinstance(document, Mapping):
         return None
-    states = [str(key) for key, value in document.items() if _is_state(value)]
-    known = [key for key in _STATE_KEYS if key in states]
-    if known and len(states) > 1:
+    found = next((document[key] for key in _STATE_KEYS if _is_state(document.get(key))), None)
+    if found is None:
+        return None
+    alike = [key for key, value in document.items() if _is_state(value) and set(value) == set(found)]
+    if len(alike) > 1:
+        names = ", ".join(f"{prefix}{key}" for key in alike)
         raise CheckpointError(
-            f"{path} holds several state dicts, {', '.join(states)}: name the one meant with --weights-key"
+            f"{path} holds several state dicts, {names}: name the one meant with --weights-key"
         )
-    return {str(name): tensor for name, tensor in document[known[0]].items()} if known else None
+    return {str(name): tensor for name, tensor in found.items()}
 
 
 def _is_state(value: Any) -> bool:

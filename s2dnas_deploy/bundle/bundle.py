@@ -76,8 +76,7 @@ def _load(folder: Path) -> Bundle:
         found = "it is a file, a bundle is a folder" if folder.exists() else "there is no such folder"
         raise BundleError(f"{found}; s2dnas-export writes one")
     if not (folder / MANIFEST).is_file():
-        named = "" if str(folder) != "." else " Name one with --bundle, or in S2DNAS_BUNDLE"
-        raise BundleError(f"it has no {MANIFEST}, so it is no bundle; s2dnas-export writes one.{named}")
+        raise BundleError(f"it has no {MANIFEST}, so it is no bundle; s2dnas-export writes one")
     sums = sums_of(folder)
     manifest = Manifest.from_json(_text(folder, MANIFEST, sums))
     labels = _text(folder, LABELS, sums).split("\n")[:-1]

@@ -1,5 +1,6 @@
 """`s2dnas-bench`: measure a bundle on this device, compare two measurements, or time a search's probes."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +66,6 @@ _NOISE = click.option("--noise", is_flag=True, help="Accept images that look lik
 @click.option(
     "--bundle",
     type=_FOLDER,
-    envvar="S2DNAS_BUNDLE",
     help="The same, as the other commands take it. [default: $S2DNAS_BUNDLE, else the current folder]",
 )
 @_images(required=False)
@@ -119,15 +119,14 @@ def measure(**options: Any) -> None:
     from s2dnas_deploy.bundle.files import check_writable
     from s2dnas_deploy.run.profile import PROBES
 
-    named = options.pop("bundle")
-    options["folder"] = options["folder"] or named or Path()
+    options["folder"] = _named(options["folder"], options.pop("bundle"))
     if (options["folder"] / PROBES).is_file():
         _time_probes(options)
         return
     if not (options["folder"] / MANIFEST).is_file():
         raise DataError(
             f"{options['folder']}: expected a bundle that s2dnas-export wrote, or a folder of probes that "
-            "s2dnas-search --write-probes wrote"
+            "s2dnas-search --write-probes wrote; name it first, by --bundle, or in S2DNAS_BUNDLE"
         )
     if not options["places"]:
         raise click.UsageError("name the images to measure with: --data images/")
@@ -155,6 +154,15 @@ def measure(**options: Any) -> None:
     finally:  # of a sweep that was interrupted, what is finished
         if report is not None:
             _show(report, options)
+
+
+def _named(folder: Path | None, bundle: Path | None) -> Path:
+    """The bundle, which may be named in either way, or in the environment."""
+    if folder is not None and bundle is not None:
+        raise click.UsageError(
+            f"{folder} and --bundle {bundle}: the bundle is named once, and images by --data {folder}"
+        )
+    return folder or bundle or Path(os.environ.get("S2DNAS_BUNDLE", "."))
 
 
 def _time_probes(options: dict[str, Any]) -> None:

@@ -28,16 +28,16 @@ def comparison_text(comparison: Comparison, limit: float) -> str:
         if change.setting != setting:
             setting = change.setting
             lines += [setting, f"{'':>12}{'before ms':>11}{'after ms':>11}{'change':>9}   99.9% interval"]
-        verdict = (
+        told = (
             "faster" if change.is_faster else "slower" if change.is_slower else "no difference beyond noise"
         )
         if change in comparison.regressions(limit):
-            verdict += f", by more than {100 * limit:g}%"
+            told += f", by more than {100 * limit:g}%"
         by = change.by
         interval = f"{100 * by.low:+.1f} to {100 * by.high:+.1f}%"
         lines.append(
             f"{change.subject:>12}{change.before_ms:>11.4f}{change.after_ms:>11.4f}{100 * by.value:>+8.1f}%"
-            f"   {interval:<18}{verdict}"
+            f"   {interval:<18}{told}"
         )
     lines.append(
         "changes are relative to yardsticks that were timed along, so the machine's mood is taken out"
@@ -103,9 +103,11 @@ def _runs(report: Report, summaries: Sequence[Summary]) -> Iterator[str]:
         yield f"{run.in_words}: milliseconds of {what}, and between which they lie (95%)"
         rows = {name: _estimates(latency) for name, latency in rows_of(summary).items()}
         known = [name for name in ("mean", *QUANTILES) if any(row[name] for row in rows.values())]
-        yield f"{'':>12}" + "".join(f"{name:>16}" for name in known)
+        lines = [("", known)]
         for name, row in rows.items():
-            yield from _latency_lines(name, [row[column] for column in known])
+            lines += _latency_lines(name, [row[column] for column in known])
+        width = max(len(cell) for _, cells in lines for cell in cells) + 2
+        yield from (f"{name:>12}" + "".join(f"{cell:>{width}}" for cell in cells) for name, cells in lines)
         yield from _speed(run, summary, report)
 
 
@@ -113,11 +115,10 @@ def _estimates(latency: Latency) -> dict[str, Estimate | None]:
     return {"mean": latency.mean, **latency.quantiles}
 
 
-def _latency_lines(name: str, known: Sequence[Estimate | None]) -> Iterator[str]:
-    values = (UNKNOWN if one is None else f"{one.value:.4f}" for one in known)
-    between = ("" if one is None else f"{one.low:.4f}–{one.high:.4f}" for one in known)
-    yield f"{name:>12}" + "".join(f"{each:>16}" for each in values)
-    yield f"{'':>12}" + "".join(f"{each:>16}" for each in between)
+def _latency_lines(name: str, known: Sequence[Estimate | None]) -> Iterator[tuple[str, list[str]]]:
+    """A line of values, and one of what they lie between."""
+    yield name, [UNKNOWN if one is None else f"{one.value:.4f}" for one in known]
+    yield "", ["" if one is None else f"{one.low:.4f}–{one.high:.4f}" for one in known]
 
 
 def _speed(run: Run, summary: Summary, report: Report) -> Iterator[str]:

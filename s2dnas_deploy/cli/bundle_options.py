@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from s2dnas_deploy.errors import BundleError
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino", "xnnpack", "coreml", "auto", "arm")
@@ -37,6 +39,11 @@ def check_bundle_is_named(bundle: Path, places: Sequence[str]) -> None:
     among = [place for place in places if (Path(place) / MANIFEST).is_file()]
     if among and not (bundle / MANIFEST).is_file():
         raise click.UsageError(f"{among[0]} is a bundle, not images: name it with --bundle {among[0]}")
+    if bundle == Path() and not (bundle / MANIFEST).is_file():
+        raise BundleError(
+            f"no bundle is named, and the current folder is none, for it has no {MANIFEST}: name one with "
+            "--bundle, or in S2DNAS_BUNDLE; s2dnas-export writes it"
+        )
 
 
 def silence_pillow() -> None:

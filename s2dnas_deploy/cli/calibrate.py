@@ -165,7 +165,7 @@ def _request(options: dict[str, Any]) -> "CalibrationRequest":
     if options["plot"] is not None and options["plot"].suffix.lower() != ".svg":
         raise click.UsageError(f"--plot {options['plot']} does not end in .svg")
     from s2dnas_deploy.run.bulk import BulkOptions
-    from s2dnas_deploy.run.calibrate import Goal
+    from s2dnas_deploy.run.calibrate import MAX_DROP, Goal
     from s2dnas_deploy.run.calibration import Budget, CalibrationRequest
     from s2dnas_deploy.run.inputs import listed_on
 
@@ -175,7 +175,7 @@ def _request(options: dict[str, Any]) -> "CalibrationRequest":
         budget = Budget(amount=amount, in_ms=options["target_ms"] is not None)
     else:
         goal = Goal(
-            drop=0.01 if options["max_drop"] is None else options["max_drop"],
+            drop=MAX_DROP if options["max_drop"] is None else options["max_drop"],
             probability=options["confidence"],
             against=_against(options),
             accuracy=options["static_accuracy"],
@@ -241,7 +241,7 @@ def _in_words(calibration: "Calibration") -> str:
     if calibration.manifest.promise is not None:
         lines.append(calibration.manifest.promise.statement)
     useful = choice.useful_images
-    if choice.point.shares[0] == 1:
+    if choice.point.thresholds[0] <= ALWAYS:
         lines.append("every image leaves at exit 0: the other stages are never used")
     elif useful is not None and choice.proven_on and useful > choice.proven_on:
         lines.append(

@@ -66,7 +66,7 @@ class Command(click.Command):
 class ResumableCommand(Command):
     """One that goes on where it was."""
 
-    interrupted = "interrupted: the same command goes on where this one was"
+    interrupted = "interrupted: the same command, without --restart, goes on where this one was"
 
 
 @contextmanager
@@ -112,7 +112,7 @@ class Shape(click.ParamType):  # type: ignore[type-arg]  # generic in new releas
         if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
             self.fail(f"{value!r} is not of the form CHANNELSxHEIGHTxWIDTH, for example 3x32x32", param, ctx)
         first, second, last = (int(part) for part in parts)
-        if last in (1, 3) and first not in (1, 3):
+        if last in (1, 3) and first == second > 4:
             self.fail(f"{value!r} has its channels last; did you mean {last}x{first}x{second}?", param, ctx)
         return first, second, last
 

@@ -38,7 +38,7 @@ were normalised, and a folder of images with a folder for each class:
   s2dnas-export searched.pt --out bundle/ --data images/ --held-out held-out/ \\
       --static searched.run/static.pt
   s2dnas-calibrate --bundle bundle/ held-out/validation.npz --max-drop 2%
-  s2dnas-bench bundle/ --data images/test"""
+  s2dnas-bench bundle/ --data images/test     (images that chose no threshold)"""
 
 
 @click.command(cls=Command)

@@ -25,7 +25,9 @@ _OPTIONS = (
         type=click.Path(path_type=Path),
         help="Trained weights (.pt, .pth, .th, .safetensors); or a model.pt of one stage, without --model.",
     ),
-    click.option("--weights-key", help="Entry of the weights file that holds the state dict."),
+    click.option(
+        "--weights-key", help="Entry of the weights file that holds the state dict, or OUTER.INNER."
+    ),
 )
 
 

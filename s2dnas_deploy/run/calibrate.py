@@ -29,6 +29,7 @@ from s2dnas_deploy.run.scores import ExitScores
 Numbers = npt.NDArray[np.float64]
 Losses = npt.NDArray[np.int8]
 
+MAX_DROP = 0.01  # unless told otherwise
 NEVER = 2.0  # a threshold that no confidence reaches
 ALWAYS = 1e-6  # one that is as good as none: the path ends there
 _TAU = np.linspace(14.0, -14.0, 5601)

@@ -86,7 +86,8 @@ def test_an_entry_can_be_named(state, tmp_path):
     network = Residual()
     load_weights(network, tmp_path / "weights.pt", key="ema")
     assert torch.equal(network.fc.weight, state["fc.weight"])
-    with pytest.raises(CheckpointError, match="no entry 'best'; it has the entries 'model', 'ema'"):
+    missing = "no entry 'best'; 'best' is not among the entries 'model', 'ema'"
+    with pytest.raises(CheckpointError, match=missing):
         load_weights(network, tmp_path / "weights.pt", key="best")
     with pytest.raises(CheckpointError, match="several state dicts, model, ema: name the one meant"):
         load_weights(network, tmp_path / "weights.pt")
@@ -97,8 +98,13 @@ def test_an_entry_inside_an_entry_can_be_named(state, tmp_path):
     network = Residual()
     load_weights(network, tmp_path / "weights.pt", key="best.weights")
     assert torch.equal(network.fc.weight, state["fc.weight"])
-    with pytest.raises(CheckpointError, match=r"no entry 'best\.ema'"):
+    with pytest.raises(CheckpointError, match=r"'ema' is not among the entries 'weights', 'epoch'"):
         load_weights(network, tmp_path / "weights.pt", key="best.ema")
+    torch.save({"best": {"model": state, "ema": state}}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError, match=r"several state dicts, best\.model, best\.ema"):
+        load_weights(network, tmp_path / "weights.pt", key="best")
+    torch.save({"model": state, "metrics": {"accuracy": torch.ones(())}}, tmp_path / "weights.pt")
+    load_weights(network, tmp_path / "weights.pt")
     torch.save(state, tmp_path / "plain.pt")
     with pytest.raises(CheckpointError, match="is a state dict itself: leave --weights-key model out"):
         load_weights(network, tmp_path / "plain.pt", key="model")

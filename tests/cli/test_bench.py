@@ -241,11 +241,16 @@ def test_the_bundle_may_be_named_as_for_the_other_commands(bundle, images, tmp_p
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     nowhere = command(bench, "--data", images)
-    assert "expected a bundle" in nowhere.stderr
+    assert "name it first, by --bundle, or in S2DNAS_BUNDLE" in nowhere.stderr
+    twice = command(bench, "--bundle", bundle, images)
+    assert twice.exit_code == 2
+    assert f"images by --data {images}" in twice.stderr
     wrong = ("--provider", "tensorrt", "--data", images)  # told once the bundle has been read
     assert command(bench, "--bundle", bundle, *wrong).exit_code == 4
     monkeypatch.setenv("S2DNAS_BUNDLE", str(bundle))
     assert command(bench, *wrong).exit_code == 4
+    monkeypatch.setenv("S2DNAS_BUNDLE", "gone")
+    assert command(bench, bundle, *wrong).exit_code == 4
     monkeypatch.delenv("S2DNAS_BUNDLE")
     monkeypatch.chdir(bundle)
     assert command(bench, *wrong).exit_code == 4

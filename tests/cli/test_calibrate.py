@@ -200,6 +200,7 @@ def test_budgets(bundle, made, target):
     result = run("--bundle", bundle, made[1], f"--target-{target}", budget)
     assert result.exit_code == 0, result.output
     manifest = load_bundle(bundle).manifest
+    assert 1e-6 < manifest.stages[0].exit.threshold < 1
     assert f"{manifest.stages[0].exit.threshold:.7g}" in result.stdout
     assert "nothing is proven" in manifest.promise.statement
     if target == "macs":

@@ -74,11 +74,11 @@ def test_what_training_held_out_is_written(digits, tmp_path):
 
 def test_a_calibration_that_is_replaced_is_told_of(digits, tmp_path):
     again = (digits, "--out", tmp_path / "b")
-    assert "calibrated" not in run(*again).stderr + run(*again).stderr
+    assert "was calibrated" not in run(*again).stderr + run(*again).stderr
     bundle = load_bundle(tmp_path / "b")
     promise = Promise(statement="Made up.", images=1, max_drop=None, probability=None, observed_drop=0.0)
     replace_manifest(bundle, replace(bundle.manifest, promise=promise))
-    assert "is calibrated: its thresholds go with it" in run(*again).stderr
+    assert "was calibrated: its thresholds are gone" in run(*again).stderr
     (tmp_path / "b" / "manifest.json").write_text("damaged")
     assert run(*again).exit_code == 0
 

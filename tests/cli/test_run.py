@@ -247,7 +247,7 @@ def test_the_bundle_is_found(bundle, folder, monkeypatch):
     monkeypatch.chdir(folder)
     nowhere = run(folder / "class 0")
     assert nowhere.exit_code == 3
-    assert "no manifest.json" in nowhere.stderr
+    assert "no manifest.json: name one with --bundle" in nowhere.stderr
 
 
 def test_asked_for_cuda_without_it(bundle, folder):

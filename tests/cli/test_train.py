@@ -116,7 +116,7 @@ def test_a_recipe_with_an_unknown_key_is_a_usage_error(tmp_path):
         (["--plan", "static", "--weights", "missing.pt"], 3, "no weights file missing.pt"),
         (["--plan", "static", "--batch-size", "1"], 2, "batch size: expected 2 or more"),
         (["--plan", "static", "--input", "8x8"], 2, "CHANNELSxHEIGHTxWIDTH"),
-        (["--plan", "static", "--input", "8x9x1"], 2, "channels last; did you mean 1x8x9?"),
+        (["--plan", "static", "--input", "8x8x1"], 2, "channels last; did you mean 1x8x8?"),
         (["--plan", "static", "--input", "3x8x8"], 1, "cannot be run on a 3x8x8 image"),
         (["--plan", "static", "--model", "missing.py:make"], 1, "no file missing.py"),
         (["--plan", "static", "--data", "missing"], 1, "missing: expected a folder of classes"),

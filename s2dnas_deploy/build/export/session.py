@@ -69,8 +69,7 @@ class ExportRequest:
 def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
     """Do what is asked; the manifest of the bundle, which is at `request.out`."""
     check_replaceable(request.out)
-    if _is_calibrated(request.out):
-        reporter.say(f"{request.out} is calibrated: its thresholds go with it, calibrate the new one again")
+    was_calibrated = _is_calibrated(request.out)
     if request.held_out is not None and request.data is None:
         raise OptionError("--held-out keeps images of the data: give --data")
     if isinstance(request.network, Path):
@@ -84,12 +83,16 @@ def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
     if request.data is not None:
         sources["data"] = request.data
     export = Export(chain=chain, options=request.options, images=images, sources=sources)
-    if request.static is None:
-        return write_bundle(export, request.out, reporter)
-    static = _static_graph(request.static, export, reporter, split=request.split)
+    static = None
+    if request.static is not None:
+        static = _static_graph(request.static, export, reporter, split=request.split)
     manifest = write_bundle(export, request.out, reporter)
-    write_atomically(static_beside(request.out), lambda stream: stream.write(static))
-    reporter.say(f"{static_beside(request.out)}: the static network, for s2dnas-bench")
+    if was_calibrated:
+        reporter.say(f"{request.out} was calibrated: its thresholds are gone, calibrate the new one")
+    if static is not None:
+        beside = static_beside(request.out)
+        write_atomically(beside, lambda stream: stream.write(static))
+        reporter.say(f"{beside}: the static network, for s2dnas-bench")
     return manifest
 
 
@@ -165,10 +168,10 @@ def _check_same_images(request: ExportRequest, model: Model, splits: ImageSplits
 def _of_own_network(
     request: ExportRequest, own: OwnNetwork, reporter: Reporter
 ) -> tuple[Chain, ExportImages | None]:
-    if own.input_shape is None:
-        raise OptionError("the shape of the images is not known: give --input, for example --input 3x32x32")
     network = build_network(own.model, own.model_arguments).float()
     stages_of(network)  # one that has none is told so before anything else is asked for
+    if own.input_shape is None:
+        raise OptionError("the shape of the images is not known: give --input, for example --input 3x32x32")
     if own.weights is not None:
         load_weights(network, own.weights, own.weights_key)
     else:

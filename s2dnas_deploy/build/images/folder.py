@@ -13,7 +13,6 @@ from s2dnas_deploy.build.images.splits import (
     Fill,
     Index,
     OnRead,
-    UnreadableError,
     UnreadImages,
     UnreadSplits,
     listed,
@@ -29,7 +28,7 @@ from s2dnas_deploy.bundle.pixels import (
     resized,
     why_unidentified,
 )
-from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.errors import DataError, UnreadableError
 
 _PART_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 # Folders of these names alone are parts under another name, hardly ever classes.

@@ -14,23 +14,6 @@ OnRead = Callable[[int], None]
 Fill = Callable[[Index, Pixels, OnRead], None]
 
 
-_NAMED_FILES = 20
-
-
-class UnreadableError(DataError):
-    """Image files that cannot be read, (file, reason) each: all that a `fill` has met."""
-
-    def __init__(self, files: Sequence[tuple[str, str]]) -> None:
-        named = "".join(f"\n  {path}: {reason}" for path, reason in files[:_NAMED_FILES])
-        more = len(files) - _NAMED_FILES
-        rest = f"\n  and {more:,} more" if more > 0 else ""
-        super().__init__(
-            f"expected image files that can be read, got {len(files):,} that cannot. Replace or remove:"
-            f"{named}{rest}"
-        )
-        self.files = files
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UnreadImages:
     """Images whose labels are known and whose pixels are still where they were found."""

@@ -36,7 +36,8 @@ def probe_plans(space: SearchSpace, count: int = COUNT, *, seed: int = 0) -> dic
     Drawn plans are seldom narrow in all layers, and a model fitted to them alone prices a uniform plan badly.
     """
     rng = np.random.default_rng(seed)
-    known = [smallest(space), largest(space), *uniform_choices(space)]
+    uniform = (*uniform_choices(space), *uniform_choices(space, reuse=False))
+    known = [smallest(space), largest(space), *uniform]
     chosen = dict.fromkeys([*known, *(space.draw(rng) for _ in range(count - len(known)))])
     probes = {f"probe_{i:02}": space.plan(choices) for i, choices in enumerate(chosen)}
     return {STATIC: static_plan(space.plans), **probes}

@@ -56,6 +56,16 @@ class SearchRequest:
             raise OptionError(f"--shared-lr: expected above 0, got {self.shared_lr:g}")
 
     @property
+    def looks_closely(self) -> bool:
+        """Whether some plans are trained and judged again before there is a winner."""
+        return self.evaluator == "shared" and self.finalists > 1
+
+    @property
+    def looked_at(self) -> int:
+        """How many these are."""
+        return max(self.finalists, self.top)
+
+    @property
     def passes(self) -> int:
         """How often the shared weights see the images."""
         return self.training.settings.epochs if self.shared_epochs is None else self.shared_epochs

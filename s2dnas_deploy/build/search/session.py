@@ -94,12 +94,12 @@ def _searched(request: SearchRequest, reporter: Reporter) -> tuple[Search, Seque
             prepared.static.divisible.space, stages=request.stages, kind=request.space, align=request.align
         )
         search = Search(request=request, prepared=prepared, space=space, cluster=cluster, reporter=reporter)
-        reporter.say(static_words(search.static_accuracy, prepared.splits))
         if request.write_probes is not None:
             written = reporter.phase("writing probes")
             write_probes(prepared, probe_plans(space), request.write_probes, written)
             reporter.say(f"{request.write_probes}: probes for s2dnas-bench")
             return search, ()
+        reporter.say(static_words(search.static_accuracy, prepared.splits))
         if training.restart:
             _forget(training.folder)
         reporter.say(_to_come(request))
@@ -108,17 +108,16 @@ def _searched(request: SearchRequest, reporter: Reporter) -> tuple[Search, Seque
 
 def _to_come(request: SearchRequest) -> str:
     """The phases, for each only tells how long it takes itself."""
-    parts = []
-    if request.evaluator == "shared":
-        parts.append(f"shared weights are trained ({request.passes} epochs)")
+    shared, each = request.evaluator == "shared", f"({request.finetune_epochs} epochs each)"
+    parts = [f"shared weights are trained ({request.passes} epochs)"] if shared else []
     if request.cost == "clock":
         parts.append("stages are timed")
-    parts.append(f"{request.evaluations} plans are judged")
-    if request.evaluator == "shared" and request.finalists > 1:
-        parts.append(f"{request.finalists} finalists are trained ({request.finetune_epochs} epochs each)")
-    epochs = f"({request.training.settings.epochs} epochs)"
-    parts.append(f"the winner is trained {epochs}" if request.top == 1 else f"the best are trained {epochs}")
-    return "to come: " + ", ".join(parts)
+    parts.append(f"{request.evaluations} plans are " + ("judged" if shared else f"trained {each} and judged"))
+    if request.looks_closely:
+        parts.append(f"{request.looked_at} finalists are trained {each}")
+    last = f"({request.training.settings.epochs} epochs)"
+    parts.append(f"the winner is trained {last}" if request.top == 1 else f"the best are trained {last}")
+    return f"to come, unless it is done already: {', '.join(parts)}"
 
 
 def _best(search: Search) -> Sequence[Trial]:
@@ -138,8 +137,8 @@ def _best(search: Search) -> Sequence[Trial]:
     _check_one_fits(trials, request)
     uniform = [trials.asked[choices] for choices in by_hand if choices in trials.asked]
     finalists: list[Trial] = []
-    if request.evaluator == "shared" and request.finalists > 1:
-        named = choose_finalists(trials.best(len(trials.asked)), uniform, max(request.finalists, request.top))
+    if request.looks_closely:
+        named = choose_finalists(trials.best(len(trials.asked)), uniform, request.looked_at)
         finalists = _looked_at_closely(search, identity, named)
     tried = finalists or trials.best(request.top)
     best = [trial for trial in tried if trial.worth.fits][: request.top]
@@ -231,7 +230,7 @@ def _trained(search: Search, trial: Trial, rank: int) -> Found:
     if kept.exists() and kept.read_text(encoding="utf-8") != plan.to_json():
         _make_room(own, search.reporter)
     write_text_atomically(kept, plan.to_json())
-    model = train_plan(own, plan, search.prepared, search.reporter)
+    model = train_plan(own, plan, search.prepared, search.reporter, search.static_accuracy)
     return Found(trial=trial, plan=plan, model=model, out=out)
 
 

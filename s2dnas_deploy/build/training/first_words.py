@@ -8,11 +8,10 @@ from collections.abc import Iterator, Mapping
 
 from s2dnas_deploy.build.images import ImageSplits
 from s2dnas_deploy.build.images.splits import listed
-from s2dnas_deploy.run.calibrate import Goal, in_points
+from s2dnas_deploy.run.calibrate import MAX_DROP, Goal, in_points
 from s2dnas_deploy.run.risk import least_images, most_useful, smallest_drop
 
-DEFAULT = Goal(drop=0.01)
-"""What `s2dnas-calibrate` promises unless told otherwise."""
+_DEFAULT = Goal(drop=MAX_DROP)
 
 
 def static_words(accuracy: Mapping[str, float], splits: ImageSplits) -> str:
@@ -27,15 +26,17 @@ def static_words(accuracy: Mapping[str, float], splits: ImageSplits) -> str:
 
 
 def cautions(
-    splits: ImageSplits, *, normalize_given: bool, trained_elsewhere: bool, to_be_divided: bool
+    splits: ImageSplits,
+    *,
+    normalize_guessed: bool,
+    weights_may_know_val: bool,
+    to_be_divided: bool,
+    limited: bool,
 ) -> Iterator[str]:
-    """What was decided silently, or will be missing in the end.
-
-    `trained_elsewhere`: the weights come from a training that this package knows nothing of.
-    """
-    if trained_elsewhere and not normalize_given:
+    """What was decided silently, or will be missing in the end."""
+    if normalize_guessed:
         yield "no --normalize: images are normalised as for ImageNet; were those the weights were trained on?"
-    if trained_elsewhere and splits.val_is_split_off:
+    if weights_may_know_val and splits.val_is_split_off:
         yield (
             f"{len(splits.val)} validation images are split off those to train on. If the weights were "
             "trained on these, they look better here than they are, and so do thresholds chosen on them: "
@@ -46,11 +47,11 @@ def cautions(
         absent = [name for label, name in enumerate(splits.class_names) if label not in there]
         if images is not None and absent:
             yield f"there are no {part} images of {listed(absent)}"
-    if to_be_divided and most_useful(DEFAULT.test(len(splits.val))) is None:
-        drop = smallest_drop(len(splits.val), DEFAULT.probability)
-        enough = least_images(DEFAULT.test(1))
+    if to_be_divided and most_useful(_DEFAULT.test(len(splits.val))) is None:
+        drop, enough = smallest_drop(len(splits.val), _DEFAULT.probability), least_images(_DEFAULT.test(1))
+        more = "a larger --val-fraction" if splits.val_is_split_off else "more images in val/"
         yield (
             f"on {len(splits.val)} validation images s2dnas-calibrate can prove a drop of {in_points(drop)} "
-            f"at the least; {in_points(DEFAULT.drop)} takes {enough}"
-            + (" (a larger --val-fraction)" if splits.val_is_split_off else "")
+            f"at the least; {in_points(_DEFAULT.drop)} takes {enough} or more"
+            + ("" if limited else f" ({more})")
         )

@@ -6,7 +6,7 @@ network first if asked, divides it by the plan, trains that, judges it once on t
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,9 +101,10 @@ def prepare(request: Request, reporter: Reporter) -> Prepared:
     check_images(splits, static.graph.classes)
     for caution in cautions(
         splits,
-        normalize_given=request.normalize is not None,
-        trained_elsewhere=source.is_trained() and kept is None,
+        normalize_guessed=source.is_trained() and kept is None and request.normalize is None,
+        weights_may_know_val=source.is_trained() and not _held_out_alike(kept, splits),
         to_be_divided=request.plan != "static",
+        limited=request.limit is not None,
     ):
         reporter.say(caution)
     return Prepared(
@@ -114,8 +115,22 @@ def prepare(request: Request, reporter: Reporter) -> Prepared:
     )
 
 
-def train_plan(request: Request, plan: Plan, prepared: Prepared, reporter: Reporter) -> Model:
-    """Divide the network by a plan, train it and save it."""
+def _held_out_alike(kept: Model | None, splits: ImageSplits) -> bool:
+    """Whether weights come from a training here that held the same images out."""
+    if kept is None or kept.provenance.get("weights") is not None:
+        return False
+    digest: str | None = kept.provenance.get("data", {}).get("digest")
+    return digest == splits.digest
+
+
+def train_plan(
+    request: Request,
+    plan: Plan,
+    prepared: Prepared,
+    reporter: Reporter,
+    known: Mapping[str, float] | None = None,
+) -> Model:
+    """Divide the network by a plan, train it and save it; `known`: how good the static network is."""
     static, trained = prepared.static, prepared.is_trained
     if request.source.is_trained() and plan.stages > 1:
         _keep_static(request, prepared)
@@ -127,7 +142,15 @@ def train_plan(request: Request, plan: Plan, prepared: Prepared, reporter: Repor
         settings=request.settings,
         folder=request.folder,
     )
-    return _train_and_save(task, request, request.out, static if trained else None, reporter)
+
+    def judge() -> Mapping[str, float] | None:
+        if known is not None or not trained:
+            return known
+        found = static_accuracy(static, task.splits, task.preprocessing)
+        reporter.say(static_words(found, task.splits))
+        return found
+
+    return _train_and_save(task, request, request.out, judge, reporter)
 
 
 def _keep_static(request: Request, prepared: Prepared) -> None:
@@ -164,12 +187,16 @@ def with_trained_static(request: Request, prepared: Prepared, reporter: Reporter
         settings=settings,
         folder=folder,
     )
-    model = _train_and_save(task, request, request.folder / "static.pt", None, reporter)
+    model = _train_and_save(task, request, request.folder / "static.pt", lambda: None, reporter)
     return replace(prepared, static=as_static(model.network), is_trained=True)
 
 
 def _train_and_save(
-    task: Task, request: Request, out: Path, static: StaticNetwork | None, reporter: Reporter
+    task: Task,
+    request: Request,
+    out: Path,
+    judge_static: Callable[[], Mapping[str, float] | None],
+    reporter: Reporter,
 ) -> Model:
     identity = task.identity()
     finished = _finished(out, task, identity, restart=request.restart)
@@ -179,9 +206,7 @@ def _train_and_save(
     checkpoint = task.folder / "checkpoint.pt"
     if request.restart:
         checkpoint.unlink(missing_ok=True)
-    before = static_accuracy(static, task.splits, task.preprocessing) if static is not None else None
-    if before is not None:
-        reporter.say(static_words(before, task.splits))
+    before = judge_static()
     name = (
         "training the static network"
         if task.network.stages == 1

@@ -75,6 +75,8 @@ def around(
 
 
 def _by_factors(value: float, drawn: Sequence[float], processes: int) -> Estimate:
+    if min(value, *drawn) <= 0:  # by a clock that is too coarse to tell
+        return around(value, drawn, processes)
     found = around(log(value), np.log(drawn), processes)
     return Estimate(value=value, low=min(value, exp(found.low)), high=max(value, exp(found.high)))
 

@@ -19,6 +19,7 @@ LOSSES: Mapping[str, str] = {
     "overhead": "Python and session calls",
 }
 _LITTLE = 0.5  # points
+_HARDLY = 1.1
 _REMEDY = "see docs/troubleshooting.md, It runs, but it is not faster"
 ANSWERS = ("", "images", "share", "accuracy of all", "MACs/image")
 
@@ -55,8 +56,10 @@ def verdict(speed: SpeedUp, report: Report) -> Iterator[str]:
     also = f", and {lost:.1f} points less accurate" if lost > _LITTLE else ""
     if speed.realised.high < 1:
         yield f"The cascade is slower than the static network here{also}: {_REMEDY}."
+    elif speed.realised.high < _HARDLY:
+        yield f"The cascade is hardly faster than the static network here{also}: {_REMEDY}."
     elif speed.realised.low <= 1:
-        yield f"The cascade is no faster than the static network, as far as this tells{also}: {_REMEDY}."
+        yield "Whether the cascade is faster is not certain: more --seconds or --processes would tell."
 
 
 def percent(share: float | None) -> str:

@@ -31,8 +31,14 @@ def archive(tmp_path):
     return write
 
 
-def said(splits, *, normalize=True, elsewhere=True, divided=True):
-    found = cautions(splits, normalize_given=normalize, trained_elsewhere=elsewhere, to_be_divided=divided)
+def said(splits, *, guessed=False, may_know=True, divided=True, limited=False):
+    found = cautions(
+        splits,
+        normalize_guessed=guessed,
+        weights_may_know_val=may_know,
+        to_be_divided=divided,
+        limited=limited,
+    )
     return list(found)
 
 
@@ -60,14 +66,13 @@ def test_weights_from_elsewhere_may_know_the_images_that_are_held_out(archive):
     (caution,) = said(splits)
     assert caution.startswith("400 validation images are split off those to train on.")
     assert "into val/" in caution
-    assert said(splits, elsewhere=False) == []
+    assert said(splits, may_know=False) == []
 
 
 def test_a_normalisation_that_nobody_chose_is_named(archive):
     splits = archive(train=20, val=400)
-    (caution,) = said(splits, normalize=False)
+    (caution,) = said(splits, guessed=True)
     assert "no --normalize: images are normalised as for ImageNet" in caution
-    assert said(splits, normalize=False, elsewhere=False) == []
 
 
 def test_too_few_images_for_a_promise_are_told_before_they_are_missed(archive):
@@ -76,13 +81,15 @@ def test_too_few_images_for_a_promise_are_told_before_they_are_missed(archive):
     assert "on 240 validation images s2dnas-calibrate can prove a drop of 1.5 points at the least" in caution
     assert "1 point takes 356" in caution
     assert "--val-fraction" not in caution
-    assert "--val-fraction" in said(archive(train=100), elsewhere=False)[0]
+    assert "more images in val/" in caution
+    assert "--val-fraction" in said(archive(train=100), may_know=False)[0]
+    assert said(few, limited=True)[0].endswith("356 or more")
     assert said(few, divided=False) == []
 
 
 def test_weights_that_this_package_trained_know_nothing_that_is_held_out(tmp_path):
     network = ["--model", f"{MODELS}/digits_cnn.py:digits_cnn", "--input", "1x8x8", "--data", "digits"]
-    kept = ["--plan", "static", "--normalize", "data", "--static-epochs", "0", "--epochs", "0"]
+    kept = ["--plan", "static", "--normalize", "0.3/0.4", "--static-epochs", "0", "--epochs", "0"]
 
     def train_to(out, *more):
         arguments = [*network, *kept, "--out", str(tmp_path / out), *more]
@@ -91,9 +98,13 @@ def test_weights_that_this_package_trained_know_nothing_that_is_held_out(tmp_pat
         return result.stderr
 
     train_to("static.pt")
-    assert "split off" not in train_to("a.pt", "--weights", str(tmp_path / "static.pt"))
+    mine = ("--weights", str(tmp_path / "static.pt"))
+    assert "split off" not in train_to("a.pt", *mine)
+    assert "split off" in train_to("more.pt", *mine, "--val-fraction", "0.2")
+    assert "split off" in train_to("other.pt", *mine, "--seed", "1")
     torch.save(build_network(f"{MODELS}/digits_cnn.py:digits_cnn", {}).state_dict(), tmp_path / "w.pth")
     told = train_to("b.pt", "--weights", str(tmp_path / "w.pth"))
     assert "validation images are split off those to train on" in told
+    assert "split off" in train_to("c.pt", "--weights", str(tmp_path / "b.pt"))
     assert "validation images, " in told
     assert "test images" in told

@@ -40,6 +40,11 @@ def test_times_and_ratios_are_above_zero_however_little_is_known():
         assert found.high > 5 * found.value
 
 
+def test_a_clock_that_is_too_coarse_to_tell_is_no_error():
+    found = estimate([np.zeros((4, 2)), np.zeros((4, 2))], lambda each: float(each.mean()))
+    assert (found.low, found.value, found.high) == (0.0, 0.0, 0.0)
+
+
 def test_what_is_no_number_does_not_count():
     found = estimate([np.array([[1.0, np.nan], [3.0, np.nan]])], lambda each: float(each.mean()))
     assert found.value == 2.0
