@@ -72,6 +72,9 @@ def test_a_search_leaves_a_trained_model_and_what_it_tried(weights, tmp_path, st
     first, *tried = lines_of(tmp_path / "m.run/plans.jsonl")
     assert first["run"]["strategy"] == strategy
     assert len(tried) == 12
+    assert [bool(trial["plan"]["no_reuse"]) for trial in tried[:4]] == [False] * 2 + [True] * 2  # by hand
+    assert "to come, unless it is done already: shared weights are trained" in result.stderr
+    assert "12 plans are judged, 3 finalists are trained" in result.stderr
     _, *finalists = lines_of(tmp_path / "m.run/finalists.jsonl")
     assert 1 < len(finalists) <= 3
     quickly_best = max(tried, key=lambda trial: (trial["fits"], trial["reward"]))
