@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("search_strategies", "search_strategies", lambda record: record["rows"]),
         ("guarantee", "guarantee", lambda record: record["rows"]),
         ("peers", "peers", lambda record: record),
+        ("end_to_end", "end_to_end", lambda record: record["rows"]),
     ],
 )
 def test_every_table_equals_its_record(monkeypatch, script, record, rows):
