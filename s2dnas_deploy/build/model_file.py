@@ -47,6 +47,12 @@ class Model:
         return int(self.provenance.get("settings", {}).get("seed", 0))
 
     @property
+    def images_digest(self) -> str | None:
+        """Which images it was trained on and which held out; None if it was not trained here."""
+        digest: str | None = self.provenance.get("data", {}).get("digest")
+        return digest
+
+    @property
     def val_fraction(self) -> float:
         """Which share of each class was held out; of older files, as nearly as their counts tell."""
         data = self.provenance.get("data", {})

@@ -9,7 +9,7 @@ from s2dnas_deploy.run.bench.compare import Comparison
 from s2dnas_deploy.run.bench.report import Report, Run
 from s2dnas_deploy.run.bench.spread import Estimate
 from s2dnas_deploy.run.bench.subjects import CASCADE
-from s2dnas_deploy.run.bench.summary import QUANTILES, Latency, Summary, rows_of
+from s2dnas_deploy.run.bench.summary import QUANTILES, Summary, rows_of
 from s2dnas_deploy.run.bench.words import ANSWERS, LOSSES, UNKNOWN, answer_rows, speed_in_words, verdict
 
 _COLUMNS = ("provider", "threads", "batch", "subject", "batches")
@@ -53,8 +53,7 @@ def report_csv(report: Report, summaries: Sequence[Summary]) -> str:
     writer.writerow([*_COLUMNS, *names])
     for run, summary in zip(report.runs, summaries, strict=True):
         for name, each in rows_of(summary).items():
-            known = (each.mean, *each.quantiles.values())
-            numbers = [number for one in known for number in _csv_cells(one)]
+            numbers = [number for one in each.estimates.values() for number in _csv_cells(one)]
             writer.writerow([run.provider, run.threads, run.batch, name, each.batches, *numbers])
     return text.getvalue()
 
@@ -101,7 +100,7 @@ def _runs(report: Report, summaries: Sequence[Summary]) -> Iterator[str]:
         yield ""
         what = "an image" if run.batch == 1 else "a batch"
         yield f"{run.in_words}: milliseconds of {what}, and between which they lie (95%)"
-        rows = {name: _estimates(latency) for name, latency in rows_of(summary).items()}
+        rows = {name: latency.estimates for name, latency in rows_of(summary).items()}
         known = [name for name in ("mean", *QUANTILES) if any(row[name] for row in rows.values())]
         lines = [("", known)]
         for name, row in rows.items():
@@ -109,10 +108,6 @@ def _runs(report: Report, summaries: Sequence[Summary]) -> Iterator[str]:
         width = max(len(cell) for _, cells in lines for cell in cells) + 2
         yield from (f"{name:>12}" + "".join(f"{cell:>{width}}" for cell in cells) for name, cells in lines)
         yield from _speed(run, summary, report)
-
-
-def _estimates(latency: Latency) -> dict[str, Estimate | None]:
-    return {"mean": latency.mean, **latency.quantiles}
 
 
 def _latency_lines(name: str, known: Sequence[Estimate | None]) -> Iterator[tuple[str, list[str]]]:

@@ -220,13 +220,8 @@ def _in_words(calibration: "Calibration") -> str:
 
     choice = calibration.choice
     lines = [f"{'exit':>4} {'threshold':>10} {'share':>7}"]
-    for k, share in enumerate(choice.point.shares):
-        last = k == len(choice.point.thresholds)
-        threshold = "–" if last else f"{choice.point.thresholds[k]:.7g}"
-        if not last and choice.point.thresholds[k] > 1:
-            threshold = "never"
-        if not last and choice.point.thresholds[k] <= ALWAYS:
-            threshold = "always"
+    shown = ["never" if t > 1 else "always" if t <= ALWAYS else f"{t:.7g}" for t in choice.point.thresholds]
+    for k, (threshold, share) in enumerate(zip([*shown, "–"], choice.point.shares, strict=True)):
         lines.append(f"{k:>4} {threshold:>10} {100 * share:>6.1f}%")
     scale, unit = (1.0, "ms") if calibration.unit == "ms" else (1e-6, "M MACs")
     mean, full = choice.point.cost * scale, choice.full.cost * scale

@@ -157,7 +157,7 @@ def _check_same_images(request: ExportRequest, model: Model, splits: ImageSplits
     """Of other images, those held out need not be those that training held out; promises need these."""
     about = model.provenance.get("data", {})
     whole = request.limit is None and request.resize is None and about.get("limit", 0) is None
-    if request.held_out is not None and whole and about["digest"] != splits.digest:
+    if request.held_out is not None and whole and model.images_digest != splits.digest:
         raise DataError(
             f"--held-out {request.held_out}: {request.data} is not, or no longer, what the network was "
             "trained on (an image more or less divides all of them otherwise), so it is not known what "

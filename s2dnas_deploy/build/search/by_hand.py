@@ -26,6 +26,11 @@ def uniform_choices(space: SearchSpace, *, reuse: bool = True) -> tuple[Choices,
     return tuple(dict.fromkeys(_nearest(space, parts, reuse) for parts in ([1 / n] * n, doubling, thin)))
 
 
+def all_uniform_choices(space: SearchSpace) -> tuple[Choices, ...]:
+    """Both kinds, each once: with reuse, then without."""
+    return tuple(dict.fromkeys((*uniform_choices(space), *uniform_choices(space, reuse=False))))
+
+
 def smallest(space: SearchSpace) -> Choices:
     """The plan that goes through all layers with the thinnest first stage."""
     return _at_full_depth(space, lambda group, counts: counts)

@@ -17,7 +17,7 @@ from s2dnas_deploy.build.export.options import ExportOptions
 from s2dnas_deploy.build.export.samples import pixels_of
 from s2dnas_deploy.build.model_file import Model
 from s2dnas_deploy.build.network import as_network, carry_over
-from s2dnas_deploy.build.search.by_hand import largest, smallest, uniform_choices
+from s2dnas_deploy.build.search.by_hand import all_uniform_choices, largest, smallest
 from s2dnas_deploy.build.search.space import SearchSpace
 from s2dnas_deploy.build.training.session import Prepared
 from s2dnas_deploy.bundle.files import write_atomically, write_text_atomically
@@ -36,8 +36,7 @@ def probe_plans(space: SearchSpace, count: int = COUNT, *, seed: int = 0) -> dic
     Drawn plans are seldom narrow in all layers, and a model fitted to them alone prices a uniform plan badly.
     """
     rng = np.random.default_rng(seed)
-    uniform = (*uniform_choices(space), *uniform_choices(space, reuse=False))
-    known = [smallest(space), largest(space), *uniform]
+    known = [smallest(space), largest(space), *all_uniform_choices(space)]
     chosen = dict.fromkeys([*known, *(space.draw(rng) for _ in range(count - len(known)))])
     probes = {f"probe_{i:02}": space.plan(choices) for i, choices in enumerate(chosen)}
     return {STATIC: static_plan(space.plans), **probes}

@@ -18,7 +18,7 @@ import numpy as np
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.build.model_file import Model
 from s2dnas_deploy.build.search import evolution, random_search, reinforce
-from s2dnas_deploy.build.search.by_hand import uniform_choices
+from s2dnas_deploy.build.search.by_hand import all_uniform_choices
 from s2dnas_deploy.build.search.cluster import Cluster
 from s2dnas_deploy.build.search.effect import effect_of
 from s2dnas_deploy.build.search.evaluate import Evaluator
@@ -129,7 +129,7 @@ def _best(search: Search) -> Sequence[Trial]:
     judge = Judge(
         trials.evaluate, request.evaluations, lambda choices: effect_of(static, space.plan(choices))
     )
-    by_hand = list(dict.fromkeys((*uniform_choices(space), *uniform_choices(space, reuse=False))))
+    by_hand = all_uniform_choices(space)
     judge(by_hand)
     STRATEGIES[request.strategy](space, judge, np.random.default_rng(request.training.settings.seed))
     if judge.left:

@@ -119,8 +119,7 @@ def _held_out_alike(kept: Model | None, splits: ImageSplits) -> bool:
     """Whether weights come from a training here that held the same images out."""
     if kept is None or kept.provenance.get("weights") is not None:
         return False
-    digest: str | None = kept.provenance.get("data", {}).get("digest")
-    return digest == splits.digest
+    return kept.images_digest == splits.digest
 
 
 def train_plan(
@@ -247,7 +246,7 @@ def _differences(model: Model, task: Task) -> str:
     found = [f"{key} {was[key]}, now {now[key]}" for key in now if key in was and was[key] != now[key]]
     if model.network.division.plan.digest != task.network.division.plan.digest:
         found.append("another plan")
-    if model.provenance.get("data", {}).get("digest") != task.splits.digest:
+    if model.images_digest != task.splits.digest:
         found.append("other images")
     return "; ".join(found) or "other starting weights"
 

@@ -105,7 +105,7 @@ def _run(run: Run, summary: Summary, report: Report) -> Iterable[str]:
     for sentence in verdict(realised, report) if realised is not None else ():
         yield f"<p>{escape(sentence)}</p>"
     cells = [
-        [name, *(_estimate(one) for one in (each.mean, *each.quantiles.values()))]
+        [name, *(_estimate(one) for one in each.estimates.values())]
         for name, each in rows_of(summary).items()
     ]
     yield _table(["ms, with 95% intervals", "mean", *QUANTILES], cells)

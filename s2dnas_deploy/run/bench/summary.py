@@ -37,6 +37,11 @@ class Latency:
     quantiles: Mapping[str, Estimate | None]
     batches: int
 
+    @property
+    def estimates(self) -> Mapping[str, Estimate | None]:
+        """The mean, then the percentiles: the columns of a table."""
+        return {"mean": self.mean, **self.quantiles}
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedUp:
