@@ -20,7 +20,7 @@ from typing import Any
 import click
 import onnxruntime
 from machine import machine
-from pages import OWN, put_table
+from pages import OWN, check_place, put_table
 from sessions import BoundSessions, bundle_of, images_from
 
 from s2dnas_deploy.build.costs import stage_costs
@@ -41,9 +41,12 @@ Task = Callable[[], None]
 @click.option("--int8", is_flag=True, help="The static network and the stages in INT8.")
 @click.option("--images", type=int, default=32, show_default=True)
 @click.option("--blocks", type=int, default=40, show_default=True)
-@click.option("--record", is_flag=True, help="Also write the record and the table in README.md.")
+@click.option("--record", metavar="NAME", help="Also write the record and the table of this name.")
 def main(network: Path, data: str, plans: tuple[str, ...], joins: tuple[str, ...], **options: Any) -> None:
     """Print the ratios, and record them."""
+    record: str | None = options["record"]
+    if record:
+        check_place(record)
     static = load_model(network)
     images = images_from(data, static)
     precision = "int8" if options["int8"] else "float32"
@@ -66,11 +69,10 @@ def main(network: Path, data: str, plans: tuple[str, ...], joins: tuple[str, ...
         row["chain"] = ratios[f"{name}: chain"]
         row["stages"] = [ratios[f"{name}: stage {k}"] for k in range(len(row["macs_share"]))]
     click.echo(table(rows))
-    if options["record"]:
-        name = f"chain_cost_{precision}"
+    if record:
         about = {"date": str(date.today()), "machine": machine(), "onnxruntime": onnxruntime.__version__}
-        (RESULTS / f"{name}.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
-        put_table(name, table(rows), [OWN])
+        (RESULTS / f"{record}.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
+        put_table(record, table(rows), [OWN])
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:

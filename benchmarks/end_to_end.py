@@ -2,8 +2,7 @@ r"""What does it buy, from the recipe to the clock? One network of `models/`, by
 
     python benchmarks/end_to_end.py wide_resnet --data DIR --work DIR --record
 
-The static network is trained by the recipe; the multi-stage network from its weights, by the recipe's plan
-or one that is searched for; both are exported in float32 and INT8, thresholds are chosen on validation
+The static network is trained by the recipe; the multi-stage network from its weights; both are exported in float32 and INT8, thresholds are chosen on validation
 images by `s2dnas-calibrate`, and `s2dnas-bench` measures the cascade against the static network on the test
 images: one CPU thread, one image at a time, alternating blocks. A run that is stopped goes on where it was.
 
@@ -45,11 +44,6 @@ GOALS = {
 SHARES = {"float32": 0.25, "int8": 0.6}
 """Of the static network's time, for the last of the goals."""
 _IMPOSSIBLE = (1, 2)  # exit codes: a promise that is not proven, a budget below what exit 0 alone takes
-SEARCHES = {
-    "mobilenet_v2": "--target 0.3 --shared-epochs 2 --evaluations 60 --finalists 2",
-    "resnet56": "--target 0.5 --shared-epochs 2 --evaluations 60 --finalists 2",
-}
-"""How a plan is searched for; the others have a good one in their recipe."""
 
 
 @click.command()
@@ -82,10 +76,7 @@ def _trained(network: str, data: str, folder: Path) -> None:
     alone = f"--plan static --static-epochs 0 --epochs {epochs} --lr {lr} --self-distill 0".split()
     _command("train", *images, *alone, "--out", str(folder / "static.pt"))
     divided = [*images, "--weights", str(folder / "static.pt"), "--out", str(folder / "model.pt")]
-    if network in SEARCHES:
-        _command("search", *divided, *SEARCHES[network].split())
-    else:
-        _command("train", *divided)
+    _command("train", *divided)
 
 
 def _measured(folder: Path, data: str, *, seconds: int) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import click
+
 HERE = Path(__file__).parent
 OWN, PROJECT = HERE / "README.md", HERE.parent / "README.md"
 
@@ -14,6 +16,12 @@ def put_table(name: str, table: str, pages: Iterable[Path]) -> None:
         before, found, rest = page.read_text(encoding="utf-8").partition(begin)
         assert found, f"{page} has no mark {begin!r}"
         page.write_text(before + begin + table + end + rest.partition(end)[2], encoding="utf-8")
+
+
+def check_place(name: str) -> None:
+    """A record of a name of its own needs marks for its table, better asked for before hours of measuring."""
+    if marks(name)[0] not in OWN.read_text(encoding="utf-8"):
+        raise click.UsageError(f"--record {name}: {OWN} has no place for it, {marks(name)[0]!r}")
 
 
 def marks(name: str) -> tuple[str, str]:

@@ -34,7 +34,7 @@ from machine import machine
 from matplotlib import colormaps
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from pages import OWN, marks, put_table
+from pages import OWN, check_place, put_table
 from sessions import BoundSessions, bundle_of, images_from, pixels, splits_of
 from smaller_networks import FACTORS, smaller_network
 from thresholds import cheapest, exit_accuracy, menus_of, scores_from
@@ -115,8 +115,8 @@ def main(
     record: str | None,
 ) -> None:
     """Print accuracy and mean time of every peer."""
-    if record and marks(record)[0] not in OWN.read_text(encoding="utf-8"):
-        raise click.UsageError(f"--record {record}: {OWN} has no place for it, {marks(record)[0]!r}")
+    if record:
+        check_place(record)
     static = load_model(static_path)
     cascades = {name: load_model(Path(path)) for name, _, path in (each.partition("=") for each in networks)}
     splits = splits_of(static, data)

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("exit_accuracy", "exit_accuracy", lambda record: record["rows"]),
         ("chain_cost", "chain_cost_float32", lambda record: record["rows"]),
         ("chain_cost", "chain_cost_int8", lambda record: record["rows"]),
+        ("chain_cost", "chain_cost_resnet56", lambda record: record["rows"]),
         ("int8_cascade", "int8_cascade", lambda record: record),
         ("hand_over", "hand_over", lambda record: record),
         ("overhead", "overhead", lambda record: record["rows"]),
