@@ -2,9 +2,11 @@ r"""What does it buy, from the recipe to the clock? One network of `models/`, by
 
     python benchmarks/end_to_end.py wide_resnet --data DIR --work DIR --record
 
-The static network is trained by the recipe; the multi-stage network from its weights; both are exported in float32 and INT8, thresholds are chosen on validation
-images by `s2dnas-calibrate`, and `s2dnas-bench` measures the cascade against the static network on the test
-images: one CPU thread, one image at a time, alternating blocks. A run that is stopped goes on where it was.
+The static network is trained by the recipe; the multi-stage network from its weights, by the recipe's plan
+or by one that `--search "--target 0.3"` finds; both are exported in float32 and INT8, thresholds are chosen
+on validation images by `s2dnas-calibrate`, and `s2dnas-bench` measures the cascade against the static network
+on the test images: one CPU thread, one image at a time, alternating blocks. A run that is stopped goes on
+where it was.
 
 Thresholds are chosen for a promise below the last exit, whose accuracy may well exceed the static network's;
 for one below the static network, proven and with even odds; and for a budget of time, which promises nothing.
@@ -12,6 +14,7 @@ for one below the static network, proven and with even odds; and for a budget of
 
 import hashlib
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -50,36 +53,41 @@ _IMPOSSIBLE = (1, 2)  # exit codes: a promise that is not proven, a budget below
 @click.argument("network")
 @click.option("--data", required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Where models are kept.")
+@click.option("--search", metavar="OPTIONS", help="Search for the plan, with these of s2dnas-search.")
 @click.option("--seconds", default=60, show_default=True, help="Of timing, for each bundle.")
 @click.option("--record", is_flag=True, help="Also write the record and the tables.")
-def main(network: str, data: str, work: Path, *, seconds: int, record: bool) -> None:
+def main(network: str, data: str, work: Path, search: str | None, *, seconds: int, record: bool) -> None:
     """Print what each bundle of NETWORK came to."""
-    folder = work / network
+    name = f"{network}, searched" if search else network
+    static, folder = work / network / "static.pt", work / name.replace(", ", "-")
     folder.mkdir(parents=True, exist_ok=True)
-    _trained(network, data, folder)
-    about = {"network": network, "date": str(date.today()), "machine": machine()}
-    rows = [about | row for row in _measured(folder, data, seconds=seconds)]
+    _trained(network, data, static, folder / "model.pt", search)
+    about = {"network": name, "date": str(date.today()), "machine": machine()}
+    rows = [about | row for row in _measured(folder, data, static, seconds=seconds)]
     before = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
-    kept = [row for row in before if row["network"] != network]
+    kept = [row for row in before if row["network"] != name]
     click.echo(table(rows))
     if record:
         RESULT.write_text(json.dumps({"rows": kept + rows}, indent=1) + "\n")
         put_table("end_to_end", table(kept + rows), [OWN, PROJECT])
 
 
-def _trained(network: str, data: str, folder: Path) -> None:
-    """`static.pt` and `model.pt` in the folder; what is there already is not trained again."""
+def _trained(network: str, data: str, static: Path, model: Path, search: str | None) -> None:
+    """The static and the multi-stage network; what is there already is not trained again."""
     recipe = HERE.parent / "models" / f"{network}.toml"
     known = tomllib.loads(recipe.read_text(encoding="utf-8"))
     images = ["--recipe", str(recipe), "--data", data]
     epochs, lr = known["static_epochs"], known.get("static_lr", known["lr"])
     alone = f"--plan static --static-epochs 0 --epochs {epochs} --lr {lr} --self-distill 0".split()
-    _command("train", *images, *alone, "--out", str(folder / "static.pt"))
-    divided = [*images, "--weights", str(folder / "static.pt"), "--out", str(folder / "model.pt")]
-    _command("train", *divided)
+    _command("train", *images, *alone, "--out", str(static))
+    divided = [*images, "--weights", str(static), "--out", str(model)]
+    if search:
+        _command("search", *divided, *shlex.split(search))
+    else:
+        _command("train", *divided)
 
 
-def _measured(folder: Path, data: str, *, seconds: int) -> Iterator[dict[str, Any]]:
+def _measured(folder: Path, data: str, static: Path, *, seconds: int) -> Iterator[dict[str, Any]]:
     """Each precision with each promise: exported, calibrated and timed."""
     exits = load_model(folder / "model.pt").provenance["test_accuracy"]
     held_out = folder / "held-out"
@@ -87,8 +95,8 @@ def _measured(folder: Path, data: str, *, seconds: int) -> Iterator[dict[str, An
         bundle = folder / f"bundle-{precision}"
         kind = ["--int8"] if precision == "int8" else ["--held-out", str(held_out)]
         if not bundle.exists():
-            model, static = str(folder / "model.pt"), str(folder / "static.pt")
-            _command("export", model, "--out", str(bundle), "--data", data, "--static", static, *kind)
+            judged_by = ["--data", data, "--static", str(static)]
+            _command("export", str(folder / "model.pt"), "--out", str(bundle), *judged_by, *kind)
         known = {"static": str(static_beside(bundle)), "share": SHARES[precision], "budget_ms": 0.0}
         for number, (goal, options) in enumerate(GOALS.items()):
             out = folder / f"bench-{precision}-{number}.json"
