@@ -24,7 +24,7 @@ from typing import Any
 import click
 import numpy as np
 from machine import machine
-from pages import OWN, put_table
+from pages import put_table
 
 from s2dnas_deploy import Cascade
 from s2dnas_deploy.bundle.manifest import IMAGE
@@ -53,7 +53,7 @@ def main(bundle: Path, static: Path, images: str, rounds: int, *, record: bool) 
     click.echo(table(row))
     if record:
         RESULT.write_text(json.dumps({"machine": machine(), **row}, indent=1) + "\n")
-        put_table("bulk", table(row), [OWN])
+        put_table("bulk", table(row))
 
 
 def table(row: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import click
 import onnxruntime
 from machine import machine
-from pages import OWN, check_place, put_table
+from pages import check_place, put_table
 from sessions import BoundSessions, bundle_of, images_from
 
 from s2dnas_deploy.build.costs import stage_costs
@@ -72,7 +72,7 @@ def main(network: Path, data: str, plans: tuple[str, ...], joins: tuple[str, ...
     if record:
         about = {"date": str(date.today()), "machine": machine(), "onnxruntime": onnxruntime.__version__}
         (RESULTS / f"{record}.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
-        put_table(record, table(rows), [OWN])
+        put_table(record, table(rows))
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:

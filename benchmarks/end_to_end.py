@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 from machine import machine
-from pages import OWN, PROJECT, put_table
+from pages import put_table
 
 from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.bundle.bundle import load_bundle, static_beside
@@ -69,8 +69,7 @@ def main(network: str, data: str, work: Path, search: str | None, *, seconds: in
     click.echo(table(rows))
     if record:
         RESULT.write_text(json.dumps({"rows": kept + rows}, indent=1) + "\n")
-        put_table("end_to_end", table(kept + rows), [OWN])
-        put_table("end_to_end", brief(kept + rows), [PROJECT])
+        put_table("end_to_end", table(kept + rows), brief=brief(kept + rows))
 
 
 def _trained(network: str, data: str, static: Path, model: Path, search: str | None) -> None:

@@ -51,7 +51,7 @@ def main(data: str, work: Path) -> None:
     RESULT.write_text(
         json.dumps({"date": str(date.today()), "machine": machine(), "rows": rows}, indent=2) + "\n"
     )
-    put_table("exit_accuracy", table(rows), PAGES)
+    put_table("exit_accuracy", table(rows))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

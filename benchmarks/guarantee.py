@@ -25,7 +25,7 @@ from typing import Any
 import click
 import numpy as np
 from machine import machine
-from pages import OWN, put_table
+from pages import put_table
 
 from s2dnas_deploy.run.calibrate import (
     ORDER_SHARE,
@@ -64,7 +64,7 @@ def main(scores: Path, macs: str, draws: int, *, record: bool) -> None:
     if record:
         about = {"machine": machine(), "draws": draws}
         RESULT.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
-        put_table("guarantee", table(rows), [OWN])
+        put_table("guarantee", table(rows))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from chain_cost import measure
 from onnx import ModelProto, TensorProto, helper
-from pages import OWN, put_table
+from pages import put_table
 from sessions import BoundSessions, bundle_of, images_from
 
 from s2dnas_deploy.build.model_file import load_model
@@ -59,7 +59,7 @@ def main(network: Path, data: str, plan: str, blocks: int, *, record: bool) -> N
     click.echo(table(ratios))
     if record:
         (RESULTS / "hand_over.json").write_text(json.dumps(ratios, indent=1) + "\n")
-        put_table("hand_over", table(ratios), [OWN])
+        put_table("hand_over", table(ratios))
 
 
 def table(ratios: dict[str, float]) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import onnxruntime
 import torch
 from machine import machine
-from pages import OWN, put_table
+from pages import put_table
 from sessions import BoundSessions, bundle_of, pixels, splits_of
 from thresholds import GRID, cheapest, exit_accuracy, leaving, scores_from
 
@@ -79,7 +79,7 @@ def main(network: Path, static_path: Path, data: str, **options: Any) -> None:
     click.echo(table(record))
     if options["record"]:
         (RESULTS / "int8_cascade.json").write_text(json.dumps(record, indent=1) + "\n")
-        put_table("int8_cascade", table(record), [OWN])
+        put_table("int8_cascade", table(record))
 
 
 def table(record: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import numpy as np
 from machine import machine
-from pages import OWN, put_table
+from pages import put_table
 from scipy.stats import spearmanr
 
 from s2dnas_deploy.build.images import load_images
@@ -45,7 +45,7 @@ def main(networks: tuple[Path, ...], data: str, stages: int, *, record: bool) ->
     click.echo(table(rows))
     if record:
         RESULT.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
-        put_table("latency_model", table(rows), [OWN])
+        put_table("latency_model", table(rows))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -18,7 +18,7 @@ import click
 import numpy as np
 import onnxruntime
 from machine import machine
-from pages import OWN, put_table
+from pages import put_table
 
 from s2dnas_deploy import Cascade
 from s2dnas_deploy.bundle.bundle import load_bundle
@@ -44,7 +44,7 @@ def main(bundle: Path, images: str, blocks: int, *, record: bool) -> None:
     click.echo(table(rows))
     if record:
         RESULT.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
-        put_table("overhead", table(rows), [OWN])
+        put_table("overhead", table(rows))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -1,6 +1,5 @@
 """Tables in pages: a benchmark writes its own between two marks, so that page and record say the same."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import click
@@ -9,17 +8,18 @@ HERE = Path(__file__).parent
 OWN, PROJECT = HERE / "README.md", HERE.parent / "README.md"
 
 
-def put_table(name: str, table: str, pages: Iterable[Path]) -> None:
-    """Replace what stands between the marks of `name` by `table`."""
+def put_table(name: str, table: str, *, brief: str | None = None) -> None:
+    """Replace what stands between the marks of `name`, wherever they are; in the project page by `brief`."""
+    check_place(name)
     begin, end = marks(name)
-    for page in pages:
+    for page, text in ((OWN, table), (PROJECT, brief or table)):
         before, found, rest = page.read_text(encoding="utf-8").partition(begin)
-        assert found, f"{page} has no mark {begin!r}"
-        page.write_text(before + begin + table + end + rest.partition(end)[2], encoding="utf-8")
+        if found:
+            page.write_text(before + begin + text + end + rest.partition(end)[2], encoding="utf-8")
 
 
 def check_place(name: str) -> None:
-    """A record of a name of its own needs marks for its table, better asked for before hours of measuring."""
+    """A record needs marks for its table, and is better told so before hours of measuring."""
     if marks(name)[0] not in OWN.read_text(encoding="utf-8"):
         raise click.UsageError(f"--record {name}: {OWN} has no place for it, {marks(name)[0]!r}")
 

@@ -34,7 +34,7 @@ from machine import machine
 from matplotlib import colormaps
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from pages import OWN, check_place, put_table
+from pages import check_place, put_table
 from sessions import BoundSessions, bundle_of, images_from, pixels, splits_of
 from smaller_networks import FACTORS, smaller_network
 from thresholds import cheapest, exit_accuracy, menus_of, scores_from
@@ -146,7 +146,7 @@ def main(
     click.echo(table(content))
     if record:
         result.write_text(json.dumps(content, indent=1) + "\n")
-        put_table(record, table(content), [OWN])
+        put_table(record, table(content))
         draw(rows, PICTURES / f"{record}.svg")
 
 

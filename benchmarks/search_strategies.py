@@ -15,7 +15,7 @@ from typing import Any
 import click
 import numpy as np
 from machine import machine
-from pages import OWN, put_table
+from pages import put_table
 from scipy.stats import binomtest
 
 from s2dnas_deploy.build.images import load_images
@@ -58,7 +58,7 @@ def main(network: Path, work: Path, *, record: bool) -> None:
     if record:
         document = {"machine": machine(), "rows": rows}
         RESULT.write_text(json.dumps(document, indent=1) + "\n")
-        put_table("search_strategies", table(rows), [OWN])
+        put_table("search_strategies", table(rows))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

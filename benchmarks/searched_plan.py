@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 from machine import machine
-from pages import OWN, put_table
+from pages import put_table
 from sessions import BoundSessions, bundle_of, images_from, pixels
 from thresholds import cheapest, exit_accuracy, menus_of, scores_from
 
@@ -95,7 +95,7 @@ def main(
         for row in rows:
             row["about"] = about
         RESULT.write_text(json.dumps({"rows": kept + rows}, indent=1) + "\n")
-        put_table("searched_plan", table(kept + rows), [OWN])
+        put_table("searched_plan", table(kept + rows))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

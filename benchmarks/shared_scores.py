@@ -16,7 +16,7 @@ import click
 import numpy as np
 import torch
 from machine import machine
-from pages import OWN, put_table
+from pages import put_table
 from scipy.stats import kendalltau
 from thresholds import exit_accuracy
 
@@ -90,7 +90,7 @@ def main(network: Path, data: str, work: Path, shared_epochs: int, epochs: int, 
     click.echo(table(content))
     if record:
         RESULT.write_text(json.dumps(content, indent=1) + "\n")
-        put_table("shared_scores", table(content), [OWN])
+        put_table("shared_scores", table(content))
 
 
 def _evaluator(

@@ -132,6 +132,7 @@ _LEAVES: Mapping[type[nn.Module], Callable[[Any], LeafCall]] = {
     nn.AdaptiveMaxPool1d: _named("adaptive_max_pool1d", "output_size", "return_indices"),
     nn.Flatten: _named("flatten"),
     nn.Unflatten: _named("unflatten"),
+    nn.PixelUnshuffle: _named("pixel_unshuffle", "downscale_factor"),
     nn.ChannelShuffle: _named("channel_shuffle", "groups"),
     nn.ZeroPad2d: _padding("constant"),
     nn.ConstantPad2d: _padding("constant"),

@@ -375,7 +375,13 @@ POOLS: Mapping[str, Callable[..., Tensor]] = {
     "adaptive_max_pool1d": F.adaptive_max_pool1d,
 }
 
-REDUCTIONS: Mapping[str, Callable[..., Tensor]] = {"mean": torch.mean, "sum": torch.sum, "amax": torch.amax}
+REDUCTIONS: Mapping[str, Callable[..., Tensor]] = {
+    "mean": torch.mean,
+    "sum": torch.sum,
+    "amax": torch.amax,
+    "amin": torch.amin,
+    "logsumexp": torch.logsumexp,
+}
 
 BINARIES: Mapping[str, Callable[..., Tensor]] = {
     "add": torch.add,

@@ -4,18 +4,23 @@ Place in the flow: `--model` and `--weights` ──▶ `nn.Module`, which `stati
 by `--model` is the user's code and runs as such; a weights file is data and never runs anything.
 """
 
+import argparse
+import difflib
 import importlib
 import importlib.util
+import pathlib
 import pickle
+import re
 import sys
 import traceback
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +28,16 @@ from s2dnas_deploy.errors import CheckpointError, ModelError
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
 _PICKLE_START = b"\x80"  # what torch.save wrote before it wrote archives
+_SCALAR = np.float64(0).__reduce__()[0]
+# What checkpoints keep beside weights: options, paths and numbers. To make one of these does nothing else.
+_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    argparse.Namespace,
+    pathlib.PosixPath,
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+_COUNTER = "n_averaged"  # of torch's AveragedModel, beside the weights
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
 
 
@@ -36,10 +51,7 @@ def build_network(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.M
     module = _import(place)
     factory = getattr(module, name, None)
     if factory is None:
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ModelError(
-            f"{place} defines no {name!r}; it defines {', '.join(known[:12]) or 'nothing callable'}"
-        )
+        raise ModelError(f"{place} defines no {name!r}; {_what_it_defines(module, name)}")
     if isinstance(factory, nn.Module):
         return factory
     try:
@@ -49,6 +61,19 @@ def build_network(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.M
     if not isinstance(network, nn.Module):
         raise ModelError(f"{spec} returned a {type(network).__name__}; expected a torch.nn.Module")
     return _without_wrapper(network)
+
+
+def _what_it_defines(module: ModuleType, name: str) -> str:
+    """Its own functions and classes, the most alike first; what it only imports are not what is meant."""
+    own = [
+        key
+        for key, value in vars(module).items()
+        if callable(value) and not key.startswith("_") and getattr(value, "__module__", "") == module.__name__
+    ]
+    close = difflib.get_close_matches(name, own)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"it defines {', '.join(own[:12]) or 'nothing callable'}{', …' if len(own) > 12 else ''}"
 
 
 def _without_wrapper(network: nn.Module) -> nn.Module:
@@ -104,6 +129,7 @@ def read_state(path: Path, key: str | None = None) -> dict[str, Tensor]:
 
 def unwrapped(state: dict[str, Tensor], known: set[str]) -> dict[str, Tensor]:
     """Strip the prefixes that wrappers leave (`module.` of DataParallel, `_orig_mod.` of compile)."""
+    state = {name: tensor for name, tensor in state.items() if name != _COUNTER or name in known}
     while not known & set(state):
         prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in state)), None)
         if prefix is None:
@@ -119,12 +145,16 @@ def _read_file(path: Path) -> Any:
         return _read_safetensors(path)
     _check_kind(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise CheckpointError(
-            f"{path} holds more than tensors (or is damaged) and was not loaded, because loading it would "
-            "run code; save the weights alone: torch.save(network.state_dict(), path), or, of a checkpoint "
-            "that you trust, torch.save(torch.load(path, weights_only=False)['state_dict'], other_path)"
+            f"{path} holds more than tensors{f' ({found[1]})' if found else ''}, or is damaged, and was not "
+            "loaded, because loading it would run code. Save the weights alone: "
+            "torch.save(network.state_dict(), path). Of a checkpoint that you trust: "
+            "c = torch.load(path, weights_only=False), then torch.save(c['state_dict'], other_path), or "
+            "c.state_dict() if c is the network itself"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} is no weights file, or is damaged: {_told(error)}") from error
@@ -137,7 +167,7 @@ def _check_kind(path: Path) -> None:
             if any("/code/" in name for name in archive.namelist()):
                 raise CheckpointError(
                     f"{path} is a TorchScript archive; save the weights alone: "
-                    "torch.save(network.state_dict(), path)"
+                    "torch.save(torch.jit.load(path).state_dict(), other_path)"
                 )
     elif path.read_bytes()[:1] != _PICKLE_START:
         raise CheckpointError(f"{path} is no weights file: expected one that torch.save or safetensors wrote")

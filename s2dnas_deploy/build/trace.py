@@ -471,6 +471,10 @@ def _why_tracing_failed(error: Exception, input_shape: tuple[int, ...]) -> str:
         if not name.startswith((_TORCH_FOLDER, _OWN_FOLDER, "<")):
             line = _describe_line(name, traceback.tb_lineno)
         traceback = traceback.tb_next
+    if "Unable to cast Proxy" in str(error):
+        message = "a TorchScript function (@torch.jit.script) cannot be followed; call the plain function"
+    elif isinstance(error, RuntimeError):
+        message += "\n  if it reads images of another shape, give that: --input CxHxW"
     return f"{message}\n  at {line}" if line else message
 
 

@@ -26,7 +26,8 @@ _OPTIONS = (
     ),
     click.option(
         "--normalize",
-        help="imagenet (if not given), cifar10, cifar100, data (measured), unit, none, or M,M,M/S,S,S.",
+        help="imagenet (if not given), cifar10, cifar100, data (measured), none (pixels 0 to 1), unit "
+        "(-1 to 1), or M,M,M/S,S,S.",
     ),
     click.option(
         "--static-epochs",

@@ -113,6 +113,7 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
         scores = _scores(request, cascade, items, reporter)
         against = _against(request, scores)
         _say_if_too_good(scores, bundle.manifest.expected, reporter)
+        _say_if_worthless(scores, cascade.labels, reporter)
         if request.static is not None:
             scores = replace(scores, static=_asked(request, scores, cascade, items, reporter))
         if request.budget is not None and request.budget.in_ms:
@@ -276,6 +277,19 @@ def _say_if_too_good(scores: ExitScores, expected: Expected | None, reporter: Re
             f"the last exit is right on {100 * here:.2f}% of these {counts[0]} images, and on "
             f"{100 * before:.2f}% of the {counts[1]} that the bundle knows of: if these were trained on, "
             "what is chosen on them promises too much"
+        )
+
+
+def _say_if_worthless(scores: ExitScores, labels: Sequence[str], reporter: Reporter) -> None:
+    """A network that has learnt nothing loses nothing early, and looks like a success."""
+    if scores.truth is None:
+        return
+    counts = np.bincount(scores.truth, minlength=len(labels))
+    here, guess = float((scores.label[-1] == scores.truth).mean()), float(counts.max()) / len(scores)
+    if here <= guess < 1:
+        reporter.say(
+            f"the last exit is right on {100 * here:.2f}% of these images, no more than answering "
+            f"{labels[int(counts.argmax())]!r} always would be: it has learnt nothing that could be kept"
         )
 
 

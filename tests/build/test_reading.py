@@ -1,6 +1,7 @@
 """CNNs in the many ways people write them: read and divided without a change, or refused with the line."""
 
 import math
+import warnings
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 
@@ -671,6 +672,40 @@ class ClassesAreReadAgain(Base):
 
 
 @readable()
+class PixelsToChannels(Base):
+    """As a stem, and in between, where channels are divided."""
+
+    def __init__(self):
+        super().__init__()
+        self.fold, self.first = nn.PixelUnshuffle(2), nn.Conv2d(12, 16, 3, padding=1)
+        self.conv = nn.Conv2d(64, 16, 1)
+
+    def forward(self, x):
+        x = F.relu(self.first(self.fold(x)))
+        return self.fc(torch.relu(self.mix(self.pool(self.conv(F.pixel_unshuffle(x[..., :4], 2))))))
+
+
+@readable()
+class OtherReductions(Base):
+    def __init__(self):
+        super().__init__(out=48)
+
+    def pool(self, x):
+        x = torch.hstack([x, x.amin((2, 3), keepdim=True).expand_as(x), x])
+        return torch.hstack((x[:, :32].logsumexp((2, 3)), x[:, 32:].amin((2, 3))))
+
+
+@readable()
+class AveragesForEver(Base):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(16, momentum=None)
+
+    def body(self, x):
+        return self.norm(x)
+
+
+@readable()
 class MoreChannelsThanClasses(Base):
     """The classes are some channels of a wider layer; the others are read on."""
 
@@ -1049,6 +1084,34 @@ class AddsToTheImage(Base):
 
     def forward(self, x):
         return super().forward(x + self.widen(x))
+
+
+def swish(x):
+    return x * torch.sigmoid(x)
+
+
+@refused("@torch.jit.script", "call the plain function", "return self.swish(x)", error=ModelError)
+class ScriptedFunction(Base):
+    def __init__(self):
+        super().__init__()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.swish = torch.jit.script(swish)
+
+    def body(self, x):
+        return self.swish(x)
+
+
+@refused("operator 'cumsum' has no channel rule", "return x.cumsum(1)")
+class Unknown(Base):
+    def body(self, x):
+        return x.cumsum(1)
+
+
+@refused("be run on a 3x12x10 image", "give that: --input CxHxW", "self.mix(x.flatten(1))", error=ModelError)
+class OfAnotherShape(Base):
+    def pool(self, x):
+        return self.mix(x.flatten(1))
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -1,8 +1,11 @@
 """The user's files: factories that are found and named, weights that fit or are refused by name."""
 
+import argparse
 import os
+from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -46,7 +49,7 @@ def test_factory_may_import_its_neighbours(tmp_path):
         ("net.py", "expected path/file.py:factory"),
         ("missing.py:make", "no file missing.py"),
         ("no.such.package:make", "cannot import no.such.package"),
-        (f"{MODELS}/digits_cnn.py:digit", "defines no 'digit'; it defines"),
+        (f"{MODELS}/digits_cnn.py:digit", "defines no 'digit'; did you mean digits_cnn"),
         ("math:sqrt", "math:sqrt failed"),
         ("builtins:dict", "returned a dict; expected a torch.nn.Module"),
     ],
@@ -125,8 +128,40 @@ def test_what_does_not_fit_is_named(state, tmp_path):
 
 def test_a_pickled_network_is_refused_with_the_remedy(tmp_path):
     torch.save(Residual(), tmp_path / "weights.pt")
-    with pytest.raises(CheckpointError, match=r"torch\.save\(network\.state_dict\(\), path\)"):
+    with pytest.raises(CheckpointError, match=r"torch\.save\(network\.state_dict\(\), path\)") as caught:
         load_weights(Residual(), tmp_path / "weights.pt")
+    assert "more than tensors (small_networks.Residual)" in str(caught.value)
+    assert "c.state_dict() if c is the network itself" in str(caught.value)
+
+
+def test_what_checkpoints_keep_beside_weights_is_read(state, tmp_path):
+    beside = {
+        "args": argparse.Namespace(lr=0.1, out=tmp_path),
+        "best": np.float64(0.9),
+        "epoch": np.int64(3),
+        "classes": OrderedDict(cat=0),
+    }
+    torch.save({**beside, "state_dict": state}, tmp_path / "weights.pt")
+    network = Residual()
+    load_weights(network, tmp_path / "weights.pt")
+    assert torch.equal(network.fc.weight, state["fc.weight"])
+
+
+def test_the_average_that_torch_makes_is_read(tmp_path):
+    average = torch.optim.swa_utils.AveragedModel(Residual())
+    torch.save(average.state_dict(), tmp_path / "weights.pt")
+    network = Residual()
+    load_weights(network, tmp_path / "weights.pt")
+    assert torch.equal(network.fc.weight, average.module.fc.weight)
+
+
+def test_a_misspelt_factory_is_found(tmp_path):
+    lines = ["from torch.nn import Sequential, Linear", "def make_net(): return Linear(1, 2)"]
+    (tmp_path / "net.py").write_text("\n".join(lines))
+    with pytest.raises(ModelError, match=r"defines no 'makenet'; did you mean make_net\?"):
+        build_network(f"{tmp_path}/net.py:makenet")
+    with pytest.raises(ModelError, match=r"defines no 'Xyz'; it defines make_net$"):
+        build_network(f"{tmp_path}/net.py:Xyz")
 
 
 def test_other_files_are_told_apart(tmp_path):

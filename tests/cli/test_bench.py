@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,9 +23,11 @@ from small_networks import residual
 
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.build.model_file import save_model
+from s2dnas_deploy.bundle.bundle import load_bundle, static_beside
 from s2dnas_deploy.cli import bench, export, run
 from s2dnas_deploy.cli import main as group
 from s2dnas_deploy.run.bench.crew import Crew
+from s2dnas_deploy.run.bench.measure import exported_with
 from s2dnas_deploy.run.bench.report import Report
 from s2dnas_deploy.run.bench.subjects import YARDSTICKS
 from s2dnas_deploy.run.chain import StageSession, run_chain
@@ -226,6 +229,21 @@ def test_without_a_static_network_that_is_said(bundle, images, tmp_path):
     assert result.exit_code == 0, result.output
     assert "give --static model.onnx" in result.stderr
     assert "as fast as" not in result.stdout
+
+
+def test_the_static_network_of_another_export_is_left_out(bundle, tmp_path):
+    copy = shutil.copytree(bundle, tmp_path / "bundle")
+    beside, said = static_beside(copy), []
+    hear = SimpleNamespace(say=said.append)
+    shutil.copy(static_beside(bundle), beside)
+    manifest = load_bundle(copy).manifest
+    assert exported_with(copy, manifest, hear) == beside
+    beside.write_bytes(beside.read_bytes() + b" ")
+    assert exported_with(copy, manifest, hear) is None
+    assert "is not the static network that this bundle was exported with" in said[0]
+    again = command(export, bundle.parent / "m.pt", "--out", copy)
+    assert again.exit_code == 0, again.output
+    assert f"{beside} is of an earlier export" in again.stderr
 
 
 @pytest.mark.slow

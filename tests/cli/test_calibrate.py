@@ -234,6 +234,22 @@ def test_images_that_the_network_may_have_been_trained_on_are_told_of(bundle, ma
     assert "of the 900 that the bundle knows of: if these were trained on" in result.stderr
 
 
+def test_an_exit_that_has_learnt_nothing_is_told_of(bundle, made, tmp_path):
+    """The small network names one class, and most images are of it; nothing is said where it is right."""
+    result = run("--bundle", bundle, made[1], "--max-drop", "10%", "--dry-run")
+    assert "no more than answering" in result.stderr
+    assert "always would be: it has learnt nothing that could be kept" in result.stderr
+    with Cascade.load(bundle) as cascade:
+        files = sorted(made[1].rglob("*.png"))
+        said = cascade.predict([str(path) for path in files], thresholds=(2, 2)).label
+        for name in {cascade.labels[label] for label in said}:
+            (tmp_path / "named" / name).mkdir(parents=True)
+        for label, path in zip(said, files, strict=True):
+            shutil.copy(path, tmp_path / "named" / cascade.labels[label])
+    result = run("--bundle", bundle, tmp_path / "named", "--max-drop", "10%", "--dry-run")
+    assert "learnt nothing" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [

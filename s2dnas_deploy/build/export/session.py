@@ -3,10 +3,10 @@
 Place in the flow: paths and options ──▶ `Chain` and `ExportImages` ──▶ `assemble.write_bundle`.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +83,18 @@ def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
     if request.data is not None:
         sources["data"] = request.data
     export = Export(chain=chain, options=request.options, images=images, sources=sources)
-    static = None
+    static, beside = None, static_beside(request.out)
     if request.static is not None:
         static = _static_graph(request.static, export, reporter, split=request.split)
+        export = replace(export, sources={**sources, "static": f"sha256:{sha256(static).hexdigest()}"})
     manifest = write_bundle(export, request.out, reporter)
     if was_calibrated:
         reporter.say(f"{request.out} was calibrated: its thresholds are gone, calibrate the new one")
     if static is not None:
-        beside = static_beside(request.out)
         write_atomically(beside, lambda stream: stream.write(static))
         reporter.say(f"{beside}: the static network, for s2dnas-bench")
+    elif beside.exists():
+        reporter.say(f"{beside} is of an earlier export: s2dnas-bench leaves it out (give --static anew)")
     return manifest
 
 
@@ -230,4 +232,4 @@ def _images(
 
 
 def _sha256(path: Path) -> str:
-    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+    return "sha256:" + sha256(path.read_bytes()).hexdigest()

@@ -94,15 +94,14 @@ def lower_batch_norm(
     weight: Any = None,
     bias: Any = None,
     training: bool = False,
-    momentum: float = 0.1,
+    momentum: float | None = 0.1,
     eps: float = 1e-5,
 ) -> Value:
     if running_mean is None or running_var is None or training:
         raise RefusedError(
             "batch norm without running statistics depends on the batch; use track_running_stats"
         )
-    if momentum is None:
-        raise RefusedError("batch norm with momentum=None (a cumulative average) is not supported; set 0.1")
+    momentum = 0.1 if momentum is None else momentum  # None: a cumulative average, which never forgets
     tensors = {"mean": running_mean, "variance": running_var, "weight": weight, "bias": bias}
     weights = {role: optional_weight(tensor, role) for role, tensor in tensors.items()}
     return low.emit("batch_norm", [tensor_of(input)], {"momentum": momentum, "eps": eps}, weights)

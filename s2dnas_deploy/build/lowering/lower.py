@@ -1,5 +1,6 @@
 """Walk a trace call by call: each becomes nodes of the channel graph, or is refused by name and line."""
 
+import difflib
 import inspect
 import re
 from collections.abc import Sequence
@@ -48,9 +49,7 @@ def _describe_refusals(refusals: Sequence[str]) -> str:
     lines = "\n".join(f"  {refusal}" for refusal in shown)
     left = len(refusals) - len(shown)
     more = f"\n  … and {left} more nodes like these" if left else ""
-    about_operators = any("operator " in refusal for refusal in shown)
-    supported = f"\nsupported: {', '.join(sorted(TABLE))}" if about_operators else ""
-    return f"this network cannot be divided by channels:\n{lines}{more}{supported}"
+    return f"this network cannot be divided by channels:\n{lines}{more}"
 
 
 class _Walk:
@@ -87,7 +86,7 @@ class _Walk:
         name, args, kwargs = self._spelled_as_function(call)
         lowering = TABLE.get(name)
         if lowering is None:
-            raise RefusedError(WHY_NOT.get(name, f"operator {name!r} has no channel rule"))
+            raise RefusedError(WHY_NOT.get(name) or _unknown(name))
         if any(isinstance(arg, Unused) for arg in [*args, *kwargs.values()]):
             raise RefusedError(f"operator {name!r} {_CONSEQUENCE}")
         try:
@@ -181,6 +180,12 @@ def _writes_in_place(call: fx.Node, trace: Trace) -> bool:
     name = call.target if isinstance(call.target, str) else getattr(call.target, "__name__", "")
     in_place = name in _IN_PLACE_OPERATORS or (name.endswith("_") and not name.endswith("__"))
     return in_place or call.kwargs.get("inplace") is True or call.kwargs.get("out") is not None
+
+
+def _unknown(name: str) -> str:
+    """Of an operator that is not in the table; perhaps another form of it is."""
+    close = difflib.get_close_matches(name, [*TABLE, *SYNONYMS], n=3, cutoff=0.7)
+    return f"operator {name!r} has no channel rule" + (f"; {', '.join(close)} has" if close else "")
 
 
 def _leaf(call: fx.Node, trace: Trace) -> torch.nn.Module:

@@ -28,7 +28,7 @@ from s2dnas_deploy.build.search.space import Choices, SearchSpace
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.training.batches import Batches, seed_of
 from s2dnas_deploy.build.training.checkpoint import Checkpoint, add_weights, load_checkpoint, save_checkpoint
-from s2dnas_deploy.build.training.descent import follow, make_optimizer, set_rate
+from s2dnas_deploy.build.training.descent import LARGEST_GRADIENT, follow, make_optimizer, set_rate
 from s2dnas_deploy.build.training.devices import autocast_for, choose_device, placed
 from s2dnas_deploy.build.training.losses import exits_loss
 from s2dnas_deploy.build.training.settings import Settings
@@ -38,7 +38,6 @@ from s2dnas_deploy.reporter import Progress
 
 _MOST_PLANS = 8  # in a step
 _FEWEST_IMAGES = 16  # of a plan in a step: norms take statistics of them
-_LARGEST_GRADIENT = 5.0
 SHARED_CHECKPOINT = "shared.checkpoint.pt"
 
 
@@ -117,7 +116,7 @@ class _Run:
                 f"the shared weights' loss became {self.loss} at step {step + 1} of {self.steps}; a smaller "
                 f"--shared-lr (now {self.settings.lr:g}) may help"
             )
-        nn.utils.clip_grad_norm_(self.shared.parameters(), _LARGEST_GRADIENT)
+        nn.utils.clip_grad_norm_(self.shared.parameters(), LARGEST_GRADIENT)
         self.optimizer.step()
         self.step = step + 1
         follow(list(self.average.parameters()), list(self.shared.parameters()), self.settings, self.step)

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from s2dnas_deploy.build.training.settings import Settings
 
+LARGEST_GRADIENT = 5.0
+"""Of all weights together: a network without norms may otherwise be thrown far by a single step."""
+
 
 def make_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """Weight decay for kernels only: norms and biases are scales and offsets, not complexity."""

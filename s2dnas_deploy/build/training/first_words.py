@@ -1,17 +1,19 @@
-"""What a person should know before a long training: how good the network is here, and what images can prove.
+"""What a person should know before a long training, and after it: how good, and what images can prove.
 
-Place in the flow: `session` and the search say these lines once images and weights are read. They judge
-nothing themselves.
+Place in the flow: `session` and the search say these lines once images and weights are read, and once a
+network is trained. They judge nothing themselves.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from s2dnas_deploy.build.images import ImageSplits
 from s2dnas_deploy.build.images.splits import listed
+from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.run.calibrate import MAX_DROP, Goal, in_points
 from s2dnas_deploy.run.risk import least_images, most_useful, smallest_drop
 
 _DEFAULT = Goal(drop=MAX_DROP)
+_FAR_BELOW = 0.05
 
 
 def static_words(accuracy: Mapping[str, float], splits: ImageSplits) -> str:
@@ -55,3 +57,14 @@ def cautions(
             f"at the least; {in_points(_DEFAULT.drop)} takes {enough} or more"
             + ("" if limited else f" ({more})")
         )
+
+
+def shortfall(static: Mapping[str, float] | None, exits: Sequence[float], settings: Settings) -> str | None:
+    """What to do about a last exit that has become far worse than the static network it came from."""
+    if static is None or settings.epochs == 0 or static["val"] - exits[-1] < _FAR_BELOW:
+        return None
+    return (
+        f"the last exit is {100 * (static['val'] - exits[-1]):.1f} points below the static network: more "
+        f"--epochs (now {settings.epochs}), a smaller --lr (now {settings.lr:g}) or another --augment (now "
+        f"{settings.augment}) may help, and so does a plan whose last stage owns more"
+    )

@@ -26,7 +26,8 @@ def preprocessing_for(
         mean, std = _KNOWN[spec]
         if channels != len(mean):
             raise OptionError(
-                f"--normalize {spec} is for 3 channels, the network reads {channels}; give another"
+                f"--normalize {spec} is for 3 channels, the network reads {channels}; give what it was "
+                "trained with: none (pixels 0 to 1), unit (-1 to 1), data (measured) or MEAN/STD"
             )
     elif spec == "data":
         mean, std = _measured(images)
@@ -63,4 +64,8 @@ def _numbers(spec: str, channels: int) -> tuple[tuple[float, ...], tuple[float, 
         ) from error
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
         raise OptionError(f"--normalize {spec}: expected {channels} means / {channels} stds above 0")
+    if max(mean) > 1:
+        raise OptionError(
+            f"--normalize {spec}: expected means of pixels from 0 to 1, not to 255; divide all by 255"
+        )
     return mean, std

@@ -20,7 +20,7 @@ from s2dnas_deploy.build.network import as_network, as_static, carry_over
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.static_source import StaticSource, read_plan, read_source
 from s2dnas_deploy.build.training.devices import choose_device
-from s2dnas_deploy.build.training.first_words import cautions, static_words
+from s2dnas_deploy.build.training.first_words import cautions, shortfall, static_words
 from s2dnas_deploy.build.training.loop import Task, accuracy, check_images, train
 from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.build.training.settings import Settings
@@ -224,6 +224,9 @@ def _train_and_save(
     )
     save_model(model, out)
     checkpoint.unlink(missing_ok=True)
+    advice = shortfall(before, model.provenance["val_accuracy"], request.settings)
+    if advice is not None:
+        reporter.say(advice)
     return model
 
 

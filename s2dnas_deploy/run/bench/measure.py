@@ -64,12 +64,6 @@ class MeasureRequest:
     """For the warm timings of one setting."""
     noise: bool = False
 
-    @property
-    def static_file(self) -> Path | None:
-        """The one asked for, else what export has left beside the bundle."""
-        beside = static_beside(self.bundle)
-        return self.static or (beside if beside.is_file() else None)
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Known:
@@ -162,7 +156,7 @@ def _timed(manifest: Manifest) -> int:
 def _baseline(
     request: MeasureRequest, manifest: Manifest, setting: Setting, reporter: Reporter
 ) -> Baseline | None:
-    path = request.static_file
+    path = request.static or exported_with(request.bundle, manifest, reporter)
     if path is None:
         reporter.say("no static network to compare with: give --static model.onnx")
         return None
@@ -174,6 +168,20 @@ def _baseline(
     if size is not None and any(batch % size for batch in request.batches):
         reporter.say(f"{path} always answers {size} images at a time: smaller batches are filled up")
     return baseline
+
+
+def exported_with(bundle: Path, manifest: Manifest, reporter: Reporter) -> Path | None:
+    """What export has left beside the bundle; what lies there from another export is not compared with."""
+    beside = static_beside(bundle)
+    if not beside.is_file():
+        return None
+    if manifest.sources.get("static") != f"sha256:{_sha256(beside.read_bytes())}":
+        reporter.say(
+            f"{beside} is not the static network that this bundle was exported with, and is left out; to "
+            "compare with it all the same: --static"
+        )
+        return None
+    return beside
 
 
 def _frontier(scores: ExitScores, run: Run) -> tuple[Point, ...]:

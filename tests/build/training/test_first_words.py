@@ -10,7 +10,8 @@ from small_networks import MODELS
 
 from s2dnas_deploy.build.images import load_images
 from s2dnas_deploy.build.source import build_network
-from s2dnas_deploy.build.training.first_words import cautions, static_words
+from s2dnas_deploy.build.training.first_words import cautions, shortfall, static_words
+from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.cli import train
 
 
@@ -108,3 +109,14 @@ def test_weights_that_this_package_trained_know_nothing_that_is_held_out(tmp_pat
     assert "split off" in train_to("c.pt", "--weights", str(tmp_path / "b.pt"))
     assert "validation images, " in told
     assert "test images" in told
+
+
+def test_a_last_exit_far_below_the_static_network_gets_advice():
+    settings = Settings(epochs=3, lr=0.05, augment="crop")
+    said = shortfall({"val": 0.95}, [0.1, 0.12], settings)
+    assert "the last exit is 83.0 points below the static network" in said
+    assert "--epochs (now 3)" in said
+    assert "--lr (now 0.05)" in said
+    assert shortfall({"val": 0.95}, [0.5, 0.91], settings) is None
+    assert shortfall(None, [0.1], settings) is None
+    assert shortfall({"val": 0.95}, [0.1], replace(settings, epochs=0)) is None
