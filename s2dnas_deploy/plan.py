@@ -297,8 +297,9 @@ def _check_stages_compute_something(plan: Plan, space: PlanSpace, depths: Mappin
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-    return f"did you mean {', '.join(close)}?" if close else f"known are {', '.join(known[:8])}, …"
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    some = list(known)[:: max(len(known) // 8, 1)]
+    return f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(some)}, …"
 
 
 # --- constructors: every one gives a legal plan ------------------------------------------------------

@@ -19,6 +19,7 @@ from s2dnas_deploy.bundle.pixels import SUFFIXES, readable_formats
 from s2dnas_deploy.errors import DataError
 
 ARCHIVES = (".npz", ".npy")
+_NETWORKS = (".pt", ".pth", ".th", ".onnx", ".safetensors")
 _IMAGE_KEYS = ("images", "x", "x_test", "x_val", "x_train")
 _LABEL_KEYS = ("labels", "y", "y_test", "y_val", "y_train")
 
@@ -66,6 +67,8 @@ def find_items(places: Sequence[str], labels: Sequence[str], listed: Iterable[st
                 except DataError as problem:
                     found.append(Item(name=each, source=problem))
             else:
+                if place != "-":
+                    _check_may_be_image(each)
                 found.append(_file(each, classes))
     if not found:
         raise _nothing_in(places)
@@ -104,6 +107,14 @@ def _nothing_in(places: Sequence[str]) -> DataError:
         f"{', '.join(places)}: no images there; expected files of {', '.join(SUFFIXES)}, "
         f"folders of them, or NumPy archives with images in them{named}"
     )
+
+
+def _check_may_be_image(place: str) -> None:
+    """What was typed by hand and can be no image is a mistake, not an image that is missing."""
+    if place.lower().endswith(_NETWORKS):
+        raise DataError(f"{place}: a network, not images; s2dnas-export makes a bundle of it, for --bundle")
+    if not os.path.lexists(place) and not place.lower().endswith(SUFFIXES):
+        raise DataError(f"{place}: no such file or folder")
 
 
 def _expanded(place: str) -> list[str]:

@@ -193,6 +193,10 @@ def test_places_that_are_nothing_are_named(bundle, tmp_path):
     gone = run("--bundle", bundle, tmp_path / "gone.jpg")
     assert gone.exit_code == 6
     assert records(gone.stdout) == [{"file": f"{tmp_path}/gone.jpg", "error": "no such file"}]
+    for mistake, message in (("tset", "no such file or folder"), ("net.pt", "a network, not images")):
+        mistaken = run("--bundle", bundle, tmp_path / mistake)
+        assert mistaken.exit_code == 1
+        assert f"{tmp_path / mistake}: {message}" in mistaken.stderr
 
 
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
