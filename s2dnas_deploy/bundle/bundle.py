@@ -101,6 +101,15 @@ def static_beside(folder: Path) -> Path:
     return whole.with_name(f"{whole.name}.static.onnx")
 
 
+def own_static(folder: Path, manifest: Manifest) -> Path | None:
+    """The static network beside a bundle, if it is there and of the very export that made the bundle."""
+    beside = static_beside(folder)
+    if not beside.is_file():
+        return None
+    digest = hashlib.sha256(beside.read_bytes()).hexdigest()
+    return beside if manifest.sources.get("static") == f"sha256:{digest}" else None
+
+
 def sums_of(folder: Path) -> dict[str, frozenset[str]]:
     """The sha256 of each file as exported; two while a file is replaced, see `saving`."""
     sums: dict[str, frozenset[str]] = {}

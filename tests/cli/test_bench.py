@@ -17,6 +17,7 @@ from PIL import Image
 
 pytest.importorskip("torch")
 
+import onnx
 from exports import chain_from, export_to, model_of, pixels
 from made_up_report import made_up_report
 from small_networks import residual
@@ -341,6 +342,9 @@ def test_a_kit_has_all_that_a_board_needs(kit):
 def test_run_sh_leaves_one_file_to_bring_back(kit, tmp_path):
     """With the packages of this Python; `test_a_kit_installs_itself` begins with nothing."""
     board = shutil.copytree(kit, tmp_path / "with a space" / "kit")
+    another = onnx.load(board / "bundle.static.onnx")
+    another.doc_string = "the one that --static named when the kit was packed"
+    onnx.save(another, board / "bundle.static.onnx")
     _run_kit(board, PYTHON=sys.executable)
     with zipfile.ZipFile(board / "results.zip") as archive:
         archive.extractall(tmp_path / "back")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, static_beside
+from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, own_static, static_beside
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.reporter import Reporter
@@ -172,16 +172,13 @@ def _baseline(
 
 def exported_with(bundle: Path, manifest: Manifest, reporter: Reporter) -> Path | None:
     """What export has left beside the bundle; what lies there from another export is not compared with."""
-    beside = static_beside(bundle)
-    if not beside.is_file():
-        return None
-    if manifest.sources.get("static") != f"sha256:{_sha256(beside.read_bytes())}":
+    own, beside = own_static(bundle, manifest), static_beside(bundle)
+    if own is None and beside.is_file():
         reporter.say(
             f"{beside} is not the static network that this bundle was exported with, and is left out; to "
             "compare with it all the same: --static"
         )
-        return None
-    return beside
+    return own
 
 
 def _frontier(scores: ExitScores, run: Run) -> tuple[Point, ...]:

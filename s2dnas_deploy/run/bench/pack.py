@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from s2dnas_deploy.bundle.bundle import static_beside, verify_bundle
+from s2dnas_deploy.bundle.bundle import own_static, static_beside, verify_bundle
 from s2dnas_deploy.bundle.files import write_atomically
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import BundleError, DataError, OptionError, S2dnasError
@@ -61,7 +61,7 @@ class Kit:
 def write_kit(kit: Kit, out: Path) -> int:
     """Write the zip; how many images are in it."""
     manifest = verify_bundle(kit.bundle).manifest
-    static = kit.static or static_beside(kit.bundle)
+    static = kit.static or own_static(kit.bundle, manifest)
     if kit.static is not None and not kit.static.is_file():
         raise OptionError(f"--static {kit.static}: no such file")
     if kit.probes is not None and not (kit.probes / PROBES).is_file():
@@ -74,7 +74,7 @@ def write_kit(kit: Kit, out: Path) -> int:
         arrays = _images(some, Reader(manifest), manifest.labels, noise=kit.noise)
         np.savez_compressed(folder / "images.npz", **arrays)
         shutil.copytree(kit.bundle, folder / "bundle")
-        if static.is_file():
+        if static is not None:
             copied = shutil.copy(static, static_beside(folder / "bundle"))
             _check_static(Path(copied), manifest, arrays["images"][:1])
         if kit.probes is not None:

@@ -36,6 +36,9 @@ fi
 export PYTHONPATH="$PWD/packages${PYTHONPATH:+:$PYTHONPATH}"
 bench() { "$PYTHON" -m s2dnas_deploy.cli bench "$@"; }
 
+if [ -e bundle.static.onnx ]; then
+    set -- --static bundle.static.onnx "$@"
+fi
 rm -rf results results.zip
 mkdir results
 bench bundle --data images.npz --out results/bench.json --html results/bench.html "$@"
