@@ -686,6 +686,23 @@ class PixelsToChannels(Base):
 
 
 @readable()
+class ChannelsInAnotherOrder(Base):
+    """BGR images, and channels picked by a list, a buffer and an index_select."""
+
+    def __init__(self):
+        super().__init__(out=22)
+        self.register_buffer("order", torch.tensor([3, 4, 5, 0, 15, 7]))
+
+    def forward(self, x):
+        return super().forward(x[:, [2, 1, 0]])
+
+    def body(self, x):
+        picked = torch.index_select(x, 1, self.order)
+        lists = [x[:, [8, 9, 10, 2]], x[:, self.order], x[:, [5, -5]], x[:, [1, 2, 3, 4], :12, 0:]]
+        return torch.cat([F.avg_pool2d(part, 3) for part in (*lists, picked)], 1)
+
+
+@readable()
 class OtherReductions(Base):
     def __init__(self):
         super().__init__(out=48)

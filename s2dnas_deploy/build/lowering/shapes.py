@@ -11,6 +11,8 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from s2dnas_deploy.build.lowering.growing import GrowingGraph
 from s2dnas_deploy.build.lowering.values import (
@@ -222,9 +224,12 @@ def _piece(low: GrowingGraph, x: Value, index: tuple[Any, ...]) -> Any:
     items = _full_index(index, 1 + len(x.shape))
     if items[0] != slice(None):
         raise RefusedError(f"index {index!r} picks images out of the batch")
-    if not all(isinstance(item, (int, slice)) for item in items):
-        raise RefusedError(f"index {index!r}: only numbers, slices and … are supported")
     channel, space = items[1], items[2:]
+    listed = _channel_list(channel)
+    if listed is not None and all(isinstance(item, slice) for item in space):
+        return _picked(low, _spatially_sliced(low, x, space), listed)
+    if not all(isinstance(item, (int, slice)) for item in items):
+        raise RefusedError(f"index {index!r}: only numbers, slices, … and lists of channels are supported")
     sliced = _spatially_sliced(low, x, space)
     if isinstance(channel, int):
         at = channel % x.shape[0]
@@ -235,6 +240,31 @@ def _piece(low: GrowingGraph, x: Value, index: tuple[Any, ...]) -> Any:
         if (start, stop, step) == (0, x.shape[0], 1)
         else _channel_slice(low, sliced, start, stop, step)
     )
+
+
+def _channel_list(index: Any) -> list[int] | None:
+    """The channels that a list names, or a tensor of whole numbers; None if it is neither."""
+    if isinstance(index, Tensor) and index.dim() == 1 and index.dtype in (torch.int64, torch.int32):
+        return [int(i) for i in index]
+    if isinstance(index, list) and index and all(type(i) is int for i in index):
+        return index
+    return None
+
+
+def _picked(low: GrowingGraph, x: Value, channels: Sequence[int]) -> Value:
+    """Channels in any order, such as RGB from BGR: slices, one for each run of neighbours."""
+    known = [channel % x.shape[0] for channel in channels]
+    starts = [i for i, channel in enumerate(known) if i == 0 or channel != known[i - 1] + 1]
+    runs = [known[a:b] for a, b in zip(starts, [*starts[1:], len(known)], strict=True)]
+    parts = [_channel_slice(low, x, run[0], run[-1] + 1) for run in runs]
+    return parts[0] if len(parts) == 1 else low.emit("cat", parts, {"dim": 1})
+
+
+def lower_index_select(low: GrowingGraph, input: Any, dim: int, index: Any) -> Value:
+    x, listed = tensor_of(input), _channel_list(index)
+    if from_the_front(dim, x) != 1 or listed is None:
+        raise RefusedError("index_select of anything but channels (dim=1) by a constant is not supported")
+    return _picked(low, x, listed)
 
 
 def _full_index(index: Any, rank: int) -> list[Any]:
