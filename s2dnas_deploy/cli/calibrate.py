@@ -88,6 +88,11 @@ class Macs(click.ParamType):  # type: ignore[type-arg]  # generic in new release
 @click.option("--target-ms", type=click.FloatRange(0, min_open=True), help="Best within this mean time.")
 @click.option("--target-macs", type=Macs(), help="Best within these mean MACs, such as 20M.")
 @click.option(
+    "--cost",
+    type=click.Choice(["macs", "clock"]),
+    help="What a promise spares: MACs, or the time that stages take on this device. [default: macs]",
+)
+@click.option(
     "--unlabelled", is_flag=True, help="Compare with the last exit's answers; needs no true classes."
 )
 @click.option(
@@ -159,6 +164,9 @@ def _request(options: dict[str, Any]) -> "CalibrationRequest":
         raise click.UsageError(f"{' and '.join(given)} exclude each other: a budget, or a promise")
     if len(compared) > 1:
         raise click.UsageError("--static and --static-accuracy exclude each other: what to compare with")
+    if targets and options["cost"] is not None:
+        target = targets[0].replace("_", "-")
+        raise click.UsageError(f"--{target} says by its unit what is spared: leave --cost out")
     if options["unlabelled"] and compared:
         option = f"--{compared[0].replace('_', '-')}"
         raise click.UsageError(f"{option} needs true classes: leave --unlabelled out")
@@ -185,6 +193,7 @@ def _request(options: dict[str, Any]) -> "CalibrationRequest":
         listed=listed_on(sys.stdin.buffer) if "-" in options["images"] else (),
         goal=goal,
         budget=budget,
+        by_clock=options["cost"] == "clock",
         bulk=BulkOptions(batch=options["batch"]),
         write=not options["dry_run"],
         **{

@@ -71,6 +71,8 @@ class CalibrationRequest:
     scores: Path | None = None
     static: Path | None = None
     """The static network as ONNX, where the goal is to be compared with it."""
+    by_clock: bool = False
+    """What images cost that go on: time on this device; else MACs. A budget says it by its unit."""
     seed: int = 0
     write: bool = True
 
@@ -80,6 +82,11 @@ class CalibrationRequest:
         by_static = self.goal is not None and self.goal.against is Against.STATIC
         if by_static != (self.static is not None):
             raise OptionError("a static network goes with a drop below the static network's accuracy")
+
+    @property
+    def in_ms(self) -> bool:
+        """Whether stages are timed here."""
+        return self.by_clock if self.budget is None else self.budget.in_ms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,9 +123,9 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
         _say_if_worthless(scores, cascade.labels, reporter)
         if request.static is not None:
             scores = replace(scores, static=_asked(request, scores, cascade, items, reporter))
-        if request.budget is not None and request.budget.in_ms:
+        if request.in_ms:
             if not items:
-                raise OptionError("a budget in ms needs images to time the stages on")
+                raise OptionError("costs in ms need images to time the stages on")
             cost, unit = _times_ms(cascade, items), "ms"
         else:
             cost, unit = [float(macs) for macs in accumulate(bundle.manifest.macs)], "MACs"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -210,6 +211,18 @@ def test_budgets(bundle, made, target):
     assert "what exit 0 alone costs" in small.stderr
 
 
+def test_a_promise_may_spare_time(bundle, made, tmp_path):
+    result = run("--bundle", bundle, made[1], "--max-drop", "10%", "--cost", "clock", "--threads", "1")
+    assert result.exit_code == 0, result.output
+    assert re.search(r"average cost [\d.e-]+ ms, every stage [\d.e-]+ ms", result.stdout)
+    assert "With probability 0.95" in load_bundle(bundle).manifest.promise.statement
+    kept = tmp_path / "scores.npz"
+    assert run("--bundle", bundle, made[1], "--scores", kept).exit_code == 0
+    without = run("--bundle", bundle, "--scores", kept, "--cost", "clock")
+    assert without.exit_code == 2
+    assert "need images to time the stages on" in without.stderr
+
+
 def test_stages_that_are_never_used_are_named(bundle, made):
     result = run("--bundle", bundle, made[1], "--static-accuracy", "3%", "--max-drop", "2%")
     assert result.exit_code == 0, result.output
@@ -257,6 +270,7 @@ def test_an_exit_that_has_learnt_nothing_is_told_of(bundle, made, tmp_path):
         (["--max-drop", "0"], 2, "not above 0 and below 1"),
         (["--max-drop", "3"], 2, "did you mean 3%?"),
         (["--max-drop", "1%", "--target-ms", "3"], 2, "exclude each other"),
+        (["--target-ms", "3", "--cost", "macs"], 2, "says by its unit what is spared: leave --cost out"),
         (["--target-macs", "many"], 2, "such as 20M"),
         (["--max-drop", "0.1%"], 1, "images cannot prove a drop of 0.1 points"),
         (["--static-accuracy", "99%", "--max-drop", "1%"], 1, "even if no image leaves early"),
