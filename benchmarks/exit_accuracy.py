@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 from machine import machine
-from pages import OWN, PROJECT, put_table
+from pages import put_table
 
 from s2dnas_deploy.build.costs import stage_costs
 from s2dnas_deploy.build.model_file import Model, load_model
@@ -24,7 +24,6 @@ from s2dnas_deploy.build.model_file import Model, load_model
 HERE = Path(__file__).parent
 RECIPE = HERE.parent / "models" / "wide_resnet.toml"
 RESULT = HERE / "results" / "exit_accuracy.json"
-PAGES = (OWN, PROJECT)
 
 STATIC = ["--plan", "static", "--static-epochs", "0", "--epochs", "14", "--lr", "0.1", "--self-distill", "0"]
 STATIC_MACS = 139_299_328  # of the recipe's network, for one 3x32x32 image

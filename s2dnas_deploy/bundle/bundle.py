@@ -106,8 +106,12 @@ def own_static(folder: Path, manifest: Manifest) -> Path | None:
     beside = static_beside(folder)
     if not beside.is_file():
         return None
-    digest = hashlib.sha256(beside.read_bytes()).hexdigest()
-    return beside if manifest.sources.get("static") == f"sha256:{digest}" else None
+    return beside if manifest.sources.get("static") == source_digest(beside.read_bytes()) else None
+
+
+def source_digest(content: bytes) -> str:
+    """How a manifest's `sources` name a file: by what is in it."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 def sums_of(folder: Path) -> dict[str, frozenset[str]]:

@@ -6,7 +6,6 @@ Place in the flow: paths and options ──▶ `Chain` and `ExportImages` ──
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from s2dnas_deploy.build.images import ImageSplits, load_images
 from s2dnas_deploy.build.model_file import Model, load_model
 from s2dnas_deploy.build.source import build_network, load_weights
 from s2dnas_deploy.build.training.normalise import preprocessing_for
-from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, static_beside
+from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, source_digest, static_beside
 from s2dnas_deploy.bundle.files import write_atomically
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import check_replaceable
@@ -74,19 +73,19 @@ def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
         raise OptionError("--held-out keeps images of the data: give --data")
     if isinstance(request.network, Path):
         chain, images = _of_model(request, request.network, reporter)
-        sources = {"model": _sha256(request.network)}
+        sources = {"model": source_digest(request.network.read_bytes())}
     else:
         chain, images = _of_own_network(request, request.network, reporter)
         sources = {"model": request.network.model}
         if request.network.weights is not None:
-            sources["weights"] = _sha256(request.network.weights)
+            sources["weights"] = source_digest(request.network.weights.read_bytes())
     if request.data is not None:
         sources["data"] = request.data
     export = Export(chain=chain, options=request.options, images=images, sources=sources)
     static, beside = None, static_beside(request.out)
     if request.static is not None:
         static = _static_graph(request.static, export, reporter, split=request.split)
-        export = replace(export, sources={**sources, "static": f"sha256:{sha256(static).hexdigest()}"})
+        export = replace(export, sources={**sources, "static": source_digest(static)})
     manifest = write_bundle(export, request.out, reporter)
     if was_calibrated:
         reporter.say(f"{request.out} was calibrated: its thresholds are gone, calibrate the new one")
@@ -229,7 +228,3 @@ def _images(
         validation=pixels_of(validation.evenly(_VALIDATION_IMAGES)),
         labels=validation.evenly(_VALIDATION_IMAGES).labels.numpy(),
     )
-
-
-def _sha256(path: Path) -> str:
-    return "sha256:" + sha256(path.read_bytes()).hexdigest()

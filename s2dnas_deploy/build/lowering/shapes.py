@@ -49,14 +49,14 @@ def lower_hstack(low: GrowingGraph, tensors: Any) -> Value:
 def lower_pixel_unshuffle(low: GrowingGraph, input: Any, downscale_factor: int) -> Value:
     """Output c·r² + i·r + j is every r-th pixel of channel c from row i and column j on."""
     x, r = tensor_of(input), int(downscale_factor)
+    if r == 1:
+        return x
     height, width = x.space
     corners = [
         low.emit("spatial_slice", [x], {"slices": [[i, height, r], [j, width, r]]})
         for i in range(r)
         for j in range(r)
     ]
-    if r == 1:
-        return x
     together = low.emit("cat", corners, {"dim": 1})
     attributes = {"factors": [r * r, x.shape[0]], "order": [1, 0]}
     return low.emit("channel_shuffle", [together], attributes)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from s2dnas_deploy.build.division import Division, divide
 from s2dnas_deploy.build.images import ImageSplits
@@ -28,7 +28,7 @@ from s2dnas_deploy.build.search.space import Choices, SearchSpace
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.training.batches import Batches, seed_of
 from s2dnas_deploy.build.training.checkpoint import Checkpoint, add_weights, load_checkpoint, save_checkpoint
-from s2dnas_deploy.build.training.descent import LARGEST_GRADIENT, follow, make_optimizer, set_rate
+from s2dnas_deploy.build.training.descent import descend, follow, make_optimizer, set_rate
 from s2dnas_deploy.build.training.devices import autocast_for, choose_device, placed
 from s2dnas_deploy.build.training.losses import exits_loss
 from s2dnas_deploy.build.training.settings import Settings
@@ -116,8 +116,7 @@ class _Run:
                 f"the shared weights' loss became {self.loss} at step {step + 1} of {self.steps}; a smaller "
                 f"--shared-lr (now {self.settings.lr:g}) may help"
             )
-        nn.utils.clip_grad_norm_(self.shared.parameters(), LARGEST_GRADIENT)
-        self.optimizer.step()
+        descend(self.shared, self.optimizer)
         self.step = step + 1
         follow(list(self.average.parameters()), list(self.shared.parameters()), self.settings, self.step)
 

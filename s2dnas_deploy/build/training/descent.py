@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from s2dnas_deploy.build.training.settings import Settings
 
-LARGEST_GRADIENT = 5.0
-"""Of all weights together: a network without norms may otherwise be thrown far by a single step."""
+# Of all weights together: a network without norms may otherwise be thrown far by a single step.
+_LARGEST_GRADIENT = 5.0
 
 
 def make_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -36,6 +36,12 @@ def set_rate(optimizer: torch.optim.Optimizer, settings: Settings, done: float) 
     """The learning rate of the moment at which this share of the steps is done."""
     for group in optimizer.param_groups:
         group["lr"] = settings.lr * schedule(done, settings.warmup)
+
+
+def descend(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """One step down the gradients that the weights have, shortened where these are large."""
+    nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
+    optimizer.step()
 
 
 @torch.no_grad()

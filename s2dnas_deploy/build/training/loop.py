@@ -20,7 +20,7 @@ from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.network import MultiStageNetwork
 from s2dnas_deploy.build.training.batches import Batches, normalised, seed_of
 from s2dnas_deploy.build.training.checkpoint import Checkpoint, add_weights, load_checkpoint, save_checkpoint
-from s2dnas_deploy.build.training.descent import LARGEST_GRADIENT, follow, make_optimizer, set_rate
+from s2dnas_deploy.build.training.descent import descend, follow, make_optimizer, set_rate
 from s2dnas_deploy.build.training.devices import autocast_for, choose_device, placed
 from s2dnas_deploy.build.training.losses import exits_loss
 from s2dnas_deploy.build.training.record import plot_accuracy, write_metrics
@@ -179,8 +179,7 @@ class _Run:
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
-        self.optimizer.step()
+        descend(self.network, self.optimizer)
         self.step = step + 1
         self.running_loss += value
         average, weights = (list(each.state_dict().values()) for each in (self.average, self.network))
