@@ -74,6 +74,24 @@ def test_a_static_model_is_trained_then_divided_without_its_code(tmp_path):
         assert torch.equal(whole.network(image)[0], divided.network(image)[-1])
 
 
+def test_a_static_network_that_was_trained_here_is_not_replaced_by_another(tmp_path):
+    out, kept, other = tmp_path / "m.pt", tmp_path / "m.run" / "static.pt", tmp_path / "other.pt"
+    here = ["--plan", "uniform:0.5,0.5", "--epochs", 0, "--out", out]
+    assert run(*here, "--static-epochs", 1).exit_code == 0
+    assert run("--plan", "static", "--epochs", 2, "--out", other).exit_code == 0
+    trained = kept.read_bytes()
+    for refused in (f"{out} is there already", f"{kept} was trained here and is not the network of {other}"):
+        result = run(*here, "--weights", other)
+        assert result.exit_code == 3
+        assert refused in result.stderr
+        assert kept.read_bytes() == trained
+        out.unlink(missing_ok=True)
+    assert run(*here, "--weights", kept).exit_code == 0
+    assert kept.read_bytes() == trained
+    assert run(*here, "--weights", other, "--restart").exit_code == 0
+    assert kept.read_bytes() != trained
+
+
 def test_the_digits_recipe_and_the_command_line_over_it(tmp_path):
     out = tmp_path / "digits.pt"
     recipe = ["--recipe", str(MODELS / "digits.toml"), "--static-epochs", "1", "--epochs", "1"]

@@ -7,9 +7,9 @@ distribution π_t over the allowed options. After a batch of plans with scores R
 
 with b and σ a moving mean and deviation of the scores: the baseline. Plans that were judged before count
 again, for free. The best plans found so far are shown again as well (priority replay), for a score that
-occurred once is otherwise forgotten. While it samples nothing new, it samples hotter. β falls to a tenth,
-so exploration ends with the budget. Constants are of this package's own finding; the paper's were not at
-hand.
+occurred once is otherwise forgotten. While it samples nothing new, it samples hotter. β falls to a tenth
+over the first plans, whatever the budget: a search that is given more asks what it asked before, and goes on
+from there. Constants are of this package's own finding; the paper's were not at hand.
 """
 
 import numpy as np
@@ -24,6 +24,7 @@ BATCH = 8
 _HIDDEN = 48
 _LEARNING_RATE = 0.01
 _ENTROPY = 10.0  # β at first; the entropy is relative to that of a choice between all alike
+_EXPLORED = 200  # so many plans until β is down to a tenth
 _ELITE = 8
 _ELITE_WEIGHT = 0.5
 _FORGET = 0.1  # of the baseline, a batch
@@ -103,7 +104,7 @@ def search(space: SearchSpace, judge: Judge, rng: np.random.Generator) -> None:
         judged = {plan: score for plan, score in zip(plans, answers, strict=True) if score is not None}
         advantage = baseline.advantage(np.array(list(judged.values())))
         elite = sorted(judge.scores, key=lambda plan: -judge.scores[plan])[:_ELITE]
-        beta = _ENTROPY * (1 - 0.9 * (1 - judge.left / judge.budget))
+        beta = _ENTROPY * (1 - 0.9 * min(len(judge.scores) / _EXPLORED, 1.0))
         for _ in range(_STEPS):
             log_probability, entropy = policy.log_probability([*judged, *elite])
             told, shown = log_probability[: len(judged)], log_probability[len(judged) :]

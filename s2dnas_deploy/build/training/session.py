@@ -16,7 +16,7 @@ import torch
 from s2dnas_deploy import __version__
 from s2dnas_deploy.build.images import ImageSplits, load_images
 from s2dnas_deploy.build.model_file import Model, load_model, save_model
-from s2dnas_deploy.build.network import as_network, as_static, carry_over
+from s2dnas_deploy.build.network import MultiStageNetwork, as_network, as_static, carry_over
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.static_source import StaticSource, read_plan, read_source
 from s2dnas_deploy.build.training.devices import choose_device
@@ -131,8 +131,6 @@ def train_plan(
 ) -> Model:
     """Divide the network by a plan, train it and save it; `known`: how good the static network is."""
     static, trained = prepared.static, prepared.is_trained
-    if request.source.is_trained() and plan.stages > 1:
-        _keep_static(request, prepared)
     task = Task(
         network=carry_over(static, plan),
         teacher=as_network(static).eval() if trained and plan.stages > 1 else None,
@@ -143,6 +141,8 @@ def train_plan(
     )
 
     def judge() -> Mapping[str, float] | None:
+        if request.source.is_trained() and plan.stages > 1:
+            _keep_static(request, prepared)
         if known is not None or not trained:
             return known
         found = static_accuracy(static, task.splits, task.preprocessing)
@@ -153,19 +153,35 @@ def train_plan(
 
 
 def _keep_static(request: Request, prepared: Prepared) -> None:
-    """The static network in the run's folder, as if it had been trained there: what to compare with later."""
+    """The static network in the run's folder, as if it had been trained there: what to compare with later.
+
+    One that was trained there took time, and is not replaced by another unasked.
+    """
+    path, network = request.folder / "static.pt", as_network(prepared.static).eval()
+    if path.exists() and not request.restart and "run" in (there := load_model(path)).provenance:
+        if not _same_weights(there.network, network):
+            raise CheckpointError(
+                f"{path} was trained here and is not the network of {request.source.weights}; "
+                "move it away, give another --out, or --restart to replace it"
+            )
+        return
     about = {
         "tool": f"s2dnas_deploy {__version__}",
         "network": request.source.model or str(request.source.weights),
         "weights": str(request.source.weights),
     }
     model = Model(
-        network=as_network(prepared.static).eval(),
+        network=network,
         class_names=prepared.splits.class_names,
         preprocessing=prepared.preprocessing,
         provenance=about,
     )
-    save_model(model, request.folder / "static.pt")
+    save_model(model, path)
+
+
+def _same_weights(one: MultiStageNetwork, other: MultiStageNetwork) -> bool:
+    mine, others = one.weights(), other.weights()
+    return mine.keys() == others.keys() and all(torch.equal(mine[name], others[name]) for name in mine)
 
 
 def with_trained_static(request: Request, prepared: Prepared, reporter: Reporter) -> Prepared:

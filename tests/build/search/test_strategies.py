@@ -62,6 +62,13 @@ def test_same_seed_same_questions(space, strategy):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_larger_budget_asks_the_same_first(space, strategy):
+    few, more = (list(found_by(strategy, space, landscape(space, 0), n, 1).scores) for n in (61, 90))
+    assert len(few) == 61
+    assert more[:61] == few
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_space_smaller_than_the_budget_ends_a_search(strategy):
     static = read_network(example_network("digits_cnn", "digits_cnn"), (1, 8, 8))
     tiny = make_space(static.divisible.space, stages=2, portions=4, reuse=False, kind="paper")
