@@ -18,6 +18,7 @@ from s2dnas_deploy.run.inputs import Item
 from s2dnas_deploy.run.providers import Provider, make_session
 from s2dnas_deploy.run.stages import Array
 
+_BATCH = 32
 _TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -96,18 +97,20 @@ class Baseline:
         )
 
 
-def answers_of(
+def static_answers(
     baseline: Baseline,
     cascade: Cascade,
     items: Sequence[Item],
     progress: Callable[[int, int], None],
-    batch: int = 32,
+    seen: Callable[[Array], None] = lambda images: None,
 ) -> npt.NDArray[np.int64]:
-    """The class that it gives each image, [N], which must be one of the bundle's."""
+    """The class that it gives each image, [N], which must be one of the bundle's; `seen` gets the pixels."""
     answers = np.empty(len(items), np.int64)
-    for start in range(0, len(items), batch):
-        part = items[start : start + batch]
-        said = baseline(cascade.reader.batch([item.source for item in part]))
+    for start in range(0, len(items), _BATCH):
+        part = items[start : start + _BATCH]
+        images = cascade.reader.batch([item.source for item in part])
+        seen(images)
+        said = baseline(images)
         if max(said) >= len(cascade.labels):
             raise OptionError(
                 f"{baseline.path} answers class {max(said)}; the bundle has {len(cascade.labels)}"

@@ -3,6 +3,7 @@
 Place in the flow: `CalibrationRequest` ──scores──▶ `Choice` ──▶ the bundle's manifest, replaced atomically.
 """
 
+import hashlib
 import math
 import os
 import statistics
@@ -21,7 +22,7 @@ from s2dnas_deploy.bundle.manifest import Expected, Manifest, Promise
 from s2dnas_deploy.bundle.saving import replace_manifest
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.reporter import Reporter, counted
-from s2dnas_deploy.run.baseline import Baseline, answers_of
+from s2dnas_deploy.run.baseline import Baseline, static_answers
 from s2dnas_deploy.run.bulk import BulkOptions
 from s2dnas_deploy.run.calibrate import (
     Against,
@@ -254,14 +255,19 @@ def _asked(
         raise OptionError(
             f"--static {static}: no such file; s2dnas-export --static writes one beside the bundle"
         )
+    others = OptionError(
+        f"--static {static} is asked about every image; expected the {len(scores)} that --scores "
+        f"{request.scores} is of, got {len(items)} images, or others"
+    )
     truth = truth_of(items, cascade.labels) if items else None
     if truth is None or scores.truth is None or not np.array_equal(truth, scores.truth):
-        raise OptionError(
-            f"--static {static} is asked about every image; expected the {len(scores)} that --scores "
-            f"{request.scores} is of, got {len(items)} images, or others"
-        )
+        raise others
     baseline = Baseline(static, choose_provider("cpu"), threads=request.threads, mean=p.mean, std=p.std)
-    return answers_of(baseline, cascade, items, counted(reporter.phase("answers of the static network")))
+    told, digest = counted(reporter.phase("answers of the static network")), hashlib.sha256()
+    answers = static_answers(baseline, cascade, items, told, seen=lambda images: digest.update(images.data))
+    if scores.images not in ("", digest.hexdigest()):
+        raise others
+    return answers
 
 
 def _share_right(scores: ExitScores) -> float | None:

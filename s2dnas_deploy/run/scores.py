@@ -4,6 +4,7 @@ Place in the flow: bundle + images ──all stages──▶ `ExitScores` ──
 threshold needs another run.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +26,15 @@ from s2dnas_deploy.run.stages import Array
 class ExitScores:
     """`label` int64 [exits, N] and `confidence` float32 [exits, N]; the true class, int64 [N], if known.
 
-    `graphs` are the sha256 of the stages that said so, where that is known. `static` is what the static
-    network answers, int64 [N], if it was asked.
+    `graphs` are the sha256 of the stages that said so, and `images` that of the pixels they were shown, where
+    that is known. `static` is what the static network answers, int64 [N], if it was asked.
     """
 
     label: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float32]
     truth: npt.NDArray[np.int64] | None = None
     graphs: tuple[str, ...] = ()
+    images: str = ""
     static: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
@@ -68,6 +70,8 @@ class ExitScores:
         arrays: dict[str, Any] = {"label": self.label, "confidence": self.confidence}
         if self.graphs:
             arrays["graphs"] = np.array(self.graphs)
+        if self.images:
+            arrays["images"] = np.array(self.images)
         if self.truth is not None:
             arrays["truth"] = self.truth
         write_atomically(path, lambda stream: np.savez_compressed(stream, **arrays))
@@ -84,6 +88,7 @@ class ExitScores:
                 confidence=arrays["confidence"],
                 truth=arrays.get("truth"),
                 graphs=tuple(str(sha256) for sha256 in arrays.get("graphs", ())),
+                images=str(arrays.get("images", "")),
             )
         except Exception as problem:  # numpy and zipfile raise almost anything on damaged bytes
             raise DataError(
@@ -102,10 +107,12 @@ def exit_scores(
     exits, total = len(cascade.rules), len(items)
     label = np.empty((exits, total), np.int64)
     confidence = np.empty((exits, total), np.float32)
+    digest = hashlib.sha256()
     done = 0
     for images in _batches(decoded((item.source for item in items), cascade.reader, options), options.batch):
         rows = slice(done, done + len(images))
         label[:, rows], confidence[:, rows] = _scores_of(cascade, images)
+        digest.update(images.data)
         done += len(images)
         progress(done, total)
     return ExitScores(
@@ -113,6 +120,7 @@ def exit_scores(
         confidence=confidence,
         truth=truth_of(items, cascade.labels),
         graphs=graphs_of(cascade.manifest),
+        images=digest.hexdigest(),
     )
 
 

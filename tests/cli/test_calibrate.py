@@ -192,6 +192,14 @@ def test_a_promise_against_the_static_network(bundle, made, static, tmp_path):
     without = run(*options)
     assert without.exit_code == 2
     assert "expected the 900 that --scores" in without.stderr
+    for place in sorted(made[1].iterdir()):  # as many of each class, but other pictures
+        for path in place.iterdir():
+            picture = tmp_path / "others" / place.name / path.name
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(path).rotate(90).save(picture)
+    others = run(*options, tmp_path / "others")
+    assert others.exit_code == 2
+    assert "got 900 images, or others" in others.stderr
 
 
 @pytest.mark.parametrize("target", ["macs", "ms"])

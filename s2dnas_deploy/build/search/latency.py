@@ -97,13 +97,13 @@ def _features(stage: Stage) -> Features:
     counts["image read"] = int(any(INPUT in node.inputs for node in stage.nodes))
     for node in stage.nodes:
         size = prod(node.shape)
-        if node.operator in ("conv", "linear"):
-            weight = stage.weights[node.weights["weight"]]
-            out, inputs, *kernel = weight.shape
+        if node.operator in ("conv", "grouped_conv", "linear"):
+            out, inputs, *kernel = stage.weights[node.weights["weight"]].shape
             space = prod(node.shape[1:])
-            groups = node.attributes.get("groups", 1)
-            kind = f"{node.operator} {'x'.join(map(str, kernel))} groups>1 {groups > 1} at {space}"
-            for block_out, block_in in _BLOCKS:
+            kind = f"{node.operator} {'x'.join(map(str, kernel))} at {space}"
+            # A grouped convolution reads a group's inputs for each output: these are never filled up.
+            blocks = [block for block in _BLOCKS if node.operator != "grouped_conv" or block[1] == 1]
+            for block_out, block_in in blocks:
                 macs = _up(out, block_out) * _up(inputs, block_in) * prod(kernel) * space
                 counts[f"{kind}: MACs in {block_out}x{block_in}"] += macs
             counts[f"{kind}: outputs"] += size

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.reporter import Reporter, counted
-from s2dnas_deploy.run.baseline import Baseline, answers_of
+from s2dnas_deploy.run.baseline import Baseline, static_answers
 from s2dnas_deploy.run.bench.report import Answers
 from s2dnas_deploy.run.bulk import BulkOptions
 from s2dnas_deploy.run.cascade import Cascade, Prediction
@@ -114,4 +114,4 @@ def static_accuracy(
     if truth is None:
         return None
     progress = counted(reporter.phase("answering by the static network"))
-    return float((answers_of(baseline, cascade, items, progress) == truth).mean())
+    return float((static_answers(baseline, cascade, items, progress) == truth).mean())

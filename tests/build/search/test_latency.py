@@ -15,6 +15,7 @@ from s2dnas_deploy.build.search.latency import by_clock, features_of, fit
 from s2dnas_deploy.build.search.make_space import make_space
 from s2dnas_deploy.build.search.price import by_macs
 from s2dnas_deploy.build.search.probes import probe_plans, write_probes
+from s2dnas_deploy.build.static_network import read_network
 from s2dnas_deploy.build.training.session import Prepared
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli import bench
@@ -23,6 +24,7 @@ from s2dnas_deploy.run.profile import STATIC, Profile
 from s2dnas_deploy.run.timing import StageTimes
 
 torch = pytest.importorskip("torch")
+nn = torch.nn
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,21 @@ def test_a_time_that_is_a_sum_of_costs_is_learned(prepared, space):
         for features in features_of(carry_over(prepared.static, plan)):
             errors.append(abs(model.time(features) / (cost(features) / 2.0) - 1))
     assert np.median(errors) < 0.02
+
+
+@pytest.mark.parametrize(("before", "after"), [((3, 8), (7, 8)), ((3, 8), (3, 2))])
+def test_what_a_grouped_convolution_computes_has_a_price(before, after):
+    """A larger kernel or larger groups, with the same outputs, are more multiply-accumulates of a kind."""
+
+    def macs(kernel, groups):
+        layers = [nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, kernel, padding=kernel // 2, groups=groups)]
+        static = read_network(nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 16, 5)), (3, 4, 4))
+        (features,) = features_of(as_network(static))
+        kind = f"grouped_conv {kernel}x{kernel} at 16: "
+        assert features[kind + "layers"] == 1
+        return features[kind + "MACs in 1x1"]
+
+    assert macs(*after) > macs(*before) > 0
 
 
 def test_prices_grow_from_exit_to_exit_and_are_relative_to_the_static_network(prepared, space):
