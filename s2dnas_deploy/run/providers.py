@@ -23,7 +23,8 @@ class Provider:
 
     `own_memory`: whether the host's memory is not its own, so that inputs are copied when they are bound and
     features had better stay; `buckets`: whether a batch size that it has not seen stalls it, so that only a
-    few sizes may occur.
+    few sizes may occur; `threads`: its option for how many, where threads of its own do the work; `else_on`:
+    the provider of what it does not take, before the CPU.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Provider:
     own_memory: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     buckets: bool = False
+    threads: str = ""
+    else_on: str = ""
     install: str = ""
 
     def batch_size(self, count: int) -> int:
@@ -62,16 +65,19 @@ PROVIDERS: Mapping[str, Provider] = {
             device="cuda",
             own_memory=True,
             buckets=True,
+            else_on="cuda",
             install="pip uninstall onnxruntime, then pip install onnxruntime-gpu tensorrt",
         ),
         Provider(
             name="openvino",
             ort_name="OpenVINOExecutionProvider",
+            threads="num_of_threads",
             install="pip uninstall onnxruntime, then pip install onnxruntime-openvino",
         ),
         Provider(
             name="xnnpack",
             ort_name="XnnpackExecutionProvider",
+            threads="intra_op_num_threads",
             install="build onnxruntime with --use_xnnpack",
         ),
         Provider(
@@ -116,15 +122,17 @@ def choose_provider(name: str, *, allow_fallback: bool = False) -> Provider:
 def make_session(graph: bytes | str, provider: Provider, *, threads: int | None = None) -> Any:
     """A session on the provider asked for, or a `ProviderError`; of a graph, or of the file that it is in."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = usable_cores() if threads is None else threads
+    cores = usable_cores() if threads is None else threads
+    options.intra_op_num_threads = cores
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
     # Sessions take turns: a pool that spins while another one works would only be in its way.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The CPU stays in the list: operators on shapes belong there on any device.
-    wanted = [(provider.ort_name, dict(provider.options)), *([] if provider.ort_name == _CPU else [_CPU])]
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=wanted)
+        # Its own fallback would print to stdout, among the results.
+        session = onnxruntime.InferenceSession(
+            graph, options, providers=_in_order(provider, cores), enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's errors have no base of their own
         reason = (str(error) or type(error).__name__).splitlines()[0]
         if provider.ort_name == _CPU:
@@ -137,6 +145,15 @@ def make_session(graph: bytes | str, provider: Provider, *, threads: int | None 
             f"To get them: {provider.install}. Or --allow-fallback to accept that."
         )
     return session
+
+
+def _in_order(provider: Provider, threads: int) -> list[tuple[str, dict[str, str]]]:
+    """Who is asked in turn to take an operator; the CPU last, for those on shapes belong there always."""
+    own = {provider.threads: str(threads)} if provider.threads else {}
+    asked = [(provider.ort_name, {**provider.options, **own})]
+    if provider.else_on:
+        asked += _in_order(PROVIDERS[provider.else_on], threads)
+    return asked if asked[-1][0] == _CPU else [*asked, (_CPU, {})]
 
 
 def usable_cores() -> int:

@@ -14,6 +14,8 @@ from s2dnas_deploy.run import providers
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.providers import PROVIDERS, choose_provider, make_session
 
+CPU_EP = "CPUExecutionProvider"
+
 
 def test_the_command_knows_all_names():
     assert set(bundle_options.PROVIDERS) == set(providers.NAMES)
@@ -48,8 +50,9 @@ def test_a_provider_that_is_listed_but_does_not_run_is_an_error(monkeypatch, tmp
     )
     real = onnxruntime.InferenceSession
 
-    def silently_on_the_cpu(graph, options, providers):
+    def silently_on_the_cpu(graph, options, *, providers, enable_fallback):
         assert providers[0][0] in ("CUDAExecutionProvider", "CPUExecutionProvider")
+        assert not enable_fallback
         return real(graph, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", silently_on_the_cpu)
@@ -60,6 +63,57 @@ def test_a_provider_that_is_listed_but_does_not_run_is_an_error(monkeypatch, tmp
             assert cascade.provider == "cpu"
             assert cascade.stages.provider.device == "cpu"
             assert len(cascade.predict(np.zeros((3, 4, 1, 1), np.float32))) == 3
+
+
+def test_a_provider_that_fails_to_start_prints_nothing_among_the_results(monkeypatch, tmp_path, capfd):
+    """onnxruntime's own fallback, on by default, says so on stdout."""
+    bundle = scored_bundle(tmp_path / "b")
+    cuda = PROVIDERS["cuda"].ort_name
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [cuda, "CPUExecutionProvider"])
+    create = onnxruntime.InferenceSession._create_inference_session
+
+    def no_driver(self, providers, *more):
+        if providers[0][0] == cuda:
+            raise RuntimeError("no CUDA driver")
+        create(self, providers, *more)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", no_driver)
+    with pytest.raises(ProviderError, match="--provider cuda does not start: no CUDA driver"):
+        Cascade.load(bundle.folder, provider="cuda")
+    with Cascade.load(bundle.folder, provider="auto") as cascade:
+        assert cascade.provider == "cpu"
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("cpu", [(CPU_EP, {})]),
+        ("xnnpack", [("XnnpackExecutionProvider", {"intra_op_num_threads": "3"}), (CPU_EP, {})]),
+        ("openvino", [("OpenVINOExecutionProvider", {"num_of_threads": "3"}), (CPU_EP, {})]),
+        (
+            "tensorrt",
+            [
+                ("TensorrtExecutionProvider", {}),
+                ("CUDAExecutionProvider", dict(PROVIDERS["cuda"].options)),
+                (CPU_EP, {}),
+            ],
+        ),
+    ],
+)
+def test_what_onnxruntime_is_asked_for(monkeypatch, name, asked):
+    seen = {}
+
+    class Session:
+        def __init__(self, graph, options, **how):
+            seen.update(how, threads=options.intra_op_num_threads)
+
+        def get_providers(self):
+            return [seen["providers"][0][0]]
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    make_session(b"", PROVIDERS[name], threads=3)
+    assert seen == {"providers": asked, "enable_fallback": 0, "threads": 3}
 
 
 def test_every_stage_has_its_session_on_the_provider(tmp_path):
