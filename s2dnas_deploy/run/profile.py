@@ -9,11 +9,12 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from s2dnas_deploy.errors import DataError
@@ -28,22 +29,28 @@ PROBES_FORMAT, DEVICE_FORMAT = "s2dnas-probes", "s2dnas-device"
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """Times of probes on a device, by name, each with the plan that it is of, as a JSON document."""
+    """Times of probes on a device, by name, each with the plan that it is of, as a JSON document.
+
+    `input_shape`, of one image (C, H, W), is not known of profiles of earlier versions.
+    """
 
     device: Mapping[str, Any]
     times: Mapping[str, StageTimes]
     plans: Mapping[str, Mapping[str, Any]]
+    input_shape: tuple[int, ...] | None = None
 
     def to_json(self) -> str:
         """The profile as a JSON document."""
         probes = {name: {**asdict(times), "plan": self.plans[name]} for name, times in self.times.items()}
-        document = {"format": DEVICE_FORMAT, "version": 1, "device": dict(self.device), "probes": probes}
+        shape = {} if self.input_shape is None else {"input_shape": list(self.input_shape)}
+        about = {"format": DEVICE_FORMAT, "version": 1, "device": dict(self.device), **shape}
+        document = {**about, "probes": probes}
         return json.dumps(document, indent=1) + "\n"
 
     def joined(self, other: "Profile") -> "Profile":
         """The probes of both."""
         times, plans = {**self.times, **other.times}, {**self.plans, **other.plans}
-        return Profile(device=self.device, times=times, plans=plans)
+        return replace(self, times=times, plans=plans)
 
     @staticmethod
     def load(path: Path) -> "Profile":
@@ -60,7 +67,9 @@ class Profile:
                 for name, probe in document["probes"].items()
             }
             plans = {name: dict(probe["plan"]) for name, probe in document["probes"].items()}
-            return Profile(device=dict(document["device"]), times=times, plans=plans)
+            told = document.get("input_shape")
+            shape = None if told is None else tuple(int(size) for size in told)
+            return Profile(device=dict(document["device"]), times=times, plans=plans, input_shape=shape)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
             raise DataError(
                 f"{path}: expected a device profile that s2dnas-bench wrote, got: {problem!r}"
@@ -69,25 +78,41 @@ class Profile:
 
 def measure_profile(folder: Path, *, provider: str, threads: int | None, progress: Progress) -> Profile:
     """Time every probe of a folder against the static network among them."""
-    plans = _probes_in(folder)
-    with np.load(folder / IMAGES, allow_pickle=False) as archive:
-        images = list(archive["images"])
+    plans, images = _probes_in(folder), _images_in(folder)
     times = {}
     with Cascade.load(folder / STATIC, provider=provider, threads=threads) as reference:
         for done, name in enumerate(plans):
             with Cascade.load(folder / name, provider=provider, threads=threads) as cascade:
                 times[name] = time_stages(cascade, reference, images)
             progress(done + 1, len(plans), "")
-        device = {
-            "machine": platform.machine(),
-            "processor": processor(),
-            "system": platform.platform(),
-            "cores": os.cpu_count(),
-            "onnxruntime": onnxruntime.__version__,
-            "provider": reference.provider,
-            "threads": threads,
-        }
-    return Profile(device=device, times=times, plans=plans)
+        device = device_here(provider=reference.provider, threads=threads)
+        shape = tuple(reference.manifest.preprocessing.input_shape)
+    return Profile(device=device, times=times, plans=plans, input_shape=shape)
+
+
+def device_here(*, provider: str, threads: int | None) -> dict[str, Any]:
+    """What times depend on: those of one device are not those of another."""
+    return {
+        "machine": platform.machine(),
+        "processor": processor(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "onnxruntime": onnxruntime.__version__,
+        "provider": provider,
+        "threads": threads,
+    }
+
+
+def _images_in(folder: Path) -> list[npt.NDArray[Any]]:
+    """The images to run the probes on."""
+    path = folder / IMAGES
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return list(archive["images"])
+    except Exception as problem:  # numpy and zipfile raise almost anything on damaged bytes
+        raise DataError(
+            f"{path}: expected images that s2dnas-search --write-probes wrote, got {problem!r}"
+        ) from problem
 
 
 def _probes_in(folder: Path) -> dict[str, Mapping[str, Any]]:

@@ -178,6 +178,14 @@ def test_plans_are_priced_by_this_machine_and_by_another(weights, tmp_path):
     assert other.exit_code == 0, other.output
     plans = [load_model(tmp_path / name).network.division.plan.digest for name in ("m.pt", "n.pt")]
     assert plans[0] == plans[1]
+    elsewhere = json.loads(device.read_text())
+    elsewhere["device"]["processor"] = "another"
+    times = elsewhere["probes"]
+    device.write_text(json.dumps(elsewhere))
+    new = ["--cost=clock", "--strategy=random", "--target=0.85"]
+    again = run(*options(weights, tmp_path / "m.pt", *new))
+    assert "is of another device, onnxruntime or size of images: stages are timed anew" in again.stderr
+    assert json.loads(device.read_text())["probes"] != times
 
 
 def test_finetuning_judges_too(weights, tmp_path):

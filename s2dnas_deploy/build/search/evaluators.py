@@ -24,7 +24,7 @@ from s2dnas_deploy.build.search.judges import set_judges_aside
 from s2dnas_deploy.build.search.latency import by_clock
 from s2dnas_deploy.build.search.price import Price, as_measured, by_macs
 from s2dnas_deploy.build.search.probes import probe_plans, write_probes
-from s2dnas_deploy.build.search.request import SearchRequest
+from s2dnas_deploy.build.search.request import THREADS, TIMED_ON, SearchRequest, this_device
 from s2dnas_deploy.build.search.shared import SharedWeights
 from s2dnas_deploy.build.search.space import SearchSpace
 from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
@@ -129,7 +129,7 @@ def _timed_costs(search: Search, plans: Sequence[Plan]) -> Mapping[str, tuple[fl
     too low.
     """
     path = search.folder / TIMED
-    before = Profile.load(path) if path.exists() else None
+    before = _kept(search, path)
     known = {} if before is None else dict(before.times)
     missing = {plan.digest: plan for plan in plans if plan.digest not in known}
     if missing:
@@ -177,10 +177,24 @@ def price_of(search: Search) -> Price:
         return by_macs(static)
     if cost != "clock":
         return by_clock(static, Profile.load(Path(cost)))
-    kept = search.folder / DEVICE
-    if not kept.exists():
-        write_text_atomically(kept, _timed(search, probe_plans(search.space), "probes").to_json())
-    return by_clock(static, Profile.load(kept))
+    path = search.folder / DEVICE
+    profile = _kept(search, path)
+    if profile is None:
+        profile = _timed(search, probe_plans(search.space), "probes")
+        write_text_atomically(path, profile.to_json())
+    return by_clock(static, profile)
+
+
+def _kept(search: Search, path: Path) -> Profile | None:
+    """Times that were taken before, if on this very device and of images of this size."""
+    if not path.exists():
+        return None
+    profile = Profile.load(path)
+    shape = search.prepared.static.graph.input_shape
+    if (profile.device, profile.input_shape) == (this_device(), shape):
+        return profile
+    search.reporter.say(f"{path} is of another device, onnxruntime or size of images: stages are timed anew")
+    return None
 
 
 def _timed(search: Search, plans: Mapping[str, Plan], what: str) -> Profile:
@@ -188,7 +202,7 @@ def _timed(search: Search, plans: Mapping[str, Plan], what: str) -> Profile:
     with tempfile.TemporaryDirectory(prefix="s2dnas-probes-") as passing:
         write_probes(search.prepared, plans, Path(passing), search.reporter.phase(f"writing {what}"))
         progress = search.reporter.phase(f"timing {what} on this machine")
-        return measure_profile(Path(passing), provider="cpu", threads=1, progress=progress)
+        return measure_profile(Path(passing), provider=TIMED_ON, threads=THREADS, progress=progress)
 
 
 def _where_judged(search: Search) -> Settings:

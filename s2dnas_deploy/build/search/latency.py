@@ -52,6 +52,12 @@ class LatencyModel:
 
 def by_clock(static: StaticNetwork, profile: Profile) -> Price:
     """The time of all stages up to an exit on the profile's device, relative to the static network's."""
+    expected = static.graph.input_shape
+    if profile.input_shape not in (None, expected):
+        raise DataError(
+            f"the device profile is of images {profile.input_shape}, the network's are {expected}; "
+            "write its probes and time them on the device"
+        )
     model = fit(static, profile)
 
     def price(network: MultiStageNetwork) -> tuple[float, ...]:

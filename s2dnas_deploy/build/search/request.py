@@ -12,8 +12,15 @@ from s2dnas_deploy.build.search.space import Kind
 from s2dnas_deploy.build.training.checkpoint import add_weights
 from s2dnas_deploy.build.training.session import Prepared, Request
 from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.run.profile import device_here
 
+TIMED_ON, THREADS = "cpu", 1  # how this machine's stages are timed
 SCORES = 2  # how plans are scored; another number where old scores must not be mixed with new ones
+
+
+def this_device() -> dict[str, Any]:
+    """The machine this runs on, as its stages are timed."""
+    return device_here(provider=TIMED_ON, threads=THREADS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +85,9 @@ class SearchRequest:
         own = {key: value for key, value in asdict(self).items() if key not in elsewhere}
         weights = hashlib.sha256()
         add_weights(weights, prepared.static.weights)
-        if self.cost not in ("macs", "clock"):
+        if self.cost == "clock":
+            own["device"] = this_device()
+        elif self.cost != "macs":
             own["cost"] = hashlib.sha256(Path(self.cost).read_bytes()).hexdigest()
         return {
             "scores": SCORES,

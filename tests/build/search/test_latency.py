@@ -136,7 +136,26 @@ def test_a_profile_of_another_network_is_refused(prepared, space):
         by_clock(prepared.static, replace(profile, plans=plans))
 
 
-def test_profiles_come_back_as_they_were(prepared, space, tmp_path):
+def test_a_profile_of_other_images_is_refused(prepared, space):
     profile = made_up_profile(prepared, probe_plans(space, 4), lambda features: 1.0)
+    assert by_clock(prepared.static, replace(profile, input_shape=(3, 8, 8)))
+    with pytest.raises(DataError, match=r"is of images \(3, 16, 16\), the network's are \(3, 8, 8\)"):
+        by_clock(prepared.static, replace(profile, input_shape=(3, 16, 16)))
+
+
+def test_damaged_images_among_probes_are_told(prepared, space, tmp_path):
+    write_probes(prepared, probe_plans(space, 1), tmp_path / "probes", lambda done, total, note: None)
+    whole = (tmp_path / "probes" / "images.npz").read_bytes()
+    for damaged in (b"", whole[:100], whole.replace(b"images.npy", b"others.npy")):
+        (tmp_path / "probes" / "images.npz").write_bytes(damaged)
+        result = CliRunner().invoke(bench, [str(tmp_path / "probes"), "--out", str(tmp_path / "d.json")])
+        assert result.exit_code == 1
+        assert "images.npz: expected images that s2dnas-search --write-probes wrote, got" in result.stderr
+
+
+@pytest.mark.parametrize("shape", [None, (3, 8, 8)])
+def test_profiles_come_back_as_they_were(prepared, space, tmp_path, shape):
+    profile = made_up_profile(prepared, probe_plans(space, 4), lambda features: 1.0)
+    profile = replace(profile, input_shape=shape)
     (tmp_path / "device.json").write_text(profile.to_json())
     assert Profile.load(tmp_path / "device.json") == profile
