@@ -26,8 +26,9 @@ def apply_recipe(ctx: click.Context, param: click.Parameter, value: Path | None)
     known = {_key(option): option.name for option in ctx.command.params if option.name}
     for key in ("recipe", "debug"):
         known.pop(key, None)
-    # A recipe says how a network is trained, and a search trains as well; but it finds the plan itself.
-    if ctx.command.name == "search":
+    # A recipe says how a network is trained, and a search trains as well; but it finds the plan itself, and
+    # what else is said of the recipe's plan need not suit the plan that is found.
+    if ctx.command.name == "search" and "plan" in recipe:
         recipe = {key: setting for key, setting in recipe.items() if key not in _OF_A_PLAN}
     unknown = sorted(set(recipe) - set(known))
     if unknown:

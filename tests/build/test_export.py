@@ -407,6 +407,41 @@ def test_a_multi_scale_network_exports_and_hands_each_feature_over_once(tmp_path
     assert_answers_like_torch(chain, bundle)
 
 
+class _InPlace(nn.Module):
+    """A stage that begins with an activation in place, and hands on what it was given and changed."""
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.act = nn.ReLU(inplace=True)
+        self.conv = nn.Conv2d(8 * k + 3, 8, 3, padding=1)
+        self.classifier = nn.Linear(8, 5)
+
+    def forward(self, image, *features):
+        features = [self.act(feature) for feature in features]
+        made = self.conv(torch.cat([image.sub_(0.1), *features], 1))
+        logits = self.classifier(made.mean((2, 3)))
+        return (logits,) if self.k == 2 else (logits, *features, made)
+
+
+def test_stages_that_work_in_place_are_exported_as_they_compute(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Module()
+    network.parts = nn.ModuleList([_InPlace(k) for k in range(3)])
+    network.stages = lambda: list(network.parts)
+    chain = chain_of_own_exits(network, PREPROCESSING, NAMES, name="in place")
+    assert_answers_like_torch(chain, export_to(tmp_path / "b", chain))
+    image = normalised(chain, pixels(chain, 2))
+    first, second, third = network.parts
+    with torch.no_grad():
+        logits, made = first(image.clone())
+        again, made, more = second(image.clone(), made)
+        for a, b in zip(
+            [logits, again, third(image.clone(), made, more)[0]], chain.reference(image), strict=True
+        ):
+            assert torch.equal(a, b)
+
+
 def test_branchynet_exports(tmp_path):
     network = example_network("branchy", "BranchyNet", classes=5).eval()
     chain = chain_of_own_exits(network, PREPROCESSING, NAMES, name="branchy")

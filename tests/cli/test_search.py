@@ -115,6 +115,19 @@ def test_finalists_that_all_take_too_long_are_told(weights, tmp_path, monkeypatc
     assert "Traceback" not in result.output
 
 
+def test_a_recipes_exit_weights_hold_unless_they_are_of_its_own_plan(weights, tmp_path):
+    recipe, said = tmp_path / "r.toml", 'exit_weights = "1,1,2"\n'
+    quick = ["--shared-epochs=0", "--evaluations=1", "--finalists=0", "--epochs=0", "--target=0.9"]
+    asked = options(weights, tmp_path / "m.pt", *quick, f"--recipe={recipe}")
+    recipe.write_text(said)
+    refused = run(*asked)
+    assert refused.exit_code == 2
+    assert "3 exit weights for 2 exits" in refused.stderr
+    recipe.write_text(said + 'plan = "uniform:0.3,0.3,0.4"\n')
+    result = run(*asked)
+    assert result.exit_code == 0, result.output
+
+
 def test_another_process_in_the_same_folder_is_waited_for(weights, tmp_path):
     (tmp_path / "m.run").mkdir()
     with lock_folder(tmp_path / "m.run"):

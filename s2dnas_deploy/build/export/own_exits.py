@@ -58,7 +58,7 @@ def chain_of_own_exits(
     def reference(image: Tensor) -> list[Tensor]:
         logits, given = [], ()
         for module in modules:
-            result, *given = module(image, *given)
+            result, *given = module(image.clone(), *given)  # a stage may work in place
             logits.append(result)
         return logits
 
@@ -89,7 +89,8 @@ class _OwnStage(nn.Module):
 
     def forward(self, image: Tensor, *shared: Tensor) -> tuple[Tensor, ...]:
         """Logits, then the features of the stage's own."""
-        features = dict(zip(self.takes, shared, strict=True))
+        image, *read = (x.clone() for x in (image, *shared))  # the module may work in place
+        features = dict(zip(self.takes, read, strict=True))
         passed_by = image.new_zeros(0)  # only handed on, never computed with
         logits, *given = self.module(image, *(features.get(i, passed_by) for i in range(self.count)))
         return (logits, *(given[i] for i in self.gives))
@@ -101,14 +102,15 @@ def _links(modules: Sequence[nn.Module], input_shape: tuple[int, ...], classes: 
     for k, module in enumerate(modules):
         inputs = [torch.randn(_BATCH, *input_shape, requires_grad=True)]
         inputs += [given.example.detach().clone().requires_grad_() for given in arriving]
-        outputs = _run(module, inputs, k)
+        given = [x.clone() for x in inputs]  # a stage may work in place, on tensors that are no leaves
+        outputs = _run(module, given, k)
         logits, *features = outputs
         if tuple(logits.shape) != (_BATCH, classes):
             raise ModelError(
                 f"stage {k} gives logits {list(logits.shape)} for {_BATCH} images, "
                 f"expected [{_BATCH}, {classes}]"
             )
-        leaving, own = _leaving(features, inputs[1:], arriving, k)
+        leaving, own = _leaving(features, given[1:], arriving, k)
         used = _used(inputs, [logits, *(features[i] for i in own)])
         takes = [i for i in range(len(arriving)) if used[1 + i]]
         links.append(
@@ -148,7 +150,9 @@ def _leaving(
     """What the next stage gets, and which of it this stage computed itself."""
     leaving, own = [], []
     for i, x in enumerate(features):
-        passed = next((given for given, y in zip(arriving, taken, strict=True) if y is x), None)
+        # Changed in place it is another tensor, though the same object.
+        same = (given for given, y in zip(arriving, taken, strict=True) if y is x and not y._version)
+        passed = next(same, None)
         if passed is not None:
             leaving.append(passed)
             continue
@@ -186,5 +190,5 @@ def _only_what_is_read(links: Sequence[Link]) -> tuple[Link, ...]:
 def _macs(module: nn.Module, inputs: Sequence[Tensor]) -> int:
     """Multiply-accumulates for one image, as torch counts them (it counts two operations for each)."""
     with FlopCounterMode(display=False) as counter:
-        module(*(x[:1].detach() for x in inputs))
+        module(*(x[:1].detach().clone() for x in inputs))
     return cast(int, counter.get_total_flops()) // 2
