@@ -147,7 +147,8 @@ def _remove_abandoned(parent: Path, name: str) -> None:
 
     Those still running hold a lock.
     """
-    for path in parent.glob(f".{name}.*.part"):
+    left = re.compile(rf"\.{re.escape(name)}\.[^.]+\.part")  # and not `.name.int8.….part`, another's
+    for path in [path for path in parent.iterdir() if left.fullmatch(path.name)]:
         try:
             with lock_folder(path):
                 if (path / OLD).exists() and not (parent / name).exists():

@@ -59,6 +59,10 @@ class Command(click.Command):
             if debug:
                 raise
             _end(f"error: {_of_system(error)}", 1)
+        except (MemoryError, RuntimeError) as error:
+            if debug or not _is_of_memory(error):
+                raise
+            _end(f"error: out of memory: {error}; a smaller batch takes less", 1)
         except KeyboardInterrupt:
             _end(self.interrupted, INTERRUPTED)
 
@@ -85,6 +89,12 @@ def _terminated_as_interrupted() -> Iterator[None]:
 _BUILD_ONLY = frozenset(
     {"torch", "onnx", "onnxsim", "safetensors", "sklearn", "matplotlib", "tomli", "optuna", "scipy"}
 )
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch says so in ways of its own."""
+    of_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or of_torch
 
 
 def _of_system(error: OSError) -> str:

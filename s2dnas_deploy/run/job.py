@@ -17,7 +17,7 @@ from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.bulk import Bulk, BulkOptions
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import Item, find_items
-from s2dnas_deploy.run.output import Output
+from s2dnas_deploy.run.output import Output, spelled
 from s2dnas_deploy.run.providers import is_choice
 from s2dnas_deploy.run.records import Format, Record, flat, format_of, header_of, line_of, record_of
 
@@ -247,7 +247,7 @@ def _check_same_items(written: Sequence[Record], items: Sequence[Item], output: 
         )
     for number, (record, item) in enumerate(zip(written, items, strict=False)):
         name = flat(item.name) if output.line_form == "csv" else item.name
-        if record["file"] != name:
+        if record["file"] not in (name, spelled(name)):
             raise OptionError(
                 f"{output.out}: image {number} was {record['file']}, now it is {item.name}; "
                 "resume with the same images"

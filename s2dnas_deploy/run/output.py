@@ -181,10 +181,11 @@ class Output:
 
 def _in_utf8(record: Record) -> Record:
     """The name of a file may hold bytes that are no text; Parquet takes text only: they are spelled out."""
-    return {key: _spelled(value) if isinstance(value, str) else value for key, value in record.items()}
+    return {key: spelled(value) if isinstance(value, str) else value for key, value in record.items()}
 
 
-def _spelled(text: str) -> str:
+def spelled(text: str) -> str:
+    """A text with the codes of those bytes that are no text."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

@@ -134,10 +134,10 @@ def make_session(graph: bytes | str, provider: Provider, *, threads: int | None 
             graph, options, providers=_in_order(provider, cores), enable_fallback=0
         )
     except Exception as error:  # onnxruntime's errors have no base of their own
-        reason = (str(error) or type(error).__name__).splitlines()[0]
         if provider.ort_name == _CPU:
-            raise BundleError(f"onnxruntime {onnxruntime.__version__} refuses a graph: {reason}") from error
-        raise ProviderError(f"--provider {provider.name} does not start: {reason}") from error
+            version = onnxruntime.__version__
+            raise BundleError(f"onnxruntime {version} refuses a graph: {reason(error)}") from error
+        raise ProviderError(f"--provider {provider.name} does not start: {reason(error)}") from error
     if session.get_providers()[0] != provider.ort_name:
         raise ProviderError(
             f"--provider {provider.name}: this onnxruntime has it, but would run the graph on "
@@ -154,6 +154,11 @@ def _in_order(provider: Provider, threads: int) -> list[tuple[str, dict[str, str
     if provider.else_on:
         asked += _in_order(PROVIDERS[provider.else_on], threads)
     return asked if asked[-1][0] == _CPU else [*asked, (_CPU, {})]
+
+
+def reason(error: Exception) -> str:
+    """What onnxruntime says, in a line."""
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def usable_cores() -> int:

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import onnxruntime
 
 from s2dnas_deploy.bundle.manifest import ANSWERS, CONFIDENCE, IMAGE, LABEL, PROBABILITIES, Manifest
-from s2dnas_deploy.run.providers import Provider, make_session
+from s2dnas_deploy.errors import ProviderError
+from s2dnas_deploy.run.providers import Provider, make_session, reason
 
 if TYPE_CHECKING:
     from s2dnas_deploy.bundle.bundle import Bundle
@@ -138,7 +139,13 @@ class Stages:
                 buffers.keep(stage, count, binding)
         else:  # onnxruntime copies an input to the device when it is bound, so it is bound every time
             binding = self._bind(stage, buffers, count, sizes or {})
-        self.sessions[stage].run_with_iobinding(binding)
+        try:
+            self.sessions[stage].run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime's errors have no base of their own
+            raise ProviderError(
+                f"stage {stage} failed on {count} images, on {self.provider.name}: {reason(error)}; "
+                "if memory ran out, give less at a time"
+            ) from error
 
     def _bind(self, stage: int, buffers: Buffers, count: int, sizes: Mapping[str, int]) -> Any:
         binding = self.sessions[stage].io_binding()

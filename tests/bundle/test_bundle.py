@@ -26,7 +26,7 @@ from s2dnas_deploy.bundle import manifest as manifest_module
 from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, verify_bundle
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.onnx_file import read_signature
-from s2dnas_deploy.bundle.saving import check_replaceable
+from s2dnas_deploy.bundle.saving import OLD, check_replaceable
 from s2dnas_deploy.cli import inspect
 from s2dnas_deploy.errors import BundleError, OptionError
 
@@ -328,8 +328,11 @@ def test_a_bundle_with_something_else_in_it_is_not_replaced(folder):
 def test_what_a_killed_export_left_is_removed_by_the_next(chain, tmp_path):
     (tmp_path / ".out.abc.part").mkdir()
     (tmp_path / ".out.abc.part" / "stage_0.onnx").write_text("half")
+    anothers = tmp_path / ".out.int8.abc.part"  # killed where it had moved the bundle out.int8 aside
+    (anothers / OLD).mkdir(parents=True)
     export_to(tmp_path / "out", chain)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [anothers.name, "out"]
+    assert (anothers / OLD).exists()
 
 
 @pytest.mark.slow

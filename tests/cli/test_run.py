@@ -142,13 +142,21 @@ def test_names_that_are_no_text(bundle, folder, tmp_path):
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
     shutil.copy(next(folder.rglob("*.png")), odd)
     out = tmp_path / "out.parquet"
-    command = [*RUN, "--bundle", str(bundle), "--quiet", "--out", str(out), "-"]
+    command = [*RUN, "--bundle", str(bundle), "--quiet", "--resume", "--out", str(out), "-"]
     strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
-    done = subprocess.run(command, input=os.fsencode(odd), env=strict, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    for _ in range(2):  # complete, there is nothing left to do
+        done = subprocess.run(command, input=os.fsencode(odd), env=strict, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr
     (row,) = pytest.importorskip("pyarrow.parquet").read_table(out).to_pylist()
     assert row["file"].endswith("caf\\udce9.png")
     assert row["exit"] in (0, 1, 2)
+
+
+def test_memory_that_runs_out_is_told(bundle, folder):
+    result = run("--bundle", bundle, folder, "--batch", 10**15)
+    assert result.exit_code == 1
+    assert "error: out of memory: " in result.stderr
+    assert "Traceback" not in result.output
 
 
 def test_archives_with_a_few_bytes_changed_are_answers_with_errors(bundle, tmp_path):

@@ -121,6 +121,22 @@ def test_every_stage_has_its_session_on_the_provider(tmp_path):
         assert [s.get_providers() for s in cascade.stages.sessions] == [["CPUExecutionProvider"]] * 3
 
 
+def test_a_stage_that_fails_while_it_runs_is_told(tmp_path):
+    class OutOfMemory:
+        def __init__(self, session):
+            self.io_binding = session.io_binding
+
+        def run_with_iobinding(self, binding):
+            raise RuntimeError("Failed to allocate memory\nand more")
+
+    with Cascade.load(scored_bundle(tmp_path / "b").folder, provider="cpu") as cascade:
+        cascade.stages.sessions = tuple(map(OutOfMemory, cascade.stages.sessions))
+        with pytest.raises(
+            ProviderError, match="stage 0 failed on 3 images, on cpu: Failed to allocate memory;"
+        ):
+            cascade.predict(np.zeros((3, 4, 1, 1), np.float32))
+
+
 def test_a_graph_that_onnxruntime_refuses_is_the_bundles_fault():
     with pytest.raises(BundleError, match=r"onnxruntime .* refuses a graph"):
         make_session(b"no graph", PROVIDERS["cpu"])

@@ -23,7 +23,10 @@ def choose_device(name: str) -> torch.device:
         raise OptionError("device cuda was asked for, but torch finds no GPU; use --device cpu")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise OptionError(f"no device {name!r}; expected auto, cpu, cuda or cuda:N")
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise OptionError(f"device {name} was asked for, but torch finds {torch.cuda.device_count()} GPUs")
+    return device
 
 
 def placed(
