@@ -11,7 +11,7 @@
     ├── CheckpointError             3   a weights file, a `model.pt` or a training checkpoint that is
     │                                   damaged, hostile or made for something else
     ├── BundleError                 3   a bundle that is damaged, hostile or of an unknown version
-    ├── ProviderError               4   the execution provider asked for is not there, or does not start
+    ├── ProviderError               4   the execution provider asked for is not there, or fails
     └── VerificationError           5   two computations that must agree do not
 
 A message says what was expected, what was found, where, and what to do. Only `cli/` prints it.
@@ -93,3 +93,8 @@ class VerificationError(S2dnasError):
     """Two computations that must agree do not."""
 
     exit_code = 5
+
+
+def in_a_line(error: BaseException) -> str:
+    """What another library's error says, its first line; its kind, where it says nothing."""
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -25,7 +25,7 @@ from s2dnas_deploy.build.network import MultiStageNetwork, weight_keys
 from s2dnas_deploy.build.operators import OPERATORS
 from s2dnas_deploy.bundle.files import write_atomically
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import CheckpointError, S2dnasError
+from s2dnas_deploy.errors import CheckpointError, S2dnasError, in_a_line
 from s2dnas_deploy.plan import Plan
 
 FORMAT = "s2dnas-model"
@@ -108,8 +108,7 @@ def read_document(path: Path) -> Mapping[str, Any]:
         document = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors and plain values, so it was not loaded: "
-            f"{str(error).splitlines()[0]}"
+            f"{path} holds more than tensors and plain values, so it was not loaded: {in_a_line(error)}"
         ) from error
     except Exception as error:  # torch raises many kinds on damaged archives
         raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error

@@ -6,8 +6,6 @@ Place in the flow: `CalibrationRequest` ──scores──▶ `Choice` ──▶
 import hashlib
 import math
 import os
-import statistics
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -37,9 +35,9 @@ from s2dnas_deploy.run.inputs import Item, find_items, truth_of
 from s2dnas_deploy.run.job import say_if_fallen_back
 from s2dnas_deploy.run.providers import choose_provider
 from s2dnas_deploy.run.scores import ExitScores, exit_scores, graphs_of
+from s2dnas_deploy.run.timing import stage_ms
 
-_TIMED_IMAGES = 200
-_WARM_UP = 20
+_TIMED_IMAGES = 32
 _TOO_GOOD = 4.0  # standard errors: once in 30,000 times by chance
 
 
@@ -331,16 +329,7 @@ def _against(request: CalibrationRequest, scores: ExitScores) -> Against:
 
 
 def _times_ms(cascade: Cascade, items: Sequence[Item]) -> list[float]:
-    """Milliseconds until each exit, one image at a time, on this device; medians over a few images."""
+    """Milliseconds until each exit, one image at a time, on this device."""
     step = max(1, len(items) // _TIMED_IMAGES)
     images = [cascade.reader.one(item.source) for item in items[::step][:_TIMED_IMAGES]]
-    seconds: list[list[float]] = [[] for _ in cascade.rules]
-    with cascade.seats(1) as seats:
-        for turn, image in enumerate([*images[:_WARM_UP], *images]):
-            seats.sit(image[None])
-            for k in range(len(cascade.rules)):
-                begun = time.perf_counter()
-                seats.run(k)
-                if turn >= min(_WARM_UP, len(images)):
-                    seconds[k].append(time.perf_counter() - begun)
-    return list(accumulate(1e3 * statistics.median(each) for each in seconds))
+    return list(accumulate(stage_ms(cascade, images)))

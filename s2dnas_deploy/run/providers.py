@@ -11,7 +11,7 @@ from typing import Any
 
 import onnxruntime
 
-from s2dnas_deploy.errors import BundleError, OptionError, ProviderError
+from s2dnas_deploy.errors import BundleError, OptionError, ProviderError, in_a_line
 
 _CPU = "CPUExecutionProvider"
 _BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -136,8 +136,8 @@ def make_session(graph: bytes | str, provider: Provider, *, threads: int | None 
     except Exception as error:  # onnxruntime's errors have no base of their own
         if provider.ort_name == _CPU:
             version = onnxruntime.__version__
-            raise BundleError(f"onnxruntime {version} refuses a graph: {reason(error)}") from error
-        raise ProviderError(f"--provider {provider.name} does not start: {reason(error)}") from error
+            raise BundleError(f"onnxruntime {version} refuses a graph: {in_a_line(error)}") from error
+        raise ProviderError(f"--provider {provider.name} does not start: {in_a_line(error)}") from error
     if session.get_providers()[0] != provider.ort_name:
         raise ProviderError(
             f"--provider {provider.name}: this onnxruntime has it, but would run the graph on "
@@ -154,11 +154,6 @@ def _in_order(provider: Provider, threads: int) -> list[tuple[str, dict[str, str
     if provider.else_on:
         asked += _in_order(PROVIDERS[provider.else_on], threads)
     return asked if asked[-1][0] == _CPU else [*asked, (_CPU, {})]
-
-
-def reason(error: Exception) -> str:
-    """What onnxruntime says, in a line."""
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def usable_cores() -> int:

@@ -17,7 +17,6 @@ from s2dnas_deploy.run.cascade import Prediction
 from s2dnas_deploy.run.inputs import Item
 
 Format = Literal["jsonl", "csv", "parquet"]
-FORMATS: tuple[Format, ...] = ("jsonl", "csv", "parquet")
 _ENDINGS: Mapping[str, Format] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",

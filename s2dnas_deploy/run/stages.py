@@ -15,8 +15,8 @@ import numpy.typing as npt
 import onnxruntime
 
 from s2dnas_deploy.bundle.manifest import ANSWERS, CONFIDENCE, IMAGE, LABEL, PROBABILITIES, Manifest
-from s2dnas_deploy.errors import ProviderError
-from s2dnas_deploy.run.providers import Provider, make_session, reason
+from s2dnas_deploy.errors import ProviderError, in_a_line
+from s2dnas_deploy.run.providers import Provider, make_session
 
 if TYPE_CHECKING:
     from s2dnas_deploy.bundle.bundle import Bundle
@@ -143,7 +143,7 @@ class Stages:
             self.sessions[stage].run_with_iobinding(binding)
         except Exception as error:  # onnxruntime's errors have no base of their own
             raise ProviderError(
-                f"stage {stage} failed on {count} images, on {self.provider.name}: {reason(error)}; "
+                f"stage {stage} failed on {count} images, on {self.provider.name}: {in_a_line(error)}; "
                 "if memory ran out, give less at a time"
             ) from error
 

@@ -1,8 +1,8 @@
-"""How long stages take on this device, one image at a time, in turns with a reference.
+"""How long stages take on this device, one image at a time: by themselves, or in turns with a reference.
 
-Place in the flow: bundles + an image ──▶ `StageTimes`. A shared machine's clock wanders; what was
-measured in the same moments does not, relative to each other. So every bundle is timed in blocks that
-alternate with blocks of the reference, and both are kept.
+Place in the flow: bundles + images ──▶ `StageTimes`, or milliseconds. A shared machine's clock wanders; what
+was measured in the same moments does not, relative to each other. So a bundle is timed in blocks, where there
+is a reference in turns with blocks of that, and both are kept.
 """
 
 import statistics
@@ -41,6 +41,13 @@ def time_stages(cascade: Cascade, reference: Cascade, images: Sequence[Array]) -
         stage_ms=tuple(reference_ms * statistics.median(each) for each in zip(*shares, strict=True)),
         reference_ms=reference_ms,
     )
+
+
+def stage_ms(cascade: Cascade, images: Sequence[Array]) -> tuple[float, ...]:
+    """Milliseconds of each stage, nobody leaving, on single images as the graphs take them."""
+    _block(cascade, images)  # to warm up
+    blocks = [_block(cascade, images) for _ in range(_BLOCKS)]
+    return tuple(1e3 * statistics.median(each) for each in zip(*blocks, strict=True))
 
 
 def _block(cascade: Cascade, images: Sequence[Array]) -> list[float]:

@@ -29,7 +29,7 @@ from s2dnas_deploy.build.export.confidence import probabilities_and_confidence
 from s2dnas_deploy.bundle.exits import ExitRule
 from s2dnas_deploy.bundle.manifest import ANSWERS, IMAGE, rows_of
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import ModelError
+from s2dnas_deploy.errors import ModelError, in_a_line
 
 TRACED_BATCH = 2
 
@@ -140,7 +140,7 @@ def to_onnx(graph: StageGraph) -> onnx.ModelProto:
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise ModelError(
                 f"torch cannot write this network as ONNX with opset {graph.form.opset}: "
-                f"{str(error).splitlines()[0]}; another --opset may help"
+                f"{in_a_line(error)}; another --opset may help"
             ) from error
     model = onnx.load_model_from_string(stream.getvalue())
     _state_shapes(model, graph)

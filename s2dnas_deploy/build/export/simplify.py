@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import onnxsim
 
-from s2dnas_deploy.errors import VerificationError
+from s2dnas_deploy.errors import VerificationError, in_a_line
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 _TOLERANCE = 1e-5
@@ -39,7 +39,7 @@ def simplify(model: onnx.ModelProto, inputs: Arrays) -> Simplified:
         if _signature(simpler) != _signature(model):
             problem = "simplification changed its inputs or outputs"
     except Exception as error:  # onnxsim, onnx and onnxruntime each raise kinds of their own
-        problem = f"simplification failed: {(str(error) or type(error).__name__).splitlines()[0]}"
+        problem = f"simplification failed: {in_a_line(error)}"
     return Simplified(model=model if problem else simpler, outputs=outputs, kept_because=problem)
 
 
