@@ -121,7 +121,8 @@ def main(
     cascades = {name: load_model(Path(path)) for name, _, path in (each.partition("=") for each in networks)}
     splits = splits_of(static, data)
     assert splits.test is not None, "the data has no test images"
-    shown, truth = pixels(splits.test)[:timed], splits.test.labels.numpy()[:timed]
+    chosen = splits.test.evenly(timed)  # of every class, for folders come one after the other
+    shown, truth = pixels(chosen), chosen.labels.numpy()
     samples = images_from(data, static)
     bundle = bundle_of(static, samples, split=True, precision="float32")
     with Console() as console:

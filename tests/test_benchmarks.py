@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("search_strategies", "search_strategies", lambda record: record["rows"]),
         ("guarantee", "guarantee", lambda record: record["rows"]),
         ("peers", "peers", lambda record: record),
+        ("peers", "peers_vgg16_bn", lambda record: record),
+        ("peers", "peers_mobilenet_v2", lambda record: record),
         ("end_to_end", "end_to_end", lambda record: record["rows"]),
     ],
 )
