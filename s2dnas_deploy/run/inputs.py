@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from s2dnas_deploy.bundle.numpy_file import arrays_in
 from s2dnas_deploy.bundle.pixels import SUFFIXES, readable_formats
 from s2dnas_deploy.errors import DataError
 
@@ -182,10 +183,7 @@ def _in_archive(path: str, labels: Sequence[str]) -> Iterator[Item]:
 
 def _arrays_in(path: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
     try:
-        # Opened here, for np.load leaves a damaged file open.
-        with open(path, "rb") as file:
-            content = np.load(file, allow_pickle=False)
-            arrays = {key: content[key] for key in content.files} if hasattr(content, "files") else content
+        arrays = arrays_in(path)
     except FileNotFoundError as problem:
         raise DataError(f"{path}: no such file") from problem
     except Exception as problem:  # numpy and zipfile raise almost anything on damaged bytes

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from s2dnas_deploy.bundle.numpy_file import arrays_in
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.reporter import Progress
 from s2dnas_deploy.run.cascade import Cascade
@@ -86,7 +87,7 @@ def measure_profile(folder: Path, *, provider: str, threads: int | None, progres
                 times[name] = time_stages(cascade, reference, images)
             progress(done + 1, len(plans), "")
         device = device_here(provider=reference.provider, threads=threads)
-        shape = tuple(reference.manifest.preprocessing.input_shape)
+        shape = reference.manifest.preprocessing.input_shape
     return Profile(device=device, times=times, plans=plans, input_shape=shape)
 
 
@@ -107,8 +108,10 @@ def _images_in(folder: Path) -> list[npt.NDArray[Any]]:
     """The images to run the probes on."""
     path = folder / IMAGES
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return list(archive["images"])
+        arrays = arrays_in(path)
+        if isinstance(arrays, np.ndarray):
+            raise ValueError("a single array")
+        return list(arrays["images"])
     except Exception as problem:  # numpy and zipfile raise almost anything on damaged bytes
         raise DataError(
             f"{path}: expected images that s2dnas-search --write-probes wrote, got {problem!r}"

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from s2dnas_deploy.bundle.files import write_atomically
 from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.bundle.numpy_file import arrays_in
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.run.bulk import BulkOptions, decoded
 from s2dnas_deploy.run.cascade import Cascade
@@ -80,9 +81,9 @@ class ExitScores:
     def load(path: Path) -> "ExitScores":
         """Read what `save` wrote."""
         try:
-            with path.open("rb") as file:
-                archive = np.load(file, allow_pickle=False)
-                arrays = {key: archive[key] for key in archive.files}
+            arrays = arrays_in(path)
+            if isinstance(arrays, np.ndarray):
+                raise ValueError("a single array")
             return ExitScores(
                 label=arrays["label"],
                 confidence=arrays["confidence"],

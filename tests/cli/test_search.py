@@ -101,6 +101,7 @@ def test_another_target_keeps_the_shared_weights_and_all_that_was_tried(weights,
     assert "plans.jsonl was of another search: it is kept as plans-1.jsonl" in again.stderr
     assert (tmp_path / "m.run/plans-1.jsonl").read_bytes() == tried
     assert shared.stat().st_mtime_ns == before
+    assert "resuming" not in again.stderr
 
 
 def test_finalists_that_all_take_too_long_are_told(weights, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from s2dnas_deploy.build.images.arrays import array_images
 from s2dnas_deploy.build.images.splits import Index, UnreadImages, UnreadSplits
+from s2dnas_deploy.bundle.numpy_file import arrays_in
 from s2dnas_deploy.bundle.pixels import InputFormat, as_planes
 from s2dnas_deploy.errors import DataError
 
@@ -33,17 +34,15 @@ def find_archive(path: Path, wanted: InputFormat) -> UnreadSplits:
 
 def _arrays_in(path: Path) -> Mapping[str, NDArray[Any]]:
     try:
-        # Opened here, for np.load leaves a damaged file open.
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            return {key: archive[key] for key in archive.files}
+        arrays = arrays_in(path)
+        if isinstance(arrays, np.ndarray):
+            raise ValueError("a single array")
     except Exception as problem:  # numpy and zipfile raise almost anything on damaged bytes
         raise DataError(
             f"{path}: expected a NumPy archive of plain arrays (no Python objects), got: {problem}."
             " Write it anew with np.savez(path, x_train=..., y_train=...)."
         ) from problem
+    return arrays
 
 
 def _train_keys(arrays: Mapping[str, NDArray[Any]], path: Path) -> tuple[str, str]:
