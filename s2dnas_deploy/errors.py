@@ -95,6 +95,26 @@ class VerificationError(S2dnasError):
     exit_code = 5
 
 
+_LONGEST_QUOTE = 100
+
+
 def in_a_line(error: BaseException) -> str:
     """What another library's error says, its first line; its kind, where it says nothing."""
-    return (str(error) or type(error).__name__).splitlines()[0]
+    lines = str(error).splitlines()
+    return shortened(lines[0] if lines else type(error).__name__, 300)
+
+
+def shown(value: object) -> str:
+    """A value from a file as a message may quote it: in one line, and no longer than a person reads."""
+    try:
+        return shortened(repr(value), _LONGEST_QUOTE)
+    except (ValueError, RecursionError):  # whole numbers of thousands of digits, lists in lists in lists
+        return f"a {type(value).__name__}"
+
+
+def shortened(text: str, longest: int) -> str:
+    """The text, its middle left out if it is longer than so many characters."""
+    if len(text) <= longest:
+        return text
+    head = (longest - 3) * 2 // 3
+    return f"{text[:head]} … {text[len(text) - (longest - 3 - head) :]}"

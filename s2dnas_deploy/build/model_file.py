@@ -23,9 +23,9 @@ from s2dnas_deploy.build.graph import INPUT, ChannelGraph
 from s2dnas_deploy.build.groups import divide_into_groups
 from s2dnas_deploy.build.network import MultiStageNetwork, weight_keys
 from s2dnas_deploy.build.operators import OPERATORS
-from s2dnas_deploy.bundle.files import write_atomically
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import CheckpointError, S2dnasError, in_a_line
+from s2dnas_deploy.files.atomic import write_atomically
 from s2dnas_deploy.plan import Plan
 
 FORMAT = "s2dnas-model"

@@ -24,8 +24,8 @@ from s2dnas_deploy.build.division import Division
 from s2dnas_deploy.build.graph import Node
 from s2dnas_deploy.build.network import MultiStageNetwork
 from s2dnas_deploy.build.operators import OPERATORS
-from s2dnas_deploy.bundle.files import write_atomically
 from s2dnas_deploy.errors import S2dnasError
+from s2dnas_deploy.files.atomic import write_atomically
 from s2dnas_deploy.plan import OUTPUT
 
 Point = tuple[float, float]

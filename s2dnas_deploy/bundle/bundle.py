@@ -25,8 +25,8 @@ from s2dnas_deploy.bundle.manifest import (
     GraphFile,
     Manifest,
 )
-from s2dnas_deploy.bundle.onnx_file import GraphValue, read_signature
 from s2dnas_deploy.errors import BundleError
+from s2dnas_deploy.files.onnx_file import GraphValue, read_signature
 
 MACS = "s2dnas.macs"  # in a graph's metadata: its MACs for one image
 MANIFEST, LABELS, CARD, SUMS = "manifest.json", "labels.txt", "README.md", "SHA256SUMS"

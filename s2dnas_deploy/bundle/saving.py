@@ -14,9 +14,9 @@ from pathlib import Path
 
 from s2dnas_deploy.bundle.bundle import CARD, MANIFEST, SUMS, Bundle, is_bundle, load_bundle, sums_of
 from s2dnas_deploy.bundle.card import readme
-from s2dnas_deploy.bundle.files import lock_folder, sync_folder, write_text_atomically
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import BundleError, OptionError
+from s2dnas_deploy.files.atomic import lock_folder, sync_folder, write_text_atomically
 
 OLD = "old"
 _UNFINISHED = re.compile(r"\..*\.part")

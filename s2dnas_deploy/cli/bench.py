@@ -116,7 +116,7 @@ def measure(**options: Any) -> None:
     s2dnas-bench probes/ --out device.json
     """  # noqa: D301
     from s2dnas_deploy.bundle.bundle import MANIFEST
-    from s2dnas_deploy.bundle.files import check_writable
+    from s2dnas_deploy.files.atomic import check_writable
     from s2dnas_deploy.run.profile import PROBES
 
     options["folder"] = _named(options["folder"], options.pop("bundle"))
@@ -167,8 +167,8 @@ def _named(folder: Path | None, bundle: Path | None) -> Path:
 
 def _time_probes(options: dict[str, Any]) -> None:
     """A device profile for a search."""
-    from s2dnas_deploy.bundle.files import check_writable, write_text_atomically
     from s2dnas_deploy.cli.console import Console
+    from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
     from s2dnas_deploy.run.profile import measure_profile
 
     threads = options["threads"] or (1,)
@@ -358,8 +358,8 @@ def _show(report: "Report", options: dict[str, Any]) -> None:
     """The table, and whatever is to be written: the table first, for a disk may be full."""
     from dataclasses import asdict
 
-    from s2dnas_deploy.bundle.files import write_text_atomically
     from s2dnas_deploy.cli.bench_text import report_csv, report_text
+    from s2dnas_deploy.files.atomic import write_text_atomically
     from s2dnas_deploy.run.bench.page import page_of
     from s2dnas_deploy.run.bench.summary import summarise
 

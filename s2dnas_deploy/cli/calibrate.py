@@ -126,8 +126,8 @@ def calibrate(**options: Any) -> None:
     """  # noqa: D301
     check_bundle_is_named(options["bundle"], options["images"])
     request = _request(options)
-    from s2dnas_deploy.bundle.files import check_writable, write_text_atomically
     from s2dnas_deploy.cli.console import Console
+    from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
     from s2dnas_deploy.run.calibration import calibrate as run_calibration
     from s2dnas_deploy.run.plot import calibration_svg
 

@@ -70,7 +70,7 @@ def inspect(**options: Any) -> None:
         save_picture(subject.network, options["picture"], title=subject.document["name"])
         click.echo(f"wrote {options['picture']}", err=True)
     if options["write_plan"] is not None:
-        from s2dnas_deploy.bundle.files import write_text_atomically
+        from s2dnas_deploy.files.atomic import write_text_atomically
 
         write_text_atomically(options["write_plan"], subject.network.division.plan.to_json())
         click.echo(f"wrote {options['write_plan']}", err=True)

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from s2dnas_deploy.bundle.numpy_file import arrays_in
 from s2dnas_deploy.bundle.pixels import SUFFIXES, readable_formats
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.files.numpy_file import arrays_in
 
 ARCHIVES = (".npz", ".npy")
 _NETWORKS = (".pt", ".pth", ".th", ".onnx", ".safetensors")

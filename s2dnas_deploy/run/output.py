@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from s2dnas_deploy.bundle.files import sync_folder, write_text_atomically
 from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.files.atomic import sync_folder, write_text_atomically
 from s2dnas_deploy.run.records import COLUMNS, Format, Record, header_of, record_in
 
 _ROWS = 20_000

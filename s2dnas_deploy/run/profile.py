@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from s2dnas_deploy.bundle.numpy_file import arrays_in
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.files.numpy_file import arrays_in
 from s2dnas_deploy.reporter import Progress
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.environment import processor

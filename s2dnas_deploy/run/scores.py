@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from s2dnas_deploy.bundle.files import write_atomically
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.bundle.numpy_file import arrays_in
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.files.atomic import write_atomically
+from s2dnas_deploy.files.numpy_file import arrays_in
 from s2dnas_deploy.run.bulk import BulkOptions, decoded
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import Item, truth_of

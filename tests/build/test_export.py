@@ -24,9 +24,9 @@ from s2dnas_deploy.build.export.verify import verify
 from s2dnas_deploy.build.stages import StageNetwork, run_chain, slice_stages
 from s2dnas_deploy.build.static_network import read_network
 from s2dnas_deploy.bundle.exits import RULES
-from s2dnas_deploy.bundle.onnx_file import read_signature
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import ModelError, OptionError, VerificationError
+from s2dnas_deploy.files.onnx_file import read_signature
 from s2dnas_deploy.run.chain import StageSession
 from s2dnas_deploy.run.chain import run_chain as run_bundle
 

@@ -25,10 +25,10 @@ from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bundle import manifest as manifest_module
 from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, verify_bundle
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.bundle.onnx_file import read_signature
 from s2dnas_deploy.bundle.saving import OLD, check_replaceable
 from s2dnas_deploy.cli import inspect
 from s2dnas_deploy.errors import BundleError, OptionError
+from s2dnas_deploy.files.onnx_file import read_signature
 
 SCHEMA = json.loads(Path(manifest_module.__file__).with_name("manifest.schema.json").read_text())
 

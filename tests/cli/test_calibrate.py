@@ -21,10 +21,10 @@ from small_networks import residual
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bundle import saving
 from s2dnas_deploy.bundle.bundle import load_bundle, verify_bundle
-from s2dnas_deploy.bundle.files import lock_folder
 from s2dnas_deploy.bundle.saving import replace_manifest, save_bundle
 from s2dnas_deploy.cli import calibrate as command
 from s2dnas_deploy.errors import BundleError
+from s2dnas_deploy.files.atomic import lock_folder
 from s2dnas_deploy.run.cascade import Cascade
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from PIL import Image
 
 from s2dnas_deploy.build.images.digits import digit_pixels
-from s2dnas_deploy.bundle.files import write_text_atomically
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.files.atomic import write_text_atomically
 from s2dnas_deploy.reporter import Reporter, counted
 
 README, NET, IMAGES = "README.txt", "net.py", "images"

@@ -12,7 +12,7 @@ import numpy as np
 
 from s2dnas_deploy.build.export.samples import pixels_of
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
-from s2dnas_deploy.bundle.files import write_atomically
+from s2dnas_deploy.files.atomic import write_atomically
 
 
 def save_held_out(splits: ImageSplits, folder: Path) -> list[Path]:

@@ -22,10 +22,10 @@ from s2dnas_deploy.build.model_file import Model, load_model
 from s2dnas_deploy.build.source import build_network, load_weights
 from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, source_digest, static_beside
-from s2dnas_deploy.bundle.files import write_atomically
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import check_replaceable
 from s2dnas_deploy.errors import BundleError, DataError, OptionError
+from s2dnas_deploy.files.atomic import write_atomically
 from s2dnas_deploy.reporter import Reporter, counted
 
 _CALIBRATION_IMAGES = 512

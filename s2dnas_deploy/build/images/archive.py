@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from s2dnas_deploy.build.images.arrays import array_images
 from s2dnas_deploy.build.images.splits import Index, UnreadImages, UnreadSplits
-from s2dnas_deploy.bundle.numpy_file import arrays_in
 from s2dnas_deploy.bundle.pixels import InputFormat, as_planes
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.files.numpy_file import arrays_in
 
 _TRAIN_KEYS = (("x_train", "y_train"), ("images", "labels"), ("x", "y"))
 

@@ -31,7 +31,7 @@ from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
 from s2dnas_deploy.build.training.devices import choose_device
 from s2dnas_deploy.build.training.session import Prepared, static_accuracy
 from s2dnas_deploy.build.training.settings import Settings
-from s2dnas_deploy.bundle.files import write_text_atomically
+from s2dnas_deploy.files.atomic import write_text_atomically
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.reporter import Reporter

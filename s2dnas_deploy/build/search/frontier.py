@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from s2dnas_deploy.build.search.trials import Trial
-from s2dnas_deploy.bundle.files import write_atomically
+from s2dnas_deploy.files.atomic import write_atomically
 
 
 def plot_frontier(

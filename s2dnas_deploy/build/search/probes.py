@@ -20,7 +20,7 @@ from s2dnas_deploy.build.network import as_network, carry_over
 from s2dnas_deploy.build.search.by_hand import all_uniform_choices, largest, smallest
 from s2dnas_deploy.build.search.space import SearchSpace
 from s2dnas_deploy.build.training.session import Prepared
-from s2dnas_deploy.bundle.files import write_atomically, write_text_atomically
+from s2dnas_deploy.files.atomic import write_atomically, write_text_atomically
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.reporter import Progress, Reporter

@@ -48,8 +48,8 @@ from s2dnas_deploy.build.training.session import (
     train_plan,
     with_trained_static,
 )
-from s2dnas_deploy.bundle.files import alone_in, check_writable, free_name, write_text_atomically
 from s2dnas_deploy.errors import CheckpointError, OptionError
+from s2dnas_deploy.files.atomic import alone_in, check_writable, free_name, write_text_atomically
 from s2dnas_deploy.reporter import Reporter
 
 STRATEGIES: Mapping[str, Strategy] = {

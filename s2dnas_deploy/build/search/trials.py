@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 
 from s2dnas_deploy.build.search.reward import Worth
 from s2dnas_deploy.build.search.space import Choices, SearchSpace
-from s2dnas_deploy.bundle.files import free_name, write_text_atomically
 from s2dnas_deploy.errors import CheckpointError, PlanError
+from s2dnas_deploy.files.atomic import free_name, write_text_atomically
 from s2dnas_deploy.plan import Plan
 
 JudgeMany = Callable[[Sequence[Choices]], Iterable[Worth]]

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s2dnas_deploy.bundle.files import write_atomically
 from s2dnas_deploy.errors import CheckpointError
+from s2dnas_deploy.files.atomic import write_atomically
 
 FORMAT = "s2dnas-training"
 

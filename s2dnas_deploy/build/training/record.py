@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from s2dnas_deploy.bundle.files import write_atomically, write_text_atomically
+from s2dnas_deploy.files.atomic import write_atomically, write_text_atomically
 
 
 def write_metrics(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:

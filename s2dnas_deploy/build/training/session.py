@@ -24,9 +24,9 @@ from s2dnas_deploy.build.training.first_words import cautions, shortfall, static
 from s2dnas_deploy.build.training.loop import Task, accuracy, check_images, train
 from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.build.training.settings import Settings
-from s2dnas_deploy.bundle.files import alone_in, check_writable
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import CheckpointError, ModelError
+from s2dnas_deploy.files.atomic import alone_in, check_writable
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter, counted
 

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from s2dnas_deploy.bundle.bundle import own_static, static_beside, verify_bundle
-from s2dnas_deploy.bundle.files import write_atomically
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import BundleError, DataError, OptionError, S2dnasError
+from s2dnas_deploy.files.atomic import write_atomically
 from s2dnas_deploy.run.baseline import Baseline
 from s2dnas_deploy.run.bench.answers import refuse_noise
 from s2dnas_deploy.run.bench.wheel import write_wheel

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.run.bench.document import from_document
+from s2dnas_deploy.files.document import from_document
 from s2dnas_deploy.run.calibrate import Point
 from s2dnas_deploy.run.environment import Environment
 

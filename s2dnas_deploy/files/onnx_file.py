@@ -1,6 +1,6 @@
 """What an ONNX file says of itself, read without the onnx package: inputs, outputs, and data kept elsewhere.
 
-Part of the bridge: a device checks a graph before onnxruntime sees it. An ONNX file is a protocol buffer,
+Place in the flow: a device checks a graph before onnxruntime sees it. An ONNX file is a protocol buffer,
 that is, a list of (field number, type, value); only the few fields named below are looked at, the others
 skipped. It must not interpret weights or nodes: that is onnxruntime's work.
 """
