@@ -1,15 +1,22 @@
-"""What an ONNX file says of itself, read without the onnx package: inputs, outputs, and data kept elsewhere.
+"""What an ONNX file says of itself, read without the onnx package: inputs, outputs, and that it is whole.
 
-Place in the flow: a device checks a graph before onnxruntime sees it. An ONNX file is a protocol buffer,
-that is, a list of (field number, type, value); only the few fields named below are looked at, the others
-skipped. It must not interpret weights or nodes: that is onnxruntime's work.
+Place in the flow: a device checks a graph before onnxruntime sees it. A graph may name other files: tensors
+with data outside, nodes of a compiled context. None may, here, for a bundle comes from anyone's hands and
+onnxruntime would read them. So every message of the file is visited, by `onnx_schema`, and what is
+not known is refused: to pass over it would be to trust that onnxruntime passes over it, too.
+
+Limits: a million fields in all, and messages 100 deep, which is what onnxruntime's own reader allows.
+Reading takes a time that is linear in the number of fields; weights are not looked at.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from s2dnas_deploy.errors import BundleError
+from s2dnas_deploy.errors import BundleError, shown
+from s2dnas_deploy.files.onnx_schema import MESSAGES, Field
+from s2dnas_deploy.files.protobuf import BYTES, EIGHT_BYTES, FOUR_BYTES, NUMBER, Allowance, fields_of
 
+_MOST_FIELDS = 1_000_000
+_DEEPEST = 100
 _TYPES = {
     1: "float32",
     2: "uint8",
@@ -20,19 +27,22 @@ _TYPES = {
     10: "float16",
     11: "float64",
 }
-_EXTERNAL = 1
-_DEEPEST = 64  # graphs within attributes within graphs
+_WIRE = {"int64": NUMBER, "int32": NUMBER, "float": FOUR_BYTES, "double": EIGHT_BYTES}  # others: BYTES
+_OUTSIDE = "the ONNX file refers to data in another file; expected one that is whole in itself"
+_REFUSED = {
+    ("tensor", 13): _OUTSIDE,  # external_data
+    ("model", 20): "the ONNX file holds graphs for training; export the network for inference",
+}
+_DATA_LOCATION, _OPERATOR = ("tensor", 14), ("node", 4)
+_READS_FILES = b"EPContext"  # a compiled graph of some provider, which may lie in another file
+_OTHER_FORMAT = (
+    slice(4, 8),
+    b"ORTM",
+)  # how onnxruntime knows its own format, which it would read by other rules
 
-# Field numbers in onnx.proto3, by message.
-_MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
-_GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
-_NODE_ATTRIBUTE, _FUNCTION_NODE = 5, 7
-_ATTRIBUTE_TENSOR, _ATTRIBUTE_GRAPH, _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS = 5, 6, 10, 11
-_ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES = 22, 23
-_SPARSE_PARTS = (1, 2)
-_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
-_VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_ELEMENT, _TENSOR_SHAPE = 1, 2, 1, 1, 2
-_SHAPE_DIMENSION, _DIMENSION_VALUE = 1, 1
+# Fields by their numbers, of the messages that tell inputs and outputs.
+_GRAPH, _INPUT, _OUTPUT, _NAME, _TYPE = 7, 11, 12, 1, 2
+_TENSOR, _ELEMENT, _SHAPE, _DIMENSION, _SIZE = 1, 1, 2, 1, 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,131 +64,92 @@ class GraphSignature:
 
 def read_signature(content: bytes) -> GraphSignature:
     """The inputs and outputs of an ONNX file that is whole and keeps all its data within itself."""
-    view = memoryview(content)
-    graphs = [part for number, part in _fields(view) if number == _MODEL_GRAPH]
-    if len(graphs) != 1 or not isinstance(graphs[0], memoryview):
-        raise BundleError(f"expected an ONNX file with one graph, found {len(graphs)}")
-    _refuse_external_data(view)
+    place, mark = _OTHER_FORMAT
+    if content[place] == mark:
+        raise BundleError("expected an ONNX file, got one in onnxruntime's own format")
+    model, allowance = memoryview(content), Allowance(fields=_MOST_FIELDS)
+    _check(model, "model", allowance, 0)
+    graphs = _parts(model, _GRAPH)
+    if not graphs:
+        raise BundleError("expected an ONNX file with a graph, found none in it")
     return GraphSignature(
-        inputs=tuple(_value(part) for part in _messages(graphs[0], _GRAPH_INPUT)),
-        outputs=tuple(_value(part) for part in _messages(graphs[0], _GRAPH_OUTPUT)),
+        inputs=tuple(_value(each) for each in _parts(graphs[0], _INPUT)),
+        outputs=tuple(_value(each) for each in _parts(graphs[0], _OUTPUT)),
     )
 
 
-# --- data kept in other files ------------------------------------------------------------------------------
+# --- every message, whatever it says -----------------------------------------------------------------------
 
 
-def _refuse_external_data(model: memoryview) -> None:
-    for graph in _messages(model, _MODEL_GRAPH):
-        _check_graph(graph, 0)
-    for function in _messages(model, _MODEL_FUNCTIONS):
-        for node in _messages(function, _FUNCTION_NODE):
-            _check_node(node, 0)
-
-
-def _check_graph(graph: memoryview, depth: int) -> None:
+def _check(message: memoryview, kind: str, allowance: Allowance, depth: int) -> None:
+    """Refuse a message that has anything in it that is not known, said twice, or outside of the file."""
     if depth > _DEEPEST:
-        raise BundleError(f"the ONNX file nests graphs more than {_DEEPEST} deep")
-    for tensor in _messages(graph, _GRAPH_INITIALIZER):
-        _check_tensor(tensor)
-    for sparse in _messages(graph, _GRAPH_SPARSE):
-        _check_sparse(sparse)
-    for node in _messages(graph, _GRAPH_NODE):
-        _check_node(node, depth)
+        raise BundleError(f"the ONNX file has messages more than {_DEEPEST} deep")
+    known = MESSAGES[kind]
+    said: set[int | str] = set()
+    for number, wire, value in fields_of(message, allowance):
+        field = known.get(number)
+        if field is None:
+            raise BundleError(_REFUSED.get((kind, number), _unknown(kind, number)))
+        once = field.one_of or number
+        if not field.many and once in said:
+            raise BundleError(f"the ONNX file says field {number} of a {kind} twice, which has two meanings")
+        said.add(once)
+        if wire != _WIRE.get(field.scalar or "", BYTES) and not _is_packed(field, wire):
+            raise BundleError(_unknown(kind, number))
+        if field.message is not None and isinstance(value, memoryview):
+            _check(value, field.message, allowance, depth + 1)
+        elif isinstance(value, int):
+            _check_number(value, field, (kind, number))
+        elif (kind, number) == _OPERATOR and bytes(value) == _READS_FILES:
+            raise BundleError("the ONNX file has an EPContext node, which may read other files")
 
 
-def _check_node(node: memoryview, depth: int) -> None:
-    for attribute in _messages(node, _NODE_ATTRIBUTE):
-        for number in (_ATTRIBUTE_TENSOR, _ATTRIBUTE_TENSORS):
-            for tensor in _messages(attribute, number):
-                _check_tensor(tensor)
-        for number in (_ATTRIBUTE_SPARSE, _ATTRIBUTE_SPARSES):
-            for sparse in _messages(attribute, number):
-                _check_sparse(sparse)
-        for number in (_ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS):
-            for graph in _messages(attribute, number):
-                _check_graph(graph, depth + 1)
+def _check_number(value: int, field: Field, place: tuple[str, int]) -> None:
+    if place == _DATA_LOCATION and value != 0:
+        raise BundleError(_OUTSIDE)
+    if field.scalar == "int32" and not field.many and value >= 2**31:  # of 32 bits, others would be kept
+        raise BundleError(f"the ONNX file has an impossible number in field {place[1]} of a {place[0]}")
 
 
-def _check_sparse(sparse: memoryview) -> None:
-    for number in _SPARSE_PARTS:
-        for tensor in _messages(sparse, number):
-            _check_tensor(tensor)
+def _is_packed(field: Field, wire: int) -> bool:
+    """Whether numbers stand one after the other in one field, as a writer may choose."""
+    return field.many and field.scalar in _WIRE and wire == BYTES
 
 
-def _check_tensor(tensor: memoryview) -> None:
-    for number, part in _fields(tensor):
-        if number == _TENSOR_EXTERNAL_DATA or (number == _TENSOR_DATA_LOCATION and part == _EXTERNAL):
-            raise BundleError("the ONNX file refers to data in another file; a bundle's graphs are whole")
+def _unknown(kind: str, number: int) -> str:
+    return f"the ONNX file has a field that no {kind} of ONNX has (number {number}), or is damaged"
 
 
-# --- inputs and outputs ------------------------------------------------------------------------------------
+# --- inputs and outputs of a file that was checked: what it says, it says once ------------------------------
 
 
 def _value(value: memoryview) -> GraphValue:
-    names = _messages(value, _VALUE_NAME)
-    tensors = [t for kind in _messages(value, _VALUE_TYPE) for t in _messages(kind, _TYPE_TENSOR)]
-    if len(names) != 1 or len(tensors) != 1:
+    names = _parts(value, _NAME)
+    tensors = [tensor for kind in _parts(value, _TYPE) for tensor in _parts(kind, _TENSOR)]
+    if not names or not tensors:
         raise BundleError("the ONNX file has an input or output that is no tensor with a name")
-    element = next((part for number, part in _fields(tensors[0]) if number == _TENSOR_ELEMENT), 0)
-    dimensions = [d for s in _messages(tensors[0], _TENSOR_SHAPE) for d in _messages(s, _SHAPE_DIMENSION)]
+    element = _whole(tensors[0], _ELEMENT)
+    dimensions = [size for shape in _parts(tensors[0], _SHAPE) for size in _parts(shape, _DIMENSION)]
     return GraphValue(
-        name=bytes(names[0]).decode("utf-8", "replace"),
-        type=_TYPES.get(element, f"type {element}") if isinstance(element, int) else "unknown",
-        shape=tuple(_dimension(dimension) for dimension in dimensions),
+        name=_text(names[0]),
+        type=_TYPES.get(element or 0, f"type {element}"),
+        shape=tuple(_whole(dimension, _SIZE) for dimension in dimensions),
     )
 
 
-def _dimension(dimension: memoryview) -> int | None:
-    for number, part in _fields(dimension):
-        if number == _DIMENSION_VALUE and isinstance(part, int):
-            return part
-    return None
+def _text(name: memoryview) -> str:
+    try:
+        return bytes(name).decode()
+    except UnicodeDecodeError as error:
+        raise BundleError(f"the ONNX file has a name that is no text: {shown(bytes(name))}") from error
 
 
-# --- the protocol buffer itself ----------------------------------------------------------------------------
+def _parts(message: memoryview, wanted: int) -> list[memoryview]:
+    fields = fields_of(message, Allowance(fields=_MOST_FIELDS))
+    return [part for number, _, part in fields if number == wanted and isinstance(part, memoryview)]
 
 
-def _messages(message: memoryview, wanted: int) -> list[memoryview]:
-    return [part for number, part in _fields(message) if number == wanted and isinstance(part, memoryview)]
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Every field of a message: its number, and its bytes or its whole number."""
-    at = 0
-    while at < len(message):
-        tag, at = _whole_number(message, at)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, at = _whole_number(message, at)
-            yield number, value
-        elif wire == 2:
-            size, at = _whole_number(message, at)
-            yield number, _taken(message, at, size)
-            at += size
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-            yield number, _taken(message, at, size)
-            at += size
-        else:
-            raise BundleError("not an ONNX file, or a damaged one")
-
-
-def _taken(message: memoryview, at: int, size: int) -> memoryview:
-    if at + size > len(message):
-        raise BundleError("the ONNX file ends in the middle: it is truncated or damaged")
-    return message[at : at + size]
-
-
-def _whole_number(message: memoryview, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the lowest first; and where it ends."""
-    value, shift = 0, 0
-    while True:
-        if at >= len(message) or shift > 63:
-            raise BundleError("the ONNX file ends in the middle: it is truncated or damaged")
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value, at
-        shift += 7
+def _whole(message: memoryview, wanted: int) -> int | None:
+    fields = fields_of(message, Allowance(fields=_MOST_FIELDS))
+    return next((part for number, _, part in fields if number == wanted and isinstance(part, int)), None)

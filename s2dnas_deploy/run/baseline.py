@@ -13,6 +13,7 @@ import numpy.typing as npt
 from s2dnas_deploy.bundle.bundle import MACS
 from s2dnas_deploy.bundle.manifest import CONFIDENCE, LABEL
 from s2dnas_deploy.errors import BundleError, OptionError
+from s2dnas_deploy.files.onnx_file import read_signature
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import Item
 from s2dnas_deploy.run.providers import Provider, make_session
@@ -41,9 +42,11 @@ class Baseline:
         self.path, self._provider = path, provider
         self._mean, self._std = (np.asarray(each, np.float32).reshape(-1, 1, 1) for each in (mean, std))
         try:
-            self._session = make_session(str(path), provider, threads=threads)
+            graph = path.read_bytes()
+            read_signature(graph)  # it may come from anyone's hands, as the bundle beside it
+            self._session = make_session(graph, provider, threads=threads)
         except BundleError as error:
-            raise OptionError(f"{path}: expected the static network as ONNX: {error}") from error
+            raise BundleError(f"{path}: expected the static network as ONNX: {error}") from error
         inputs = self._session.get_inputs()
         if len(inputs) != 1:
             several = ", ".join(value.name for value in inputs)

@@ -14,6 +14,11 @@ import onnxruntime
 from s2dnas_deploy.errors import BundleError, OptionError, ProviderError, in_a_line
 
 _CPU = "CPUExecutionProvider"
+# A graph was checked by ONNX's rules, and leads to no other file. onnxruntime is told, where it can be.
+_READ_NO_FILES = {
+    "session.load_model_format": "ONNX",  # and not its own, whatever the bytes look like
+    "session.model_external_initializers_file_folder_path": f"{os.devnull}/none",  # newer ones know it
+}
 _BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
@@ -119,8 +124,8 @@ def choose_provider(name: str, *, allow_fallback: bool = False) -> Provider:
     )
 
 
-def make_session(graph: bytes | str, provider: Provider, *, threads: int | None = None) -> Any:
-    """A session on the provider asked for, or a `ProviderError`; of a graph, or of the file that it is in."""
+def make_session(graph: bytes, provider: Provider, *, threads: int | None = None) -> Any:
+    """A session on the provider asked for, or a `ProviderError`; of a graph that was checked."""
     options = onnxruntime.SessionOptions()
     cores = usable_cores() if threads is None else threads
     options.intra_op_num_threads = cores
@@ -128,6 +133,8 @@ def make_session(graph: bytes | str, provider: Provider, *, threads: int | None 
     options.log_severity_level = 4
     # Sessions take turns: a pool that spins while another one works would only be in its way.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for name, value in _READ_NO_FILES.items():
+        options.add_session_config_entry(name, value)
     try:
         # Its own fallback would print to stdout, among the results.
         session = onnxruntime.InferenceSession(
