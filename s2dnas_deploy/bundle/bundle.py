@@ -7,13 +7,16 @@ Part of the bridge: all that a device needs, in one folder.
     labels.txt         one class a line
     README.md, verification.txt
     SHA256SUMS         of every file above
+    bundle.sig         if it is signed, of all these; see `signature`
 
 Nothing outside the folder is ever read. The graphs' bytes are kept as they were checked, and those bytes are
-what onnxruntime gets: a file that changes afterwards changes nothing.
+what onnxruntime gets: a file that changes afterwards changes nothing. Whoever names a key to trust gets
+nothing that its owner has not signed: no other byte of the folder is even parsed.
 """
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +28,13 @@ from s2dnas_deploy.bundle.manifest import (
     GraphFile,
     Manifest,
 )
-from s2dnas_deploy.errors import BundleError
+from s2dnas_deploy.bundle.signature import LARGEST_BYTES, SIGNATURE, vouched
+from s2dnas_deploy.errors import BundleError, shown
 from s2dnas_deploy.files.onnx_file import GraphValue, read_signature
 
 MACS = "s2dnas.macs"  # in a graph's metadata: its MACs for one image
 MANIFEST, LABELS, CARD, SUMS = "manifest.json", "labels.txt", "README.md", "SHA256SUMS"
+UNFINISHED = re.compile(r"\..*\.part")  # what a write leaves that was killed; nobody reads it
 _LARGEST_TEXT_BYTES = 64 * 2**20
 
 
@@ -40,23 +45,28 @@ class Bundle:
     folder: Path
     manifest: Manifest
     graphs: tuple[bytes, ...]
+    trust: Path | None = None
+    """The public key whose owner has signed all of it, if that was asked for."""
 
 
-def load_bundle(folder: Path | str) -> Bundle:
-    """Read and check a bundle; whatever does not fit is a `BundleError`."""
-    folder = Path(folder)
+def load_bundle(folder: Path | str, trust: Path | str | None = None) -> Bundle:
+    """Read and check a bundle; whatever does not fit is a `BundleError`.
+
+    `trust` is a public key: what its owner has not signed does not fit.
+    """
+    folder, key = Path(folder), None if trust is None else Path(trust).absolute()
     try:
         try:
-            return _load(folder)
+            return _load(folder, key)
         except BundleError:
-            return _load(folder)  # it may have been replaced while it was read
+            return _load(folder, key)  # it may have been replaced while it was read
     except BundleError as error:
         raise BundleError(f"bundle {folder}: {error}") from error
 
 
-def verify_bundle(folder: Path | str) -> Bundle:
+def verify_bundle(folder: Path | str, trust: Path | str | None = None) -> Bundle:
     """As `load_bundle`, and also that every file that was exported is there, unchanged."""
-    bundle = load_bundle(folder)
+    bundle = load_bundle(folder, trust)
     largest = max(_LARGEST_TEXT_BYTES, *(graph.size_bytes for graph in bundle.manifest.graphs))
     for name, sha256 in sums_of(bundle.folder).items():
         if hashlib.sha256(_content(bundle.folder, name, largest)).hexdigest() not in sha256:
@@ -71,28 +81,51 @@ def is_bundle(folder: Path) -> bool:
     return (folder / MANIFEST).is_file() and (folder / SUMS).is_file()
 
 
-def _load(folder: Path) -> Bundle:
+def _load(folder: Path, trust: Path | None) -> Bundle:
     if not folder.is_dir():
         found = "it is a file, a bundle is a folder" if folder.exists() else "there is no such folder"
         raise BundleError(f"{found}; s2dnas-export writes one")
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"it has no {MANIFEST}, so it is no bundle; s2dnas-export writes one")
-    sums = sums_of(folder)
-    manifest = Manifest.from_json(_text(folder, MANIFEST, sums))
-    labels = _text(folder, LABELS, sums).split("\n")[:-1]
+    signed = None if trust is None else _signed(folder, trust)
+    sums = sums_of(folder, signed)
+    manifest = Manifest.from_json(_text(folder, MANIFEST, sums, signed))
+    labels = _text(folder, LABELS, sums, signed).split("\n")[:-1]
     if tuple(labels) != manifest.labels:
         raise BundleError(f"{LABELS} holds other labels than {MANIFEST}")
     graphs = []
     for stage, entry in enumerate(manifest.stages):
-        content = _graph(folder, entry.graph)
+        content = _graph(folder, entry.graph, signed)
         try:
             _check_signature(content, manifest, stage)
         except BundleError as error:
             raise BundleError(f"{entry.graph.file}: {error}") from error
         graphs.append(content)
     if manifest.single_file is not None:
-        read_signature(_graph(folder, manifest.single_file))
-    return Bundle(folder=folder, manifest=manifest, graphs=tuple(graphs))
+        read_signature(_graph(folder, manifest.single_file, signed))
+    if signed is not None:
+        read = {MANIFEST, LABELS, SUMS, *(graph.file for graph in manifest.graphs)}
+        for name in sorted(set(signed) - read):
+            _content(folder, name, signed=signed)
+    return Bundle(folder=folder, manifest=manifest, graphs=tuple(graphs), trust=trust)
+
+
+def _signed(folder: Path, key: Path) -> dict[str, str]:
+    """The sha256 of every file of the folder, as the owner of the key has signed them."""
+    if not (folder / SIGNATURE).is_file():
+        raise BundleError(f"it is not signed, for it has no {SIGNATURE}; only what {key} vouches for may run")
+    signed = vouched(_content(folder, SIGNATURE, LARGEST_BYTES), key)
+    check_files(folder, signed)
+    return signed
+
+
+def check_files(folder: Path, signed: Collection[str]) -> None:
+    """The folder holds the files that are signed and no others."""
+    found = {path.name for path in folder.iterdir() if not UNFINISHED.fullmatch(path.name)} - {SIGNATURE}
+    if missing := sorted(set(signed) - found):
+        raise BundleError(f"{shown(missing[0])} is missing, which is signed")
+    if added := sorted(found - set(signed)):
+        raise BundleError(f"it holds {shown(added[0])}, which is not signed")
 
 
 def static_beside(folder: Path) -> Path:
@@ -114,10 +147,10 @@ def source_digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def sums_of(folder: Path) -> dict[str, frozenset[str]]:
+def sums_of(folder: Path, signed: Mapping[str, str] | None = None) -> dict[str, frozenset[str]]:
     """The sha256 of each file as exported; two while a file is replaced, see `saving`."""
     sums: dict[str, frozenset[str]] = {}
-    for line in _decoded(_content(folder, SUMS), SUMS).splitlines():
+    for line in _decoded(_content(folder, SUMS, signed=signed), SUMS).splitlines():
         sha256, space, name = line.partition("  ")
         if not space or Path(name).name != name or len(sha256) != 64:
             raise BundleError(f"{SUMS} has a line that is no sha256 and a plain file name: {line[:100]!r}")
@@ -125,9 +158,11 @@ def sums_of(folder: Path) -> dict[str, frozenset[str]]:
     return sums
 
 
-def _text(folder: Path, name: str, sums: Mapping[str, frozenset[str]]) -> str:
+def _text(
+    folder: Path, name: str, sums: Mapping[str, frozenset[str]], signed: Mapping[str, str] | None
+) -> str:
     """A text file of the bundle, which must be the one that was exported."""
-    content = _content(folder, name)
+    content = _content(folder, name, signed=signed)
     if hashlib.sha256(content).hexdigest() not in sums.get(name, ()):
         raise BundleError(f"{name} is not the file that was exported (its sha256 differs from {SUMS})")
     return _decoded(content, name)
@@ -140,8 +175,8 @@ def _decoded(content: bytes, name: str) -> str:
         raise BundleError(f"{name} is not text: {error}") from error
 
 
-def _graph(folder: Path, graph: GraphFile) -> bytes:
-    content = _content(folder, graph.file, graph.size_bytes)
+def _graph(folder: Path, graph: GraphFile, signed: Mapping[str, str] | None) -> bytes:
+    content = _content(folder, graph.file, graph.size_bytes, signed)
     if len(content) != graph.size_bytes:
         raise BundleError(f"{graph.file} has {len(content)} bytes, expected {graph.size_bytes}")
     if hashlib.sha256(content).hexdigest() != graph.sha256:
@@ -149,8 +184,13 @@ def _graph(folder: Path, graph: GraphFile) -> bytes:
     return content
 
 
-def _content(folder: Path, name: str, largest_bytes: int = _LARGEST_TEXT_BYTES) -> bytes:
-    """A file of the folder itself; a link could lead anywhere, so it is refused."""
+def _content(
+    folder: Path,
+    name: str,
+    largest_bytes: int = _LARGEST_TEXT_BYTES,
+    signed: Mapping[str, str] | None = None,
+) -> bytes:
+    """A file of the folder itself; a link could lead anywhere, so it is refused. If need be, a signed one."""
     path = folder / name
     if path.is_symlink() or not path.is_file():
         raise BundleError(f"{name} is missing, or is no plain file")
@@ -158,9 +198,12 @@ def _content(folder: Path, name: str, largest_bytes: int = _LARGEST_TEXT_BYTES) 
     if size > largest_bytes:
         raise BundleError(f"{name} has {size} bytes, expected at most {largest_bytes}")
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{name} cannot be read: {error}") from error
+    if signed is not None and hashlib.sha256(content).hexdigest() != signed.get(name):
+        raise BundleError(f"{name} is not the file that was signed (its sha256 differs from {SIGNATURE})")
+    return content
 
 
 def _check_signature(content: bytes, manifest: Manifest, stage: int) -> None:

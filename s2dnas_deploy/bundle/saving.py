@@ -12,17 +12,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from s2dnas_deploy.bundle.bundle import CARD, MANIFEST, SUMS, Bundle, is_bundle, load_bundle, sums_of
+from s2dnas_deploy.bundle.bundle import (
+    CARD,
+    MANIFEST,
+    SUMS,
+    UNFINISHED,
+    Bundle,
+    check_files,
+    is_bundle,
+    load_bundle,
+    sums_of,
+    verify_bundle,
+)
 from s2dnas_deploy.bundle.card import readme
 from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
 from s2dnas_deploy.errors import BundleError, OptionError
 from s2dnas_deploy.files.atomic import lock_folder, sync_folder, write_text_atomically
 
 OLD = "old"
-_UNFINISHED = re.compile(r"\..*\.part")
 
 
-def save_bundle(files: Mapping[str, bytes], folder: Path) -> None:
+def save_bundle(files: Mapping[str, bytes], folder: Path, signer: Signer | None = None) -> None:
     """Put `files` and their SHA256SUMS into `folder`, all at once; an older bundle there is replaced."""
     check_replaceable(folder)
     parent = folder.absolute().parent
@@ -31,9 +42,12 @@ def save_bundle(files: Mapping[str, bytes], folder: Path) -> None:
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=parent))
     with lock_folder(part):
         try:
-            sums = [(name, hashlib.sha256(content).hexdigest()) for name, content in files.items()]
-            for name, content in {**files, SUMS: _lines(sums).encode()}.items():
+            sums = [(name, _sha256(content)) for name, content in files.items()]
+            listed = _lines(sums).encode()
+            for name, content in {**files, SUMS: listed}.items():
                 _write(part / name, content)
+            if signer is not None:
+                _write(part / SIGNATURE, signer.sign({**dict(sums), SUMS: _sha256(listed)}))
             part.chmod(0o755)
             sync_folder(part)
             load_bundle(part)  # what was written is what a device will accept
@@ -44,34 +58,55 @@ def save_bundle(files: Mapping[str, bytes], folder: Path) -> None:
     sync_folder(parent)
 
 
-def replace_manifest(bundle: Bundle, manifest: Manifest) -> None:
+def replace_manifest(bundle: Bundle, manifest: Manifest, signer: Signer | None = None) -> None:
     """Give a bundle another manifest, and the card that goes with it; the graphs stay.
 
     Three files cannot be renamed at once. So the sums first list the old files and the new ones, then the
     files are replaced, then the sums list the new ones only: killed at any moment, the bundle is a whole one.
+    A signature is of one state only. So it goes before anything changes, and the new one comes last: killed
+    in between, the bundle is whole and not signed, and no signature is ever about other files.
     """
     if manifest.graphs != bundle.manifest.graphs:
         raise BundleError("another manifest must be about the same graphs")
     with _writing(bundle.folder):
-        if load_bundle(bundle.folder).manifest != bundle.manifest:
+        if load_bundle(bundle.folder, bundle.trust).manifest != bundle.manifest:
             raise BundleError(
                 f"bundle {bundle.folder} was replaced since it was read; what was worked out for the old one "
                 "was not written. Do it again"
             )
-        _replace_texts(bundle.folder, manifest)
+        if signer is not None:
+            check_signable(bundle.folder)
+        _replace_texts(bundle.folder, manifest, signer)
     load_bundle(bundle.folder)
 
 
-def _replace_texts(folder: Path, manifest: Manifest) -> None:
+def check_signable(folder: Path) -> None:
+    """Refuse to sign what is not a bundle as it was written, and nothing else."""
+    verify_bundle(folder)
+    try:
+        check_files(folder, {*sums_of(folder), SUMS})
+    except BundleError as error:
+        raise BundleError(f"bundle {folder}: {error} with a bundle: move it away first") from error
+
+
+def _replace_texts(folder: Path, manifest: Manifest, signer: Signer | None) -> None:
     sums = sums_of(folder)
     texts = {MANIFEST: manifest.to_json().encode(), CARD: readme(manifest).encode()}
     kept = [(name, sha256) for name, known in sums.items() for sha256 in known if name not in texts]
     old = [(name, sha256) for name, known in sums.items() for sha256 in known if name in texts]
-    new = [(name, hashlib.sha256(content).hexdigest()) for name, content in texts.items()]
+    new = [(name, _sha256(content)) for name, content in texts.items()]
+    listed = _lines([*kept, *new])
+    signature = None
+    if signer is not None:
+        signature = signer.sign({**dict(kept), **dict(new), SUMS: _sha256(listed.encode())})
+    (folder / SIGNATURE).unlink(missing_ok=True)
+    sync_folder(folder)
     write_text_atomically(folder / SUMS, _lines([*kept, *old, *new]))
     for name, content in texts.items():
         write_text_atomically(folder / name, content.decode())
-    write_text_atomically(folder / SUMS, _lines([*kept, *new]))
+    write_text_atomically(folder / SUMS, listed)
+    if signature is not None:
+        write_text_atomically(folder / SIGNATURE, signature.decode())
 
 
 def check_replaceable(folder: Path) -> None:
@@ -85,22 +120,24 @@ def check_replaceable(folder: Path) -> None:
             f"{folder} is a folder that is no bundle, and is not overwritten; give another --out, or empty it"
         )
     try:
-        own = {*sums_of(folder), SUMS}
+        own = {*sums_of(folder), SUMS, SIGNATURE}
     except BundleError as error:
         raise OptionError(
             f"{folder} holds a damaged bundle ({error}); remove it, or give another --out"
         ) from error
     # A replacement that was killed leaves its unfinished file; nothing is lost with that.
     others = sorted(
-        path.name
-        for path in folder.iterdir()
-        if path.name not in own and not _UNFINISHED.fullmatch(path.name)
+        path.name for path in folder.iterdir() if path.name not in own and not UNFINISHED.fullmatch(path.name)
     )
     if others:
         raise OptionError(
             f"{folder} is a bundle that also holds {', '.join(others[:3])}, which would be lost; "
             "give another --out, or move that away"
         )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _lines(sums: Iterable[tuple[str, str]]) -> str:

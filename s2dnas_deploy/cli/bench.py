@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from s2dnas_deploy.cli.bundle_options import PROVIDERS, silence_pillow
+from s2dnas_deploy.cli.bundle_options import PROVIDERS, silence_pillow, trust_option
 from s2dnas_deploy.cli.calibrate import Share
 from s2dnas_deploy.cli.command import Command, Counts
-from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.errors import BundleError, DataError
 
 if TYPE_CHECKING:
     from s2dnas_deploy.run.bench.report import Report
@@ -68,6 +68,7 @@ _NOISE = click.option("--noise", is_flag=True, help="Accept images that look lik
     type=_FOLDER,
     help="The same, as the other commands take it. [default: $S2DNAS_BUNDLE, else the current folder]",
 )
+@trust_option
 @_images(required=False)
 @_out("--out", what="Keep the measurement, every timing of it, in this JSON file.")
 @_out("--html", what="Write a page with plots.")
@@ -143,7 +144,7 @@ def measure(**options: Any) -> None:
         threads=options["threads"] or (),
         **{
             key: options[key]
-            for key in ("places", "static", "providers", "batches", "processes", "seconds", "noise")
+            for key in ("places", "static", "providers", "batches", "processes", "seconds", "noise", "trust")
         },
     )
     report = None
@@ -171,6 +172,11 @@ def _time_probes(options: dict[str, Any]) -> None:
     from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
     from s2dnas_deploy.run.profile import measure_profile
 
+    if options["trust"] is not None:
+        raise BundleError(
+            f"{options['folder']} holds probes, which nobody signs; where only signed bundles may run "
+            "(--trust, or $S2DNAS_TRUST) they are not timed"
+        )
     threads = options["threads"] or (1,)
     if options["out"] is None:
         raise click.UsageError("probes are timed for a search: say where the profile goes, --out device.json")
@@ -195,6 +201,7 @@ def _time_probes(options: dict[str, Any]) -> None:
 
 @bench.command("load", cls=Command)
 @click.argument("bundle", type=_FOLDER)
+@trust_option
 @_images(required=True)
 @click.option(
     "--scenario",
@@ -261,6 +268,7 @@ def load(**options: Any) -> None:
         provider=options["provider"],
         threads=options["threads"],
         noise=options["noise"],
+        trust=options["trust"],
     )
     for result in results:
         mean = "" if result.mean_ms is None else f", mean {result.mean_ms:.4f} ms"

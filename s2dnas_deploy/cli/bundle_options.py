@@ -31,6 +31,22 @@ _OPTIONS = (
     click.option("--threads", type=click.IntRange(1), help="Cores per stage. [default: all]"),
 )
 
+trust_option = click.option(
+    "--trust",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    envvar="S2DNAS_TRUST",
+    help="Take no bundle but one that is signed, all of it, by the owner of this public key (PEM, elliptic "
+    "curve). [default: $S2DNAS_TRUST]",
+)
+sign_option = click.option(
+    "--sign",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Sign the bundle with this private key (PEM, elliptic curve); the password of an encrypted one is "
+    "read from $S2DNAS_KEY_PASSWORD.",
+)
+
 
 def check_bundle_is_named(bundle: Path, places: Sequence[str]) -> None:
     """Whoever names the bundle among the images is told how to name it."""
@@ -52,7 +68,7 @@ def silence_pillow() -> None:
 
 
 def bundle_options(function: Function) -> Function:
-    """Add --bundle, --provider, --allow-fallback and --threads to a command."""
-    for option in reversed(_OPTIONS):
+    """Add --bundle, --trust, --provider, --allow-fallback and --threads to a command."""
+    for option in reversed((_OPTIONS[0], trust_option, *_OPTIONS[1:])):
         function = option(function)
     return function

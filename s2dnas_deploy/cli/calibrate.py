@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s2dnas_deploy.cli.bundle_options import bundle_options, check_bundle_is_named, silence_pillow
+from s2dnas_deploy.cli.bundle_options import (
+    bundle_options,
+    check_bundle_is_named,
+    sign_option,
+    silence_pillow,
+)
 from s2dnas_deploy.cli.command import Command
 
 if TYPE_CHECKING:
@@ -107,6 +112,7 @@ class Macs(click.ParamType):  # type: ignore[type-arg]  # generic in new release
 )
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Images per batch.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split.")
+@sign_option
 @click.option("--dry-run", is_flag=True, help="Choose and print, but leave the bundle as it is.")
 @click.option("--quiet", is_flag=True, help="No messages and no progress, only the result.")
 def calibrate(**options: Any) -> None:
@@ -150,7 +156,8 @@ def calibrate(**options: Any) -> None:
             )
     click.echo(_in_words(calibration))
     if request.write:
-        click.echo(f"written to {request.bundle}", err=True)
+        gone = ", which is no longer signed: --sign signs it" if calibration.unsigned else ""
+        click.echo(f"written to {request.bundle}{gone}", err=True)
 
 
 def _request(options: dict[str, Any]) -> "CalibrationRequest":
@@ -172,6 +179,8 @@ def _request(options: dict[str, Any]) -> "CalibrationRequest":
         raise click.UsageError(f"{option} needs true classes: leave --unlabelled out")
     if options["plot"] is not None and options["plot"].suffix.lower() != ".svg":
         raise click.UsageError(f"--plot {options['plot']} does not end in .svg")
+    if options["dry_run"] and options["sign"] is not None:
+        raise click.UsageError("--dry-run writes nothing that could be signed: leave --sign out")
     from s2dnas_deploy.run.bulk import BulkOptions
     from s2dnas_deploy.run.calibrate import MAX_DROP, Goal
     from s2dnas_deploy.run.calibration import Budget, CalibrationRequest
@@ -207,6 +216,8 @@ def _request(options: dict[str, Any]) -> "CalibrationRequest":
                 "scores",
                 "static",
                 "seed",
+                "trust",
+                "sign",
             )
         },
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s2dnas_deploy.bundle.exits import RULES
+from s2dnas_deploy.cli.bundle_options import sign_option
 from s2dnas_deploy.cli.command import Command, Numbers
 from s2dnas_deploy.cli.network_options import network_options, spelled
 
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     help="Also write the static network, as OUT.static.onnx, for s2dnas-bench to compare with.",
 )
 @click.option("--opset", type=int, default=17, show_default=True, help="ONNX operator set, 13 to 20.")
+@sign_option
 @click.option("--name", help="Name in the manifest. [default: the file's]")
 @network_options
 @click.option(
@@ -138,6 +140,7 @@ def _request(options: dict[str, Any]) -> "ExportRequest":
         name=options["name"],
         resize=options["resize"],
         static=options["static"],
+        sign=options["sign"],
         split=(options["join"] or ("concat" if options["int8"] else "sum")) == "sum",
         options=ExportOptions(
             precision="int8" if options["int8"] else "float16" if options["fp16"] else "float32",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from s2dnas_deploy.cli.bundle_options import trust_option
 from s2dnas_deploy.cli.command import Command
 from s2dnas_deploy.cli.inspection_text import in_words
 from s2dnas_deploy.cli.network_options import network_options, spelled
@@ -33,6 +34,7 @@ def _picture_file(ctx: click.Context, param: click.Parameter, value: Path | None
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For random plans.")
 @click.option("--verify", is_flag=True, help="Check that every file of a bundle is as it was exported.")
+@trust_option
 @click.option("--json", "as_json", is_flag=True, help="Everything, exact, as JSON.")
 @click.option(
     "--picture",
@@ -62,6 +64,9 @@ def inspect(**options: Any) -> None:
         return
     if options["verify"]:
         raise click.UsageError("--verify is for a bundle: give its folder")
+    given = click.get_current_context().get_parameter_source("trust")
+    if given is click.core.ParameterSource.COMMANDLINE:  # and not in the environment, for all bundles there
+        raise click.UsageError("--trust is for a bundle: give its folder")
     subject = _subject(options)
     click.echo(json.dumps(subject.document, indent=1) if options["as_json"] else in_words(subject.document))
     if options["picture"] is not None:
@@ -84,10 +89,12 @@ def _show_bundle(options: dict[str, Any]) -> None:
     given = [name for name in elsewhere if options[name] is not None]
     if given:
         raise click.UsageError(f"{options['path']} is a folder, so a bundle: leave {spelled(given[0])} out")
-    bundle = (verify_bundle if options["verify"] else load_bundle)(options["path"])
+    bundle = (verify_bundle if options["verify"] else load_bundle)(options["path"], options["trust"])
     click.echo(bundle.manifest.to_json() if options["as_json"] else bundle_in_words(bundle))
     if options["verify"]:
         click.echo("verified: every file is as it was written", err=True)
+    if bundle.trust is not None:
+        click.echo(f"signed by the owner of {options['trust']}: every file is as it was signed", err=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,7 @@ def _request(options: dict[str, Any]) -> "RunRequest":
         bulk=bulk,
         **{
             key: options[key]
-            for key in ("bundle", "provider", "allow_fallback", "threads", "out", "form", "resume")
+            for key in ("bundle", "provider", "allow_fallback", "threads", "out", "form", "resume", "trust")
         },
     )
 

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
 from s2dnas_deploy.bundle.manifest import Expected, Manifest, Promise
-from s2dnas_deploy.bundle.saving import replace_manifest
+from s2dnas_deploy.bundle.saving import check_signable, replace_manifest
+from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.run.baseline import Baseline, static_answers
@@ -74,6 +75,10 @@ class CalibrationRequest:
     """What images cost that go on: time on this device; else MACs. A budget says it by its unit."""
     seed: int = 0
     write: bool = True
+    trust: Path | None = None
+    """The public key by whose owner the bundle must be signed."""
+    sign: Path | None = None
+    """The private key that signs what is written."""
 
     def __post_init__(self) -> None:
         if (self.goal is None) == (self.budget is None):
@@ -98,11 +103,20 @@ class Calibration:
     images: int
     manifest: Manifest
     static_accuracy: float | None = None
+    unsigned: bool = False
+    """Whether what was written replaced what was signed, and is not."""
 
 
 def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
     """Choose thresholds and write them into the bundle."""
-    bundle = load_bundle(request.bundle)
+    bundle = load_bundle(request.bundle, request.trust)
+    signer = None
+    if request.sign is not None:
+        signer = Signer(request.sign)
+        check_signable(request.bundle)
+    unsigned = request.write and signer is None and (request.bundle / SIGNATURE).exists()
+    if unsigned:
+        reporter.say(f"{request.bundle} is signed: other thresholds end that, unless --sign signs them")
     if len(bundle.manifest.stages) < 2:
         raise OptionError(f"{request.bundle} has one stage, so no threshold")
     with Cascade(
@@ -139,7 +153,7 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
         promise = _budget_in_words(choice, request.budget, len(scores), against)
     manifest = with_choice(bundle, choice, promise, scores)
     if request.write:
-        replace_manifest(bundle, manifest)
+        replace_manifest(bundle, manifest, signer)
     return Calibration(
         choice=choice,
         unit=unit,
@@ -147,6 +161,7 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
         images=len(scores),
         manifest=manifest,
         static_accuracy=_share_right(scores),
+        unsigned=unsigned,
     )
 
 

@@ -65,7 +65,7 @@ class Prediction:
 
 
 class Cascade:
-    """A bundle, running. Safe to share between threads; pickled as the path of its bundle."""
+    """A bundle, running. Safe to share between threads; pickled as the paths of its bundle and its key."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Cascade:
         if threads is not None and (type(threads) is not int or threads < 1):
             raise OptionError(f"expected a whole number of threads, 1 or more, got {threads!r}")
         self._how = {"provider": provider, "threads": threads, "allow_fallback": allow_fallback}
-        self.folder, self.manifest = bundle.folder, bundle.manifest
+        self.folder, self.manifest, self.trust = bundle.folder, bundle.manifest, bundle.trust
         self.labels = bundle.manifest.labels
         self.reader = Reader(bundle.manifest)
         self.rules = tuple(entry.exit for entry in bundle.manifest.stages)
@@ -99,11 +99,16 @@ class Cascade:
         provider: str = "auto",
         threads: int | None = None,
         allow_fallback: bool = False,
+        trust: Path | str | None = None,
     ) -> "Cascade":
-        """Load a bundle from its folder, on `threads` cores (all that the process may use, by default)."""
+        """Load a bundle from its folder, on `threads` cores (all that the process may use, by default).
+
+        With `trust`, a public key: only one that its owner has signed, all of it.
+        """
         from s2dnas_deploy.bundle.bundle import load_bundle
 
-        return cls(load_bundle(bundle), provider=provider, threads=threads, allow_fallback=allow_fallback)
+        read = load_bundle(bundle, trust)
+        return cls(read, provider=provider, threads=threads, allow_fallback=allow_fallback)
 
     # --- answering -----------------------------------------------------------------------------------------
 
@@ -241,7 +246,7 @@ class Cascade:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _load, (os.fspath(self.folder.absolute()), self._how)
+        return _load, (os.fspath(self.folder.absolute()), {**self._how, "trust": self.trust})
 
     def __repr__(self) -> str:
         state = "closed" if self._stages is None else self.provider

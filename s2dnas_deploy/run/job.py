@@ -38,6 +38,8 @@ class RunRequest:
     out: Path | None = None
     form: Format | None = None
     resume: bool = False
+    trust: Path | None = None
+    """The public key by whose owner the bundle must be signed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ def run_job(
     form = format_of(request.out, request.form)
     if request.resume and request.out is None:
         raise OptionError("--resume needs the --out of the interrupted run")
-    bundle = load_bundle(request.bundle)
+    bundle = load_bundle(request.bundle, request.trust)
     with Cascade(
         bundle,
         provider=request.provider,

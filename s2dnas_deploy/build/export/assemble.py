@@ -36,6 +36,7 @@ from s2dnas_deploy.bundle.manifest import (
     TensorSpec,
 )
 from s2dnas_deploy.bundle.saving import check_replaceable, save_bundle
+from s2dnas_deploy.bundle.signature import Signer
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.run.chain import Array, whole_batch
@@ -69,8 +70,8 @@ class Export:
         return normalised(images, self.chain.preprocessing) if self.options.float_input else images
 
 
-def write_bundle(export: Export, out: Path, reporter: Reporter) -> Manifest:
-    """Make the bundle, verify it, and write it to `out`; its manifest."""
+def write_bundle(export: Export, out: Path, reporter: Reporter, signer: Signer | None = None) -> Manifest:
+    """Make the bundle, verify it, and write it to `out`, signed if need be; its manifest."""
     check_replaceable(out)
     shown = export.images.validation if export.images is not None else made_up(export.chain.preprocessing)
     graphs = _stage_graphs(export, half=export.options.precision == "float16")
@@ -98,7 +99,7 @@ def write_bundle(export: Export, out: Path, reporter: Reporter) -> Manifest:
         "README.md": readme(manifest),
         "verification.txt": "\n".join([verification.report(), *table, *remarks]).rstrip() + "\n",
     }
-    save_bundle({**content, **{name: text.encode() for name, text in texts.items()}}, out)
+    save_bundle({**content, **{name: text.encode() for name, text in texts.items()}}, out, signer)
     return manifest
 
 

@@ -24,6 +24,7 @@ from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, source_digest, static_beside
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import check_replaceable
+from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
 from s2dnas_deploy.errors import BundleError, DataError, OptionError
 from s2dnas_deploy.files.atomic import write_atomically
 from s2dnas_deploy.reporter import Reporter, counted
@@ -63,12 +64,15 @@ class ExportRequest:
     out: Path
     static: Path | None = None
     """A `model.pt` of one stage, the static network: it is written beside the bundle, to be compared with."""
+    sign: Path | None = None
+    """The private key that signs the bundle."""
 
 
 def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
     """Do what is asked; the manifest of the bundle, which is at `request.out`."""
     check_replaceable(request.out)
-    was_calibrated = _is_calibrated(request.out)
+    signer = None if request.sign is None else Signer(request.sign)
+    was_calibrated, was_signed = _is_calibrated(request.out), (request.out / SIGNATURE).exists()
     if request.held_out is not None and request.data is None:
         raise OptionError("--held-out keeps images of the data: give --data")
     if isinstance(request.network, Path):
@@ -86,9 +90,11 @@ def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
     if request.static is not None:
         static = _static_graph(request.static, export, reporter, split=request.split)
         export = replace(export, sources={**sources, "static": source_digest(static)})
-    manifest = write_bundle(export, request.out, reporter)
+    manifest = write_bundle(export, request.out, reporter, signer)
     if was_calibrated:
         reporter.say(f"{request.out} was calibrated: its thresholds are gone, calibrate the new one")
+    if was_signed and signer is None:
+        reporter.say(f"{request.out} was signed: the new one is not (give --sign)")
     if static is not None:
         write_atomically(beside, lambda stream: stream.write(static))
         reporter.say(f"{beside}: the static network, for s2dnas-bench")

@@ -122,6 +122,7 @@ class Crew:
             provider=setting.provider,
             threads=setting.threads,
             batch=setting.batch,
+            trust=None if self.bundle.trust is None else str(self.bundle.trust),
             **more,
         )
 

@@ -33,6 +33,8 @@ class Job:
     provider: str
     threads: int | None
     batch: int
+    trust: str | None = None
+    """The public key by whose owner the bundle must be signed."""
     seconds: float = 0.0
     subject: str | None = None
     started: float = 0.0

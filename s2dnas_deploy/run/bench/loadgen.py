@@ -98,10 +98,11 @@ def run_loads(
     provider: str,
     threads: int | None,
     noise: bool,
+    trust: Path | None = None,
 ) -> list[LoadResult]:
     """One load after the other on the same images; each has a folder in `log`."""
     _loadgen()  # before the work
-    with Cascade.load(bundle, provider=provider, threads=threads) as cascade:
+    with Cascade.load(bundle, provider=provider, threads=threads, trust=trust) as cascade:
         items = find_items(places, cascade.labels).images
         images = pixels_of(cascade, evenly(items, max(_MOST_BYTES // image_bytes(cascade.manifest), 1)))
         if not noise:

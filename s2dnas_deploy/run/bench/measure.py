@@ -63,6 +63,8 @@ class MeasureRequest:
     seconds: float = 20.0
     """For the warm timings of one setting."""
     noise: bool = False
+    trust: Path | None = None
+    """The public key by whose owner the bundle must be signed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +85,7 @@ class _Known:
 def measure(request: MeasureRequest, reporter: Reporter) -> Iterator[Report]:
     """Do what is asked: after each setting, a report of all so far, for a long sweep may be cut short."""
     environment = look_around()  # before the load is the measurement's own
-    bundle = load_bundle(request.bundle)
+    bundle = load_bundle(request.bundle, request.trust)
     first, *_ = settings = _settings(request, bundle)
     known = _find_out(request, bundle, first, reporter)
     with tempfile.TemporaryDirectory(prefix="s2dnas-bench-") as passing:

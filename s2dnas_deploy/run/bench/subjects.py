@@ -113,7 +113,7 @@ def load_all(job: Job) -> tuple[dict[str, Subject], InParts]:
 
 
 def _cascade(job: Job) -> Cascade:
-    return Cascade.load(job.bundle, provider=job.provider, threads=job.threads)
+    return Cascade.load(job.bundle, provider=job.provider, threads=job.threads, trust=job.trust)
 
 
 def _static(job: Job) -> Baseline:
