@@ -3,6 +3,7 @@
 import json
 import os
 import pkgutil
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -81,6 +82,17 @@ def test_a_bundle_is_calibrated(shipped):
     manifest = load_bundle(bundle).manifest
     assert manifest.promise.images == 24
     assert all(entry.exit.calibrated for entry in manifest.stages[:-1])
+
+
+def test_a_key_to_trust_is_not_passed_over_where_nothing_can_check_it(shipped, tmp_path, monkeypatch):
+    signed = Path(shutil.copytree(shipped / "bundle", tmp_path / "signed"))
+    (signed / "bundle.sig").write_text("{}")
+    monkeypatch.setenv("S2DNAS_TRUST", "key.pub")
+    result = command("run", shipped / "images", "--bundle", signed)
+    assert result.returncode == 1
+    assert "pip install -e '.[signing]'" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
 
 
 def test_a_bundle_is_run(shipped):

@@ -388,9 +388,9 @@ def test_processes_that_take_timings_trust_nobody_else(folder, keys):
 
 
 def test_without_the_extra_nothing_is_signed_and_nothing_is_trusted(folder, keys, monkeypatch):
-    for name in [name for name in sys.modules if name.partition(".")[0] == "model_signing"]:
+    loaded = [name for name in sys.modules if name.partition(".")[0] == "model_signing"]
+    for name in ("model_signing", *loaded):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setitem(sys.modules, "model_signing", None)
     for attempt in (lambda: load_bundle(folder, keys[1]), lambda: Signer(keys[0])):
         with pytest.raises(S2dnasError, match=r"pip install -e '\.\[signing\]'") as problem:
             attempt()
