@@ -121,7 +121,10 @@ def _signed(folder: Path, key: Path) -> dict[str, str]:
 
 def check_files(folder: Path, signed: Collection[str]) -> None:
     """The folder holds the files that are signed and no others."""
-    found = {path.name for path in folder.iterdir() if not UNFINISHED.fullmatch(path.name)} - {SIGNATURE}
+    try:
+        found = {path.name for path in folder.iterdir() if not UNFINISHED.fullmatch(path.name)} - {SIGNATURE}
+    except OSError as error:
+        raise BundleError(f"its files cannot be listed: {error}") from error
     if missing := sorted(set(signed) - found):
         raise BundleError(f"{shown(missing[0])} is missing, which is signed")
     if added := sorted(found - set(signed)):
