@@ -6,7 +6,7 @@ OLD_VENV ?= .venv-old
 ARM ?= .venv-arm
 BIN = $(VENV)/bin
 
-.PHONY: test test-slow test-arm lint demo clean
+.PHONY: test test-slow test-arm fuzz lint demo clean
 
 # Two files of tests at a time; a file's own go one after the other, for some are the steps of a reader.
 test: $(VENV)/.done $(DEVICE_VENV)/.done lint
@@ -20,6 +20,11 @@ test-arm: $(VENV)/.done
 	@PYTHON=$(BIN)/python tests/arm/set_up $(ARM) || { code=$$?; \
 		[ $$code -eq 75 ] && echo "ARM: not tested here" && exit 0; exit $$code; }; \
 	[ ! -e $(ARM)/python ] || $(BIN)/python -m pytest -m slow tests/arm
+
+# Damaged and hostile files, thousands of new ones each time: `make fuzz CASES=10000` for more.
+CASES ?= 1000
+fuzz: $(VENV)/.done
+	S2DNAS_FUZZ=$(CASES) $(BIN)/python -m pytest -n 2 -m fuzz --hypothesis-profile=fuzz
 
 lint: $(VENV)/.done
 	$(BIN)/ruff check .

@@ -1,5 +1,8 @@
 """Protocol buffers byte by byte, as no library writes them: what tests of the strict reader are made of."""
 
+from s2dnas_deploy.files.onnx_schema import MESSAGES
+from s2dnas_deploy.files.protobuf import BYTES, Allowance, fields_of
+
 
 def varint(value: int, length: int = 1) -> bytes:
     """A number in groups of seven bits; in more bytes than it takes, if a length is given."""
@@ -21,3 +24,37 @@ def field(number: int, body: bytes | int, *, tagged: bytes | None = None) -> byt
 def disguised(number: int, body: bytes) -> bytes:
     """A field whose tag is five bytes long with bit 32 set: 32 bits of it are those of `number`."""
     return field(number, body, tagged=varint((number << 3 | 2) | 1 << 32, 5))
+
+
+Tree = list[tuple[int, int, "int | bytes | Tree"]]
+"""A message as its fields: number, wire type, and what is in it; messages within as trees."""
+
+
+def decoded(content: bytes, kind: str = "model") -> Tree:
+    """An ONNX file that is valid, as a tree to be changed."""
+    fields = fields_of(memoryview(content), Allowance(fields=1_000_000))
+    return [(number, wire, _within(value, MESSAGES[kind][number].message)) for number, wire, value in fields]
+
+
+def _within(value: "memoryview | int", message: str | None) -> "int | bytes | Tree":
+    if isinstance(value, int):
+        return value
+    return bytes(value) if message is None else decoded(bytes(value), message)
+
+
+def encoded(tree: Tree) -> bytes:
+    """The tree as a file again, with the lengths that it has now."""
+    return b"".join(_encoded(*each) for each in tree)
+
+
+def _encoded(number: int, wire: int, value: "int | bytes | Tree") -> bytes:
+    if isinstance(value, int):
+        return tag(number, wire) + varint(value)
+    body = encoded(value) if isinstance(value, list) else value
+    return tag(number, wire) + (varint(len(body)) if wire == BYTES else b"") + body
+
+
+def messages_in(tree: Tree) -> list[Tree]:
+    """The message and all that are in it, at any depth."""
+    inner = [found for _, _, value in tree if isinstance(value, list) for found in messages_in(value)]
+    return [tree, *inner]

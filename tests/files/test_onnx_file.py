@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from wire import disguised, field, tag, varint
@@ -240,7 +240,6 @@ CHANGES = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(CHANGES)
 def test_what_is_read_is_what_others_read(changes):
     """Bytes put in or over a valid model: refused, or the same inputs and outputs as in onnx, all within."""

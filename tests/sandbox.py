@@ -1,0 +1,106 @@
+"""A command in a process of its own, with limits: whatever it is given, it ends in words and in time.
+
+Each call forks, so a case costs milliseconds, cannot harm the next one, and is measured by itself.
+"""
+
+import os
+import pickle
+import resource
+import select
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import click
+from click.testing import CliRunner
+from PIL import Image
+
+import s2dnas_deploy.cli.bundle_text
+import s2dnas_deploy.cli.run_text
+import s2dnas_deploy.run.job  # noqa: F401  # all here, or each child would import them anew
+
+Image.init()
+
+MOST_SECONDS = 10.0
+MOST_BYTES = 500 * 2**20  # more than the process had before
+LONGEST_LINE = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a command ended: its exit code (minus a signal's number), what it said, what it took."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: str
+    seconds: float
+    peak_bytes: int
+    traceback: str = ""
+
+    def wrong(self, codes: Sequence[int]) -> list[str]:
+        """What is wrong with it, if it should have ended with one of these codes, and in a line."""
+        longest = max(map(len, self.stderr.splitlines()), default=0)
+        return [
+            problem
+            for problem, there in {
+                self.traceback: bool(self.traceback),
+                f"exit code {self.exit_code}: {self.stderr[-500:]}": self.exit_code not in codes,
+                "no word of why": bool(self.exit_code) and "error" not in self.stderr.lower(),
+                f"a line of {longest} characters": longest >= LONGEST_LINE,
+                f"{self.seconds:.1f} s": self.seconds > MOST_SECONDS,
+                f"{self.peak_bytes / 2**20:.0f} MB": self.peak_bytes > MOST_BYTES,
+            }.items()
+            if there
+        ]
+
+
+def run(command: click.Command, *arguments: object, stdin: bytes | None = None) -> Outcome:
+    """The command with these arguments, in a child of this process."""
+    before, begun = _peak(resource.RUSAGE_SELF), time.monotonic()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        _answer(command, [str(each) for each in arguments], stdin, writing)
+    os.close(writing)
+    said = _read(reading, begun + 2 * MOST_SECONDS)
+    if said is None:
+        os.kill(child, signal.SIGKILL)
+    _, status, used = os.wait4(child, 0)
+    seconds, peak = time.monotonic() - begun, max(used.ru_maxrss * 1024 - before, 0)
+    if not said:
+        code = os.waitstatus_to_exitcode(status)
+        return Outcome(exit_code=code, stdout=b"", stderr="", seconds=seconds, peak_bytes=peak)
+    return Outcome(**pickle.loads(said), seconds=seconds, peak_bytes=peak)  # noqa: S301  # our own child's
+
+
+def _peak(who: int) -> int:
+    return resource.getrusage(who).ru_maxrss * 1024
+
+
+def _answer(command: click.Command, arguments: list[str], stdin: bytes | None, writing: int) -> None:
+    """In the child: run, tell, and be gone without any of the parent's clean-up."""
+    result = CliRunner().invoke(command, arguments, input=stdin)
+    strange = result.exception is not None and not isinstance(result.exception, SystemExit)
+    told = {
+        "exit_code": result.exit_code,
+        "stdout": result.stdout_bytes,
+        "stderr": result.stderr,
+        "traceback": repr(result.exception)[:2000] if strange else "",
+    }
+    with os.fdopen(writing, "wb") as pipe:
+        pickle.dump(told, pipe)
+    os._exit(0)
+
+
+def _read(pipe: int, until: float) -> bytes | None:
+    """All that comes through a pipe; None if it has not ended by then."""
+    parts = []
+    with os.fdopen(pipe, "rb", buffering=0) as stream:
+        while select.select([stream], [], [], max(until - time.monotonic(), 0))[0]:
+            part = stream.read(1 << 16)
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+    return None
