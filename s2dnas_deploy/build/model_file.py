@@ -1,14 +1,12 @@
 """`model.pt`: a multi-stage network on disk, complete, loadable without the user's code.
 
 Place in the flow: training writes it, export and inspect read it. It holds plain values and tensors only
-and is read with `weights_only`, so that nothing in it can run; then everything is checked: format, digest,
+and is read by `torch_file`, so that nothing in it can run; then everything is checked: format, digest,
 graph, plan, the name and shape of every tensor. What does not fit is refused with the reason.
 """
 
 import hashlib
 import json
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +21,9 @@ from s2dnas_deploy.build.graph import INPUT, ChannelGraph
 from s2dnas_deploy.build.groups import divide_into_groups
 from s2dnas_deploy.build.network import MultiStageNetwork, weight_keys
 from s2dnas_deploy.build.operators import OPERATORS
+from s2dnas_deploy.build.torch_file import read_torch_file
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import CheckpointError, S2dnasError, in_a_line
+from s2dnas_deploy.errors import CheckpointError, S2dnasError, in_a_line, shown
 from s2dnas_deploy.files.atomic import write_atomically
 from s2dnas_deploy.plan import Plan
 
@@ -86,7 +85,7 @@ def load_model(path: Path | str) -> Model:
     except S2dnasError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # a hostile file may break any step; whatever it was, the file is refused
-        raise CheckpointError(f"{path}: malformed: {type(error).__name__}: {error}") from error
+        raise CheckpointError(f"{path}: malformed: {type(error).__name__}: {in_a_line(error)}") from error
 
 
 def is_model(path: Path) -> bool:
@@ -100,28 +99,17 @@ def is_model(path: Path) -> bool:
 
 def read_document(path: Path) -> Mapping[str, Any]:
     """The file's raw content, if it is a `model.pt` of a version known here."""
-    if not path.is_file():
-        raise CheckpointError(f"no file {path}")
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path} is not a model.pt (not a torch archive); s2dnas-train writes one")
-    try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds more than tensors and plain values, so it was not loaded: {in_a_line(error)}"
-        ) from error
-    except Exception as error:  # torch raises many kinds on damaged archives
-        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+    document = read_torch_file(path)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise CheckpointError(
             f'{path} is a torch file, but no model.pt: it has no "format": "{FORMAT}". Of '
             f"weights, s2dnas-train --model FILE.py:FACTORY --weights {path} makes one (with --plan static, "
             "the static network)"
         )
-    if document.get("version") != VERSION:
-        raise CheckpointError(
-            f"{path} has version {document.get('version')!r}; this release reads version {VERSION}"
-        )
+    version = document.get("version")
+    if type(version) is not int or version != VERSION:
+        got = shown(version) if isinstance(version, int | str) else f"a {type(version).__name__}"
+        raise CheckpointError(f"{path} has version {got}; this release reads version {VERSION}")
     return document
 
 
@@ -156,9 +144,9 @@ def _check_tensors(weights: Mapping[str, Any]) -> None:
     """Plain, dense tensors only: a strided view could claim far more elements than the file holds."""
     for key, tensor in weights.items():
         if not isinstance(key, str) or type(tensor) is not Tensor:
-            raise CheckpointError(f"weight {key!r} is a {type(tensor).__name__}, expected a tensor")
+            raise CheckpointError(f"weight {shown(key)} is a {type(tensor).__name__}, expected a tensor")
         if tensor.layout != torch.strided or not tensor.is_contiguous() or not tensor.is_floating_point():
-            raise CheckpointError(f"weight {key!r} is not a dense tensor of real numbers")
+            raise CheckpointError(f"weight {shown(key)} is not a dense tensor of real numbers")
 
 
 def _check_graph(graph: ChannelGraph) -> None:
@@ -171,7 +159,7 @@ def _check_names(division: Division, weights: Mapping[str, Tensor]) -> None:
     expected = set(weight_keys(division))
     missing, unexpected = sorted(expected - set(weights)), sorted(set(weights) - expected)
     if missing or unexpected:
-        raise CheckpointError(f"weights missing: {missing[:4]}; unexpected: {unexpected[:4]}")
+        raise CheckpointError(f"weights missing: {shown(missing[:4])}; unexpected: {shown(unexpected[:4])}")
 
 
 def _check_shapes(division: Division, weights: Mapping[str, Tensor]) -> None:

@@ -4,40 +4,27 @@ Place in the flow: `--model` and `--weights` ──▶ `nn.Module`, which `stati
 by `--model` is the user's code and runs as such; a weights file is data and never runs anything.
 """
 
-import argparse
 import difflib
 import importlib
 import importlib.util
-import pathlib
-import pickle
-import re
 import sys
 import traceback
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from s2dnas_deploy.errors import CheckpointError, ModelError
+from s2dnas_deploy.build.torch_file import read_torch_file
+from s2dnas_deploy.errors import CheckpointError, ModelError, in_a_line, shortened, shown
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
-_PICKLE_START = b"\x80"  # what torch.save wrote before it wrote archives
-_SCALAR = np.float64(0).__reduce__()[0]
-# What checkpoints keep beside weights: options, paths and numbers. To make one of these does nothing else.
-_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
-    argparse.Namespace,
-    pathlib.PosixPath,
-    np.dtype,
-    *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
-    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-]
 _COUNTER = "n_averaged"  # of torch's AveragedModel, beside the weights
+_OPTIONAL = "num_batches_tracked"
+_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
 
 
@@ -85,32 +72,45 @@ def _without_wrapper(network: nn.Module) -> nn.Module:
 
 
 def load_weights(network: nn.Module, path: Path, key: str | None = None) -> None:
-    """Load a state dict into `network`; every entry must be there, known and of the right shape."""
+    """Load a state dict into `network`; every entry must be there, known, of the right shape and kind."""
     state = unwrapped(read_state(path, key), set(network.state_dict()))
     own = network.state_dict()
-    optional = {name for name in own if name.endswith("num_batches_tracked")}
-    missing = sorted(set(own) - set(state) - optional)
-    unexpected = sorted(set(state) - set(own))
-    misshaped = [
-        f"{name}: {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
-        for name in sorted(set(own) & set(state))
-        if own[name].shape != state[name].shape
-    ]
-    if missing or unexpected or misshaped:
-        problems = [
-            f"{len(names)} {what}: {', '.join(names[:6])}{', …' if len(names) > 6 else ''}"
-            for what, names in (
-                ("missing", missing),
-                ("unexpected", unexpected),
-                ("of another shape", misshaped),
-            )
-            if names
-        ]
+    optional = {name for name in own if name.endswith(_OPTIONAL)}
+    shared = sorted(set(own) & set(state))
+    found = {
+        "missing": sorted(set(own) - set(state) - optional),
+        "unexpected": sorted(set(state) - set(own)),
+        "of another shape": [
+            f"{name}: {tuple(state[name].shape)}, expected {tuple(own[name].shape)}"
+            for name in shared
+            if own[name].shape != state[name].shape
+        ],
+        "of another kind": [
+            f"{name}: {state[name].dtype}, expected {own[name].dtype}"
+            for name in shared
+            if not (name in optional or _converts(state[name].dtype, own[name].dtype))
+        ],
+    }
+    problems = [f"{len(names)} {what}: {_listed(names)}" for what, names in found.items() if names]
+    if problems:
         raise CheckpointError(
-            f"{path} does not fit the network ({len(own)} entries expected, {len(state)} found)\n  "
-            + "\n  ".join(problems)
+            f"{path} does not fit the network ({len(own)} entries expected, {len(state)} found): "
+            + "; ".join(problems)
         )
     network.load_state_dict(state, strict=False)
+
+
+def _converts(given: torch.dtype, own: torch.dtype) -> bool:
+    """Whether numbers of one kind mean the same as numbers of another: those quantised do not."""
+    if own.is_floating_point:
+        return given in _REAL
+    return given == own or not (given.is_floating_point or given.is_complex)
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first few, as they can stand in one line."""
+    few = [shortened(name if name.isprintable() else repr(name), 100) for name in names[:5]]
+    return shortened(", ".join(few), 200) + (", …" if len(names) > len(few) else "")
 
 
 def read_state(path: Path, key: str | None = None) -> dict[str, Tensor]:
@@ -141,56 +141,28 @@ def unwrapped(state: dict[str, Tensor], known: set[str]) -> dict[str, Tensor]:
 def _read_file(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"no weights file {path}")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    _check_kind(path)
-    try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise CheckpointError(
-            f"{path} holds more than tensors{f' ({found[1]})' if found else ''}, or is damaged, and was not "
-            "loaded, because loading it would run code. Save the weights alone: "
-            "torch.save(network.state_dict(), path). Of a checkpoint that you trust: "
-            "c = torch.load(path, weights_only=False), then torch.save(c['state_dict'], other_path), or "
-            "c.state_dict() if c is the network itself"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path} is no weights file, or is damaged: {_told(error)}") from error
-
-
-def _check_kind(path: Path) -> None:
-    """Tell what is no torch file at all, or a TorchScript archive, before torch guesses at it."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any("/code/" in name for name in archive.namelist()):
-                raise CheckpointError(
-                    f"{path} is a TorchScript archive; save the weights alone: "
-                    "torch.save(torch.jit.load(path).state_dict(), other_path)"
-                )
-    elif path.read_bytes()[:1] != _PICKLE_START:
-        raise CheckpointError(f"{path} is no weights file: expected one that torch.save or safetensors wrote")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
 
 
 def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no safetensors file, or is damaged: {error}") from error
+    except Exception as error:  # data types that this torch does not know raise errors of other kinds
+        raise CheckpointError(f"{path} is no safetensors file, or is damaged: {in_a_line(error)}") from error
 
 
 def _entry(document: Any, key: str, path: Path) -> Any:
     """What stands under a key, or under `outer.inner`."""
     if _is_state(document):
-        raise CheckpointError(f"{path} is a state dict itself: leave --weights-key {key} out")
+        raise CheckpointError(f"{path} is a state dict itself: leave --weights-key {shortened(key, 60)} out")
     found = document
     for part in [key] if isinstance(document, Mapping) and key in document else key.split("."):
         if not isinstance(found, Mapping) or part not in found:
-            raise CheckpointError(f"{path} has no entry {key!r}; {part!r} is not among {_described(found)}")
+            raise CheckpointError(
+                f"{path} has no entry {shown(key)}; {shown(part)} is not among {_described(found)}"
+            )
         found = found[part]
     return found
 
@@ -206,7 +178,7 @@ def _find_state(document: Any, path: Path, prefix: str) -> dict[str, Tensor] | N
         return None
     alike = [key for key, value in document.items() if _is_state(value) and set(value) == set(found)]
     if len(alike) > 1:
-        names = ", ".join(f"{prefix}{key}" for key in alike)
+        names = _listed([f"{prefix}{key}" for key in alike])
         raise CheckpointError(
             f"{path} holds several state dicts, {names}: name the one meant with --weights-key"
         )
@@ -220,7 +192,7 @@ def _is_state(value: Any) -> bool:
 def _described(document: Any) -> str:
     if isinstance(document, Mapping):
         left = f", … ({len(document)} in all)" if len(document) > 8 else ""
-        return "the entries " + ", ".join(f"{key!r}" for key in list(document)[:8]) + left
+        return "the entries " + ", ".join(shortened(repr(key), 40) for key in list(document)[:8]) + left
     return f"a {type(document).__name__}"
 
 
@@ -269,5 +241,4 @@ def _told(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
     place = f" (at {own[-1].filename}:{own[-1].lineno})" if own else ""
-    text = str(error).splitlines()[0] if str(error) else ""
-    return f"{type(error).__name__}: {text}{place}"
+    return f"{type(error).__name__}: {in_a_line(error) if str(error) else ''}{place}"

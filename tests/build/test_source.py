@@ -130,7 +130,7 @@ def test_a_pickled_network_is_refused_with_the_remedy(tmp_path):
     torch.save(Residual(), tmp_path / "weights.pt")
     with pytest.raises(CheckpointError, match=r"torch\.save\(network\.state_dict\(\), path\)") as caught:
         load_weights(Residual(), tmp_path / "weights.pt")
-    assert "more than tensors (small_networks.Residual)" in str(caught.value)
+    assert "more than tensors ('small_networks.Residual')" in str(caught.value)
     assert "c.state_dict() if c is the network itself" in str(caught.value)
 
 
@@ -170,7 +170,7 @@ def test_other_files_are_told_apart(tmp_path):
     with pytest.raises(CheckpointError, match=r"TorchScript archive; save the weights alone"):
         load_weights(Residual(), path)
     path.write_text("import torch")
-    with pytest.raises(CheckpointError, match=r"no weights file: expected one that torch\.save"):
+    with pytest.raises(CheckpointError, match=r"no torch file: expected one that torch\.save"):
         load_weights(Residual(), path)
 
 

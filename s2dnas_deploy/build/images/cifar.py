@@ -1,6 +1,6 @@
 """CIFAR-10 and CIFAR-100 as their authors publish them ("python version"): pickles, read but never run."""
 
-import pickle
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,7 +10,8 @@ import numpy as np
 from s2dnas_deploy.build.images.arrays import array_images
 from s2dnas_deploy.build.images.splits import Index, UnreadImages, UnreadSplits
 from s2dnas_deploy.bundle.pixels import InputFormat, Pixels
-from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.errors import DataError, in_a_line, shown
+from s2dnas_deploy.files.inert_pickle import InertUnpickler, StandIn
 
 _REMEDY = "Unpack the archive from https://www.cs.toronto.edu/~kriz/cifar.html anew."
 
@@ -119,36 +120,31 @@ def _strings(content: dict[str, Any], key: str, *, where: Path) -> tuple[str, ..
 def _read(path: Path) -> dict[str, Any]:
     """Return the dictionary that a pickle holds, its keys as text."""
     try:
-        with path.open("rb") as file:
-            content = _InertUnpickler(file, encoding="bytes").load()
+        content = _CifarUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
     except DataError as refusal:
         raise DataError(f"{path}: {refusal}") from refusal
     except Exception as problem:  # Damaged opcodes end in almost any exception, and all mean the same here.
-        raise DataError(
-            f"{path}: expected a CIFAR pickle, got: {problem or type(problem).__name__}. {_REMEDY}"
-        ) from problem
+        raise DataError(f"{path}: expected a CIFAR pickle, got: {in_a_line(problem)}. {_REMEDY}") from problem
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a dictionary, got {type(content).__name__}. {_REMEDY}")
     return {
-        key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key): content[key]
-        for key in content
+        key.decode("utf-8", "replace") if isinstance(key, bytes) else key: value
+        for key, value in content.items()
+        if isinstance(key, bytes | str)
     }
 
 
-class _Dtype:
+class _Dtype(StandIn):
     """Stands for `numpy.dtype`, and can only ever be uint8."""
 
     __slots__ = ()
 
     def __init__(self, code: object, *_: object) -> None:
         if code not in (b"u1", "u1"):
-            raise DataError(f"expected an array of uint8 ('u1'), got the type {code!r}. {_REMEDY}")
-
-    def __setstate__(self, state: object) -> None:
-        """Ignore byte order and flags: one unsigned byte has none."""
+            raise DataError(f"expected an array of uint8 ('u1'), got the type {shown(code)}. {_REMEDY}")
 
 
-class _Array:
+class _Array(StandIn):
     """Stands for `numpy.ndarray` and for the function that makes an empty one."""
 
     __slots__ = ("pixels",)
@@ -156,7 +152,7 @@ class _Array:
     def __init__(self, *_: object) -> None:
         self.pixels: Pixels = np.empty(0, np.uint8)
 
-    def __setstate__(self, state: tuple[object, tuple[int, ...], _Dtype, bool, bytes]) -> None:
+    def __setstate__(self, state: Any) -> None:
         """Take numpy's own state: version, shape, dtype, whether in Fortran order, bytes."""
         _, shape, dtype, is_fortran, content = state
         if not isinstance(dtype, _Dtype):
@@ -164,14 +160,14 @@ class _Array:
         self.pixels = np.frombuffer(content, np.uint8).reshape(shape, order="F" if is_fortran else "C")
 
 
-class _Encoded(bytes):
+class _Encoded(bytes, StandIn):
     """Stands for `_codecs.encode`, by which old pickle protocols write bytes: always as latin-1."""
 
     __slots__ = ()
 
     def __new__(cls, text: str, encoding: str = "latin1") -> "_Encoded":
         if encoding not in ("latin1", b"latin1"):
-            raise DataError(f"expected bytes written as latin1, got {encoding!r}. {_REMEDY}")
+            raise DataError(f"expected bytes written as latin1, got {shown(encoding)}. {_REMEDY}")
         return super().__new__(cls, text.encode("latin1"))
 
     def __setstate__(self, state: object) -> NoReturn:
@@ -187,11 +183,11 @@ _STAND_INS: dict[tuple[str, str], type] = {
 }
 
 
-class _InertUnpickler(pickle.Unpickler):
+class _CifarUnpickler(InertUnpickler):
     """Reads containers, numbers, text and uint8 arrays; nothing that a file names is ever imported or called.
 
     Stand-ins, not numpy's own: numpy trusts a pickled dtype's flags, by which a file can pass off its own
-    bytes as pointers. Each has a `__setstate__`, without which a pickle could set attributes of the class.
+    bytes as pointers.
     """
 
     def find_class(self, module: str, name: str) -> type:
@@ -200,6 +196,7 @@ class _InertUnpickler(pickle.Unpickler):
             return _STAND_INS[module, name]
         except KeyError:
             raise DataError(
-                f"expected a pickle of uint8 arrays and plain values, got one that asks for {module}.{name}:"
+                f"expected a pickle of uint8 arrays and plain values, got one that asks for"
+                f" {shown(f'{module}.{name}')}:"
                 f" it is damaged or hostile, and nothing in it was run. {_REMEDY}"
             ) from None
