@@ -20,9 +20,8 @@ from s2dnas_deploy.build.search.price import Price
 from s2dnas_deploy.build.search.reward import Worth, worth_of
 from s2dnas_deploy.build.search.shared import SharedWeights
 from s2dnas_deploy.build.search.space import Choices, SearchSpace
-from s2dnas_deploy.build.training.checkpoint import load_checkpoint
 from s2dnas_deploy.build.training.devices import Autocast, autocast_for, choose_device, placed
-from s2dnas_deploy.build.training.loop import Task, train
+from s2dnas_deploy.build.training.loop import Task, checkpoint_of, train
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import CheckpointError
@@ -123,9 +122,9 @@ class FinetuneEvaluator(_Evaluator):
 
 
 def _forget_another(task: Task) -> None:
-    """A checkpoint of the same plan by other settings is not gone on with; training it again is short."""
+    """A checkpoint by other settings, or a damaged one, is not gone on with; training again is short."""
     try:
-        load_checkpoint(task.folder / "checkpoint.pt", task.identity())
+        checkpoint_of(task, task.identity())
     except CheckpointError:
         shutil.rmtree(task.folder)
 

@@ -27,7 +27,13 @@ from s2dnas_deploy.build.search.shared import SharedWeights
 from s2dnas_deploy.build.search.space import Choices, SearchSpace
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.training.batches import Batches, seed_of
-from s2dnas_deploy.build.training.checkpoint import Checkpoint, add_weights, load_checkpoint, save_checkpoint
+from s2dnas_deploy.build.training.checkpoint import (
+    Checkpoint,
+    Expected,
+    add_weights,
+    load_checkpoint,
+    save_checkpoint,
+)
 from s2dnas_deploy.build.training.descent import descend, follow, make_optimizer, set_rate
 from s2dnas_deploy.build.training.devices import autocast_for, choose_device, placed
 from s2dnas_deploy.build.training.losses import exits_loss
@@ -170,7 +176,15 @@ class _Run:
 
     def resume(self) -> None:
         """Go on from this run's checkpoint, if there is one."""
-        state = load_checkpoint(self.task.folder / SHARED_CHECKPOINT, self.identity)
+        expected = Expected(
+            run=self.identity,
+            network=self.shared,
+            optimizer=self.optimizer,
+            steps=self.steps,
+            steps_per_epoch=self.batches.per_epoch,
+            exits=0,
+        )
+        state = load_checkpoint(self.task.folder / SHARED_CHECKPOINT, expected)
         if state is not None:
             self.shared.load_state_dict(state.network)
             self.average.load_state_dict(state.average)

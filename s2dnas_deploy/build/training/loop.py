@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages
 from s2dnas_deploy.build.network import MultiStageNetwork
 from s2dnas_deploy.build.training.batches import Batches, normalised, seed_of
-from s2dnas_deploy.build.training.checkpoint import Checkpoint, add_weights, load_checkpoint, save_checkpoint
+from s2dnas_deploy.build.training.checkpoint import (
+    Checkpoint,
+    Expected,
+    add_weights,
+    load_checkpoint,
+    save_checkpoint,
+)
 from s2dnas_deploy.build.training.descent import descend, follow, make_optimizer, set_rate
 from s2dnas_deploy.build.training.devices import autocast_for, choose_device, placed
 from s2dnas_deploy.build.training.losses import exits_loss
@@ -63,6 +69,11 @@ class Task:
         """Steps of the whole run."""
         return self.settings.epochs * self.steps_per_epoch
 
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run keeps its state."""
+        return self.folder / "checkpoint.pt"
+
     def identity(self) -> str:
         """A digest of everything that decides the final weights."""
         digest = hashlib.sha256(f"{self.settings.digest}|{self.splits.digest}".encode())
@@ -104,6 +115,19 @@ def train(
                 run.save()
         run.finish()
     return run.metrics
+
+
+def checkpoint_of(task: Task, identity: str) -> Checkpoint | None:
+    """The state in which the task's run was left, if it was begun."""
+    expected = Expected(
+        run=identity,
+        network=task.network,
+        optimizer=make_optimizer(task.network, task.settings),
+        steps=task.steps,
+        steps_per_epoch=task.steps_per_epoch,
+        exits=task.network.stages,
+    )
+    return load_checkpoint(task.checkpoint, expected)
 
 
 @torch.no_grad()
@@ -226,10 +250,6 @@ class _Run:
 
     # -- surviving ------------------------------------------------------------------------------------
 
-    @property
-    def path(self) -> Path:
-        return self.task.folder / "checkpoint.pt"
-
     def checkpoint_is_due(self) -> bool:
         """Whether so much time has passed that losing the work since would hurt."""
         return time.monotonic() - self.saved_at > self.settings.checkpoint_seconds
@@ -245,12 +265,12 @@ class _Run:
             running_loss=self.running_loss,
             metrics=self.metrics,
         )
-        save_checkpoint(state, self.path)
+        save_checkpoint(state, self.task.checkpoint)
         self.saved_at = time.monotonic()
 
     def resume(self) -> None:
         """Go on from this run's checkpoint, if there is one."""
-        state = load_checkpoint(self.path, self.identity)
+        state = checkpoint_of(self.task, self.identity)
         if state is None:
             return
         self.network.load_state_dict(state.network)

@@ -158,7 +158,7 @@ def _keep_static(request: Request, prepared: Prepared) -> None:
     One that was trained there took time, and is not replaced by another unasked.
     """
     path, network = request.folder / "static.pt", as_network(prepared.static).eval()
-    if path.exists() and not request.restart and "run" in (there := load_model(path)).provenance:
+    if path.exists() and not request.restart and "run" in (there := _read_there(path)).provenance:
         if not _same_weights(there.network, network):
             raise CheckpointError(
                 f"{path} was trained here and is not the network of {request.source.weights}; "
@@ -218,9 +218,8 @@ def _train_and_save(
     if finished is not None:
         reporter.say(f"{out} is there already, from this very run; nothing to do (--restart trains anew)")
         return finished
-    checkpoint = task.folder / "checkpoint.pt"
     if request.restart:
-        checkpoint.unlink(missing_ok=True)
+        task.checkpoint.unlink(missing_ok=True)
     before = judge_static()
     name = (
         "training the static network"
@@ -239,7 +238,7 @@ def _train_and_save(
         provenance=_provenance(task, request, identity, before, metrics),
     )
     save_model(model, out)
-    checkpoint.unlink(missing_ok=True)
+    task.checkpoint.unlink(missing_ok=True)
     advice = shortfall(before, model.provenance["val_accuracy"], request.settings)
     if advice is not None:
         reporter.say(advice)
@@ -250,13 +249,27 @@ def _finished(out: Path, task: Task, identity: str, *, restart: bool) -> Model |
     """The model of this very run, if it is there; another's is not overwritten unasked."""
     if restart or not out.exists():
         return None
-    model = load_model(out)
+    model = _read_there(out)
     if model.provenance.get("run") != identity:
         raise CheckpointError(
             f"{out} is there already and comes from another run ({_differences(model, task)}); "
             "move it away, give another --out, or --restart to replace it"
         )
+    if _shapes(model.network) != _shapes(task.network):
+        raise CheckpointError(f"{out} is not what its run makes: move it away, or --restart to replace it")
     return model
+
+
+def _read_there(path: Path) -> Model:
+    """A model that an earlier run has left."""
+    try:
+        return load_model(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; move it away, or --restart to replace it") from error
+
+
+def _shapes(network: MultiStageNetwork) -> tuple[str, dict[str, torch.Size]]:
+    return network.division.plan.digest, {key: value.shape for key, value in network.weights().items()}
 
 
 def _differences(model: Model, task: Task) -> str:
