@@ -10,7 +10,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from s2dnas_deploy.build.torch_file import read_torch_file
-from s2dnas_deploy.errors import CheckpointError, ModelError, in_a_line, shortened, shown
+from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError, in_a_line, shortened, shown
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
 _COUNTER = "n_averaged"  # of torch's AveragedModel, beside the weights
@@ -28,19 +28,30 @@ _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.")
 
 
-def build_network(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
-    """Call the factory that `path/file.py:factory` or `package.module:factory` names."""
+def build_network(
+    spec: str, arguments: Mapping[str, Any] | None = None, *, is_from_recipe: bool = False
+) -> nn.Module:
+    """Call the factory that `path/file.py:factory` or `package.module:factory` names.
+
+    Of a package, a recipe may only name a class of networks: a recipe looks like data and comes from
+    anyone's hands, and with `os:system` as its factory it would be a program.
+    """
     place, colon, name = spec.rpartition(":")
     if not colon or not place or not name:
         raise ModelError(
-            f"cannot read --model {spec!r}; expected path/file.py:factory or package.module:factory"
+            f"cannot read --model {shown(spec)}; expected path/file.py:factory or package.module:factory"
         )
-    module = _import(place)
+    is_suspect = is_from_recipe and not place.endswith(".py")
+    if is_suspect and _is_no_library(place):
+        raise _not_called(spec)
+    module = _import(place, with_own_folder=not is_suspect)
     factory = getattr(module, name, None)
     if factory is None:
-        raise ModelError(f"{place} defines no {name!r}; {_what_it_defines(module, name)}")
+        raise ModelError(f"{place} defines no {shown(name)}; {_what_it_defines(module, name)}")
     if isinstance(factory, nn.Module):
         return factory
+    if is_suspect and not (isinstance(factory, type) and issubclass(factory, nn.Module)):
+        raise _not_called(spec)
     try:
         network = factory(**(arguments or {}))
     except Exception as error:
@@ -48,6 +59,20 @@ def build_network(spec: str, arguments: Mapping[str, Any] | None = None) -> nn.M
     if not isinstance(network, nn.Module):
         raise ModelError(f"{spec} returned a {type(network).__name__}; expected a torch.nn.Module")
     return _without_wrapper(network)
+
+
+def _is_no_library(place: str) -> bool:
+    """Whether a module is Python's own, or a program that runs when it is imported."""
+    first, *others = place.split(".")
+    return first in sys.stdlib_module_names or "__main__" in (first, *others)
+
+
+def _not_called(spec: str) -> OptionError:
+    return OptionError(
+        f"the recipe's model {shown(spec)} is no class of torch modules, so it was not called: a recipe may "
+        "name a file in its folder (FILE.py:NAME) or such a class; where you trust it, give "
+        f"--model {shortened(spec, 100)} on the command line"
+    )
 
 
 def _what_it_defines(module: ModuleType, name: str) -> str:
@@ -196,11 +221,12 @@ def _described(document: Any) -> str:
     return f"a {type(document).__name__}"
 
 
-def _import(place: str) -> ModuleType:
+def _import(place: str, *, with_own_folder: bool) -> ModuleType:
+    """The module; of packages, those in the folder where the command was called only if asked for."""
     if place.endswith(".py"):
         return _import_file(Path(place).expanduser())
     try:
-        with _on_path(Path.cwd()):
+        with _on_path(Path.cwd()) if with_own_folder else nullcontext():
             return importlib.import_module(place)
     except Exception as error:
         raise ModelError(f"cannot import {place}: {_told(error)}") from error

@@ -30,6 +30,8 @@ class StaticSource:
     weights: Path | None
     weights_key: str | None = None
     seed: int = 0
+    model_is_from_a_recipe: bool = False
+    """A recipe may name a file in its folder or a class of networks, and nothing else is called."""
 
     def is_trained(self) -> bool:
         """Whether weights were given."""
@@ -47,7 +49,9 @@ def read_source(source: StaticSource) -> tuple[StaticNetwork, Model | None]:
         raise ModelError("the shape of the images is not known: give --input, for example --input 3x32x32")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(source.seed)
-        module = build_network(source.model, source.model_arguments)
+        module = build_network(
+            source.model, source.model_arguments, is_from_recipe=source.model_is_from_a_recipe
+        )
     if source.weights is not None and kept is None:
         load_weights(module, source.weights, source.weights_key)
     static = read_network(module.float(), source.input_shape)

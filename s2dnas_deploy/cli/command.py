@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from s2dnas_deploy import __version__
-from s2dnas_deploy.errors import S2dnasError
+from s2dnas_deploy.errors import S2dnasError, in_a_line, shown
 
 INTERRUPTED = 130
 DEBUG = "s2dnas_deploy.debug"
@@ -119,12 +119,24 @@ class Shape(click.ParamType):  # type: ignore[type-arg]  # generic in new releas
         if isinstance(value, tuple):
             return value
         parts = str(value).lower().split("x")
-        if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
-            self.fail(f"{value!r} is not of the form CHANNELSxHEIGHTxWIDTH, for example 3x32x32", param, ctx)
+        if len(parts) != 3 or not all(map(_is_size, parts)):
+            self.fail(
+                f"{shown(value)} is not of the form CHANNELSxHEIGHTxWIDTH, for example 3x32x32", param, ctx
+            )
         first, second, last = (int(part) for part in parts)
+        if first * second * last > _MOST_VALUES:
+            self.fail(f"{value!r} has more than {_MOST_VALUES:,} values an image", param, ctx)
         if last in (1, 3) and first == second > 4:
             self.fail(f"{value!r} has its channels last; did you mean {last}x{first}x{second}?", param, ctx)
         return first, second, last
+
+
+_MOST_VALUES = 100_000_000
+
+
+def _is_size(text: str) -> bool:
+    """Whether it is a whole number above 0 of no more digits than a size can have."""
+    return text.isdecimal() and len(text) <= 9 and int(text) > 0
 
 
 class JsonObject(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
@@ -138,11 +150,11 @@ class JsonObject(click.ParamType):  # type: ignore[type-arg]  # generic in new r
             return value
         try:
             result = json.loads(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
+        except (ValueError, RecursionError) as error:
+            self.fail(f"{shown(value)} is not JSON: {in_a_line(error)}", param, ctx)
         if not isinstance(result, dict):
             self.fail(
-                f'{value!r} is not a JSON object; expected for example {{"num_classes": 10}}', param, ctx
+                f'{shown(value)} is not a JSON object; expected for example {{"num_classes": 10}}', param, ctx
             )
         return result
 
@@ -157,8 +169,8 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in new rele
         parts = value if isinstance(value, (tuple, list)) else str(value).split(",")
         try:
             return tuple(float(part) for part in parts)
-        except (TypeError, ValueError):
-            self.fail(f"{value!r} is not a list of numbers with commas between", param, ctx)
+        except (TypeError, ValueError, OverflowError):
+            self.fail(f"{shown(value)} is not a list of numbers with commas between", param, ctx)
 
 
 class Counts(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
@@ -171,6 +183,8 @@ class Counts(click.ParamType):  # type: ignore[type-arg]  # generic in new relea
         if isinstance(value, (tuple, list)):
             return tuple(value)
         parts = str(value).split(",")
-        if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
-            self.fail(f"{value!r} is not a list of whole numbers above 0 with commas between", param, ctx)
+        if not all(_is_size(part.strip()) for part in parts):
+            self.fail(
+                f"{shown(value)} is not a list of whole numbers above 0 with commas between", param, ctx
+            )
         return tuple(int(part) for part in parts)

@@ -30,9 +30,15 @@ def _picture_file(ctx: click.Context, param: click.Parameter, value: Path | None
 @network_options
 @click.option("--plan", help="A JSON file, static, uniform:0.25,0.25,0.5, depth:NODE,NODE or random:STAGES.")
 @click.option(
-    "--align", type=click.IntRange(1), default=1, show_default=True, help="Round plans to this many channels."
+    "--align",
+    type=click.IntRange(1, 1_000_000),
+    default=1,
+    show_default=True,
+    help="Round plans to this many channels.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="For random plans.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="For random plans."
+)
 @click.option("--verify", is_flag=True, help="Check that every file of a bundle is as it was exported.")
 @trust_option
 @click.option("--json", "as_json", is_flag=True, help="Everything, exact, as JSON.")

@@ -1,10 +1,21 @@
-"""Recipes: a TOML file whose keys are a command's options; the command line overrides them."""
+"""Recipes: a TOML file whose keys are a command's options; the command line overrides them.
 
+A recipe comes from anyone's hands and names code: the file of a network beside it, or a class of networks in
+an installed package. What it names is not what it may do: where results go, what is discarded and which
+machines work is said on the command line alone, and any other function is called only if it is named there.
+"""
+
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
+from click.core import ParameterSource
+
+from s2dnas_deploy.cli.command import JsonObject, Numbers
+from s2dnas_deploy.errors import in_a_line, shown
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -13,31 +24,59 @@ else:
 
 _PATHS = {"weights", "plan", "data", "cost"}
 _OF_A_PLAN = {"plan", "align", "exit_weights"}
+_OF_THE_COMMAND_LINE = {"out", "restart", "write_probes", "ray"}
+_LARGEST_BYTES, _LONGEST_TEXT, _LONGEST_WORD = 2**20, 400, 40
 
 
 def apply_recipe(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
     """Let the recipe's values be the defaults of the command's options."""
     if value is None:
         return None
-    try:
-        recipe = tomllib.loads(value.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise click.BadParameter(f"{value} is not TOML: {error}", ctx, param) from error
-    known = {_key(option): option.name for option in ctx.command.params if option.name}
-    for key in ("recipe", "debug"):
+
+    def refuse(problem: str) -> NoReturn:
+        raise click.BadParameter(f"{value} {problem}", ctx, param)
+
+    recipe = _read(value, refuse)
+    known = {_key(option): option for option in ctx.command.params if option.name}
+    for key in ("recipe", "debug", "version"):
         known.pop(key, None)
     # A recipe says how a network is trained, and a search trains as well; but it finds the plan itself, and
     # what else is said of the recipe's plan need not suit the plan that is found.
     if ctx.command.name == "search" and "plan" in recipe:
         recipe = {key: setting for key, setting in recipe.items() if key not in _OF_A_PLAN}
+    for key in sorted(_OF_THE_COMMAND_LINE & known.keys() & recipe.keys()):
+        refuse(f"has the key {key}, which is for the command line: give --{key.replace('_', '-')} there")
     unknown = sorted(set(recipe) - set(known))
     if unknown:
-        raise click.BadParameter(
-            f"{value} has unknown keys {', '.join(unknown)}; known are {', '.join(sorted(known))}", ctx, param
-        )
-    defaults = {known[key]: _resolved(key, setting, value.parent) for key, setting in recipe.items()}
+        settable = ", ".join(sorted(known.keys() - _OF_THE_COMMAND_LINE))
+        refuse(f"has unknown keys {', '.join(map(shown, unknown[:3]))}; known are {settable}")
+    defaults = {}
+    for key, setting in recipe.items():
+        expected = _expected_in_place(known[key], setting)
+        if expected is not None:
+            refuse(f"has {key} = {shown(setting)}; expected {expected}")
+        defaults[known[key].name or ""] = _resolved(key, setting, value.parent, refuse)
     ctx.default_map = {**(ctx.default_map or {}), **defaults}
     return value
+
+
+def is_from_recipe(parameter: str) -> bool:
+    """Whether a value of the command that runs comes from its recipe, and not from the command line."""
+    return click.get_current_context().get_parameter_source(parameter) is ParameterSource.DEFAULT_MAP
+
+
+def _read(path: Path, refuse: Callable[[str], NoReturn]) -> dict[str, Any]:
+    if not path.is_file():
+        refuse("is no file")
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_BYTES + 1)
+    if len(content) > _LARGEST_BYTES:
+        refuse(f"has more than {_LARGEST_BYTES:,} bytes, so it is no recipe")
+    try:
+        recipe: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits; lists in lists in lists
+        refuse(f"is not TOML: {in_a_line(error)}")
+    return recipe
 
 
 def _key(option: click.Parameter) -> str:
@@ -45,10 +84,69 @@ def _key(option: click.Parameter) -> str:
     return max(option.opts, key=len).lstrip("-").replace("-", "_")
 
 
-def _resolved(key: str, setting: Any, folder: Path) -> Any:
+def _expected_in_place(option: click.Parameter, setting: Any) -> str | None:
+    """What an option takes, if the setting is nothing of that; text is read as on the command line."""
+    kind = option.type
+    if getattr(option, "is_flag", False):
+        expected, fits = "true or false", isinstance(setting, bool)
+    elif isinstance(setting, str):
+        is_word = isinstance(kind, click.Choice | click.types.FloatParamType | click.types.IntParamType)
+        longest = _LONGEST_WORD if is_word else _LONGEST_TEXT
+        expected = f"one line of text, of at most {longest} characters"
+        fits = setting.isprintable() and len(setting) <= longest
+    elif isinstance(kind, JsonObject):
+        expected, fits = "a table of numbers, text and lists", isinstance(setting, dict) and _is_json(setting)
+    elif isinstance(kind, Numbers):
+        expected, fits = "a list of numbers", isinstance(setting, list) and all(map(_is_number, setting))
+    elif isinstance(kind, click.types.FloatParamType):
+        expected, fits = "a number", _is_number(setting)
+    elif isinstance(kind, click.types.IntParamType):
+        expected, fits = "a whole number", _is_number(setting) and isinstance(setting, int)
+    else:
+        expected, fits = "text", False
+    return None if fits else expected
+
+
+def _is_number(setting: Any) -> bool:
+    return type(setting) is float or (type(setting) is int and abs(setting) < 2**64)
+
+
+def _is_json(setting: Any) -> bool:
+    """Whether a model can keep it in its description."""
+    try:
+        json.dumps(setting, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _resolved(key: str, setting: Any, folder: Path, refuse: Callable[[str], NoReturn]) -> Any:
     """Paths in a recipe are relative to the recipe."""
-    if key == "model" and ".py:" in str(setting):
-        return str(folder / str(setting))
-    if key in _PATHS and (folder / str(setting)).exists():
-        return str(folder / str(setting))
+    if key == "model":
+        file, _, name = setting.rpartition(":")
+        if not file.endswith(".py"):
+            return setting
+        if not _is_inside(file, folder):
+            refuse(
+                f"names the code of {shown(file)}, which is not in the recipe's folder; where you trust it, "
+                f"give --model {shown(setting)} on the command line"
+            )
+        return f"{folder / file}:{name}"
+    if key in _PATHS and _is_there(folder / setting):
+        return str(folder / setting)
     return setting
+
+
+def _is_inside(file: str, folder: Path) -> bool:
+    """Whether a file is in the folder or below it, links followed; ~ is somebody's home."""
+    try:
+        return not file.startswith("~") and (folder / file).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links that lead to each other
+        return False
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a plan in words may be too long for a name
+        return False

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--align",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1_000_000),
     default=8,
     show_default=True,
     help="Divide in portions of this width; at most 8 in a group, so wider ones in wide groups.",
@@ -55,7 +55,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="How plans are found.",
 )
-@click.option("--evaluations", type=click.IntRange(1), default=300, show_default=True, help="Plans to judge.")
+@click.option(
+    "--evaluations", type=click.IntRange(1, 1_000_000), default=300, show_default=True, help="Plans to judge."
+)
 @click.option(
     "--evaluator",
     type=click.Choice(["shared", "finetune"]),
@@ -65,21 +67,21 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--shared-epochs",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 1_000_000),
     show_default="as many as --epochs",
     help="Passes to train the shared weights.",
 )
 @click.option("--shared-lr", type=float, default=0.05, show_default=True, help="Peak learning rate of that.")
 @click.option(
     "--finalists",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 1_000_000),
     default=8,
     show_default=True,
     help="Train so many of the best plans for a while before the winner is chosen; with fewer than 2, none.",
 )
 @click.option(
     "--finetune-epochs",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1_000_000),
     default=1,
     show_default=True,
     help="Passes for each finalist, or for every plan with --evaluator finetune.",
@@ -97,7 +99,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--top",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1000),
     default=1,
     show_default=True,
     help="Train so many of the best plans that differ.",

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from s2dnas_deploy.cli.command import ResumableCommand
 from s2dnas_deploy.cli.network_options import network_options
-from s2dnas_deploy.cli.recipe import apply_recipe
+from s2dnas_deploy.cli.recipe import apply_recipe, is_from_recipe
 from s2dnas_deploy.cli.training_options import training_options, training_request
 
 if TYPE_CHECKING:
@@ -32,7 +31,11 @@ if TYPE_CHECKING:
     help="A JSON file, static, uniform:0.25,0.25,0.5, depth:NODE,NODE or random:STAGES.",
 )
 @click.option(
-    "--align", type=click.IntRange(1), default=1, show_default=True, help="Round plans to this many channels."
+    "--align",
+    type=click.IntRange(1, 1_000_000),
+    default=1,
+    show_default=True,
+    help="Round plans to this many channels.",
 )
 @training_options
 @click.option("--quiet", is_flag=True, help="No messages and no progress, only the result.")
@@ -58,11 +61,7 @@ def train(**options: Any) -> None:
 
 def _exit_weights(options: dict[str, Any]) -> tuple[float, ...]:
     """Those asked for; a recipe's are meant for its own plan, not for one that the command line names."""
-    source = click.get_current_context().get_parameter_source
-    if (
-        source("plan") is ParameterSource.COMMANDLINE
-        and source("exit_weights") is ParameterSource.DEFAULT_MAP
-    ):
+    if is_from_recipe("exit_weights") and not is_from_recipe("plan"):
         return ()
     weights: tuple[float, ...] = options["exit_weights"]
     return weights

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from s2dnas_deploy.cli.command import Numbers
+from s2dnas_deploy.cli.recipe import is_from_recipe
 
 if TYPE_CHECKING:
     from s2dnas_deploy.build.training.session import Request
@@ -31,7 +32,7 @@ _OPTIONS = (
     ),
     click.option(
         "--static-epochs",
-        type=click.IntRange(0),
+        type=int,
         default=0,
         show_default=True,
         help="Without --weights: first train the static network for so long.",
@@ -39,7 +40,7 @@ _OPTIONS = (
     click.option("--static-lr", type=float, help="Peak learning rate of that; as --lr if not given."),
     click.option(
         "--epochs",
-        type=click.IntRange(0),
+        type=int,
         default=10,
         show_default=True,
         help="Passes over the images; 0 only carries weights over.",
@@ -82,7 +83,7 @@ _OPTIONS = (
         type=int,
         help="Pixels that a crop may shift by; an eighth of the side if not given.",
     ),
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+    click.option("--seed", type=int, default=0, show_default=True),
     click.option(
         "--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True
     ),
@@ -111,6 +112,7 @@ def training_request(options: dict[str, Any]) -> "Request":
         weights=options["weights"],
         weights_key=options["weights_key"],
         seed=options["seed"],
+        model_is_from_a_recipe=is_from_recipe("model"),
     )
     return Request(
         source=source,

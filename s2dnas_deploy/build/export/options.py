@@ -31,8 +31,8 @@ class ExportOptions:
             raise OptionError(f"opset {self.opset}: expected {OLDEST_OPSET} to {NEWEST_OPSET}")
         if self.single_file and self.gather:
             raise OptionError("a single file answers one image at a time, so there is nothing to gather")
-        if any(not value > 0 for value in self.temperatures):
-            raise OptionError(f"temperatures {self.temperatures}: expected numbers above 0")
+        if any(not 0 < value < math.inf for value in self.temperatures):
+            raise OptionError(f"temperatures {self.temperatures}: expected finite numbers above 0")
         if any(math.isnan(value) for value in self.thresholds):
             raise OptionError("thresholds: expected numbers")
 

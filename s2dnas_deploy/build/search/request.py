@@ -5,6 +5,7 @@ Place in the flow: the command's options ──▶ `SearchRequest` ──▶ eve
 
 import hashlib
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ class SearchRequest:
         weights = self.training.settings.exit_weights
         if weights and len(weights) != self.stages:
             raise OptionError(f"{len(weights)} exit weights for {self.stages} exits")
-        if self.shared_lr <= 0:
-            raise OptionError(f"--shared-lr: expected above 0, got {self.shared_lr:g}")
+        if not 0 < self.shared_lr < inf:
+            raise OptionError(f"--shared-lr: expected a finite number above 0, got {self.shared_lr:g}")
 
     @property
     def looks_closely(self) -> bool:

@@ -1,9 +1,11 @@
 """How images are normalised: by name, by numbers, or as measured on the images to train on."""
 
+from math import inf
+
 from torch import Tensor
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.errors import OptionError, shown
 
 _KNOWN = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -59,13 +61,15 @@ def _numbers(spec: str, channels: int) -> tuple[tuple[float, ...], tuple[float, 
     except ValueError as error:
         known = ", ".join(_KNOWN)
         raise OptionError(
-            f"cannot read --normalize {spec!r}; expected {known}, data, unit, none or means and stds as "
+            f"cannot read --normalize {shown(spec)}; expected {known}, data, unit, none or means and stds as "
             "0.5,0.5,0.5/0.2,0.2,0.2"
         ) from error
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        raise OptionError(f"--normalize {spec}: expected {channels} means / {channels} stds above 0")
-    if max(mean) > 1:
+    if len(mean) != channels or len(std) != channels or not all(0 < value < inf for value in std):
         raise OptionError(
-            f"--normalize {spec}: expected means of pixels from 0 to 1, not to 255; divide all by 255"
+            f"--normalize {shown(spec)}: expected {channels} means / {channels} finite stds above 0"
+        )
+    if not all(-inf < value <= 1 for value in mean):
+        raise OptionError(
+            f"--normalize {shown(spec)}: expected means of pixels from 0 to 1, not to 255; divide all by 255"
         )
     return mean, std

@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ from s2dnas_deploy.build.training.devices import choose_device
 from s2dnas_deploy.build.training.first_words import cautions, shortfall, static_words
 from s2dnas_deploy.build.training.loop import Task, accuracy, check_images, train
 from s2dnas_deploy.build.training.normalise import preprocessing_for
-from s2dnas_deploy.build.training.settings import Settings
+from s2dnas_deploy.build.training.settings import MOST_EPOCHS, Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import CheckpointError, ModelError
+from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError, shown
 from s2dnas_deploy.files.atomic import alone_in, check_writable
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter, counted
@@ -48,6 +49,17 @@ class Request:
     settings: Settings
     out: Path
     restart: bool
+
+    def __post_init__(self) -> None:
+        """Refuse what could only fail later."""
+        if not 0 < self.val_fraction < 1:
+            raise OptionError(f"--val-fraction: expected above 0 and below 1, got {shown(self.val_fraction)}")
+        if not 0 <= self.static_epochs <= MOST_EPOCHS:
+            raise OptionError(
+                f"--static-epochs: expected 0 to {MOST_EPOCHS}, got {shown(self.static_epochs)}"
+            )
+        if self.static_lr is not None and not 0 < self.static_lr < inf:
+            raise OptionError(f"--static-lr: expected a finite number above 0, got {shown(self.static_lr)}")
 
     @property
     def folder(self) -> Path:

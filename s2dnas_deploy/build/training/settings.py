@@ -3,12 +3,15 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from math import inf
 from typing import Literal
 
-from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.errors import OptionError, shown
 
 Augmentation = Literal["none", "crop", "flip", "crop-flip"]
 Precision = Literal["auto", "float32", "bfloat16"]
+MOST_EPOCHS, LARGEST_SEED = 1_000_000, 2**63 - 1
+_LARGEST_BATCH, _WIDEST_PADDING = 2**20, 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,23 +44,37 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later."""
-        _check(self.epochs >= 0, "epochs", self.epochs, "0 or more")
+        _check(0 <= self.epochs <= MOST_EPOCHS, "epochs", self.epochs, f"0 to {MOST_EPOCHS}")
         _check(
-            self.batch_size >= 2,
+            2 <= self.batch_size <= _LARGEST_BATCH,
             "batch size",
             self.batch_size,
-            "2 or more: batch norm has no statistics of one",
+            f"2 to {_LARGEST_BATCH}: batch norm has no statistics of one",
         )
-        _check(self.lr > 0, "learning rate", self.lr, "above 0")
+        _check(0 < self.lr < inf, "learning rate", self.lr, "a finite number above 0")
+        _check(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 to below 1")
+        _check(0 <= self.weight_decay < inf, "weight decay", self.weight_decay, "a finite number, 0 or more")
         _check(0 <= self.warmup < 1, "warm-up", self.warmup, "a part of the run, from 0 to below 1")
         _check(0 <= self.label_smoothing < 1, "label smoothing", self.label_smoothing, "from 0 to below 1")
         _check(0 <= self.distill <= 1, "distill", self.distill, "from 0 to 1")
         _check(0 <= self.self_distill <= 1, "self-distill", self.self_distill, "from 0 to 1")
-        _check(self.temperature > 0, "temperature", self.temperature, "above 0")
+        _check(0 < self.temperature < inf, "temperature", self.temperature, "a finite number above 0")
         _check(0 <= self.ema < 1, "ema", self.ema, "from 0 (off) to below 1")
-        _check(all(w >= 0 for w in self.exit_weights), "exit weights", self.exit_weights, "0 or more")
-        _check((self.crop_padding or 0) >= 0, "crop padding", self.crop_padding, "0 or more")
-        _check(self.seed >= 0, "seed", self.seed, "0 or more")
+        weights, padding = self.exit_weights, self.crop_padding or 0
+        _check(
+            all(0 <= weight < inf for weight in weights) and (not weights or any(weights)),
+            "exit weights",
+            weights,
+            "finite numbers, 0 or more, and one above 0",
+        )
+        _check(0 <= padding <= _WIDEST_PADDING, "crop padding", padding, f"0 to {_WIDEST_PADDING}")
+        _check(0 <= self.seed <= LARGEST_SEED, "seed", self.seed, f"0 to {LARGEST_SEED}")
+        _check(
+            0 <= self.checkpoint_seconds < inf,
+            "checkpoint seconds",
+            self.checkpoint_seconds,
+            "a finite number, 0 or more",
+        )
 
     @property
     def digest(self) -> str:
@@ -68,4 +85,4 @@ class Settings:
 
 def _check(holds: bool, name: str, got: object, expected: str) -> None:
     if not holds:
-        raise OptionError(f"{name}: expected {expected}, got {got}")
+        raise OptionError(f"{name}: expected {expected}, got {shown(got)}")
