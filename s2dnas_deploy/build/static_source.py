@@ -16,7 +16,7 @@ from s2dnas_deploy.build.model_file import Model, is_model, load_model
 from s2dnas_deploy.build.network import as_static
 from s2dnas_deploy.build.source import build_network, load_weights
 from s2dnas_deploy.build.static_network import StaticNetwork, read_network
-from s2dnas_deploy.errors import CheckpointError, ModelError, PlanError
+from s2dnas_deploy.errors import CheckpointError, ModelError, PlanError, shortened
 from s2dnas_deploy.plan import Plan, from_text
 
 
@@ -88,9 +88,19 @@ def _same_network(static: StaticNetwork, kept: Model, source: StaticSource) -> S
 def read_plan(text: str, static: StaticNetwork, *, align: int, seed: int) -> Plan:
     """The plan in a JSON file, or as spelled out in the text."""
     path = Path(os.path.expanduser(text))
-    if path.suffix != ".json" and not path.is_file():
+    is_file = _is_file(path)
+    if path.suffix != ".json" and not is_file:
         return from_text(text, static.divisible.space, align=align, seed=seed)
+    if not is_file:
+        raise PlanError(f"cannot read the plan file {shortened(text, 200)}: there is no such file")
     try:
         return Plan.from_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, PlanError) as error:
         raise PlanError(f"cannot read the plan file {path}: {error}") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a plan in words may be too long for a name
+        return False

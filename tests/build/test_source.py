@@ -1,6 +1,7 @@
 """The user's files: factories that are found and named, weights that fit or are refused by name."""
 
 import argparse
+import json
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -10,10 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from small_networks import MODELS, Residual
+from torch import nn
 
 from s2dnas_deploy.build.source import build_network, load_weights
 from s2dnas_deploy.build.static_network import read_network
-from s2dnas_deploy.errors import CheckpointError, ModelError
+from s2dnas_deploy.build.static_source import read_plan
+from s2dnas_deploy.errors import CheckpointError, ModelError, PlanError
 from s2dnas_deploy.plan import uniform
 
 DATA = Path(os.environ.get("S2DNAS_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -187,6 +190,94 @@ def test_a_damaged_file_is_refused(tmp_path, content, suffix):
     path.write_bytes(content)
     with pytest.raises(CheckpointError):
         load_weights(Residual(), path)
+
+
+def refused(network, path):
+    """The line in which weights are refused."""
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(network, path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_numbers_of_another_precision_are_converted(state, tmp_path, dtype):
+    converted = {name: nn.Parameter(value.to(dtype), requires_grad=False) for name, value in state.items()}
+    torch.save(converted, tmp_path / "weights.pt")
+    network = Residual()
+    load_weights(network, tmp_path / "weights.pt")
+    assert network.fc.weight.dtype == torch.float32
+    assert torch.equal(network.fc.weight, state["fc.weight"].to(dtype).float())
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.int64, torch.uint8, torch.bool, torch.float8_e4m3fn, torch.complex64]
+)
+def test_numbers_that_mean_something_else_are_refused(state, tmp_path, dtype, suffix):
+    path = tmp_path / f"weights{suffix}"
+    state["fc.weight"] = torch.ones(5, 32).to(dtype)
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    assert f"1 of another kind: fc.weight: {dtype}, expected torch.float32" in refused(Residual(), path)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [f"layer{n}.weight" for n in range(20_000)],
+        ["x" * 3_000_000],
+        ["\x1b[2J\n" * 50],
+        list(range(100)),
+        [""],
+    ],
+    ids=["many", "long", "with control characters", "numbers", "empty"],
+)
+def test_odd_names_are_told_in_a_line(tmp_path, keys):
+    torch.save(dict.fromkeys(keys, torch.zeros(1)), tmp_path / "weights.pt")
+    assert f"{len(keys)} unexpected" in refused(Residual(), tmp_path / "weights.pt")
+    torch.save(dict.fromkeys(keys, 1.0), tmp_path / "weights.pt")
+    assert "holds no state dict" in refused(Residual(), tmp_path / "weights.pt")
+
+
+def with_header(header):
+    content = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(content).to_bytes(8, "little") + content
+
+
+def claimed(dtype="F32", shape=(1,), offsets=(0, 4)):
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff" * 8,
+        (2**60).to_bytes(8, "little") + b"{}",
+        with_header(b"{"),
+        with_header(b"[" * 100_000),
+        with_header({"w": claimed()}) + bytes(3),
+        with_header({"w": claimed()}) + bytes(5),
+        with_header({"w": claimed(), "v": claimed()}) + bytes(4),
+        with_header({"w": claimed(offsets=(4, 0))}) + bytes(4),
+        with_header({"w": claimed(shape=(2**62, 2**62))}) + bytes(4),
+        with_header({"w": claimed(shape=(-1,))}) + bytes(4),
+        with_header({"w": claimed("F4")}) + bytes(4),
+        with_header({"w": claimed("none")}) + bytes(4),
+        with_header({"x" * 100_000: 1}),
+    ],
+)
+def test_a_damaged_safetensors_file_is_refused(tmp_path, content):
+    (tmp_path / "weights.safetensors").write_bytes(content)
+    assert "is no safetensors file, or is damaged" in refused(Residual(), tmp_path / "weights.safetensors")
+
+
+def test_a_plan_in_words_may_be_longer_than_a_file_name(tmp_path):
+    static = read_network(Residual(), (3, 8, 8))
+    assert read_plan("uniform:0.25,0.75" + "0" * 5000, static, align=1, seed=0).stages == 2
+    os.mkfifo(tmp_path / "plan.json")
+    with pytest.raises(PlanError, match="there is no such file"):
+        read_plan(str(tmp_path / "plan.json"), static, align=1, seed=0)
 
 
 def test_a_file_without_weights_is_refused(tmp_path):
