@@ -219,7 +219,7 @@ def test_finetuning_judges_too(weights, tmp_path):
         (["--ray=nowhere"], 2, "expected HOST:PORT"),
         (["--ray=127.0.0.1:1"], 2, "no Ray cluster answers there"),
         (["--exit-weights=1,1,2"], 2, "3 exit weights for 2 exits"),
-        (["--shared-lr=0"], 2, "--shared-lr: expected above 0"),
+        (["--shared-lr=0"], 2, "--shared-lr: expected a finite number above 0"),
         (["--target=0.001"], 2, "none of 12 plans keeps to --target 0.001: the cheapest first exit costs"),
         (["--data={other}"], 1, "the data has 2 classes and the network 10 outputs"),
         (["--out={weights}"], 3, "is there already, and not from a search: move it away"),

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from s2dnas_deploy.build.training.settings import Precision
-from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.errors import OptionError, shown
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 Module = TypeVar("Module", bound=nn.Module)
@@ -21,8 +21,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise OptionError("device cuda was asked for, but torch finds no GPU; use --device cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise OptionError(f"no device {name!r}; expected auto, cpu, cuda or cuda:N")
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise OptionError(f"no device {shown(name)}; expected auto, cpu, cuda or cuda:N")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise OptionError(f"device {name} was asked for, but torch finds {torch.cuda.device_count()} GPUs")
