@@ -11,6 +11,8 @@
     ├── CheckpointError             3   a weights file, a `model.pt` or a training checkpoint that is
     │                                   damaged, hostile or made for something else
     ├── BundleError                 3   a bundle that is damaged, hostile or of an unknown version
+    ├── RecordError                 3   exit scores, a device profile or a measurement that is damaged or
+    │                                   made for something else
     ├── ProviderError               4   the execution provider asked for is not there, or fails
     └── VerificationError           5   two computations that must agree do not
 
@@ -83,6 +85,12 @@ class BundleError(S2dnasError):
     exit_code = 3
 
 
+class RecordError(S2dnasError):
+    """Exit scores, a device profile or a measurement that is damaged or made for something else."""
+
+    exit_code = 3
+
+
 class ProviderError(S2dnasError):
     """The execution provider asked for is not there, or does not start."""
 
@@ -107,7 +115,7 @@ def in_a_line(error: BaseException) -> str:
 def shown(value: object) -> str:
     """A value from a file as a message may quote it: in one line, and no longer than a person reads."""
     try:
-        return shortened(repr(value), _LONGEST_QUOTE)
+        return shortened(" ".join(repr(value).splitlines()), _LONGEST_QUOTE)
     except (ValueError, RecursionError):  # whole numbers of thousands of digits, lists in lists in lists
         return f"a {type(value).__name__}"
 

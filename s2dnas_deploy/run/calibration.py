@@ -19,7 +19,7 @@ from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
 from s2dnas_deploy.bundle.manifest import Expected, Manifest, Promise
 from s2dnas_deploy.bundle.saving import check_signable, replace_manifest
 from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
-from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.errors import DataError, OptionError, RecordError
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.run.baseline import Baseline, static_answers
 from s2dnas_deploy.run.bulk import BulkOptions
@@ -235,22 +235,29 @@ def _scores(
 ) -> ExitScores:
     if request.scores is not None and request.scores.exists():
         reporter.say(f"going by the scores kept in {request.scores}; images are not read for them")
-        scores = ExitScores.load(request.scores)
-        if scores.exits != len(cascade.rules):
-            raise DataError(
-                f"{request.scores} holds scores of {scores.exits} exits, the bundle has {len(cascade.rules)}"
-            )
-        if scores.graphs and scores.graphs != graphs_of(cascade.manifest):
-            raise DataError(
-                f"{request.scores} holds scores of another bundle: its graphs are not those of "
-                f"{request.bundle}; give another --scores, or remove the file"
-            )
-        return scores
+        return _kept(request.scores, cascade)
     if not items:
         raise OptionError("no images: give some, or --scores with a file where scores were kept")
     scores = exit_scores(cascade, items, request.bulk, counted(reporter.phase("exit scores")))
     if request.scores is not None:
         scores.save(request.scores)
+    return scores
+
+
+def _kept(path: Path, cascade: Cascade) -> ExitScores:
+    """Scores from a file, if they are of this bundle."""
+    scores = ExitScores.load(path)
+    if scores.exits != len(cascade.rules):
+        raise RecordError(f"{path} holds scores of {scores.exits} exits, the bundle has {len(cascade.rules)}")
+    if scores.graphs and scores.graphs != graphs_of(cascade.manifest):
+        raise RecordError(
+            f"{path} holds scores of another bundle: its graphs are not those of {cascade.folder}; give "
+            "another --scores, or remove the file"
+        )
+    try:
+        scores.check_classes(len(cascade.labels))
+    except RecordError as error:
+        raise RecordError(f"{path} holds scores of other classes than the bundle's: {error}") from error
     return scores
 
 

@@ -5,7 +5,8 @@ threshold needs another run.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.errors import DataError, RecordError, shortened, shown
 from s2dnas_deploy.files.atomic import write_atomically
 from s2dnas_deploy.files.numpy_file import arrays_in
 from s2dnas_deploy.run.bulk import BulkOptions, decoded
@@ -28,7 +29,8 @@ class ExitScores:
     """`label` int64 [exits, N] and `confidence` float32 [exits, N]; the true class, int64 [N], if known.
 
     `graphs` are the sha256 of the stages that said so, and `images` that of the pixels they were shown, where
-    that is known. `static` is what the static network answers, int64 [N], if it was asked.
+    that is known. `static` is what the static network answers, int64 [N], if it was asked. Any confidence may
+    be there, for `bundle.exits` says what each of them means; classes that cannot be are refused.
     """
 
     label: npt.NDArray[np.int64]
@@ -39,14 +41,38 @@ class ExitScores:
     static: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        if self.label.ndim != 2 or self.label.shape != self.confidence.shape:
-            raise DataError(
-                f"expected labels and confidences [exits, N], got {list(self.label.shape)} and "
-                f"{list(self.confidence.shape)}"
+        if self.label.ndim != 2 or not self.label.size:
+            raise RecordError(
+                f"expected labels [exits, N] of one exit and one image or more, got {_kind_of(self.label)}"
             )
-        for name, each in (("true classes", self.truth), ("answers of the static network", self.static)):
-            if each is not None and each.shape != self.label.shape[1:]:
-                raise DataError(f"expected {name} [{len(self)}], got {list(each.shape)}")
+        if (self.confidence.dtype, self.confidence.shape) != (np.dtype(np.float32), self.label.shape):
+            raise RecordError(
+                f"expected confidences float32 {list(self.label.shape)}, got {_kind_of(self.confidence)}"
+            )
+        for name, each in self._classes.items():
+            shape = self.label.shape if each is self.label else (len(self),)
+            if (each.dtype, each.shape) != (np.dtype(np.int64), shape):
+                raise RecordError(f"expected {name} int64 {list(shape)}, got {_kind_of(each)}")
+            if each.min() < 0:
+                raise RecordError(f"expected {name} of 0 or more, got {each.min()}")
+        if len(self.graphs) not in (0, self.exits):
+            raise RecordError(f"expected the sha256 of {self.exits} graphs, got {len(self.graphs)}")
+
+    @property
+    def _classes(self) -> dict[str, npt.NDArray[np.int64]]:
+        """All that is there in numbers of classes, by what it is."""
+        there = {
+            "labels": self.label,
+            "true classes": self.truth,
+            "answers of the static network": self.static,
+        }
+        return {name: each for name, each in there.items() if each is not None}
+
+    def check_classes(self, count: int) -> None:
+        """Refuse scores of more classes than there are."""
+        for name, each in self._classes.items():
+            if each.max() >= count:
+                raise RecordError(f"expected {name} from 0 to {count - 1}, got {each.max()}")
 
     def __len__(self) -> int:
         return int(self.label.shape[1])
@@ -82,20 +108,49 @@ class ExitScores:
         """Read what `save` wrote."""
         try:
             arrays = arrays_in(path)
-            if isinstance(arrays, np.ndarray):
-                raise ValueError("a single array")
-            return ExitScores(
-                label=arrays["label"],
-                confidence=arrays["confidence"],
-                truth=arrays.get("truth"),
-                graphs=tuple(str(sha256) for sha256 in arrays.get("graphs", ())),
-                images=str(arrays.get("images", "")),
-            )
         except Exception as problem:  # numpy and zipfile raise almost anything on damaged bytes
-            raise DataError(
+            raise RecordError(
                 f"{path}: expected exit scores that --scores has kept, got something else "
                 f"({type(problem).__name__})"
             ) from problem
+        try:
+            return _scores_in(arrays)
+        except RecordError as problem:
+            raise RecordError(f"{path}: expected exit scores that --scores has kept: {problem}") from problem
+
+
+_KEYS = ("label", "confidence", "truth", "graphs", "images")
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def _scores_in(arrays: Array | Mapping[str, Array]) -> ExitScores:
+    """The scores that an archive's arrays are."""
+    if not isinstance(arrays, Mapping) or not {"label", "confidence"} <= set(arrays) <= set(_KEYS):
+        keys = "a single array" if isinstance(arrays, np.ndarray) else shown(sorted(arrays))
+        raise RecordError(f"expected the arrays {', '.join(_KEYS)}, the first two at least, got {keys}")
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise RecordError("expected arrays only, got a file in the archive that is none")
+    graphs, images = (_digests(arrays[key], key) if key in arrays else () for key in ("graphs", "images"))
+    if len(images) > 1:
+        raise RecordError(f"expected one sha256 of all images, got {len(images)}")
+    return ExitScores(
+        label=arrays["label"],
+        confidence=arrays["confidence"],
+        truth=arrays.get("truth"),
+        graphs=graphs,
+        images=images[0] if images else "",
+    )
+
+
+def _digests(array: Array, key: str) -> tuple[str, ...]:
+    """Sums of content, one or several."""
+    if array.dtype.kind != "U" or not all(map(_SHA256.fullmatch, array.ravel().tolist())):
+        raise RecordError(f"expected {key} as sha256 sums in text, got {_kind_of(array)}")
+    return tuple(array.ravel().tolist())
+
+
+def _kind_of(array: Array) -> str:
+    return f"{shortened(str(array.dtype), 50)} {shown(list(array.shape))}"
 
 
 def exit_scores(

@@ -26,6 +26,7 @@ from s2dnas_deploy.cli import calibrate as command
 from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.atomic import lock_folder
 from s2dnas_deploy.run.cascade import Cascade
+from s2dnas_deploy.run.scores import ExitScores
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +153,30 @@ def test_scores_of_another_bundle_are_refused(bundle, made, tmp_path):
     export_to(tmp_path / "other", chain)
     before = (tmp_path / "other" / "manifest.json").read_bytes()
     result = run("--bundle", tmp_path / "other", "--max-drop", "10%", "--scores", scores)
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "scores of another bundle" in result.stderr
     assert (tmp_path / "other" / "manifest.json").read_bytes() == before
+
+
+def test_damaged_scores_and_those_of_other_classes_are_refused(bundle, made, tmp_path):
+    path = tmp_path / "scores.npz"
+    options = ("--bundle", bundle, "--max-drop", "10%", "--scores", path, "--dry-run")
+    assert run(*options, made[1]).exit_code == 0
+    scores = ExitScores.load(path)
+    for change in ("label", "truth"):
+        replace(scores, **{change: getattr(scores, change) + len(load_bundle(bundle).manifest.labels)}).save(
+            path
+        )
+        result = run(*options)
+        assert result.exit_code == 3, result.output
+        assert "holds scores of other classes than the bundle's: expected" in result.stderr
+    replace(scores, label=scores.label[:2], confidence=scores.confidence[:2], graphs=()).save(path)
+    assert "holds scores of 2 exits, the bundle has 3" in run(*options).stderr
+    path.write_bytes(path.read_bytes()[:-30])
+    result = run(*options)
+    assert result.exit_code == 3
+    assert "expected exit scores that --scores has kept" in result.stderr
+    assert "Traceback" not in result.output
 
 
 def test_unlabelled_images(bundle, made, tmp_path):
@@ -287,6 +309,10 @@ def test_an_exit_that_has_learnt_nothing_is_told_of(bundle, made, tmp_path):
         (["--static", "a.onnx", "--static-accuracy", "0.9"], 2, "exclude each other: what to compare"),
         (["--static", "a.onnx", "--unlabelled"], 2, "--static needs true classes"),
         (["--static", "a.onnx", "--target-macs", "3M"], 2, "--target-macs and --static exclude"),
+        (["--batch", "65537"], 2, "1<=x<=65536"),
+        (["--confidence", "0.99999999999"], 2, "expected a probability between 0 and 0.999999999, got"),
+        (["--max-drop", "0.0000000000001%"], 1, "it takes more than a million to prove it if not one"),
+        (["--threads", "5000"], 2, "1<=x<="),
     ],
 )
 def test_what_cannot_be(bundle, made, options, code, message):

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.errors import DataError, OptionError, RecordError
 from s2dnas_deploy.run.calibrate import (
     NEVER,
     Against,
@@ -246,5 +246,5 @@ def test_scores_are_kept_and_read(tmp_path):
     np.testing.assert_array_equal(again.confidence, scores.confidence)
     np.testing.assert_array_equal(again.truth, scores.truth)
     (tmp_path / "bad.npz").write_bytes(b"no archive")
-    with pytest.raises(DataError, match="expected exit scores that --scores has kept"):
+    with pytest.raises(RecordError, match="expected exit scores that --scores has kept"):
         ExitScores.load(tmp_path / "bad.npz")
