@@ -22,15 +22,16 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
+from s2dnas_deploy.bundle.exits import limit_of
 from s2dnas_deploy.errors import DataError, OptionError
-from s2dnas_deploy.run.risk import Test, least_images, most_useful
+from s2dnas_deploy.run.risk import LEAST_DELTA, Test, least_images, most_useful
 from s2dnas_deploy.run.scores import ExitScores
 
 Numbers = npt.NDArray[np.float64]
 Losses = npt.NDArray[np.int8]
 
 MAX_DROP = 0.01  # unless told otherwise
-NEVER = 2.0  # a threshold that no confidence reaches
+NEVER = 2.0  # a threshold above 1, so that nobody leaves; see `bundle.exits`
 ALWAYS = 1e-6  # one that is as good as none: the path ends there
 _TAU = np.linspace(14.0, -14.0, 5601)
 _OFFSETS: tuple[float, ...] = tuple(0.25 * i for i in range(13))
@@ -64,8 +65,10 @@ class Goal:
     def __post_init__(self) -> None:
         if not 0 < self.drop < 1:
             raise OptionError(f"expected a drop between 0 and 1, got {self.drop}")
-        if not 0 < self.probability < 1:
-            raise OptionError(f"expected a probability between 0 and 1, got {self.probability}")
+        if not 0 < self.probability <= 1 - LEAST_DELTA:
+            raise OptionError(
+                f"expected a probability between 0 and {1 - LEAST_DELTA:.9f}, got {self.probability}"
+            )
         if (self.accuracy is None) == (self.against is Against.ACCURACY):
             raise OptionError("an accuracy to compare with goes with comparing with a given accuracy")
         if not 0 < self.bound < 1:
@@ -152,10 +155,10 @@ def _divided(
         proving = most_useful(goal.test(len(images) - ordering))
         if proving is not None:
             return images[:ordering], images[ordering : ordering + proving.images]
-    test = goal.test(len(images))
+    needed = least_images(goal.test(len(images))) or "more than a million"
     raise DataError(
         f"{len(images)} images cannot prove a drop of {in_points(goal.drop)} or less with "
-        f"probability {goal.probability:g}: it takes {least_images(test)} to prove it if not one is answered "
+        f"probability {goal.probability:g}: it takes {needed} to prove it if not one is answered "
         "worse, and more otherwise. Give more images (s2dnas-train --val-fraction), allow a larger drop or a "
         "smaller probability, or keep to a budget, which proves nothing (--target-ms, --target-macs)"
     )
@@ -196,8 +199,6 @@ def choose_for_budget(
     scores: ExitScores, budget: float, cost: Sequence[float], against: Against = Against.LAST_EXIT
 ) -> Choice:
     """The thresholds of the least loss that cost no more than the budget on average; proves nothing."""
-    if not len(scores):
-        raise DataError("expected the scores of some images, got none")
     if not budget >= cost[0]:
         raise OptionError(
             f"expected a budget of {cost[0]:.4g} or more, what exit 0 alone costs, got {budget:.4g}"
@@ -219,7 +220,7 @@ def choose_for_budget(
     if best is None:
         raise OptionError(
             f"a budget of {budget:.4g} takes that all images leave at exit 0, which some never do: their "
-            "confidence is 0 or no number"
+            "confidence is 0 or less, or no number"
         )
     return Choice(
         point=_point(scores, losses, best[2], cost),
@@ -272,12 +273,15 @@ def best_offset(
 
 
 def _leaving_steps(scores: ExitScores, path: Numbers, rows: npt.NDArray[np.intp]) -> list[Numbers]:
-    """For every exit, the step from which on an image leaves there or earlier, [N]; 0 for the last."""
+    """For every exit, the step from which on an image leaves there or earlier, [N]; 0 for the last.
+
+    Thresholds above 1 are reached by nobody: a confidence counts as 1 at the most.
+    """
     steps = path.shape[1]
     earliest = np.full(len(rows), steps)
     result = []
     for k, thresholds in enumerate(path):
-        confidence = scores.confidence[k, rows].astype(np.float64)
+        confidence = np.minimum(scores.confidence[k, rows], 1).astype(np.float64)
         reached = np.searchsorted(thresholds[::-1], confidence, side="right")
         step = np.where(np.isnan(confidence), steps, steps - reached)
         earliest = np.minimum(earliest, step)
@@ -322,7 +326,7 @@ def exits_taken(scores: ExitScores, thresholds: Sequence[float] | Numbers) -> np
     """Where each image leaves, [N]."""
     exits = np.full(len(scores), scores.exits - 1)
     for k in reversed(range(scores.exits - 1)):
-        exits[scores.confidence[k] >= np.float32(thresholds[k])] = k
+        exits[scores.confidence[k] >= limit_of(thresholds[k])] = k
     return exits
 
 

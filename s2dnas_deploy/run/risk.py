@@ -33,8 +33,10 @@ Numbers = npt.NDArray[np.float64]
 Whole = npt.NDArray[np.int64]
 
 _SIGMAS = 7.0  # beyond, a binomial has less than 1e-11
+LEAST_DELTA = 1e-9  # less could not be told from what is left out there
 _SHARES = 48  # values of q that are tried, from α to 1; between them the probability moves by less than
 _MARGIN = 0.01  # this share of δ, which is kept back
+_MOST_TRIED = 1_000_000  # images: more than that is no number to go by, and takes memory to find out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,10 @@ class Test:
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
             raise OptionError(f"expected a drop between 0 and 1, got {self.alpha}")
-        if not 0 < self.delta < 1:
-            raise OptionError(f"expected a probability between 0 and 1, got {1 - self.delta}")
+        if not LEAST_DELTA <= self.delta < 1:
+            raise OptionError(
+                f"expected a probability between 0 and {1 - LEAST_DELTA:.9f}, got {1 - self.delta}"
+            )
 
     def proves(self, worse: int, better: int) -> bool:
         """Whether a sample with so many losses of 1 and of -1 rules a mean loss above α out."""
@@ -88,9 +92,13 @@ def most_useful(test: Test) -> Test | None:
     return None
 
 
-def least_images(test: Test) -> int:
-    """How many images it takes to prove anything by such a test, if not one of them has a loss."""
-    low, high = 1, 2
+def least_images(test: Test) -> int | None:
+    """How many images it takes to prove anything, if not one of them has a loss; None if over a million."""
+    # Fewer would not do even if each loss were 0 or 1: (1 - α)ⁿ > δ.
+    fewest = math.log(test.delta) / math.log1p(-test.alpha)
+    if fewest > _MOST_TRIED:
+        return None
+    low, high = max(math.floor(fewest) - 1, 1), max(math.ceil(fewest), 2)
     while not replace(test, images=high).proves(0, 0):
         low, high = high, 2 * high
     while high - low > 1:

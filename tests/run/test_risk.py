@@ -89,8 +89,22 @@ def test_too_few_images_are_told_from_unlucky_counts_at_once():
     assert most_useful(RiskTest(images=1_000_000, alpha=1e-7, delta=0.05, paired=True)) is None
 
 
+@pytest.mark.parametrize("paired", [True, False])
+def test_more_images_than_anyone_has_are_not_counted(paired):
+    for alpha in (1e-7, 1e-12, 1e-300):
+        assert least_images(RiskTest(images=100, alpha=alpha, delta=0.05, paired=paired)) is None
+
+
 def test_no_drop_and_certainty_cannot_be_tested():
     with pytest.raises(OptionError, match="a drop between 0 and 1"):
         RiskTest(images=10, alpha=0.0, delta=0.05, paired=True)
-    with pytest.raises(OptionError, match="a probability between 0 and 1"):
-        RiskTest(images=10, alpha=0.1, delta=0.0, paired=True)
+    for delta in (0.0, 1e-10, 1.0, float("nan")):
+        with pytest.raises(OptionError, match=r"a probability between 0 and 0\.999999999"):
+            RiskTest(images=10, alpha=0.1, delta=delta, paired=True)
+
+
+@pytest.mark.parametrize("delta", [1e-9, 1e-6])
+def test_near_certainty_is_as_exact(delta):
+    """Less than what is left out of a binomial's tails could not be told from nothing, and was promised."""
+    least = least_images(RiskTest(images=1, alpha=0.01, delta=delta, paired=False))
+    assert least == math.ceil(math.log(delta) / math.log(0.99))

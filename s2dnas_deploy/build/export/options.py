@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from s2dnas_deploy.bundle.exits import ConfidenceRule, ExitRule
-from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.errors import OptionError, shown
 
 Precision = Literal["float32", "int8", "float16"]
 DEFAULT_THRESHOLD = 0.9
@@ -32,9 +32,11 @@ class ExportOptions:
         if self.single_file and self.gather:
             raise OptionError("a single file answers one image at a time, so there is nothing to gather")
         if any(not 0 < value < math.inf for value in self.temperatures):
-            raise OptionError(f"temperatures {self.temperatures}: expected finite numbers above 0")
-        if any(math.isnan(value) for value in self.thresholds):
-            raise OptionError("thresholds: expected numbers")
+            raise OptionError(f"temperatures {shown(self.temperatures)}: expected finite numbers above 0")
+        if not all(map(math.isfinite, self.thresholds)):
+            raise OptionError(
+                f"thresholds {shown(self.thresholds)}: expected finite numbers; above 1, nobody leaves"
+            )
 
     def exits(self, count: int) -> tuple[ExitRule, ...]:
         """The rule of each exit; one number given serves all of them, and the last exit takes all."""

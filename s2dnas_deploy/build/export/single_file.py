@@ -5,6 +5,7 @@ time, since an `If` has one condition for its whole batch:
 
     stage 0; if confidence ≥ threshold 0: its answer, else: stage 1; if confidence ≥ …
 
+Where nobody leaves (a threshold above 1) there is no `If`: the next stage follows.
 A subgraph sees all that was computed outside of it, so shared features need no wires: each stage's values get
 the stage's number in front, and what a stage reads from another keeps the name under which it was given.
 """
@@ -42,12 +43,15 @@ def _cascade(
     stages: Sequence["_Stage"], exits: Sequence[ExitRule], k: int, classes: int
 ) -> tuple[list[NodeProto], list[TensorProto]]:
     """The nodes from stage k on, which give the answers under their plain names."""
-    stage, threshold = stages[k], exits[k].threshold
-    if threshold is None:
+    stage, reached = stages[k], exits[k].limit
+    if reached is None:
         names = zip(stage.answers(), (*ANSWERS, EXIT), strict=True)
         return [*stage.nodes, *(helper.make_node("Identity", [a], [b]) for a, b in names)], stage.initializers
+    nodes, initializers = _cascade(stages, exits, k + 1, classes)
+    if np.isnan(reached):
+        return [*stage.nodes, *nodes], [*stage.initializers, *initializers]
     limit, condition = f"stage{k}:threshold", f"stage{k}:leaves"
-    constant = numpy_helper.from_array(np.array([threshold], dtype=np.float32), limit)
+    constant = numpy_helper.from_array(np.array([reached]), limit)
     axes = numpy_helper.from_array(np.array([0], dtype=np.int64), f"{limit}/axes")
     leave = helper.make_graph(
         [helper.make_node("Identity", [name], [f"{name}/left"]) for name in stage.answers()],
@@ -55,7 +59,6 @@ def _cascade(
         [],
         [_renamed(v, f"{n}/left") for v, n in zip(_answers("", classes), stage.answers(), strict=True)],
     )
-    nodes, initializers = _cascade(stages, exits, k + 1, classes)
     prefix = f"stage{k}:from_here/"
     go_on = helper.make_graph(
         [*nodes, *(helper.make_node("Identity", [n], [f"{prefix}{n}"]) for n in (*ANSWERS, EXIT))],
@@ -113,7 +116,7 @@ class _Names:
         )
         renamed = NodeProto()
         renamed.CopyFrom(node)
-        renamed.name = f"stage{self.index}:{node.name}"
+        renamed.name = f"stage{self.index}:{node.name}" if node.name else ""  # no two may share a name
         renamed.input[:] = [self(name) for name in node.input]
         renamed.output[:] = [self(name) for name in node.output]
         return renamed

@@ -121,7 +121,10 @@ def verify_single_file(
         got = single.run({IMAGE: images[i : i + 1]})
         k = int(got.features[EXIT][0])
         sure = [float(answer.confidence[0]) for answer in answers]
-        edge = [abs(c - (rule.threshold or 0.0)) <= TOLERANCE for c, rule in zip(sure, rules, strict=True)]
+        edge = [
+            rule.limit is not None and abs(c - rule.limit) <= TOLERANCE
+            for c, rule in zip(sure, rules, strict=True)
+        ]
         passed = all(edge[j] or not rules[j].leaves(answers[j].confidence)[0] for j in range(k))
         left = edge[k] or bool(rules[k].leaves(answers[k].confidence)[0])
         same = np.abs(got.probabilities - answers[k].probabilities).max() <= TOLERANCE
@@ -229,10 +232,10 @@ class _Exit:
         near_tie = differs & (z.max(1) - own <= 10 * TOLERANCE * scale)
         self.near_ties += int(near_tie.sum())
         self.labels_differ += int((differs & ~near_tie).sum())
-        if self.rule.threshold is not None:
+        if self.rule.limit is not None:
             wanted = confidence.double().numpy()
             other = self.rule.leaves(answer.confidence) != self.rule.leaves(wanted)
-            near = other & (np.abs(wanted - self.rule.threshold) <= 10 * TOLERANCE * scale)
+            near = other & (np.abs(wanted - self.rule.limit) <= 10 * TOLERANCE * scale)
             self.near_threshold += int(near.sum())
             self.decisions_differ += int((other & ~near).sum())
 
