@@ -487,6 +487,40 @@ def test_broken_stages_are_refused(functions, message):
         chain_of_own_exits(_Stages(*functions), PREPROCESSING, NAMES, name="x")
 
 
+def test_logits_alone_need_no_tuple(tmp_path):
+    chain = chain_of_own_exits(
+        _Stages(lambda x: (x, x * 2), lambda x, f: x + f), PREPROCESSING, NAMES, name="x"
+    )
+    assert_answers_like_torch(chain, export_to(tmp_path / "b", chain))
+
+
+def test_what_a_network_raises_is_told_in_a_line():
+    def fails(*inputs):
+        raise RuntimeError("many\nlines " * 5000)
+
+    network = _Stages(fails)
+    with pytest.raises(
+        ModelError, match="stage 0 failed on an image and 0 features: RuntimeError: many;"
+    ) as told:
+        chain_of_own_exits(network, PREPROCESSING, NAMES, name="x")
+    assert "\n" not in str(told.value)
+    network.stages = fails
+    with pytest.raises(ModelError, match=r"stages\(\) of _Stages failed: RuntimeError: many$"):
+        chain_of_own_exits(network, PREPROCESSING, NAMES, name="x")
+    network.stages = lambda: 5
+    with pytest.raises(ModelError, match=r"stages\(\) of _Stages failed: TypeError"):
+        chain_of_own_exits(network, PREPROCESSING, NAMES, name="x")
+
+
+@pytest.mark.parametrize("options", [{"thresholds": (float("inf"),)}, {"thresholds": (float("nan"), 0.5)}])
+def test_thresholds_are_finite(options):
+    """JSON has no infinity, and 2 says the same: nobody leaves."""
+    with pytest.raises(OptionError, match="expected finite numbers; above 1, nobody leaves"):
+        ExportOptions(**options)
+    with pytest.raises(OptionError, match="expected finite numbers above 0"):
+        ExportOptions(temperatures=(float("inf"),))
+
+
 def test_a_network_without_stages_is_told_what_is_expected():
     with pytest.raises(ModelError, match=r"stages\(\)"):
         chain_of_own_exits(nn.Linear(1, 1), PREPROCESSING, NAMES, name="x")

@@ -12,7 +12,7 @@ tensor, goes on to the next stage without being copied. The last stage gives no 
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from s2dnas_deploy.build.export.chain import Chain, Link
 from s2dnas_deploy.build.stages import Feature
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import ModelError
+from s2dnas_deploy.errors import ModelError, in_a_line
 
 _BATCH = 2
 
@@ -42,7 +42,12 @@ def stages_of(network: nn.Module) -> list[nn.Module]:
             "modules (image, *features) → (logits, *features), see docs/bundle.md, “Bring your own exits”. A "
             "network without exits is divided first, by s2dnas-search or s2dnas-train, which write a model.pt"
         )
-    modules = list(network.stages())
+    try:
+        modules = list(network.stages())
+    except Exception as error:  # it is anyone's code
+        raise ModelError(
+            f"stages() of {type(network).__name__} failed: {type(error).__name__}: {in_a_line(error)}"
+        ) from error
     if not modules or not all(isinstance(module, nn.Module) for module in modules):
         raise ModelError("stages() returned no modules; expected one torch.nn.Module for each stage")
     return modules
@@ -58,7 +63,7 @@ def chain_of_own_exits(
     def reference(image: Tensor) -> list[Tensor]:
         logits, given = [], ()
         for module in modules:
-            result, *given = module(image.clone(), *given)  # a stage may work in place
+            result, *given = _several(module(image.clone(), *given))  # a stage may work in place
             logits.append(result)
         return logits
 
@@ -92,7 +97,9 @@ class _OwnStage(nn.Module):
         image, *read = (x.clone() for x in (image, *shared))  # the module may work in place
         features = dict(zip(self.takes, read, strict=True))
         passed_by = image.new_zeros(0)  # only handed on, never computed with
-        logits, *given = self.module(image, *(features.get(i, passed_by) for i in range(self.count)))
+        logits, *given = _several(
+            self.module(image, *(features.get(i, passed_by) for i in range(self.count)))
+        )
         return (logits, *(given[i] for i in self.gives))
 
 
@@ -130,18 +137,22 @@ def _links(modules: Sequence[nn.Module], input_shape: tuple[int, ...], classes: 
 
 def _run(module: nn.Module, inputs: Sequence[Tensor], k: int) -> tuple[Tensor, ...]:
     try:
-        outputs = module(*inputs)
+        outputs = _several(module(*inputs))
     except Exception as error:
         raise ModelError(
-            f"stage {k} failed on an image and {len(inputs) - 1} features: {type(error).__name__}: {error}; "
-            f"it is called as stage(image, *features){inspect.signature(module.forward)}"
+            f"stage {k} failed on an image and {len(inputs) - 1} features: {type(error).__name__}: "
+            f"{in_a_line(error)}; it is called as stage(image, *features){inspect.signature(module.forward)}"
         ) from error
-    outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
     if not isinstance(outputs, (tuple, list)) or not all(isinstance(x, Tensor) for x in outputs):
         raise ModelError(
             f"stage {k} gives a {type(outputs).__name__}; expected (logits, *features), all tensors"
         )
     return tuple(outputs)
+
+
+def _several(outputs: Any) -> Any:
+    """What a stage gives: logits alone may come without a tuple around them."""
+    return (outputs,) if isinstance(outputs, Tensor) else outputs
 
 
 def _leaving(
