@@ -12,6 +12,7 @@ from s2dnas_deploy.cli.bundle_options import PROVIDERS, silence_pillow, trust_op
 from s2dnas_deploy.cli.calibrate import Share
 from s2dnas_deploy.cli.command import Command, Counts
 from s2dnas_deploy.errors import BundleError, DataError
+from s2dnas_deploy.run.limits import MOST_BATCH, MOST_THREADS
 
 if TYPE_CHECKING:
     from s2dnas_deploy.run.bench.report import Report
@@ -83,10 +84,17 @@ _NOISE = click.option("--noise", is_flag=True, help="Accept images that look lik
     help="What runs the graphs; may be repeated. [default: auto]",
 )
 @click.option(
-    "--threads", type=Counts(), help="Cores per stage, or several, as 1,2. [default: all; 1 for probes]"
+    "--threads",
+    type=Counts(most=MOST_THREADS),
+    help="Cores per stage, or several, as 1,2. [default: all; 1 for probes]",
 )
 @click.option(
-    "--batch", "batches", type=Counts(), default="1", show_default=True, help="Or several, as 1,8,32."
+    "--batch",
+    "batches",
+    type=Counts(most=MOST_BATCH),
+    default="1",
+    show_default=True,
+    help="Or several, as 1,8,32.",
 )
 @click.option(
     "--seconds",
@@ -221,9 +229,13 @@ def _time_probes(options: dict[str, Any]) -> None:
 @click.option(
     "--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="What runs it."
 )
-@click.option("--threads", type=click.IntRange(1), help="Cores per stage. [default: all]")
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="Cores per stage. [default: all]")
 @click.option(
-    "--batch", type=click.IntRange(1), default=32, show_default=True, help="At most so many at once."
+    "--batch",
+    type=click.IntRange(1, MOST_BATCH),
+    default=32,
+    show_default=True,
+    help="At most so many at once.",
 )
 @click.option(
     "--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Each."

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from s2dnas_deploy.errors import BundleError
+from s2dnas_deploy.run.limits import MOST_THREADS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -28,7 +29,7 @@ _OPTIONS = (
         help="What runs the graphs; auto and arm take the best there is.",
     ),
     click.option("--allow-fallback", is_flag=True, help="Use the CPU if the provider is not there."),
-    click.option("--threads", type=click.IntRange(1), help="Cores per stage. [default: all]"),
+    click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="Cores per stage. [default: all]"),
 )
 
 trust_option = click.option(

@@ -13,6 +13,7 @@ from s2dnas_deploy.cli.bundle_options import (
     silence_pillow,
 )
 from s2dnas_deploy.cli.command import Command
+from s2dnas_deploy.run.limits import MOST_BATCH
 
 if TYPE_CHECKING:
     from s2dnas_deploy.run.calibrate import Against
@@ -110,7 +111,9 @@ class Macs(click.ParamType):  # type: ignore[type-arg]  # generic in new release
     type=click.Path(dir_okay=False, path_type=Path),
     help="Draw accuracy against cost, with the chosen point, into this .svg file.",
 )
-@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Images per batch.")
+@click.option(
+    "--batch", type=click.IntRange(1, MOST_BATCH), default=32, show_default=True, help="Images per batch."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the split.")
 @sign_option
 @click.option("--dry-run", is_flag=True, help="Choose and print, but leave the bundle as it is.")

@@ -178,13 +178,21 @@ class Counts(click.ParamType):  # type: ignore[type-arg]  # generic in new relea
 
     name = "N,N,…"
 
+    def __init__(self, *, most: int) -> None:
+        self.most = most
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The numbers as a tuple."""
         if isinstance(value, (tuple, list)):
             return tuple(value)
-        parts = str(value).split(",")
-        if not all(_is_size(part.strip()) for part in parts):
+        try:
+            counts = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            counts = (0,)
+        if not 0 < min(counts) <= max(counts) <= self.most:
             self.fail(
-                f"{shown(value)} is not a list of whole numbers above 0 with commas between", param, ctx
+                f"{shown(value)} is not a list of whole numbers from 1 to {self.most:,} with commas between",
+                param,
+                ctx,
             )
-        return tuple(int(part) for part in parts)
+        return counts

@@ -2,8 +2,6 @@
 
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +9,7 @@ import click
 
 from s2dnas_deploy.cli.bundle_options import bundle_options, check_bundle_is_named, silence_pillow
 from s2dnas_deploy.cli.command import INTERRUPTED, Command, Numbers
+from s2dnas_deploy.run.limits import MOST_BATCH, MOST_WORKERS
 
 if TYPE_CHECKING:
     from s2dnas_deploy.run.job import RunRequest
@@ -41,8 +40,12 @@ SOME_FAILED = 6
 )
 @click.option("--last-stage", type=click.IntRange(0), help="Run no stage after this one.")
 @click.option("--probabilities", is_flag=True, help="Also write the probability of every class.")
-@click.option("--batch", type=click.IntRange(1), default=32, show_default=True, help="Images per batch.")
-@click.option("--workers", type=click.IntRange(1), help="Threads that decode. [default: one per core]")
+@click.option(
+    "--batch", type=click.IntRange(1, MOST_BATCH), default=32, show_default=True, help="Images per batch."
+)
+@click.option(
+    "--workers", type=click.IntRange(1, MOST_WORKERS), help="Threads that decode. [default: one per core]"
+)
 @click.option("--quiet", is_flag=True, help="No messages, no progress and no summary.")
 def run(**options: Any) -> None:
     """Classify IMAGES: folders (with those below), files, 'patterns/*.jpg', .npy and .npz archives, or -.
@@ -64,8 +67,8 @@ def run(**options: Any) -> None:
     from s2dnas_deploy.run.job import run_job
 
     silence_pillow()
-    with Console(quiet=options["quiet"]) as console, _stop_on_interrupt() as stopped:
-        summary = run_job(request, sys.stdout.buffer, console, lambda: bool(stopped))
+    with Console(quiet=options["quiet"]) as console, _Stop() as stop:
+        summary = run_job(request, sys.stdout.buffer, console, stop)
         sys.stdout.buffer.flush()
         console.say(summary_in_words(summary))
     if summary.interrupted:
@@ -96,19 +99,28 @@ def _request(options: dict[str, Any]) -> "RunRequest":
     )
 
 
-@contextmanager
-def _stop_on_interrupt() -> Iterator[list[int]]:
-    """The first Ctrl-C (or `kill`) asks to stop after the current line; a second one stops at once."""
-    asked: list[int] = []
+class _Stop:
+    """The first Ctrl-C (or `kill`) asks to stop after the current line; a second one stops at once.
 
-    def ask(number: int, frame: object) -> None:
-        asked.append(number)
-        for each in before:
-            signal.signal(each, signal.default_int_handler)
+    So does the first before anyone has looked whether to stop: while the bundle is read and images are found.
+    """
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> "_Stop":
+        self._asked, self._looked_at = False, False
+        self._before = {
+            number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        self._looked_at = True
+        return self._asked
+
+    def _ask(self, number: int, frame: object) -> None:
+        if self._asked or not self._looked_at:
+            raise KeyboardInterrupt
+        self._asked = True

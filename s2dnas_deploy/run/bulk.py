@@ -14,8 +14,9 @@ depend on the images of that window alone: a run that goes on from a window's st
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any
@@ -26,6 +27,7 @@ import numpy.typing as npt
 from s2dnas_deploy.bundle.manifest import ANSWERS, CONFIDENCE, IMAGE, LABEL, PROBABILITIES
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.run.cascade import Cascade, Prediction
+from s2dnas_deploy.run.limits import MOST_BATCH, MOST_WORKERS, whole_number
 from s2dnas_deploy.run.pictures import Given, Reader
 from s2dnas_deploy.run.providers import usable_cores
 from s2dnas_deploy.run.stages import Array, Stages, features_read_after
@@ -39,16 +41,16 @@ class BulkOptions:
     """How to go through many images; `workers` are the threads that decode."""
 
     batch: int = 32
-    thresholds: tuple[float, ...] | None = None
+    thresholds: Sequence[float] | None = None
     last_stage: int | None = None
     probabilities: bool = False
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise OptionError(f"expected a batch of 1 image or more, got {self.batch}")
-        if self.workers is not None and self.workers < 1:
-            raise OptionError(f"expected 1 worker or more, got {self.workers}")
+        object.__setattr__(self, "batch", whole_number(self.batch, "batch", 1, MOST_BATCH))
+        if self.workers is not None:
+            workers = whole_number(self.workers, "number of workers", 1, MOST_WORKERS)
+            object.__setattr__(self, "workers", workers)
 
     @property
     def window(self) -> int:
@@ -62,14 +64,7 @@ def bulk_options(**options: Any) -> BulkOptions:
     unknown = sorted(set(options) - set(names))
     if unknown:
         raise OptionError(f"expected options among {', '.join(names)}, got {', '.join(unknown)}")
-    if options.get("thresholds") is not None:
-        options["thresholds"] = tuple(options["thresholds"])
     return BulkOptions(**options)
-
-
-def answers(cascade: Cascade, sources: Iterable[Given], options: BulkOptions) -> Iterator[Answer]:
-    """One answer per source, in order: a `Prediction`, or the `DataError` of an image that cannot be read."""
-    yield from Bulk(cascade, options).answers(sources)
 
 
 class Bulk:
@@ -83,20 +78,25 @@ class Bulk:
         stages = cascade.stages
         self._desk: _Rooms | _Device = _Device(self) if stages.resident else _Rooms(self, stages)
 
-    def answers(self, sources: Iterable[Given]) -> Generator[Answer]:
-        """One answer per source, in order."""
+    def answers(
+        self, sources: Iterable[Given], stop: Callable[[], bool] = lambda: False
+    ) -> Generator[Answer]:
+        """One answer per source, in order; `stop` is asked at every image whether to leave it at that."""
         waiting: dict[int, Answer] = {}
         given = 0
-        for number, image in enumerate(decoded(sources, self.cascade.reader, self.options)):
-            if isinstance(image, DataError):
-                waiting[number] = image
-            else:
-                self._desk.enter(number, image, waiting)
-            if (number + 1) % self.options.window == 0:
-                self._desk.empty(waiting)
-            while given in waiting:
-                yield waiting.pop(given)
-                given += 1
+        with closing(decoded(sources, self.cascade.reader, self.options)) as images:
+            for number, image in enumerate(images):
+                if stop():
+                    return
+                if isinstance(image, DataError):
+                    waiting[number] = image
+                else:
+                    self._desk.enter(number, image, waiting)
+                if (number + 1) % self.options.window == 0:
+                    self._desk.empty(waiting)
+                while given in waiting:
+                    yield waiting.pop(given)
+                    given += 1
         self._desk.empty(waiting)
         while given in waiting:
             yield waiting.pop(given)
@@ -235,7 +235,7 @@ class _Device:
         self.numbers, self.images = [], []
 
 
-def decoded(sources: Iterable[Given], reader: Reader, options: BulkOptions) -> Iterator[Array | DataError]:
+def decoded(sources: Iterable[Given], reader: Reader, options: BulkOptions) -> Generator[Array | DataError]:
     """The images of the sources, read ahead in threads by a few batches, in order."""
     workers = options.workers or usable_cores()
     chunk = min(options.batch, _CHUNK_IMAGES)

@@ -8,11 +8,10 @@ imported by what needs it: to import this costs little more than to import onnxr
 """
 
 import contextlib
-import math
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.bundle.exits import ExitRule
-from s2dnas_deploy.errors import DataError, OptionError, ProviderError
+from s2dnas_deploy.errors import DataError, OptionError, ProviderError, shown
 from s2dnas_deploy.run.clock import StageClock
+from s2dnas_deploy.run.limits import finite_number, whole_number
 from s2dnas_deploy.run.providers import CPU, choose_provider, is_choice
 from s2dnas_deploy.run.seats import Seats
 from s2dnas_deploy.run.stages import Array, Stages
@@ -77,8 +77,6 @@ class Cascade:
     ) -> None:
         from s2dnas_deploy.run.pictures import Reader
 
-        if threads is not None and (type(threads) is not int or threads < 1):
-            raise OptionError(f"expected a whole number of threads, 1 or more, got {threads!r}")
         self._how = {"provider": provider, "threads": threads, "allow_fallback": allow_fallback}
         self.folder, self.manifest, self.trust = bundle.folder, bundle.manifest, bundle.trust
         self.labels = bundle.manifest.labels
@@ -107,6 +105,10 @@ class Cascade:
         """
         from s2dnas_deploy.bundle.bundle import load_bundle
 
+        if not isinstance(bundle, (str, os.PathLike)):
+            raise OptionError(f"expected the folder of a bundle, got {shown(bundle)}")
+        if not isinstance(trust, (str, os.PathLike, type(None))):
+            raise OptionError(f"expected the file of a public key to trust, got {shown(trust)}")
         read = load_bundle(bundle, trust)
         return cls(read, provider=provider, threads=threads, allow_fallback=allow_fallback)
 
@@ -129,7 +131,8 @@ class Cascade:
         the call; stage 0 always runs.
         """
         start = time.perf_counter()
-        _check_deadline(deadline_ms)
+        if deadline_ms is not None:
+            deadline_ms = finite_number(deadline_ms, "deadline in milliseconds", least=0)
         rules = self.rules_with(thresholds, last_stage)
         pixels = self.reader.batch(images)
         count = len(pixels)
@@ -183,13 +186,18 @@ class Cascade:
 
     def stream_with_errors(
         self, sources: "Iterable[Given]", **options: Any
-    ) -> "Iterator[Prediction | DataError]":
+    ) -> "Generator[Prediction | DataError]":
         """As `stream`, but for an image that cannot be read the answer is its `DataError`."""
-        from s2dnas_deploy.run.bulk import answers, bulk_options
+        from s2dnas_deploy.run.bulk import Bulk, bulk_options
 
         if isinstance(sources, (str, bytes, os.PathLike)):
-            raise DataError(f"expected many images, got one path, {sources!r}: put it into a list")
-        return answers(self, sources, bulk_options(**options))
+            raise DataError(f"expected many images, got one path, {shown(sources)}: put it into a list")
+        bulk = Bulk(self, bulk_options(**options))
+        try:
+            each = iter(sources)
+        except TypeError as problem:
+            raise DataError(f"expected images, one after the other, got {shown(sources)}") from problem
+        return bulk.answers(each)
 
     def rules_with(
         self, thresholds: Sequence[float] | None = None, last_stage: int | None = None
@@ -203,8 +211,7 @@ class Cascade:
             ]
             rules = (*early, rules[-1])
         if last_stage is not None:
-            if type(last_stage) is not int or not 0 <= last_stage < len(rules):
-                raise OptionError(f"expected a last stage from 0 to {len(rules) - 1}, got {last_stage!r}")
+            last_stage = whole_number(last_stage, "last stage", 0, len(rules) - 1)
             rules = (*rules[:last_stage], replace(rules[last_stage], threshold=None))
         return rules
 
@@ -225,10 +232,12 @@ class Cascade:
             seats = self._free.pop() if self._free else None
         if seats is None or seats.capacity < count:
             seats = Seats(stages, 1 << (max(count, 1) - 1).bit_length())
-        yield seats
-        with self._lock:
-            if self._stages is not None and seats.capacity <= _LARGEST_KEPT:
-                self._free.append(seats)
+        try:
+            yield seats
+        finally:
+            with self._lock:
+                if self._stages is not None and seats.capacity <= _LARGEST_KEPT:
+                    self._free.append(seats)
 
     # --- life ----------------------------------------------------------------------------------------------
 
@@ -269,27 +278,20 @@ def _start(bundle: "Bundle", name: str, threads: int | None, *, allow_fallback: 
 
 
 def _numbers(thresholds: Sequence[float], count: int) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(threshold) for threshold in thresholds)
-    except (TypeError, ValueError) as problem:
-        raise OptionError(f"expected {count} numbers as thresholds, got {thresholds!r}") from problem
-    if len(numbers) != count or any(math.isnan(number) for number in numbers):
+    are_some = isinstance(thresholds, (Sequence, np.ndarray)) and not isinstance(thresholds, (str, bytes))
+    if not are_some or getattr(thresholds, "ndim", 1) != 1 or len(thresholds) != count:
         raise OptionError(
-            f"expected {count} thresholds, one number for each exit but the last, got {thresholds!r}"
+            f"expected {count} thresholds, one number for each exit but the last, got {shown(thresholds)}"
         )
-    return numbers
+    return tuple(finite_number(threshold, "threshold (above 1, nobody leaves)") for threshold in thresholds)
 
 
-def _raising(answers: Iterator[Prediction | DataError]) -> Iterator[Prediction]:
-    for answer in answers:
-        if isinstance(answer, DataError):
-            raise answer
-        yield answer
-
-
-def _check_deadline(deadline_ms: object) -> None:
-    if deadline_ms is not None and not (isinstance(deadline_ms, (int, float)) and deadline_ms >= 0):
-        raise OptionError(f"expected a deadline in milliseconds, 0 or more, got {deadline_ms!r}")
+def _raising(answers: Generator[Prediction | DataError]) -> Iterator[Prediction]:
+    with contextlib.closing(answers):
+        for answer in answers:
+            if isinstance(answer, DataError):
+                raise answer
+            yield answer
 
 
 def _load(folder: str, how: dict[str, Any]) -> Cascade:

@@ -174,28 +174,29 @@ def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Su
     tallies = _Tallies(len(bulk.rules))
     for record in sink.written:
         tallies.add(record)
-    done = len(sink.written)
+    done = told = len(sink.written)
     first = done if done == len(items) else done - done % bulk.options.window
     update = watch.reporter.phase("images")
     begun = flushed = time.monotonic()
-    interrupted = False
-    with closing(bulk.answers(item.source for item in items[first:])) as answers:
+    watch.stop()  # who asks once will ask again, and is not to be stopped in any other way
+    with closing(bulk.answers((item.source for item in items[first:]), watch.stop)) as answers:
         for number, answer in enumerate(answers, start=first):
             if number < done:
                 continue
             record = record_of(items[number], answer)
             sink.file.write(line_of(record, sink.form))
             tallies.add(record)
+            told = number + 1
             now = time.monotonic()
             if now - flushed > _SECONDS_BETWEEN_FLUSHES:
                 sink.file.flush()
                 flushed = now
-                rate = (number + 1 - done) / (now - begun)
-                update(number + 1, len(items), f"{rate:.0f}/s, {tallies.shares()}")
+                rate = (told - done) / (now - begun)
+                update(told, len(items), f"{rate:.0f}/s, {tallies.shares()}")
             if watch.stop():
-                interrupted = number + 1 < len(items)
                 break
     sink.file.flush()
+    interrupted = told < len(items)
     if not interrupted:
         update(len(items), len(items), tallies.shares())
     return Summary(

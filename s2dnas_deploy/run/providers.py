@@ -11,7 +11,8 @@ from typing import Any
 
 import onnxruntime
 
-from s2dnas_deploy.errors import BundleError, OptionError, ProviderError, in_a_line
+from s2dnas_deploy.errors import BundleError, OptionError, ProviderError, in_a_line, shown
+from s2dnas_deploy.run.limits import MOST_THREADS, whole_number
 
 _CPU = "CPUExecutionProvider"
 # A graph was checked by ONNX's rules, and leads to no other file. onnxruntime is told, where it can be.
@@ -108,10 +109,10 @@ def is_choice(name: str) -> bool:
 def choose_provider(name: str, *, allow_fallback: bool = False) -> Provider:
     """The provider asked for, if this onnxruntime has it; with `allow_fallback`, the CPU if it has not."""
     there = set(onnxruntime.get_available_providers())
+    if not isinstance(name, str) or name not in (*PROVIDERS, *_BEST):
+        raise OptionError(f"expected a provider among {', '.join(NAMES)}, got {shown(name)}")
     if name in _BEST:
         return next(PROVIDERS[each] for each in _BEST[name] if PROVIDERS[each].ort_name in there)
-    if name not in PROVIDERS:
-        raise OptionError(f"expected a provider among {', '.join(NAMES)}, got {name!r}")
     provider = PROVIDERS[name]
     if provider.ort_name in there:
         return provider
@@ -127,7 +128,7 @@ def choose_provider(name: str, *, allow_fallback: bool = False) -> Provider:
 def make_session(graph: bytes, provider: Provider, *, threads: int | None = None) -> Any:
     """A session on the provider asked for, or a `ProviderError`; of a graph that was checked."""
     options = onnxruntime.SessionOptions()
-    cores = usable_cores() if threads is None else threads
+    cores = usable_cores() if threads is None else whole_number(threads, "number of threads", 1, MOST_THREADS)
     options.intra_op_num_threads = cores
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
@@ -152,6 +153,11 @@ def make_session(graph: bytes, provider: Provider, *, threads: int | None = None
             f"To get them: {provider.install}. Or --allow-fallback to accept that."
         )
     return session
+
+
+def is_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, which onnxruntime says in words only."""
+    return any(words in str(error) for words in ("allocate memory", "bad_alloc", "bad allocation"))
 
 
 def _in_order(provider: Provider, threads: int) -> list[tuple[str, dict[str, str]]]:

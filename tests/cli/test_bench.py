@@ -282,13 +282,24 @@ def test_the_bundle_may_be_named_as_for_the_other_commands(bundle, images, tmp_p
         (("--data", "nowhere"), 1, "nowhere"),
         (("--data", "IMAGES", "--static", "nowhere.onnx"), 2, "nowhere.onnx: no such file"),
         (("--data", "IMAGES", "--provider", "tensorrt"), 4, "tensorrt"),
-        (("--data", "IMAGES", "--batch", "1,0"), 2, "whole numbers above 0"),
+        (("--data", "IMAGES", "--batch", "1,0"), 2, "whole numbers from 1 to 65,536"),
+        (("--data", "IMAGES", "--batch", "1,65537"), 2, "whole numbers from 1 to 65,536"),
+        (("--data", "IMAGES", "--batch", "²"), 2, "whole numbers from 1 to 65,536"),
+        (("--data", "IMAGES", "--batch", "9" * 5000), 2, "whole numbers from 1 to 65,536"),
+        (("--data", "IMAGES", "--threads", "1,5000"), 2, "whole numbers from 1 to"),
     ],
 )
 def test_wrong_turns_are_told(bundle, images, arguments, code, told):
     result = command(bench, bundle, *(images if each == "IMAGES" else each for each in arguments))
     assert result.exit_code == code, result.output
     assert told in result.stderr
+
+
+@pytest.mark.parametrize(("option", "value"), [("--batch", "65537"), ("--threads", "2147483648")])
+def test_loads_have_bounds(bundle, images, option, value):
+    result = command(group, "bench", "load", bundle, "--data", images, option, value)
+    assert result.exit_code == 2
+    assert "is not in the range 1<=x<=" in result.stderr
 
 
 def test_a_folder_that_is_no_bundle_is_told(tmp_path, images):

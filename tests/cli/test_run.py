@@ -1,6 +1,7 @@
 """`s2dnas-run` from the command line: what it writes, and what it does with whatever it is given."""
 
 import csv
+import itertools
 import json
 import os
 import random
@@ -25,8 +26,12 @@ from small_networks import residual
 
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.cli import run as command
+from s2dnas_deploy.cli.run import _Stop
+from s2dnas_deploy.run import stages
+from s2dnas_deploy.run.bulk import Bulk, BulkOptions
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.chain import StageSession, run_chain
+from s2dnas_deploy.run.limits import MOST_THREADS
 
 WIDTH, HEIGHT = odd_images.SIZE
 RUN = [sys.executable, "-c", "from s2dnas_deploy.cli import run; run()"]
@@ -152,8 +157,12 @@ def test_names_that_are_no_text(bundle, folder, tmp_path):
     assert row["exit"] in (0, 1, 2)
 
 
-def test_memory_that_runs_out_is_told(bundle, folder):
-    result = run("--bundle", bundle, folder, "--batch", 10**15)
+def test_memory_that_runs_out_is_told(bundle, folder, monkeypatch):
+    def none_left(*how, **more):
+        raise MemoryError("Unable to allocate 171. PiB for an array")
+
+    monkeypatch.setattr(stages, "Buffers", none_left)
+    result = run("--bundle", bundle, folder)
     assert result.exit_code == 1
     assert "error: out of memory: " in result.stderr
     assert "Traceback" not in result.output
@@ -329,6 +338,59 @@ def test_ctrl_c_and_kill_say_how_to_go_on_and_lose_nothing(bundle, many, unbroke
     assert set(os.listdir(tmp_path)) == {"out.csv", ".out.csv.run.json"}
 
 
+def test_kill_ends_a_run_of_as_many_threads_as_may_be(bundle, many, tmp_path):
+    process = start(bundle, many, tmp_path / "out.jsonl", "--threads", str(MOST_THREADS))
+    wait_for_lines(tmp_path / "out.jsonl", 50, process)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    _, messages = process.communicate(timeout=60)
+    assert process.returncode == 130, messages
+    assert time.monotonic() - begun < 20
+
+
+def test_a_signal_stops_at_once_until_somebody_looks_for_it():
+    with _Stop(), pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+    with _Stop() as stop:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_that_is_to_stop_does_not_fill_its_batch_first(bundle, folder):
+    images = [str(path) for path in sorted(folder.rglob("*.png"))]
+    asked = iter([False] * 10 + [True])
+    with Cascade.load(bundle, provider="cpu", threads=1) as cascade:
+        bulk = Bulk(cascade, BulkOptions(batch=1000))
+        assert list(bulk.answers(images, lambda: next(asked))) == []
+        assert bulk.stage_samples == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--threads", "0", f"1<=x<={MOST_THREADS}"),
+        ("--threads", "5000", f"1<=x<={MOST_THREADS}"),
+        ("--threads", "2147483648", f"1<=x<={MOST_THREADS}"),
+        ("--batch", "65537", "1<=x<=65536"),
+        ("--batch", "4611686018427387904", "1<=x<=65536"),
+        ("--batch", "9" * 400, "1<=x<=65536"),
+        ("--workers", "257", "1<=x<=256"),
+        ("--workers", "100000", "1<=x<=256"),
+        ("--threshold", "nan,0.5", "expected a finite number as threshold"),
+        ("--threshold", "1e400,0.5", "expected a finite number as threshold"),
+        ("--last-stage", "7", "expected a whole number from 0 to 2 as last stage, got 7"),
+    ],
+)
+def test_numbers_out_of_bounds_are_refused(bundle, folder, option, value, expected):
+    result = run("--bundle", bundle, folder, option, value)
+    assert result.exit_code == 2, result.output
+    assert expected in result.stderr
+    assert "Traceback" not in result.output
+
+
 def kill_and_resume(bundle, many, out, moments) -> None:
     resume: list[str] = []
     for moment in moments:
@@ -369,7 +431,7 @@ def test_any_piece_of_an_output_is_completed(bundle, folder, tmp_path, form):
     content = (lines if form == "parquet" else whole).read_bytes()
     for cut in (0, 1, 60, len(content) // 3, len(content) // 2 + 1, len(content) - 1, len(content)):
         out = tmp_path / f"cut.{form}"
-        process = start_and_stop_before_the_first_line(bundle, folder, out)
+        process = start_and_stop_soon(bundle, folder, out)
         part = out.with_name(f".{out.name}.part") if form == "parquet" else out
         assert part.exists(), process
         part.write_bytes(content[:cut])
@@ -379,18 +441,20 @@ def test_any_piece_of_an_output_is_completed(bundle, folder, tmp_path, form):
         out.unlink()
 
 
-def start_and_stop_before_the_first_line(bundle, folder, out, form=None):
+def start_and_stop_soon(bundle, folder, out, form=None):
     from s2dnas_deploy.cli.console import Console
-    from s2dnas_deploy.run.bulk import BulkOptions
     from s2dnas_deploy.run.job import RunRequest, run_job
 
     request = RunRequest(bundle=bundle, places=(str(folder),), bulk=BulkOptions(batch=2), out=out, form=form)
-    return run_job(request, sys.stdout.buffer, Console(quiet=True), lambda: True)
+    asked = itertools.count()
+    summary = run_job(request, sys.stdout.buffer, Console(quiet=True), lambda: next(asked) > 200)
+    assert 0 < summary.answered < 200
+    return summary
 
 
 def test_a_run_is_resumed_only_with_the_same_images_and_bundle(bundle, folder, tmp_path):
     out = tmp_path / "out.jsonl"
-    start_and_stop_before_the_first_line(bundle, folder, out)
+    start_and_stop_soon(bundle, folder, out)
     other = run("--bundle", bundle, folder / "class 1", "--batch", 2, "--out", out, "--resume")
     assert other.exit_code == 2
     assert "resume with the same images" in other.stderr
@@ -435,7 +499,7 @@ def test_a_complete_run_is_left_as_it_is_by_resume(bundle, folder, tmp_path, for
 
 def test_the_format_of_an_interrupted_run_is_not_lost(bundle, folder, tmp_path):
     out = tmp_path / "out.csv"
-    start_and_stop_before_the_first_line(bundle, folder, out, form="jsonl")
+    start_and_stop_soon(bundle, folder, out, form="jsonl")
     before = out.read_bytes()
     result = run("--bundle", bundle, folder, "--batch", 2, "--out", out, "--resume")
     assert result.exit_code == 2

@@ -1,7 +1,10 @@
 """The cascade against decisions made by hand, in every way that a batch can go through it."""
 
 import pickle
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -137,7 +140,7 @@ def test_other_thresholds_a_last_stage_and_probabilities(load):
             OptionError, match="expected 2 thresholds, one number for each exit but the last, got"
         ):
             cascade.predict(images_of(scores), thresholds=(0.5,))
-        with pytest.raises(OptionError, match="expected a last stage from 0 to 2, got 3"):
+        with pytest.raises(OptionError, match="expected a whole number from 0 to 2 as last stage, got 3"):
             cascade.predict(images_of(scores), last_stage=3)
 
 
@@ -208,30 +211,122 @@ def test_wrong_images_are_told_what_was_expected(load):
 
 
 def test_a_stage_cannot_be_given_no_threads(load):
-    for threads in (0, 1.5, "1"):
-        with pytest.raises(OptionError, match="a whole number of threads, 1 or more"):
-            Cascade.load(load().folder, threads=threads)
+    folder = load().folder
+    for threads in (0, 1.5, "1", True, NAN, 5000, 2**31, np.float32(2)):
+        with pytest.raises(OptionError, match=r"expected a whole number from 1 to \d+ as number of threads"):
+            Cascade.load(folder, threads=threads)
+    for threads in (np.int32(1), np.array(1)):
+        with Cascade.load(folder, threads=threads) as cascade:
+            assert len(cascade.predict(images_of(np.zeros((2, 3))))) == 2
 
 
 def test_what_makes_no_sense_is_refused_in_our_own_words(load):
     image = images_of(np.zeros((1, 3), np.float32))
     with load() as cascade:
-        for thresholds in (0.5, ("a", "b"), (None, 0.5), (NAN, 0.5)):
-            with pytest.raises(OptionError, match=r"expected 2 (numbers as )?thresholds"):
+        for thresholds in (0.5, "12", b"12", {0.1, 0.2}, np.zeros(()), np.zeros((2, 1)), [0.5] * 100_000):
+            with one_line(OptionError, "expected 2 thresholds, one number for each exit but the last, got"):
                 cascade.predict(image, thresholds=thresholds)
-        for stage in (1.0, "1", -1):
-            with pytest.raises(OptionError, match="a last stage from 0 to 2"):
+            with one_line(OptionError, "expected 2 thresholds"):
+                cascade.stream(image, thresholds=thresholds)
+        for odd in ("a", None, NAN, float("inf"), 10**400, 10**5000, 1j, True, np.True_, [0.5]):
+            with one_line(OptionError, "expected a finite number as threshold"):
+                cascade.predict(image, thresholds=(odd, 0))
+        for stage in (1.0, "1", -1, True, 2**70, np.float64(1)):
+            with one_line(OptionError, "expected a whole number from 0 to 2 as last stage"):
                 cascade.predict(image, last_stage=stage)
-        for deadline in ("5", -1, NAN):
-            with pytest.raises(OptionError, match="a deadline in milliseconds"):
+        for deadline in ("5", -1, NAN, True, 10**400, float("inf"), 1j, [5]):
+            with one_line(OptionError, "expected a finite number of 0 or more as deadline in milliseconds"):
                 cascade.predict(image, deadline_ms=deadline)
-        for images in (None, 5, (x for x in image)):
-            with pytest.raises(DataError, match="expected a batch of images, a list or an array"):
+        for batch in (0, 1.5, "3", None, 2**62, True):
+            with one_line(OptionError, "expected a whole number from 1 to 65,536 as batch"):
+                cascade.stream(image, batch=batch)
+        for workers in (0, 100_000, 1.5, "2"):
+            with one_line(OptionError, "expected a whole number from 1 to 256 as number of workers"):
+                cascade.stream(image, workers=workers)
+        for images in (None, 5, (x for x in image), {1: 2}):
+            with one_line(DataError, "expected a batch of images, a list or an array"):
                 cascade.predict(images)
-        with pytest.raises(DataError, match="put it into a list"):
+        for images in (np.array([object()]), np.array(5), np.array(["a"]), np.zeros((1, 4, 1, 1), complex)):
+            with one_line(DataError, "expected images as float32"):
+                cascade.predict(images)
+        for images in ([[]], [None], [b"cat.jpg"], [np.array(object())], [np.array([["x"]])]):
+            with one_line(DataError, "expected"):
+                cascade.predict(images)
+        for sources in (None, 5, np.float32(3), Image.new("RGB", (1, 1))):
+            with one_line(DataError, "expected images, one after the other, got"):
+                cascade.stream(sources)
+        with one_line(DataError, "put it into a list"):
             cascade.stream("cat.jpg")
-        with pytest.raises(OptionError, match="expected options among batch"):
+        with one_line(OptionError, "expected options among batch"):
             cascade.stream_with_errors([], size=3)
+        assert len(cascade.predict([])) == 0
+    for folder in (5, None, b"bundle"):
+        with one_line(OptionError, "expected the folder of a bundle, got"):
+            Cascade.load(folder)
+    for provider in (None, 3, ["cpu"]):
+        with one_line(OptionError, "expected a provider among cpu"):
+            Cascade.load(cascade.folder, provider=provider)
+
+
+@contextmanager
+def one_line(kind, message):
+    """The error is ours, says so, and a person reads it at a glance."""
+    with pytest.raises(kind, match=message) as told:
+        yield
+    assert "\n" not in str(told.value)
+    assert len(str(told.value)) < 1000
+
+
+def test_numbers_of_numpy_are_numbers(load):
+    scores = np.array([[0.4, 0.8, 0.3], [0.6, 0.2, 0.3]], np.float32)
+    images = images_of(scores)
+    with load() as cascade:
+        for thresholds in (
+            np.array([0.3, 0.9]),
+            np.array([0.3, 0.9], np.float16),
+            [np.float32(0.3), np.array(0.9)],
+        ):
+            assert cascade.predict(images, thresholds=thresholds).exit.tolist() == [0, 0]
+            answers = cascade.stream(images, thresholds=thresholds, batch=np.int16(1), workers=np.array(1))
+            assert [answer.exit for answer in answers] == [0, 0]
+        for stage in (np.int64(1), np.uint8(1), np.array(1)):
+            assert cascade.predict(images, thresholds=(2, 2), last_stage=stage).exit.tolist() == [1, 1]
+        for deadline in (np.float32(60_000), np.int64(60_000), np.array(60_000.0)):
+            assert cascade.predict(images, thresholds=(2, 2), deadline_ms=deadline).exit.tolist() == [2, 2]
+
+
+def test_after_an_error_memory_and_locks_are_as_before(load):
+    image = images_of(np.zeros((3, 3), np.float32))
+    with load() as cascade:
+        cascade.predict(image)
+        (kept,) = cascade._free
+
+        def fails():
+            with cascade.seats(3):
+                raise KeyError
+
+        for _ in range(3):
+            with pytest.raises(KeyError):
+                fails()
+        assert cascade._free == [kept]
+        before = threading.active_count()
+        for broken in (lambda: next(cascade.stream(images_of(np.ones((1000, 3))), batch=4)), fails_inside):
+            if broken is fails_inside:
+                with pytest.raises(ZeroDivisionError):
+                    list(cascade.stream(broken()))
+            else:
+                broken()
+        ends = time.monotonic() + 5
+        while threading.active_count() > before and time.monotonic() < ends:
+            time.sleep(0.01)
+        assert threading.active_count() <= before
+        assert cascade._free == [kept]
+        assert cascade.predict(image).exit.tolist() == [2, 2, 2]
+
+
+def fails_inside():
+    yield images_of(np.ones((1, 3), np.float32))[0]
+    raise ZeroDivisionError
 
 
 def test_a_source_may_fill_the_same_memory_again(load):
