@@ -3,6 +3,7 @@
 Place in the flow: `s2dnas-bench` times it beside the cascade, `s2dnas-calibrate` compares answers with it.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import numpy.typing as npt
 
 from s2dnas_deploy.bundle.bundle import MACS
 from s2dnas_deploy.bundle.manifest import CONFIDENCE, LABEL
-from s2dnas_deploy.errors import BundleError, OptionError
+from s2dnas_deploy.errors import BundleError, OptionError, ProviderError, in_a_line, shown
 from s2dnas_deploy.files.onnx_file import read_signature
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import Item
-from s2dnas_deploy.run.providers import Provider, make_session
+from s2dnas_deploy.run.providers import Provider, is_of_memory, make_session
 from s2dnas_deploy.run.stages import Array
 
 _BATCH = 32
@@ -48,9 +49,9 @@ class Baseline:
         except BundleError as error:
             raise BundleError(f"{path}: expected the static network as ONNX: {error}") from error
         inputs = self._session.get_inputs()
-        if len(inputs) != 1:
-            several = ", ".join(value.name for value in inputs)
-            raise OptionError(f"{path}: expected a network with one input, the images; it has {several}")
+        if len(inputs) != 1 or not inputs[0].shape:
+            taken = shown([(value.name, value.shape) for value in inputs])
+            raise OptionError(f"{path}: expected a network with one input, a batch of images; it has {taken}")
         self._input = inputs[0]
         names = [output.name for output in self._session.get_outputs()]
         self._outputs = [LABEL, CONFIDENCE] if {LABEL, CONFIDENCE} <= set(names) else names[:1]
@@ -61,7 +62,7 @@ class Baseline:
     def macs(self) -> int | None:
         """Its MACs for one image, if the file tells."""
         told = self._session.get_modelmeta().custom_metadata_map.get(MACS, "")
-        return int(told) if told.isdigit() else None
+        return int(told) if re.fullmatch("[0-9]{1,18}", told) else None
 
     def __call__(self, images: Array) -> Array:
         """The class of each image; one call after the other for a graph of a fixed batch size."""
@@ -76,9 +77,20 @@ class Baseline:
         binding.bind_cpu_input(self._input.name, np.ascontiguousarray(self.taken(given)))
         for name in self._outputs:
             binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding)
-        answer: Array = binding.get_outputs()[0].numpy()
-        if self._outputs[0] != LABEL:
+        try:
+            self._session.run_with_iobinding(binding)
+            answer: Array = binding.get_outputs()[0].numpy()
+        except Exception as error:  # onnxruntime's errors have no base of their own
+            kind = ProviderError if is_of_memory(error) else OptionError
+            raise kind(f"{self.path} fails on {len(given)} images: {in_a_line(error)}") from error
+        label = self._outputs[0] == LABEL
+        kinds, ranks = ("i", (1,)) if label else ("f", (2, 3, 4))
+        if answer.dtype.kind not in kinds or answer.ndim not in ranks or len(answer) != len(given):
+            raise OptionError(
+                f"{self.path}: expected {'a class' if label else 'logits'} for each of {len(given)} images, "
+                f"got {answer.dtype} {list(answer.shape)}"
+            )
+        if not label:
             answer = answer.reshape(len(answer), -1).argmax(axis=1)
         return answer[: len(images)]
 
@@ -114,9 +126,10 @@ def static_answers(
         images = cascade.reader.batch([item.source for item in part])
         seen(images)
         said = baseline(images)
-        if max(said) >= len(cascade.labels):
+        other = said[(said < 0) | (said >= len(cascade.labels))]
+        if len(other):
             raise OptionError(
-                f"{baseline.path} answers class {max(said)}; the bundle has {len(cascade.labels)}"
+                f"{baseline.path} answers class {other[0]}; the bundle has {len(cascade.labels)}"
             )
         answers[start : start + len(part)] = said
         progress(start + len(part), len(items))

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import onnxruntime
 
 from s2dnas_deploy.bundle.manifest import ANSWERS, CONFIDENCE, IMAGE, LABEL, PROBABILITIES, Manifest
-from s2dnas_deploy.errors import ProviderError, in_a_line
-from s2dnas_deploy.run.providers import Provider, make_session
+from s2dnas_deploy.errors import BundleError, ProviderError, in_a_line, shortened
+from s2dnas_deploy.run.providers import CPU, Provider, is_of_memory, make_session
 
 if TYPE_CHECKING:
     from s2dnas_deploy.bundle.bundle import Bundle
@@ -76,6 +76,8 @@ class Buffers:
             )
             for name in there
         }
+        # A class below 0 is one far above all others here: one comparison finds both.
+        self.labels = self.arrays[LABEL].view(np.uint64)
         self._bindings: dict[tuple[int, int], Any] = {}
         self._device = device
 
@@ -102,6 +104,7 @@ class Stages:
     def __init__(self, bundle: "Bundle", provider: Provider, *, threads: int | None = None) -> None:
         self.manifest, self.provider = bundle.manifest, provider
         self.kinds = kinds_of(bundle.manifest)
+        self._classes = len(bundle.manifest.labels)
         self.sessions = tuple(make_session(graph, provider, threads=threads) for graph in bundle.graphs)
         self._inputs = tuple(tuple(v.name for v in session.get_inputs()) for session in self.sessions)
         self._outputs = tuple(tuple(v.name for v in session.get_outputs()) for session in self.sessions)
@@ -125,7 +128,10 @@ class Stages:
         """Memory that a chain of these stages can run in; for all tensors, or for some."""
         kinds = self.kinds if names is None else {name: self.kinds[name] for name in names}
         size = self.provider.batch_size(capacity)
-        return Buffers(kinds, size, device=self.provider.device, resident=self.resident)
+        try:
+            return Buffers(kinds, size, device=self.provider.device, resident=self.resident)
+        except ValueError as error:  # more bytes than a number of them can be
+            raise BundleError(f"no memory holds the features of {size} images: {in_a_line(error)}") from error
 
     def run(self, stage: int, buffers: Buffers, count: int, sizes: Mapping[str, int] | None = None) -> None:
         """Run a stage on the first `count` rows of `buffers`, in place.
@@ -142,10 +148,22 @@ class Stages:
         try:
             self.sessions[stage].run_with_iobinding(binding)
         except Exception as error:  # onnxruntime's errors have no base of their own
-            raise ProviderError(
-                f"stage {stage} failed on {count} images, on {self.provider.name}: {in_a_line(error)}; "
-                "if memory ran out, give less at a time"
-            ) from error
+            raise self._failure(stage, count, error) from error
+        labels = buffers.labels[:count]
+        largest = labels.argmax()  # with the one item there: half of what max() takes on a batch of one
+        if labels.item(largest) >= self._classes:
+            raise BundleError(
+                f"stage {stage} answers class {buffers.arrays[LABEL][largest]} to an image, "
+                f"expected 0 to {self._classes - 1}"
+            )
+
+    def _failure(self, stage: int, count: int, error: Exception) -> BundleError | ProviderError:
+        """The CPU runs every graph that gives what it says, as long as there is memory."""
+        what = f"stage {stage} failed on {count} images, on {self.provider.name}"
+        if self.provider.ort_name == CPU.ort_name and not is_of_memory(error):
+            reason = shortened(" ".join(str(error).split()), 300)  # which stands at the end of several lines
+            return BundleError(f"{what}: it does not compute what the manifest says: {reason}")
+        return ProviderError(f"{what}: {in_a_line(error)}; if memory ran out, give less at a time")
 
     def _bind(self, stage: int, buffers: Buffers, count: int, sizes: Mapping[str, int]) -> Any:
         binding = self.sessions[stage].io_binding()

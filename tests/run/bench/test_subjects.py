@@ -1,11 +1,14 @@
 """The static network gets the images as it takes them, and answers with classes, whatever its form."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
 from s2dnas_deploy.errors import OptionError
-from s2dnas_deploy.run.bench.subjects import Baseline
+from s2dnas_deploy.run.baseline import Baseline, static_answers
+from s2dnas_deploy.run.inputs import Item
 from s2dnas_deploy.run.providers import CPU
 
 
@@ -13,15 +16,18 @@ def baseline(path):
     return Baseline(path, CPU, threads=1, mean=(0.5, 0.25), std=(0.5, 0.125))
 
 
-def network(path, shape, kind=TensorProto.FLOAT, inputs=("x",)):
+def network(path, shape, kind=TensorProto.FLOAT, inputs=("x",), logits=("N", 6)):
     """Logits [N, 6] are the image's own numbers."""
     given = [helper.make_tensor_value_info(name, kind, shape) for name in inputs]
-    out = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [shape[0], 6])
+    out = helper.make_tensor_value_info("logits", TensorProto.FLOAT, logits)
     nodes = [
         helper.make_node("Cast", [inputs[0]], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("Flatten", ["float"], ["logits"]),
+        helper.make_node("Reshape", ["float", "shape"], ["logits"]),
     ]
-    graph = helper.make_graph(nodes, "g", given, [out])
+    to = [size if isinstance(size, int) else -1 for size in logits]
+    graph = helper.make_graph(
+        nodes, "g", given, [out], [helper.make_tensor("shape", TensorProto.INT64, [len(to)], to)]
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     path.write_bytes(model.SerializeToString())
     return path
@@ -61,3 +67,53 @@ def test_two_inputs_are_refused(tmp_path):
     path = network(tmp_path / "n.onnx", ["N", 2, 1, 3], inputs=("x", "y"))
     with pytest.raises(OptionError, match="one input"):
         baseline(path)
+
+
+def answering(path, value, output=("label", "confidence"), kind=TensorProto.INT64, shape=("N",)):
+    """A network that answers what it is made for, to any number of images."""
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2, 1, 3])
+    out = [helper.make_tensor_value_info(name, kind, shape) for name in output]
+    constants = helper.make_tensor("value", kind, [1], [value])
+    nodes = [
+        helper.make_node("Shape", ["x"], ["count"], start=0, end=1),
+        *(helper.make_node("Expand", ["value", "count"], [name]) for name in output),
+    ]
+    graph = helper.make_graph(nodes, "g", [given], out, [constants])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return baseline(path)
+
+
+@pytest.mark.parametrize("answer", [-1, -11, 6, 2**40])
+def test_answers_that_are_no_class_of_the_bundle_are_refused(tmp_path, answer):
+    def asked(static):
+        return static_answers(static, cascade, [Item("a", None)] * 4, lambda done, total: None)
+
+    cascade = SimpleNamespace(labels=tuple("abcdef"), reader=SimpleNamespace(batch=lambda sources: PIXELS))
+    with pytest.raises(OptionError, match=f"answers class {answer}; the bundle has 6"):
+        asked(answering(tmp_path / "n.onnx", answer))
+    assert asked(answering(tmp_path / "n.onnx", 5)).tolist() == [5] * 4
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ({"kind": TensorProto.FLOAT, "value": 1.0}, r"a class for each of 4 images, got float32 \[4\]"),
+        (
+            {"output": ("logits",), "kind": TensorProto.FLOAT, "value": 1.0},
+            r"logits for each of 4 images, got",
+        ),
+        ({"output": ("classes",), "value": 3}, r"logits for each of 4 images, got int64 \[4\]"),
+    ],
+)
+def test_what_is_neither_classes_nor_logits_is_refused(tmp_path, network, message):
+    with pytest.raises(OptionError, match=message):
+        answering(tmp_path / "n.onnx", **network)(PIXELS)
+
+
+def test_a_network_that_fails_or_takes_no_batch_is_told(tmp_path):
+    static = baseline(network(tmp_path / "n.onnx", ["N", 2, 1, 3], logits=(3, 6)))
+    with pytest.raises(OptionError, match="fails on 4 images"):
+        static(PIXELS)
+    with pytest.raises(OptionError, match="expected a network with one input, a batch of images"):
+        baseline(network(tmp_path / "n.onnx", [], logits=(1, 1)))
