@@ -16,7 +16,8 @@ nothing that its owner has not signed: no other byte of the folder is even parse
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,11 +32,15 @@ from s2dnas_deploy.bundle.manifest import (
 from s2dnas_deploy.bundle.signature import LARGEST_BYTES, SIGNATURE, vouched
 from s2dnas_deploy.errors import BundleError, shown
 from s2dnas_deploy.files.onnx_file import GraphValue, read_signature
+from s2dnas_deploy.files.plain_file import read_file
 
 MACS = "s2dnas.macs"  # in a graph's metadata: its MACs for one image
 MANIFEST, LABELS, CARD, SUMS = "manifest.json", "labels.txt", "README.md", "SHA256SUMS"
-UNFINISHED = re.compile(r"\..*\.part")  # what a write leaves that was killed; nobody reads it
+VERIFICATION = "verification.txt"
+UNFINISHED = re.compile(r"\..*\.part")
+"""What a replacement that was killed leaves in a bundle, until the next one; nobody reads it."""
 _LARGEST_TEXT_BYTES = 64 * 2**20
+_LONGEST_REPLACING, _BETWEEN_LOOKS = 2.0, 0.01  # seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,31 +59,84 @@ def load_bundle(folder: Path | str, trust: Path | str | None = None) -> Bundle:
 
     `trust` is a public key: what its owner has not signed does not fit.
     """
-    folder, key = Path(folder), None if trust is None else Path(trust).absolute()
-    try:
-        try:
-            return _load(folder, key)
-        except BundleError:
-            return _load(folder, key)  # it may have been replaced while it was read
-    except BundleError as error:
-        raise BundleError(f"bundle {folder}: {error}") from error
+    return _undisturbed(_load, Path(folder), trust)
 
 
 def verify_bundle(folder: Path | str, trust: Path | str | None = None) -> Bundle:
-    """As `load_bundle`, and also that every file that was exported is there, unchanged."""
-    bundle = load_bundle(folder, trust)
-    largest = max(_LARGEST_TEXT_BYTES, *(graph.size_bytes for graph in bundle.manifest.graphs))
-    for name, sha256 in sums_of(bundle.folder).items():
-        if hashlib.sha256(_content(bundle.folder, name, largest)).hexdigest() not in sha256:
-            raise BundleError(
-                f"bundle {folder}: {name} is not the file that was exported (its sha256 differs)"
-            )
-    return bundle
+    """As `load_bundle`, and also that every file that was exported is there, unchanged, and no other."""
+    return _undisturbed(_verified, Path(folder), trust)
 
 
 def is_bundle(folder: Path) -> bool:
     """Whether the folder says of itself that it is a bundle."""
     return (folder / MANIFEST).is_file() and (folder / SUMS).is_file()
+
+
+def _undisturbed(
+    read: Callable[[Path, Path | None], Bundle], folder: Path, trust: Path | str | None
+) -> Bundle:
+    """What is read of a bundle; once more, if it was replaced meanwhile, or is not in place for a moment."""
+    key = None if trust is None else Path(trust).absolute()
+    until = time.monotonic() + _LONGEST_REPLACING
+    while True:
+        before = _state(folder)
+        try:
+            return read(folder, key)
+        except BundleError as error:
+            disturbed = _state(folder) != before or _has_another_beside(folder)
+            if not disturbed or time.monotonic() > until:
+                raise BundleError(f"bundle {folder}: {error}") from error
+        time.sleep(_BETWEEN_LOOKS)
+
+
+def _state(folder: Path) -> tuple[tuple[int, int] | None, ...]:
+    """Which files stand for the bundle just now; other ones, once it has been replaced."""
+    return tuple(_which(path) for path in (folder, folder / MANIFEST, folder / SUMS))
+
+
+def _which(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_ctime_ns
+
+
+def _has_another_beside(folder: Path) -> bool:
+    """Whether a bundle of the name is being written, or was when its writer was killed."""
+    whole = folder.absolute()
+    hidden = re.compile(rf"\.{re.escape(whole.name)}\.[^.]+\.part")
+    try:
+        return any(hidden.fullmatch(each.name) and each.is_dir() for each in whole.parent.iterdir())
+    except OSError:
+        return False
+
+
+def _verified(folder: Path, trust: Path | None) -> Bundle:
+    bundle = _load(folder, trust)
+    sums = sums_of(folder)
+    _check_listed(folder, bundle.manifest, sums)
+    largest = max(_LARGEST_TEXT_BYTES, *(graph.size_bytes for graph in bundle.manifest.graphs))
+    for name, sha256 in sums.items():
+        if hashlib.sha256(_content(folder, name, largest)).hexdigest() not in sha256:
+            raise BundleError(f"{name} is not the file that was exported (its sha256 differs)")
+    return bundle
+
+
+def _check_listed(folder: Path, manifest: Manifest, sums: Mapping[str, frozenset[str]]) -> None:
+    """Every file has its sum: one without could be any."""
+    present = {path.name for path in folder.iterdir() if not UNFINISHED.fullmatch(path.name)}
+    exported = {MANIFEST, LABELS, CARD, VERIFICATION, *(graph.file for graph in manifest.graphs)}
+    unlisted = sorted((present | exported) - {SUMS, SIGNATURE} - sums.keys())
+    if unlisted:
+        raise BundleError(
+            f"{shown(unlisted[0])} is not listed in {SUMS}, so nobody can tell whether it is the file that "
+            "was exported; export again, or remove it if it is no part of the bundle"
+        )
+    # What calibration replaces is listed as it was and as it will be, while it does; see `saving`.
+    twice = sorted(name for name, known in sums.items() if len(known) > 1 and name not in (MANIFEST, CARD))
+    if twice:
+        raise BundleError(f"{SUMS} lists {shown(twice[0])} with {len(sums[twice[0]])} sums, expected one")
 
 
 def _load(folder: Path, trust: Path | None) -> Bundle:
@@ -194,16 +252,12 @@ def _content(
     signed: Mapping[str, str] | None = None,
 ) -> bytes:
     """A file of the folder itself; a link could lead anywhere, so it is refused. If need be, a signed one."""
-    path = folder / name
-    if path.is_symlink() or not path.is_file():
-        raise BundleError(f"{name} is missing, or is no plain file")
-    size = path.stat().st_size
-    if size > largest_bytes:
-        raise BundleError(f"{name} has {size} bytes, expected at most {largest_bytes}")
     try:
-        content = path.read_bytes()
+        content = read_file(folder / name, largest_bytes, follow_links=False)
+    except FileNotFoundError as error:
+        raise BundleError(f"{name} is missing") from error
     except OSError as error:
-        raise BundleError(f"{name} cannot be read: {error}") from error
+        raise BundleError(f"{name}: {error.strerror}") from error
     if signed is not None and hashlib.sha256(content).hexdigest() != signed.get(name):
         raise BundleError(f"{name} is not the file that was signed (its sha256 differs from {SIGNATURE})")
     return content

@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from s2dnas_deploy.bundle.bundle import (
@@ -28,7 +28,7 @@ from s2dnas_deploy.bundle.card import readme
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
 from s2dnas_deploy.errors import BundleError, OptionError
-from s2dnas_deploy.files.atomic import lock_folder, sync_folder, write_text_atomically
+from s2dnas_deploy.files.atomic import exchange, lock_folder, sync_folder, write_text_atomically
 
 OLD = "old"
 
@@ -36,11 +36,18 @@ OLD = "old"
 def save_bundle(files: Mapping[str, bytes], folder: Path, signer: Signer | None = None) -> None:
     """Put `files` and their SHA256SUMS into `folder`, all at once; an older bundle there is replaced."""
     check_replaceable(folder)
+    try:
+        _save(files, folder, signer)
+    except OSError as error:  # about the folder that was asked for, not about one in its place
+        reason = f"the bundle cannot be written: {error.strerror or error}"
+        raise OSError(error.errno, reason, str(folder)) from error
+
+
+def _save(files: Mapping[str, bytes], folder: Path, signer: Signer | None) -> None:
     parent = folder.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(parent, folder.name)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=parent))
-    with lock_folder(part):
+    with _hidden_beside(folder) as part:
         try:
             sums = [(name, _sha256(content)) for name, content in files.items()]
             listed = _lines(sums).encode()
@@ -153,19 +160,40 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _replace(folder: Path, part: Path) -> None:
-    """Rename the finished folder into place; an older bundle is moved aside first, and then removed."""
+    """Put the finished folder in the place of an older bundle, which is then removed.
+
+    In one step, where the system can: who reads meanwhile finds one bundle or the other. Else the older one
+    is moved aside first, and for a moment there is none.
+    """
     if not folder.exists():
         part.rename(folder)
         return
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent))
-    with lock_folder(aside), _writing(folder):
-        folder.rename(aside / OLD)
-        try:
-            part.rename(folder)
-        except BaseException:
-            (aside / OLD).rename(folder)
-            raise
-        shutil.rmtree(aside)
+    with _writing(folder):
+        if exchange(part, folder):
+            shutil.rmtree(part)
+            return
+        with _hidden_beside(folder) as aside:
+            folder.rename(aside / OLD)
+            try:
+                part.rename(folder)
+            except BaseException:
+                (aside / OLD).rename(folder)
+                raise
+            shutil.rmtree(aside)
+
+
+@contextmanager
+def _hidden_beside(folder: Path) -> Iterator[Path]:
+    """A new folder under a hidden name, held as long as it is worked with; what is not is left behind."""
+    with ExitStack() as stack:
+        while True:
+            hidden = tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.absolute().parent)
+            try:
+                stack.enter_context(lock_folder(Path(hidden)))
+                break
+            except (BlockingIOError, FileNotFoundError):
+                continue  # somebody who cleans up came between
+        yield Path(hidden)
 
 
 @contextmanager
@@ -186,10 +214,7 @@ def _remove_abandoned(parent: Path, name: str) -> None:
     """
     left = re.compile(rf"\.{re.escape(name)}\.[^.]+\.part")  # and not `.name.int8.….part`, another's
     for path in [path for path in parent.iterdir() if left.fullmatch(path.name)]:
-        try:
-            with lock_folder(path):
-                if (path / OLD).exists() and not (parent / name).exists():
-                    (path / OLD).rename(parent / name)  # killed between the two renames
-                shutil.rmtree(path, ignore_errors=True)
-        except BlockingIOError:
-            continue
+        with suppress(BlockingIOError, NotADirectoryError, FileNotFoundError), lock_folder(path):
+            if (path / OLD).exists() and not (parent / name).exists():
+                (path / OLD).rename(parent / name)  # killed between the two renames
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,8 +1,10 @@
 """A bundle is refused for whatever does not fit, and is there as a whole or not at all."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,9 +27,10 @@ from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bundle import manifest as manifest_module
 from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, verify_bundle
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.bundle.saving import OLD, check_replaceable
+from s2dnas_deploy.bundle.saving import OLD, check_replaceable, save_bundle
 from s2dnas_deploy.cli import inspect
 from s2dnas_deploy.errors import BundleError, OptionError
+from s2dnas_deploy.files.atomic import exchange
 from s2dnas_deploy.files.onnx_file import read_signature
 
 SCHEMA = json.loads(Path(manifest_module.__file__).with_name("manifest.schema.json").read_text())
@@ -170,6 +173,40 @@ def test_a_flipped_byte_in_the_report_is_found_when_verifying(folder):
     load_bundle(folder)
     with pytest.raises(BundleError, match=r"verification\.txt"):
         verify_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["stage_1.onnx", "cascade.onnx", "labels.txt", "manifest.json", "README.md", "verification.txt", "new"],
+)
+def test_a_file_without_a_sum_is_found_when_verifying(folder, name):
+    if name == "new":
+        (folder / name).write_bytes(b"put in later")
+    lines = (folder / "SHA256SUMS").read_text().splitlines(keepends=True)
+    (folder / "SHA256SUMS").write_text("".join(line for line in lines if not line.endswith(f"  {name}\n")))
+    with pytest.raises(BundleError, match=re.escape(name)):
+        verify_bundle(folder)
+    result = CliRunner().invoke(inspect, [str(folder), "--verify"])
+    assert result.exit_code == 3
+    assert name in result.stderr
+
+
+def test_a_file_with_two_sums_is_found_when_verifying(folder):
+    with (folder / "SHA256SUMS").open("a") as sums:
+        sums.write("0" * 64 + "  stage_1.onnx\n")
+    with pytest.raises(BundleError, match=r"lists 'stage_1\.onnx' with 2 sums, expected one"):
+        verify_bundle(folder)
+
+
+def test_what_a_killed_calibration_left_half_written_is_no_file_of_the_bundle(folder):
+    (folder / ".manifest.json.abcdefgh.part").write_text("half")
+    verify_bundle(folder)
+
+
+def test_a_pipe_in_a_bundle_is_not_waited_for(folder):
+    (folder / "stage_1.onnx").unlink()
+    os.mkfifo(folder / "stage_1.onnx")
+    refused(folder, r"stage_1\.onnx: is a pipe")
 
 
 def test_a_truncated_graph_is_found(folder):
@@ -333,6 +370,73 @@ def test_what_a_killed_export_left_is_removed_by_the_next(chain, tmp_path):
     export_to(tmp_path / "out", chain)
     assert sorted(path.name for path in tmp_path.iterdir()) == [anothers.name, "out"]
     assert (anothers / OLD).exists()
+
+
+_REPLACING = """
+import sys
+from pathlib import Path
+from s2dnas_deploy.bundle import saving
+if sys.argv[1] == "without exchange":
+    saving.exchange = lambda one, other: False
+bundles = [
+    {path.name: path.read_bytes() for path in Path(each).iterdir() if path.name != "SHA256SUMS"}
+    for each in sys.argv[3:]
+]
+print("ready", flush=True)
+while True:
+    for files in bundles:
+        saving.save_bundle(files, Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("how", ["with exchange", "without exchange"])
+def test_who_reads_while_exports_replace_a_bundle_always_finds_one(chain, exported, tmp_path, how):
+    other = export_to(tmp_path / "other", chain, rule="margin")
+    shutil.copytree(exported, tmp_path / "out")
+    known = {load_bundle(exported).manifest.to_json(): 0, other.manifest.to_json(): 0}
+    words = [sys.executable, "-c", _REPLACING, how, tmp_path / "out", exported, other.folder]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        for look in range(150):
+            read = load_bundle if look % 3 else verify_bundle
+            known[read(tmp_path / "out").manifest.to_json()] += 1
+        assert process.poll() is None
+        process.kill()
+    assert all(known.values()), known.values()
+
+
+def test_two_folders_change_places_in_one_step_where_the_system_can(tmp_path):
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("")
+    if not exchange(tmp_path / "one", tmp_path / "other"):
+        pytest.skip("this system cannot")
+    assert (tmp_path / "one" / "other").exists()
+    assert (tmp_path / "other" / "one").exists()
+    with pytest.raises(FileNotFoundError):
+        exchange(tmp_path / "one", tmp_path / "missing")
+
+
+def test_a_bundle_that_is_not_there_is_told_at_once(tmp_path, monkeypatch):
+    begun = time.monotonic()
+    with pytest.raises(BundleError, match="there is no such folder"):
+        load_bundle(tmp_path / "out")
+    assert time.monotonic() - begun < 1
+    monkeypatch.setattr("s2dnas_deploy.bundle.bundle._LONGEST_REPLACING", 0.1)
+    (tmp_path / ".out.abcdefgh.part").mkdir()  # of an export that was killed: it may be one that still runs
+    with pytest.raises(BundleError, match="there is no such folder"):
+        load_bundle(tmp_path / "out")
+
+
+def test_a_full_disk_is_told_of_the_bundle_and_nothing_is_left(exported, tmp_path, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("s2dnas_deploy.bundle.saving._write", full)
+    with pytest.raises(OSError, match="the bundle cannot be written: No space left on device") as caught:
+        save_bundle({"manifest.json": b"{}"}, tmp_path / "out")
+    assert caught.value.filename == str(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
