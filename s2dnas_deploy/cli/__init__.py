@@ -8,6 +8,7 @@ import click
 from s2dnas_deploy import __version__
 from s2dnas_deploy.cli.bench import bench
 from s2dnas_deploy.cli.calibrate import calibrate
+from s2dnas_deploy.cli.command import GuardedGroup
 from s2dnas_deploy.cli.demo import demo
 from s2dnas_deploy.cli.export import export
 from s2dnas_deploy.cli.inspect import inspect
@@ -16,7 +17,7 @@ from s2dnas_deploy.cli.search import search
 from s2dnas_deploy.cli.train import train
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=GuardedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__)
 def main() -> None:
     """Turn an image CNN into a multi-stage network that answers easy images early."""

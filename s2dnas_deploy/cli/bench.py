@@ -10,8 +10,10 @@ import click
 
 from s2dnas_deploy.cli.bundle_options import PROVIDERS, silence_pillow, trust_option
 from s2dnas_deploy.cli.calibrate import Share
-from s2dnas_deploy.cli.command import Command, Counts
+from s2dnas_deploy.cli.command import Command, Counts, GuardedGroup
+from s2dnas_deploy.cli.console import Console, print_result
 from s2dnas_deploy.errors import BundleError, DataError
+from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
 from s2dnas_deploy.run.limits import MOST_BATCH, MOST_THREADS
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ _MEASURE = "measure"
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class _Bench(click.Group):
+class _Bench(GuardedGroup):
     """A group whose first word may be left out: `s2dnas-bench BUNDLE` measures it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -125,7 +127,6 @@ def measure(**options: Any) -> None:
     s2dnas-bench probes/ --out device.json
     """  # noqa: D301
     from s2dnas_deploy.bundle.bundle import MANIFEST
-    from s2dnas_deploy.files.atomic import check_writable
     from s2dnas_deploy.run.profile import PROBES
 
     options["folder"] = _named(options["folder"], options.pop("bundle"))
@@ -139,14 +140,11 @@ def measure(**options: Any) -> None:
         )
     if not options["places"]:
         raise click.UsageError("name the images to measure with: --data images/")
-    from s2dnas_deploy.cli.console import Console
     from s2dnas_deploy.run.bench.measure import MeasureRequest
     from s2dnas_deploy.run.bench.measure import measure as measure_bundle
 
     silence_pillow()
-    for key in ("out", "html", "csv"):
-        if options[key] is not None:
-            check_writable(options[key], f"--{key}")
+    _check_writable(options, "out", "html", "csv")
     request = MeasureRequest(
         bundle=options["folder"],
         threads=options["threads"] or (),
@@ -176,8 +174,6 @@ def _named(folder: Path | None, bundle: Path | None) -> Path:
 
 def _time_probes(options: dict[str, Any]) -> None:
     """A device profile for a search."""
-    from s2dnas_deploy.cli.console import Console
-    from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
     from s2dnas_deploy.run.profile import measure_profile
 
     if options["trust"] is not None:
@@ -265,6 +261,7 @@ def load(**options: Any) -> None:
     from s2dnas_deploy.run.bench.loadgen import Load, run_loads
 
     silence_pillow()
+    check_writable(options["log"] / "log", "--log")
     loads = [
         Load(
             scenario=name,
@@ -285,7 +282,7 @@ def load(**options: Any) -> None:
     for result in results:
         mean = "" if result.mean_ms is None else f", mean {result.mean_ms:.4f} ms"
         valid = "valid" if result.is_valid else "INVALID"
-        click.echo(
+        print_result(
             f"{result.scenario:>13}  {result.figure:>12.4f} {result.unit:<18}{mean}  {valid}  {result.log}"
         )
     if not all(result.is_valid for result in results):
@@ -327,9 +324,10 @@ def pack(**options: Any) -> None:
     from s2dnas_deploy.run.bench.pack import Kit, write_kit
 
     silence_pillow()
+    _check_writable(options, "out")
     out = options.pop("out")
     count = write_kit(Kit(**options), out)
-    click.echo(
+    print_result(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB, {count} images; on the board: unzip it, sh kit/run.sh"
     )
 
@@ -345,6 +343,7 @@ def show(**options: Any) -> None:
     """Show what s2dnas-bench --out has kept in REPORT, as a table, a page or CSV."""
     from s2dnas_deploy.run.bench.report import Report
 
+    _check_writable(options, "html", "csv")
     report = Report.load(options["report"])
     _show(report, options)
 
@@ -369,9 +368,15 @@ def compare(**options: Any) -> None:
 
     before, after = Report.load(options["before"]), Report.load(options["after"])
     comparison = compare_reports(before, after, force=options["force"])
-    click.echo(comparison_text(comparison, options["limit"]))
+    print_result(comparison_text(comparison, options["limit"]))
     if comparison.regressions(options["limit"]):
         sys.exit(1)
+
+
+def _check_writable(options: dict[str, Any], *keys: str) -> None:
+    for key in keys:
+        if options[key] is not None:
+            check_writable(options[key], f"--{key}")
 
 
 def _show(report: "Report", options: dict[str, Any]) -> None:
@@ -379,12 +384,11 @@ def _show(report: "Report", options: dict[str, Any]) -> None:
     from dataclasses import asdict
 
     from s2dnas_deploy.cli.bench_text import report_csv, report_text
-    from s2dnas_deploy.files.atomic import write_text_atomically
     from s2dnas_deploy.run.bench.page import page_of
     from s2dnas_deploy.run.bench.summary import summarise
 
     summaries = [summarise(run, report) for run in report.runs]
-    click.echo(report_text(report, summaries))
+    print_result(report_text(report, summaries))
     if options.get("out") is not None:
         text = report.to_json(summary=[asdict(each) for each in summaries])
         write_text_atomically(options["out"], text)

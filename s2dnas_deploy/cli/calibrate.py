@@ -13,6 +13,7 @@ from s2dnas_deploy.cli.bundle_options import (
     silence_pillow,
 )
 from s2dnas_deploy.cli.command import Command
+from s2dnas_deploy.cli.console import Console, print_result, say
 from s2dnas_deploy.run.limits import MOST_BATCH
 
 if TYPE_CHECKING:
@@ -135,7 +136,6 @@ def calibrate(**options: Any) -> None:
     """  # noqa: D301
     check_bundle_is_named(options["bundle"], options["images"])
     request = _request(options)
-    from s2dnas_deploy.cli.console import Console
     from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
     from s2dnas_deploy.run.calibration import calibrate as run_calibration
     from s2dnas_deploy.run.plot import calibration_svg
@@ -157,10 +157,10 @@ def calibrate(**options: Any) -> None:
                 "export again with --threshold "
                 + ",".join(f"{t:.9g}" for t in calibration.choice.point.thresholds)
             )
-    click.echo(_in_words(calibration))
+    print_result(_in_words(calibration))
     if request.write:
         gone = ", which is no longer signed: --sign signs it" if calibration.unsigned else ""
-        click.echo(f"written to {request.bundle}{gone}", err=True)
+        say(f"written to {request.bundle}{gone}")
 
 
 def _request(options: dict[str, Any]) -> "CalibrationRequest":

@@ -1,17 +1,19 @@
 """What all commands share: errors as one message and an exit code, and the form of common values."""
 
+import errno
 import json
-import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 import click
 
 from s2dnas_deploy import __version__
+from s2dnas_deploy.cli.console import open_closed_streams, readable, say, silence
 from s2dnas_deploy.errors import S2dnasError, in_a_line, shown
 
 INTERRUPTED = 130
@@ -19,11 +21,57 @@ DEBUG = "s2dnas_deploy.debug"
 """In the context's `meta`: whether the traceback of an error is wanted."""
 
 
-class Command(click.Command):
+class Guarded(click.Command):
+    """A command, or a group of some, whatever its streams are and whatever it is asked."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse and run, with streams that are there."""
+        open_closed_streams()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:  # of click's own output, help and the version
+            silence(sys.stdout)
+            _end(f"error: stdout: cannot be written: {error.strerror or error}", 1)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse; what is wrong is told in what a terminal may be shown."""
+        with _readable_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run; what is wrong with the options is told in what a terminal may be shown."""
+        with _readable_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        error.show = partial(_show_or_lose, error.show)  # type: ignore[method-assign]
+        error.message = readable(error.message)  # type: ignore[misc]  # final in new releases of click only
+        raise
+
+
+def _show_or_lose(show: Callable[[], None]) -> None:
+    try:
+        show()
+    except OSError:
+        silence(sys.stderr)
+
+
+class GuardedGroup(Guarded, click.Group):
+    """A group of commands."""
+
+
+class Command(Guarded):
     """A command that ends with the exit code of the error it met; `--debug` shows the traceback."""
 
     interrupted = "interrupted"
     """What is said after Ctrl-C."""
+    when_full = "make room, and give the same command again"
+    """What is said when a disk is full."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault(
@@ -53,12 +101,14 @@ class Command(click.Command):
             )
         except BrokenPipeError:
             # Whoever read the output has had enough; nothing may be written there at the end either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            silence(sys.stdout)
             sys.exit(1)
         except OSError as error:
+            silence(sys.stdout)
             if debug:
                 raise
-            _end(f"error: {_of_system(error)}", 1)
+            full = f"; {self.when_full}" if error.errno in _FULL else ""
+            _end(f"error: {_of_system(error)}{full}", 1)
         except (MemoryError, RuntimeError) as error:
             if debug or not _is_of_memory(error):
                 raise
@@ -71,6 +121,7 @@ class ResumableCommand(Command):
     """One that goes on where it was."""
 
     interrupted = "interrupted: the same command, without --restart, goes on where this one was"
+    when_full = "make room, and the same command, without --restart, goes on where this one was"
 
 
 @contextmanager
@@ -97,6 +148,9 @@ def _is_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or of_torch
 
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
 def _of_system(error: OSError) -> str:
     """The operating system's error: which file, and what of it."""
     if error.filename is None or error.strerror is None:
@@ -105,7 +159,7 @@ def _of_system(error: OSError) -> str:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    click.echo(message, err=True)
+    say(message)
     sys.exit(code)
 
 

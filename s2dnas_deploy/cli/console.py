@@ -1,10 +1,87 @@
-"""How a command talks while it works: messages and progress bars on stderr, bars only for a terminal."""
+"""How a command talks: results on stdout; messages and progress bars on stderr, bars only for a terminal.
 
+Names of files, labels and bundles come from anyone, and a terminal obeys what is written to it; so whatever
+is for a person goes through `readable`.
+"""
+
+import io
+import os
+import re
 import sys
 import time
 from collections.abc import Callable
+from typing import TextIO
 
 import click
+
+from s2dnas_deploy.errors import shortened
+from s2dnas_deploy.files.atomic import naming
+
+_LONGEST_LINE = 1000
+_NOT_SHOWN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # what moves the cursor, or worse; but tabs and ends of lines
+    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # what turns the order of letters around
+    "\ud800-\udfff]"  # bytes of a file's name that are no text
+)
+
+
+def readable(text: str) -> str:
+    """A text as a terminal may get it: nothing in it that it would obey, and no endless lines."""
+    return "\n".join(_bounded(_NOT_SHOWN.sub(_spelled, line)) for line in text.split("\n"))
+
+
+def _spelled(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode()
+
+
+def _bounded(line: str) -> str:
+    if len(line) <= _LONGEST_LINE:
+        return line
+    note = f" [cut, of {len(line):,} characters]"
+    return shortened(line, _LONGEST_LINE - len(note)) + note
+
+
+def say(message: str) -> None:
+    """A message for a person, on stderr; where that is closed, or full, it is lost and the work goes on."""
+    try:
+        click.echo(readable(message), err=True)
+    except OSError:
+        silence(sys.stderr)
+
+
+def print_result(text: str, *, exactly: bool = False) -> None:
+    """A result, on stdout: for a person, or exactly as it is for a program."""
+    with naming("stdout"):
+        click.echo(text if exactly else readable(text))
+
+
+def silence(stream: TextIO) -> None:
+    """Let a stream that takes nothing more take all, or the end of the process would write there again."""
+    try:
+        number = stream.fileno()
+    except io.UnsupportedOperation:  # it is none of the system's
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
+def open_closed_streams() -> None:
+    """Open what of stdin, stdout and stderr is closed: else the next file that is opened takes its place.
+
+    What is read there is empty, what is written to stdout is an error, and messages are lost.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # the lowest number that is free is this one
+            os.open(os.devnull, os.O_WRONLY if number == 2 else os.O_RDONLY)
+    # A stream that was closed when Python began is None.
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may know few letters
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class Console:
@@ -25,7 +102,7 @@ class Console:
     def say(self, message: str) -> None:
         """A line for a person."""
         if not self.quiet:
-            click.echo(message, err=True)
+            say(message)
 
     def phase(self, name: str) -> Callable[[int, int, str], None]:
         """Begin a phase. Nothing shows until it has lasted a second."""

@@ -10,11 +10,13 @@ import click
 from s2dnas_deploy.cli.bench import bench
 from s2dnas_deploy.cli.calibrate import calibrate
 from s2dnas_deploy.cli.command import DEBUG, Command
+from s2dnas_deploy.cli.console import Console, print_result
 from s2dnas_deploy.cli.export import export
 from s2dnas_deploy.cli.inspect import inspect
 from s2dnas_deploy.cli.run import run
 from s2dnas_deploy.cli.search import search
 from s2dnas_deploy.cli.train import train
+from s2dnas_deploy.files.atomic import check_writable
 
 if TYPE_CHECKING:
     from s2dnas_deploy.run.bench.report import Report
@@ -58,18 +60,18 @@ def demo(out: Path, *, restart: bool) -> None:
     choose thresholds, classify the test images, and measure against the static network.
     """
     from s2dnas_deploy.build.demo.folder import write_folder
-    from s2dnas_deploy.cli.console import Console
     from s2dnas_deploy.run.bench.report import Report
 
+    check_writable(out / "static.pt")
     with Console() as console:
         write_folder(out, console)
     for left in ("predictions.csv", ".predictions.csv.run.json"):  # of a demo that was stopped there
         (out / left).unlink(missing_ok=True)
     debug = ["--debug"] if click.get_current_context().meta[DEBUG] else []
     for what, words in _steps(out, restart=restart):
-        click.echo(f"\n# {what}\n$ {shlex.join(words)}")
+        print_result(f"\n# {what}\n$ {shlex.join(words)}")
         _call([*words, *debug])
-    click.echo(_in_words(out, Report.load(out / "bench.json")))
+    print_result(_in_words(out, Report.load(out / "bench.json")))
 
 
 def _steps(out: Path, *, restart: bool) -> Iterator[tuple[str, Sequence[str]]]:

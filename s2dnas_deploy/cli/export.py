@@ -10,6 +10,7 @@ import click
 from s2dnas_deploy.bundle.exits import RULES
 from s2dnas_deploy.cli.bundle_options import sign_option
 from s2dnas_deploy.cli.command import Command, Numbers
+from s2dnas_deploy.cli.console import Console, print_result
 from s2dnas_deploy.cli.network_options import network_options, spelled
 
 if TYPE_CHECKING:
@@ -105,11 +106,10 @@ def export(**options: Any) -> None:
     """  # noqa: D301
     request = _request(options)
     from s2dnas_deploy.build.export.session import export_model
-    from s2dnas_deploy.cli.console import Console
 
     with Console(quiet=options["quiet"]) as console, redirect_stdout(sys.stderr):
         manifest = export_model(request, console)
-    click.echo(_summary(manifest, request.out))
+    print_result(_summary(manifest, request.out))
 
 
 def _request(options: dict[str, Any]) -> "ExportRequest":

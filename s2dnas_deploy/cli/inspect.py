@@ -11,8 +11,10 @@ import click
 
 from s2dnas_deploy.cli.bundle_options import trust_option
 from s2dnas_deploy.cli.command import Command
+from s2dnas_deploy.cli.console import print_result, say
 from s2dnas_deploy.cli.inspection_text import in_words
 from s2dnas_deploy.cli.network_options import network_options, spelled
+from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
 
 if TYPE_CHECKING:
     from s2dnas_deploy.build.network import MultiStageNetwork
@@ -73,18 +75,22 @@ def inspect(**options: Any) -> None:
     given = click.get_current_context().get_parameter_source("trust")
     if given is click.core.ParameterSource.COMMANDLINE:  # and not in the environment, for all bundles there
         raise click.UsageError("--trust is for a bundle: give its folder")
+    for key in ("picture", "write_plan"):
+        if options[key] is not None:
+            check_writable(options[key], spelled(key))
     subject = _subject(options)
-    click.echo(json.dumps(subject.document, indent=1) if options["as_json"] else in_words(subject.document))
+    if options["as_json"]:
+        print_result(json.dumps(subject.document, indent=1), exactly=True)
+    else:
+        print_result(in_words(subject.document))
     if options["picture"] is not None:
         from s2dnas_deploy.build.picture import save_picture
 
         save_picture(subject.network, options["picture"], title=subject.document["name"])
-        click.echo(f"wrote {options['picture']}", err=True)
+        say(f"wrote {options['picture']}")
     if options["write_plan"] is not None:
-        from s2dnas_deploy.files.atomic import write_text_atomically
-
         write_text_atomically(options["write_plan"], subject.network.division.plan.to_json())
-        click.echo(f"wrote {options['write_plan']}", err=True)
+        say(f"wrote {options['write_plan']}")
 
 
 def _show_bundle(options: dict[str, Any]) -> None:
@@ -96,11 +102,14 @@ def _show_bundle(options: dict[str, Any]) -> None:
     if given:
         raise click.UsageError(f"{options['path']} is a folder, so a bundle: leave {spelled(given[0])} out")
     bundle = (verify_bundle if options["verify"] else load_bundle)(options["path"], options["trust"])
-    click.echo(bundle.manifest.to_json() if options["as_json"] else bundle_in_words(bundle))
+    if options["as_json"]:
+        print_result(bundle.manifest.to_json(), exactly=True)
+    else:
+        print_result(bundle_in_words(bundle))
     if options["verify"]:
-        click.echo("verified: every file is as it was written", err=True)
+        say("verified: every file is as it was written")
     if bundle.trust is not None:
-        click.echo(f"signed by the owner of {options['trust']}: every file is as it was signed", err=True)
+        say(f"signed by the owner of {options['trust']}: every file is as it was signed")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import click
 
 from s2dnas_deploy.cli.bundle_options import bundle_options, check_bundle_is_named, silence_pillow
 from s2dnas_deploy.cli.command import INTERRUPTED, Command, Numbers
+from s2dnas_deploy.cli.console import Console, say
 from s2dnas_deploy.run.limits import MOST_BATCH, MOST_WORKERS
 
 if TYPE_CHECKING:
@@ -17,7 +18,11 @@ if TYPE_CHECKING:
 SOME_FAILED = 6
 
 
-@click.command(cls=Command)
+class _Run(Command):
+    when_full = "make room; a run with --out goes on when the same command is given with --resume"
+
+
+@click.command(cls=_Run)
 @click.argument("images", nargs=-1, required=True)
 @bundle_options
 @click.option(
@@ -62,18 +67,16 @@ def run(**options: Any) -> None:
     """  # noqa: D301
     check_bundle_is_named(options["bundle"], options["images"])
     request = _request(options)
-    from s2dnas_deploy.cli.console import Console
     from s2dnas_deploy.cli.run_text import summary_in_words
     from s2dnas_deploy.run.job import run_job
 
     silence_pillow()
     with Console(quiet=options["quiet"]) as console, _Stop() as stop:
         summary = run_job(request, sys.stdout.buffer, console, stop)
-        sys.stdout.buffer.flush()
         console.say(summary_in_words(summary))
     if summary.interrupted:
         if request.out is not None:
-            click.echo(f"interrupted: the same command with --resume goes on with {request.out}", err=True)
+            say(f"interrupted: the same command with --resume goes on with {request.out}")
         sys.exit(INTERRUPTED)
     if summary.failed:
         sys.exit(SOME_FAILED)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s2dnas_deploy.cli.command import ResumableCommand
+from s2dnas_deploy.cli.console import Console, print_result
 from s2dnas_deploy.cli.network_options import network_options
 from s2dnas_deploy.cli.recipe import apply_recipe
 from s2dnas_deploy.cli.train import summary_of
@@ -125,7 +126,6 @@ def search(**options: Any) -> None:
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     from s2dnas_deploy.build.search.request import SearchRequest
     from s2dnas_deploy.build.search.session import search_model
-    from s2dnas_deploy.cli.console import Console
 
     training = training_request({**options, "plan": "searched", "align": 1})
     names = [name for name in SearchRequest.__dataclass_fields__ if name != "training"]
@@ -135,7 +135,7 @@ def search(**options: Any) -> None:
     with Console(quiet=options["quiet"]) as console, redirect_stdout(sys.stderr):
         found = search_model(request, console)
     if found:
-        click.echo("\n\n".join(_in_words(each) for each in found))
+        print_result("\n\n".join(_in_words(each) for each in found))
 
 
 def _in_words(found: "Found") -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s2dnas_deploy.cli.command import ResumableCommand
+from s2dnas_deploy.cli.console import Console, print_result
 from s2dnas_deploy.cli.network_options import network_options
 from s2dnas_deploy.cli.recipe import apply_recipe, is_from_recipe
 from s2dnas_deploy.cli.training_options import training_options, training_request
@@ -50,13 +51,12 @@ def train(**options: Any) -> None:
         --plan uniform:0.25,0.25,0.5 --epochs 10 --out model.pt
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     from s2dnas_deploy.build.training.session import train_model
-    from s2dnas_deploy.cli.console import Console
 
     request = training_request({**options, "exit_weights": _exit_weights(options)})
     # What the user's own code prints is no result.
     with Console(quiet=options["quiet"]) as console, redirect_stdout(sys.stderr):
         model = train_model(request, console)
-    click.echo(summary_of(model, request.out))
+    print_result(summary_of(model, request.out))
 
 
 def _exit_weights(options: dict[str, Any]) -> tuple[float, ...]:

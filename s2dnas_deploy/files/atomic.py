@@ -32,6 +32,17 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise OSError(error.errno, f"cannot be written: {error.strerror or error}", str(path)) from error
 
 
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Let an error that names no file be about this one: a disk that is full does not say where."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or isinstance(error, BrokenPipeError):
+            raise
+        raise OSError(error.errno, f"cannot be written: {error.strerror or error}", str(path)) from error
+
+
 def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null
         raise OSError(errno.EEXIST, "it is there already and is no plain file")

@@ -43,7 +43,7 @@ def read_file(path: Path | str, largest_bytes: int, *, follow_links: bool = True
         size = os.fstat(file.fileno()).st_size
         if size > largest_bytes:
             reason = f"has {size:,} bytes, expected at most {largest_bytes:,}"
-            raise OSError(errno.EFBIG, reason, str(path))
+            raise OSError(errno.EOVERFLOW, reason, str(path))
         try:
             content = file.read(size + 1)
         except OSError as error:  # a disk that fails does not say where

@@ -16,11 +16,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from s2dnas_deploy.bundle.pixels import SUFFIXES, readable_formats
-from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.errors import DataError, shown
 from s2dnas_deploy.files.numpy_file import arrays_in
 
 ARCHIVES = (".npz", ".npy")
 _NETWORKS = (".pt", ".pth", ".th", ".onnx", ".safetensors")
+_LONGEST_NAME = 2**16  # bytes; Linux takes 4096
 _IMAGE_KEYS = ("images", "x", "x_test", "x_val", "x_train")
 _LABEL_KEYS = ("labels", "y", "y_test", "y_val", "y_train")
 
@@ -78,7 +79,18 @@ def find_items(places: Sequence[str], labels: Sequence[str], listed: Iterable[st
 
 def listed_on(stdin: BinaryIO) -> tuple[str, ...]:
     """Names of files, one a line, in whatever bytes the file system knows them by."""
-    return tuple(os.fsdecode(line.rstrip(b"\r\n")) for line in stdin)
+    names: list[str] = []
+    try:
+        while line := stdin.readline(_LONGEST_NAME):
+            if len(line) == _LONGEST_NAME or b"\0" in line:
+                raise DataError(
+                    f"stdin: expected the name of a file or folder on each line, got {shown(line)} in line "
+                    f"{len(names) + 1}; `find` without -print0 writes such a list"
+                )
+            names.append(os.fsdecode(line.rstrip(b"\r\n")))
+    except OSError as problem:
+        raise DataError(f"stdin cannot be read: {problem.strerror}") from problem
+    return tuple(names)
 
 
 def evenly(items: Sequence[Item], most: int) -> list[Item]:

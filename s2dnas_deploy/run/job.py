@@ -5,14 +5,15 @@ Place in the flow: `RunRequest` ──▶ items ──bulk──▶ records ─�
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from s2dnas_deploy.bundle.bundle import load_bundle
 from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.files.atomic import naming
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.bulk import Bulk, BulkOptions
 from s2dnas_deploy.run.cascade import Cascade
@@ -94,10 +95,11 @@ def run_job(
                 f"features pass through the host between stages: for {cascade.provider}, export with --gather"
             )
         if request.out is None:
-            stream.write(header_of(form))
-            return _answer(bulk, items.images, _Sink(file=stream, form=form), _Watch(reporter, stop))
+            with naming("stdout"):
+                stream.write(header_of(form))
+                return _answer(bulk, items.images, _Sink(file=stream, form=form), _Watch(reporter, stop))
         run = _identity(request, cascade) | {"format": form}
-        with _told_of(request.out), Output(request.out, form, run, resume=request.resume) as output:
+        with naming(request.out), Output(request.out, form, run, resume=request.resume) as output:
             _check_same_items(output.written, items.images, output)
             if output.finished:
                 _check_complete(output, len(items))
@@ -107,18 +109,6 @@ def run_job(
             if not summary.interrupted and not output.finished:
                 output.complete()
         return summary
-
-
-@contextmanager
-def _told_of(out: Path) -> Iterator[None]:
-    """A disk that is full tells no file; and what is written already is not lost."""
-    try:
-        yield
-    except OSError as problem:
-        if problem.filename is not None:
-            raise
-        reason = f"{problem.strerror}; the same command with --resume goes on from there"
-        raise OSError(problem.errno, reason, str(out)) from problem
 
 
 def say_if_fallen_back(asked: str, cascade: Cascade, reporter: Reporter) -> None:

@@ -5,8 +5,8 @@ Place in the flow: `--out` ──▶ `Output`, which says what is there already 
 While it is written, an output has a journal beside it, `.NAME.run.json`, that says what the run was; so
 `--resume` knows one run from another. It goes when the run is complete, or, if the run was one that may be
 resumed, stays and says so: the same command again then finds nothing to do.
-Parquet cannot be appended to: its records are JSON lines in `.NAME.part` until the run is complete. The file
-that is appended to is locked for as long as a process writes it.
+Parquet cannot be appended to: its records are JSON lines in `.NAME.lines.part` until the run is complete. The
+file that is appended to is locked for as long as a process writes it.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from s2dnas_deploy.errors import OptionError
-from s2dnas_deploy.files.atomic import sync_folder, write_text_atomically
+from s2dnas_deploy.files.atomic import check_writable, write_atomically, write_text_atomically
 from s2dnas_deploy.run.records import COLUMNS, Format, Record, header_of, record_in
 
 _ROWS = 20_000
@@ -31,13 +31,14 @@ class Output:
     def __init__(self, out: Path, form: Format, run: Mapping[str, Any], *, resume: bool) -> None:
         self.out, self.form, self.run = out, form, dict(run)
         self.line_form: Format = "jsonl" if form == "parquet" else form
-        self.lines = out.with_name(f".{out.name}.part") if form == "parquet" else out
+        self.lines = out.with_name(f".{out.name}.lines.part") if form == "parquet" else out
         self.journal = out.with_name(f".{out.name}.run.json")
         self._may_be_resumed = resume
         self.finished = False
         """Whether a run that was to be resumed has nothing left to do."""
         if form == "parquet":
             _pyarrow()
+        check_writable(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         was_there = self.lines.exists()
         self.file: BinaryIO = self.lines.open("ab")
@@ -57,9 +58,11 @@ class Output:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
+        try:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        finally:
+            self.file.close()
         if self.finished and self.lines != self.out:
             self.lines.unlink()
 
@@ -68,12 +71,30 @@ class Output:
         self.file.flush()
         os.fsync(self.file.fileno())
         if self.form == "parquet":
-            _to_parquet(self.lines, self.out)
+            write_atomically(self.out, self._write_parquet)
         if self._may_be_resumed:
             self._write_journal(complete=True)
         else:
             self.journal.unlink()
         self.finished = True
+
+    def _write_parquet(self, stream: BinaryIO) -> None:
+        pyarrow = _pyarrow()
+        schema = pyarrow.schema(
+            {
+                "file": pyarrow.string(),
+                "label": pyarrow.string(),
+                "index": pyarrow.int64(),
+                "confidence": pyarrow.float32(),
+                "exit": pyarrow.int64(),
+                "truth": pyarrow.string(),
+                "probabilities": pyarrow.list_(pyarrow.float32()),
+                "error": pyarrow.string(),
+            }
+        )
+        with self.lines.open("rb") as file, pyarrow.parquet.ParquetWriter(stream, schema) as writer:
+            while batch := [json.loads(line) for _, line in zip(range(_ROWS), file, strict=False)]:
+                writer.write_table(pyarrow.Table.from_pylist([_in_utf8(row) for row in batch], schema=schema))
 
     # --- beginning -----------------------------------------------------------------------------------------
 
@@ -205,28 +226,3 @@ def _pyarrow() -> Any:
     except ImportError as problem:
         raise OptionError("Parquet needs pyarrow: pip install pyarrow, or take .jsonl or .csv") from problem
     return pyarrow
-
-
-def _to_parquet(lines: Path, out: Path) -> None:
-    pyarrow = _pyarrow()
-    schema = pyarrow.schema(
-        {
-            "file": pyarrow.string(),
-            "label": pyarrow.string(),
-            "index": pyarrow.int64(),
-            "confidence": pyarrow.float32(),
-            "exit": pyarrow.int64(),
-            "truth": pyarrow.string(),
-            "probabilities": pyarrow.list_(pyarrow.float32()),
-            "error": pyarrow.string(),
-        }
-    )
-    part = out.with_name(f".{out.name}.parquet.part")
-    with lines.open("rb") as file, part.open("wb") as sink:
-        with pyarrow.parquet.ParquetWriter(sink, schema) as writer:
-            while batch := [json.loads(line) for _, line in zip(range(_ROWS), file, strict=False)]:
-                writer.write_table(pyarrow.Table.from_pylist([_in_utf8(row) for row in batch], schema=schema))
-        sink.flush()
-        os.fsync(sink.fileno())
-    part.replace(out)
-    sync_folder(out.parent)

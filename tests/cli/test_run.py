@@ -22,6 +22,7 @@ from PIL import Image
 pytest.importorskip("torch")
 
 from exports import chain_from, export_to, pixels
+from full_disk import files_of_at_most
 from small_networks import residual
 
 from s2dnas_deploy import plan as plans
@@ -181,10 +182,26 @@ def test_archives_with_a_few_bytes_changed_are_answers_with_errors(bundle, tmp_p
     assert len(records(result.stdout)) >= 400
 
 
-def test_a_full_disk_is_told_with_the_way_on(bundle, folder):
-    result = run("--bundle", bundle, folder, "--out", "/dev/full", "--format", "jsonl")
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_a_full_disk_is_told_with_the_way_on(bundle, folder, tmp_path, form):
+    whole, out = tmp_path / f"whole.{form}", tmp_path / f"out.{form}"
+    assert run("--bundle", bundle, folder, "--out", whole).exit_code == 0
+    with files_of_at_most(5_000):
+        result = run("--bundle", bundle, folder, "--out", out)
     assert result.exit_code == 1
-    assert result.stderr.strip().splitlines()[-1].startswith("error: /dev/full: ")
+    assert result.stderr.strip().splitlines()[-1] == (
+        f"error: {out}: cannot be written: File too large; make room; a run with --out goes on when the same "
+        "command is given with --resume"
+    )
+    assert run("--bundle", bundle, folder, "--out", out, "--resume").exit_code == 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("out", ["/dev/null", "/dev/full"])
+def test_a_device_is_no_place_for_an_output(bundle, folder, out):
+    result = run("--bundle", bundle, folder, "--out", out, "--format", "csv")
+    assert result.exit_code == 2
+    assert f"cannot write --out {out}: it is there already, and is no plain file" in result.stderr
 
 
 def test_places_that_are_nothing_are_named(bundle, tmp_path):
@@ -432,7 +449,7 @@ def test_any_piece_of_an_output_is_completed(bundle, folder, tmp_path, form):
     for cut in (0, 1, 60, len(content) // 3, len(content) // 2 + 1, len(content) - 1, len(content)):
         out = tmp_path / f"cut.{form}"
         process = start_and_stop_soon(bundle, folder, out)
-        part = out.with_name(f".{out.name}.part") if form == "parquet" else out
+        part = out.with_name(f".{out.name}.lines.part") if form == "parquet" else out
         assert part.exists(), process
         part.write_bytes(content[:cut])
         resumed = run("--bundle", bundle, folder, "--batch", 2, "--out", out, "--resume")

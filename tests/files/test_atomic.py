@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+from full_disk import files_of_at_most
 
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.files import atomic
@@ -81,17 +82,9 @@ def test_a_full_disk_is_told_alike_by_whoever_writes(tmp_path, monkeypatch):
 
 
 def test_a_file_that_may_not_grow_is_told_of_torch_too(tmp_path):
-    """A real error of the system, in a process that may write files of 10,000 bytes only."""
     torch = pytest.importorskip("torch")
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
-    try:
-        with pytest.raises(OSError, match="cannot be written: File too large") as caught:
-            write_atomically(tmp_path / "a", lambda stream: torch.save(torch.zeros(100_000), stream))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with files_of_at_most(10_000), pytest.raises(OSError, match="written: File too large") as caught:
+        write_atomically(tmp_path / "a", lambda stream: torch.save(torch.zeros(100_000), stream))
     assert caught.value.errno == errno.EFBIG
     assert names(tmp_path) == []
 

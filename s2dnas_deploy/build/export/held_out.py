@@ -19,13 +19,14 @@ def save_held_out(splits: ImageSplits, folder: Path) -> list[Path]:
     """Write the validation images, and the test images if there are any; the files that were written."""
     parts = {"validation": splits.val} | ({} if splits.test is None else {"test": splits.test})
     for name, part in parts.items():
-        write_atomically(_file(folder, name), partial(_write, part))
-    return [_file(folder, name) for name in parts]
+        write_atomically(held_out_file(folder, name), partial(_write, part))
+    return [held_out_file(folder, name) for name in parts]
 
 
 def _write(part: LabelledImages, stream: BinaryIO) -> None:
     np.savez(stream, images=pixels_of(part), labels=part.labels.numpy())
 
 
-def _file(folder: Path, name: str) -> Path:
+def held_out_file(folder: Path, name: str) -> Path:
+    """Where the images of a part go."""
     return folder / f"{name}.npz"

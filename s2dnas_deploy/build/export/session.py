@@ -13,7 +13,7 @@ import torch
 
 from s2dnas_deploy.build.export.assemble import Export, write_bundle
 from s2dnas_deploy.build.export.chain import Chain, chain_of
-from s2dnas_deploy.build.export.held_out import save_held_out
+from s2dnas_deploy.build.export.held_out import held_out_file, save_held_out
 from s2dnas_deploy.build.export.options import ExportOptions
 from s2dnas_deploy.build.export.own_exits import chain_of_own_exits, stages_of
 from s2dnas_deploy.build.export.samples import ExportImages, pixels_of
@@ -26,7 +26,7 @@ from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import check_replaceable
 from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
 from s2dnas_deploy.errors import BundleError, DataError, OptionError
-from s2dnas_deploy.files.atomic import write_atomically
+from s2dnas_deploy.files.atomic import check_writable, write_atomically
 from s2dnas_deploy.reporter import Reporter, counted
 
 _CALIBRATION_IMAGES = 512
@@ -70,11 +70,14 @@ class ExportRequest:
 
 def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
     """Do what is asked; the manifest of the bundle, which is at `request.out`."""
+    check_writable(request.out)
     check_replaceable(request.out)
     signer = None if request.sign is None else Signer(request.sign)
     was_calibrated, was_signed = _is_calibrated(request.out), (request.out / SIGNATURE).exists()
     if request.held_out is not None and request.data is None:
         raise OptionError("--held-out keeps images of the data: give --data")
+    if request.held_out is not None:
+        check_writable(held_out_file(request.held_out, "validation"), "--held-out")
     if isinstance(request.network, Path):
         chain, images = _of_model(request, request.network, reporter)
         sources = {"model": source_digest(request.network.read_bytes())}

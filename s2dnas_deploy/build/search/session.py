@@ -51,6 +51,7 @@ from s2dnas_deploy.build.training.session import (
 from s2dnas_deploy.errors import CheckpointError, OptionError
 from s2dnas_deploy.files.atomic import alone_in, check_writable, free_name, write_text_atomically
 from s2dnas_deploy.reporter import Reporter
+from s2dnas_deploy.run.profile import PROBES
 
 STRATEGIES: Mapping[str, Strategy] = {
     "policy": reinforce.search,
@@ -73,6 +74,8 @@ class Found:
 def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...]:
     """Do what is asked; the best plans found, best first, each trained. The first is at `training.out`."""
     check_writable(request.training.out)
+    if request.write_probes is not None:
+        check_writable(request.write_probes / PROBES, "--write-probes")
     _check_not_anothers(request)
     with alone_in(request.training.folder):
         search, best = _searched(request, reporter)

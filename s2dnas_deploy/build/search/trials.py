@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 from s2dnas_deploy.build.search.reward import Worth
 from s2dnas_deploy.build.search.space import Choices, SearchSpace
 from s2dnas_deploy.errors import CheckpointError, PlanError
-from s2dnas_deploy.files.atomic import free_name, write_text_atomically
+from s2dnas_deploy.files.atomic import free_name, naming, write_text_atomically
 from s2dnas_deploy.plan import Plan
 
 JudgeMany = Callable[[Sequence[Choices]], Iterable[Worth]]
@@ -57,7 +57,7 @@ class Trials:
         """The reward of each."""
         new = [choices for choices in asked if choices not in self._known]
         answers = iter(self._judge(new) if new else ())
-        with self.path.open("ab") as file:
+        with naming(self.path), self.path.open("ab") as file:
             for choices in asked:
                 if choices not in self._known:
                     self._known[choices] = Trial(choices=choices, worth=next(answers))

@@ -1,0 +1,128 @@
+"""Whenever a command is killed, the same again ends as if nothing had happened, and leaves nothing."""
+
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+
+from kill_points import Commands, contents, evenly
+from scored_bundle import scored_bundle
+
+NET = """
+from torch import nn
+
+
+def make():
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
+    )
+"""
+RUN = "run --bundle bundle images.npz --out out/answers.{} --resume"
+CALIBRATE = "calibrate --bundle bundle images.npz --max-drop 50% --scores out/scores.npz --plot out/curve.svg"
+TRAIN = (
+    "train --model net.py:make --input 1x8x8 --normalize unit --data digits --limit 40 "
+    "--plan uniform:0.5,0.5 --static-epochs 1 --epochs 1 --batch-size 16 --out out/model.pt --quiet"
+)
+EXPORT = (
+    "export out/model.pt --out out/bundle --data digits --limit 40 --held-out out/held-out "
+    "--static out/model.run/static.pt --quiet"
+)
+
+
+@pytest.fixture(scope="module")
+def running():
+    with Commands() as commands:
+        yield commands
+
+
+@pytest.fixture(scope="module")
+def building():
+    with Commands(build=True) as commands:
+        yield commands
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory):
+    """A bundle, and images in an archive."""
+    folder = tmp_path_factory.mktemp("deployed")
+    scored_bundle(folder / "bundle")
+    scores = np.random.default_rng(0).random((40, 3))
+    images = np.concatenate([scores, np.arange(40)[:, None]], axis=1).astype(np.float32)
+    np.savez(folder / "images.npz", images=images[:, :, None, None], labels=np.arange(40))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """The code of a network."""
+    folder = tmp_path_factory.mktemp("network")
+    (folder / "net.py").write_text(NET)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(network, building, tmp_path_factory):
+    """A trained network, and the bundle of an earlier export."""
+    folder = Path(shutil.copytree(network, tmp_path_factory.mktemp("exported") / "it"))
+    for words in (TRAIN, f"{EXPORT} --threshold 0.5"):
+        code, _, said = building.run(folder, words.split())
+        assert code == 0, said
+    return folder
+
+
+def check_kills(commands, start, tmp_path, words, most=None):
+    """Kill at each of the points (or at most so many of them), and give the command again."""
+    whole = Path(shutil.copytree(start, tmp_path / "whole"))
+    code, points, said = commands.run(whole, words.split())
+    assert code == 0, said
+    expected = contents(whole)
+    for number in evenly(len(points), most):
+        folder = Path(shutil.copytree(start, tmp_path / f"killed at {number}"))
+        code, reached, said = commands.run(folder, words.split(), kill_at=number)
+        assert code == -signal.SIGKILL, (reached, said)
+        code, _, said = commands.run(folder, words.split())
+        assert code == 0, (reached, said)
+        found = contents(folder)
+        assert sorted(found) == sorted(expected), reached
+        drawn = [name for name in expected if name.endswith("accuracy.svg")]  # its marks have random names
+        assert {name for name in expected if found[name] != expected[name]} <= set(drawn), reached
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_run_that_is_killed_at_some_points(running, deployed, tmp_path, form):
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    check_kills(running, deployed, tmp_path, RUN.format(form), most=4)
+
+
+def test_a_calibration_that_is_killed_at_some_points(running, deployed, tmp_path):
+    check_kills(running, deployed, tmp_path, CALIBRATE, most=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_a_run_that_is_killed_anywhere(running, deployed, tmp_path, form):
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+    check_kills(running, deployed, tmp_path, RUN.format(form))
+
+
+@pytest.mark.slow
+def test_a_calibration_that_is_killed_anywhere(running, deployed, tmp_path):
+    check_kills(running, deployed, tmp_path, CALIBRATE)
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_anywhere(building, network, tmp_path):
+    check_kills(building, network, tmp_path, TRAIN)
+
+
+@pytest.mark.slow
+def test_an_export_over_an_older_bundle_that_is_killed_anywhere(building, exported, tmp_path):
+    check_kills(building, exported, tmp_path, EXPORT)
