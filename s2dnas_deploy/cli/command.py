@@ -5,15 +5,14 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NoReturn
 
 import click
 
 from s2dnas_deploy import __version__
-from s2dnas_deploy.cli.console import open_closed_streams, readable, say, silence
+from s2dnas_deploy.cli.console import lost_where_nobody_reads, open_closed_streams, readable, say, silence
 from s2dnas_deploy.errors import S2dnasError, in_a_line, shown
 
 INTERRUPTED = 130
@@ -49,16 +48,9 @@ def _readable_errors() -> Iterator[None]:
     try:
         yield
     except click.ClickException as error:
-        error.show = partial(_show_or_lose, error.show)  # type: ignore[method-assign]
+        error.show = lost_where_nobody_reads()(error.show)  # type: ignore[method-assign]
         error.message = readable(error.message)  # type: ignore[misc]  # final in new releases of click only
         raise
-
-
-def _show_or_lose(show: Callable[[], None]) -> None:
-    try:
-        show()
-    except OSError:
-        silence(sys.stderr)
 
 
 class GuardedGroup(Guarded, click.Group):

@@ -9,7 +9,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 import click
@@ -42,9 +43,16 @@ def _bounded(line: str) -> str:
 
 
 def say(message: str) -> None:
-    """A message for a person, on stderr; where that is closed, or full, it is lost and the work goes on."""
-    try:
+    """A message for a person, on stderr; where nobody can read it, it is lost."""
+    with lost_where_nobody_reads():
         click.echo(readable(message), err=True)
+
+
+@contextmanager
+def lost_where_nobody_reads() -> Iterator[None]:
+    """Let the work go on where stderr is full, or a terminal that has been closed."""
+    try:
+        yield
     except OSError:
         silence(sys.stderr)
 
@@ -125,6 +133,10 @@ class _Bar:
 
     def update(self, done: int, total: int, note: str) -> None:
         """Move to `done` of `total`."""
+        with lost_where_nobody_reads():
+            self._move(done, total, note)
+
+    def _move(self, done: int, total: int, note: str) -> None:
         if self.bar is None:
             if time.monotonic() - self.start < 1 or done >= total:
                 return
@@ -145,7 +157,8 @@ class _Bar:
     def close(self) -> None:
         """Leave the terminal as it was: click hides the cursor while a bar is drawn."""
         if self.bar is not None:
-            self.bar.__exit__(None, None, None)
+            with lost_where_nobody_reads():
+                self.bar.__exit__(None, None, None)
             self.bar = None
 
 

@@ -15,6 +15,7 @@ from s2dnas_deploy.cli.console import print_result, say
 from s2dnas_deploy.cli.inspection_text import in_words
 from s2dnas_deploy.cli.network_options import network_options, spelled
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
+from s2dnas_deploy.files.plain_file import open_file
 
 if TYPE_CHECKING:
     from s2dnas_deploy.build.network import MultiStageNetwork
@@ -137,8 +138,11 @@ def _kind_of(path: Path) -> str:
         "expected a bundle (s2dnas-export writes one), a model.pt (s2dnas-train) or a plan as JSON "
         "(--write-plan)"
     )
-    with path.open("rb") as stream:
-        start = stream.read(512)
+    try:
+        with open_file(path) as stream:
+            start = stream.read(512)
+    except OSError as error:
+        raise click.UsageError(f"{path}: {error.strerror}; {expected}") from error
     if path.suffix == ".pt" or start.startswith(b"PK"):
         return "model"
     if path.suffix == ".json" or start.lstrip().startswith(b"{"):

@@ -17,11 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.errors import OptionError, in_a_line
 from s2dnas_deploy.files.atomic import check_writable, write_atomically, write_text_atomically
+from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.run.records import COLUMNS, Format, Record, header_of, record_in
 
 _ROWS = 20_000
+_LARGEST_JOURNAL_BYTES = 2**20
 _COMPLETE = "complete"
 
 
@@ -141,11 +143,11 @@ class Output:
 
     def _read_journal(self) -> dict[str, Any]:
         try:
-            document = json.loads(self.journal.read_text())
+            document = json.loads(read_file(self.journal, _LARGEST_JOURNAL_BYTES))
             return {key: document[key] for key in (*self.run, _COMPLETE)}
-        except (ValueError, KeyError, TypeError) as problem:
+        except (ValueError, KeyError, TypeError, RecursionError, OSError) as problem:
             raise OptionError(
-                f"{self.journal} is damaged ({problem!r}); remove it and {self.out} to begin anew"
+                f"{self.journal} is damaged ({in_a_line(problem)}); remove it and {self.out} to begin anew"
             ) from problem
 
     def _check_same_run(self, before: Mapping[str, Any]) -> None:

@@ -142,6 +142,18 @@ def test_bytes_that_are_no_text_are_shown_and_not_tripped_over(here):
     assert "error: \\udcff\\udcfe.txt: no such file or folder" in result.stderr
 
 
+def test_a_pipe_is_not_waited_for(here, tmp_path):
+    os.mkfifo(tmp_path / "plan.json")
+    result = CliRunner().invoke(inspect, [str(tmp_path / "plan.json")])
+    assert result.exit_code == 2
+    assert "plan.json: is a pipe, expected a file" in result.stderr
+    os.mkfifo(tmp_path / ".out.csv.run.json")
+    words = ["--bundle", here / "bundle", here / "images.npz", "--out", tmp_path / "out.csv", "--resume"]
+    result = CliRunner().invoke(run, [str(word) for word in words])
+    assert result.exit_code == 2
+    assert ".out.csv.run.json is damaged" in result.stderr
+
+
 def test_a_list_that_is_no_list_of_names_is_told(here):
     for listed in (b"one.png\0two.png\0", b"x" * 100_000):
         result = CliRunner().invoke(run, ["--bundle", str(here / "bundle"), "-"], input=listed)
