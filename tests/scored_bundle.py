@@ -12,6 +12,7 @@ import numpy as np
 from onnx import TensorProto, helper
 
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
+from s2dnas_deploy.bundle.card import readme
 from s2dnas_deploy.bundle.exits import ExitRule
 from s2dnas_deploy.bundle.manifest import GraphFile, Manifest, StageEntry, TensorSpec
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
@@ -50,11 +51,14 @@ def scored_bundle(folder: Path, thresholds=(0.5, 0.5), *, gathers: bool = False)
             for k, graph in enumerate(graphs)
         ),
     )
-    files = {f"stage_{k}.onnx": graph for k, graph in enumerate(graphs)}
-    labels = "".join(f"{label}\n" for label in manifest.labels)
-    save_bundle(
-        {"manifest.json": manifest.to_json().encode(), "labels.txt": labels.encode(), **files}, folder
-    )
+    texts = {
+        "manifest.json": manifest.to_json(),
+        "labels.txt": "".join(f"{label}\n" for label in manifest.labels),
+        "README.md": readme(manifest),
+        "verification.txt": "made by hand\n",
+    }
+    files = {name: text.encode() for name, text in texts.items()}
+    save_bundle({**files, **{f"stage_{k}.onnx": graph for k, graph in enumerate(graphs)}}, folder)
     return load_bundle(folder)
 
 

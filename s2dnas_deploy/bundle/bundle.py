@@ -173,11 +173,11 @@ def _signed(folder: Path, key: Path) -> dict[str, str]:
     if not (folder / SIGNATURE).is_file():
         raise BundleError(f"it is not signed, for it has no {SIGNATURE}; only what {key} vouches for may run")
     signed = vouched(_content(folder, SIGNATURE, LARGEST_BYTES), key)
-    check_files(folder, signed)
+    _check_files(folder, signed)
     return signed
 
 
-def check_files(folder: Path, signed: Collection[str]) -> None:
+def _check_files(folder: Path, signed: Collection[str]) -> None:
     """The folder holds the files that are signed and no others."""
     try:
         found = {path.name for path in folder.iterdir() if not UNFINISHED.fullmatch(path.name)} - {SIGNATURE}

@@ -18,7 +18,6 @@ from s2dnas_deploy.bundle.bundle import (
     SUMS,
     UNFINISHED,
     Bundle,
-    check_files,
     is_bundle,
     load_bundle,
     sums_of,
@@ -82,18 +81,9 @@ def replace_manifest(bundle: Bundle, manifest: Manifest, signer: Signer | None =
                 "was not written. Do it again"
             )
         if signer is not None:
-            check_signable(bundle.folder)
+            verify_bundle(bundle.folder)  # only what was exported is signed
         _replace_texts(bundle.folder, manifest, signer)
     load_bundle(bundle.folder)
-
-
-def check_signable(folder: Path) -> None:
-    """Refuse to sign what is not a bundle as it was written, and nothing else."""
-    verify_bundle(folder)
-    try:
-        check_files(folder, {*sums_of(folder), SUMS})
-    except BundleError as error:
-        raise BundleError(f"bundle {folder}: {error} with a bundle: move it away first") from error
 
 
 def _replace_texts(folder: Path, manifest: Manifest, signer: Signer | None) -> None:

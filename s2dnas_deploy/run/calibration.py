@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
+from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, verify_bundle
 from s2dnas_deploy.bundle.manifest import Expected, Manifest, Promise
-from s2dnas_deploy.bundle.saving import check_signable, replace_manifest
+from s2dnas_deploy.bundle.saving import replace_manifest
 from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
 from s2dnas_deploy.errors import DataError, OptionError, RecordError
 from s2dnas_deploy.reporter import Reporter, counted
@@ -113,7 +113,7 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
     signer = None
     if request.sign is not None:
         signer = Signer(request.sign)
-        check_signable(request.bundle)
+        verify_bundle(request.bundle)
     unsigned = request.write and signer is None and (request.bundle / SIGNATURE).exists()
     if unsigned:
         reporter.say(f"{request.bundle} is signed: other thresholds end that, unless --sign signs them")
