@@ -47,7 +47,7 @@ class UnreadableError(DataError):
     """Image files that cannot be read, (file, reason) each."""
 
     def __init__(self, files: Sequence[tuple[str, str]]) -> None:
-        named = "".join(f"\n  {path}: {reason}" for path, reason in files[:_NAMED_FILES])
+        named = "".join(f"\n  {named_in_line(path)}: {reason}" for path, reason in files[:_NAMED_FILES])
         more = len(files) - _NAMED_FILES
         rest = f"\n  and {more:,} more" if more > 0 else ""
         super().__init__(
@@ -104,6 +104,7 @@ class VerificationError(S2dnasError):
 
 
 _LONGEST_QUOTE = 100
+_LONGEST_NAME = 300
 
 
 def in_a_line(error: BaseException) -> str:
@@ -118,6 +119,11 @@ def shown(value: object) -> str:
         return shortened(" ".join(repr(value).splitlines()), _LONGEST_QUOTE)
     except (ValueError, RecursionError):  # whole numbers of thousands of digits, lists in lists in lists
         return f"a {type(value).__name__}"
+
+
+def named_in_line(path: str) -> str:
+    """A file's name as a message may hold it: as it is, unless it would break the line or not end."""
+    return path if path.isprintable() and len(path) <= _LONGEST_NAME else shown(path)
 
 
 def shortened(text: str, longest: int) -> str:

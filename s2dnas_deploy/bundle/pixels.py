@@ -7,7 +7,7 @@ the smallest size of the same proportions that covers it, centre cut out, odd pi
 the bottom).
 """
 
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -26,6 +26,8 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 _LAYOUTS = "uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]"
 _MODES = {1: "L", 3: "RGB"}
+_BAND_PIXELS = 2**20
+_MOST_BETWEEN = 2**24
 
 
 @cache
@@ -33,13 +35,6 @@ def readable_formats() -> tuple[str, ...]:
     """The formats that this pillow can read, of those that are wanted: in training and on the device."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
-def why_unidentified(path: str) -> str:
-    """What a file is that Pillow takes for no image."""
-    if not os.path.getsize(path):
-        return "the file is empty"
-    return f"no image that can be read (expected {', '.join(readable_formats())}, undamaged)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +58,9 @@ class InputFormat:
 
     def admits(self, height: int, width: int) -> bool:
         """Whether a picture of this size can be used."""
-        return self.resize is not None or (height, width) == (self.height, self.width)
+        return min(height, width) > 0 and (
+            self.resize is not None or (height, width) == (self.height, self.width)
+        )
 
     def refusal(self, height: int, width: int, *, where: str, how_many: str) -> DataError:
         """Return the error for a picture that is not admitted."""
@@ -92,7 +89,7 @@ def in_colour(image: Image.Image, channels: int) -> Image.Image:
     ImageOps.exif_transpose(image, in_place=True)
     image = _eight_bit(image)
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
-        image = _on_black(image)
+        image = _in_bands(image, "RGB", _on_black)
     if image.mode == _MODES[channels]:
         return image
     if channels == 1 and image.mode != "1":
@@ -102,18 +99,28 @@ def in_colour(image: Image.Image, channels: int) -> Image.Image:
 
 
 def resized(image: Image.Image, wanted: InputFormat) -> Image.Image:
-    """Return the picture in the wanted size, or as it is if no resizing was asked for."""
+    """Return the picture in the wanted size, or as it is if no resizing was asked for.
+
+    Raises a `DataError` that does not say which picture, if it is a line of pixels rather than a picture.
+    """
     if wanted.resize is None or image.size == (wanted.width, wanted.height):
         return image
-    if wanted.resize == "stretch":
-        return image.resize((wanted.width, wanted.height), Image.Resampling.BILINEAR)
-    scale = max(wanted.width / image.width, wanted.height / image.height)
-    cover = image.resize(
-        (max(wanted.width, round(image.width * scale)), max(wanted.height, round(image.height * scale))),
-        Image.Resampling.BILINEAR,
-    )
+    width, height = wanted.width, wanted.height
+    if wanted.resize == "crop":
+        scale = max(width / image.width, height / image.height)
+        width, height = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    # Pillow changes the width first; a line of pixels would become a large picture in between.
+    if width * max(height, image.height) > max(_MOST_BETWEEN, 4 * wanted.width * wanted.height):
+        raise DataError(
+            f"{image.width}x{image.height} pixels are too long and narrow for {wanted.width}x{wanted.height}"
+        )
+    cover = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (cover.width - wanted.width) // 2, (cover.height - wanted.height) // 2
-    return cover.crop((left, top, left + wanted.width, top + wanted.height))
+    return (
+        cover
+        if cover.size == (wanted.width, wanted.height)
+        else cover.crop((left, top, left + wanted.width, top + wanted.height))
+    )
 
 
 def planes_of(image: Image.Image) -> Pixels:
@@ -172,11 +179,25 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey down to 8 bits; pillow does so by itself for 16-bit colour."""
     # Up to version 10, pillow opens 16-bit grey PNG as "I"; in any version, so it does 16-bit PGM.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        deep: NDArray[Any] = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((deep + 128) // 257).astype(np.uint8))
+        return _in_bands(image, "L", _scaled_down)
     if image.mode in ("I", "F"):
         raise ValueError(f"its pixels are {'floats' if image.mode == 'F' else '32-bit'}: save it with 8 bits")
     return image
+
+
+def _in_bands(image: Image.Image, mode: str, change: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Change a picture some rows at a time: what that takes in between is little, however large it is."""
+    changed = Image.new(mode, image.size)
+    rows = max(1, _BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        band = (0, top, image.width, min(top + rows, image.height))
+        changed.paste(change(image.crop(band)), band)
+    return changed
+
+
+def _scaled_down(image: Image.Image) -> Image.Image:
+    deep: NDArray[Any] = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((deep + 128) // 257).astype(np.uint8))
 
 
 def _on_black(image: Image.Image) -> Image.Image:

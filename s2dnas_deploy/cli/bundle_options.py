@@ -1,7 +1,10 @@
 """The options that name a bundle and how to run it, spelled alike wherever one is run."""
 
+import ctypes
+import logging
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -64,8 +67,13 @@ def check_bundle_is_named(bundle: Path, places: Sequence[str]) -> None:
 
 
 def silence_pillow() -> None:
-    """Keep pillow's warnings of odd files from the terminal; what cannot be read is reported as an answer."""
+    """Keep what pillow says of odd files from the terminal; what cannot be read is reported as an answer."""
+    from PIL import _imaging
+
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    with suppress(AttributeError, OSError):  # where libtiff is a part of pillow, or is not there
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def bundle_options(function: Function) -> Function:

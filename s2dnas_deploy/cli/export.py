@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s2dnas_deploy.bundle.exits import RULES
-from s2dnas_deploy.cli.bundle_options import sign_option
+from s2dnas_deploy.cli.bundle_options import sign_option, silence_pillow
 from s2dnas_deploy.cli.command import Command, Numbers
 from s2dnas_deploy.cli.console import Console, print_result
 from s2dnas_deploy.cli.network_options import network_options, spelled
@@ -107,6 +107,7 @@ def export(**options: Any) -> None:
     request = _request(options)
     from s2dnas_deploy.build.export.session import export_model
 
+    silence_pillow()
     with Console(quiet=options["quiet"]) as console, redirect_stdout(sys.stderr):
         manifest = export_model(request, console)
     print_result(_summary(manifest, request.out))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from s2dnas_deploy.cli.bundle_options import silence_pillow
 from s2dnas_deploy.cli.command import ResumableCommand
 from s2dnas_deploy.cli.console import Console, print_result
 from s2dnas_deploy.cli.network_options import network_options
@@ -132,6 +133,7 @@ def search(**options: Any) -> None:
     request = SearchRequest(training=training, **{name: options[name] for name in names})
     if request.cost not in ("macs", "clock") and not Path(request.cost).is_file():
         raise click.UsageError(f"--cost {request.cost}: expected clock, macs or the file of a device profile")
+    silence_pillow()
     with Console(quiet=options["quiet"]) as console, redirect_stdout(sys.stderr):
         found = search_model(request, console)
     if found:

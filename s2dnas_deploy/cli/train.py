@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from s2dnas_deploy.cli.bundle_options import silence_pillow
 from s2dnas_deploy.cli.command import ResumableCommand
 from s2dnas_deploy.cli.console import Console, print_result
 from s2dnas_deploy.cli.network_options import network_options
@@ -53,6 +54,7 @@ def train(**options: Any) -> None:
     from s2dnas_deploy.build.training.session import train_model
 
     request = training_request({**options, "exit_weights": _exit_weights(options)})
+    silence_pillow()
     # What the user's own code prints is no result.
     with Console(quiet=options["quiet"]) as console, redirect_stdout(sys.stderr):
         model = train_model(request, console)

@@ -1,20 +1,198 @@
-"""NumPy's own files as plain arrays, from anyone's hands: nothing in them is run.
+"""NumPy's own files as plain arrays, from anyone's hands: nothing in them is run, and no claim is believed.
 
-Damaged bytes make numpy and zipfile raise almost anything, which is for the caller to put into words.
+Place in the flow: a path ──▶ arrays. numpy and zipfile make room for what a file says of itself; here, what
+it says is checked against the size of the file first. The rules:
+
+- A `.npy` holds exactly the numbers or the text (no Python objects, no records) that its header claims.
+- An `.npz` holds `.npy` members only, stored or deflated, each name once, at most 1,000 of them.
+- An archive may unpack to 64 MiB, and beyond that to 100 times its own size: images hardly get below a
+  twentieth, what unpacks to more is a bomb. Neither kind may hold more than 16 GiB.
 """
 
+import io
+import math
+import os
+import re
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from s2dnas_deploy.errors import in_a_line, shown
+from s2dnas_deploy.files.plain_file import open_file
+
+MOST_BYTES = 16 * 2**30
+ALWAYS_BYTES = 64 * 2**20
+MOST_TIMES = 100
+MOST_MEMBERS = 1000
+
+_MAGIC = b"\x93NUMPY"
+_LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
+_LONGEST_HEADER = 10_000  # as numpy has it
+_LARGEST_DIRECTORY = 2**20
+_CHUNK_BYTES = 2**18
+# By the format's definition a literal of Python; without white space, this much of one is what numpy writes.
+_FIELD = re.compile(
+    r"""['"](?:descr['"]:['"](?P<descr>[<>|=]?[biufcSU]\d{1,9})['"]|fortran_order['"]:(?P<order>True|False)"""
+    r"""|shape['"]:\((?P<shape>(?:\d{1,19}L?,)*(?:\d{1,19}L?)?)\))(?:,|(?=\}))""",
+    re.ASCII,
+)
+
+
+class ArrayFileError(ValueError):
+    """A file that is none of NumPy's plain ones, or must not be read; one line that says why, not where."""
+
 
 def arrays_in(path: Path | str) -> NDArray[Any] | dict[str, NDArray[Any]]:
-    """The array of a `.npy`, or those of an `.npz` by their names."""
-    with open(path, "rb") as file:  # here, for np.load leaves a damaged file open
-        content = np.load(file, allow_pickle=False)
-        if isinstance(content, np.lib.npyio.NpzFile):
-            return {key: content[key] for key in content.files}
-        array: NDArray[Any] = content
+    """The array of a `.npy`, or those of an `.npz` by their names; raises nothing but `ArrayFileError`."""
+    try:
+        with open_file(path) as file, _Frugal(io.FileIO(file.fileno(), closefd=False)) as frugal:
+            return _arrays(frugal, os.fstat(frugal.fileno()).st_size)
+    except ArrayFileError:
+        raise
+    except FileNotFoundError as problem:
+        raise ArrayFileError("no such file") from problem
+    except MemoryError as problem:
+        raise ArrayFileError("arrays that take more memory than there is") from problem
+    except Exception as problem:  # zipfile raises almost anything on damaged bytes
+        if isinstance(problem, OSError) and problem.filename is not None:
+            raise ArrayFileError(problem.strerror or "no file that can be opened") from problem
+        raise ArrayFileError(f"a damaged file ({in_a_line(problem)})") from problem
+
+
+class _Frugal(io.BufferedReader):
+    """Gives no more at once than this module asks for: zipfile reads a directory of any size in one go."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        wanted = _LARGEST_DIRECTORY + 1 if size is None or size < 0 else size
+        content = super().read(min(wanted, _LARGEST_DIRECTORY + 1))
+        if len(content) > _LARGEST_DIRECTORY:
+            raise ArrayFileError("an archive whose directory is larger than 1 MiB")
+        return content
+
+
+def _arrays(file: _Frugal, size: int) -> NDArray[Any] | dict[str, NDArray[Any]]:
+    start = file.read(len(_MAGIC))
+    file.seek(0)
+    if start == _MAGIC:
+        return _array(file, size, "the file")
+    if start[:2] != b"PK":
+        raise ArrayFileError("something else" if start else "an empty file")
+    with zipfile.ZipFile(file) as archive:
+        _check_members(archive.infolist(), size)
+        return {info.filename.removesuffix(".npy"): _member(archive, info) for info in archive.infolist()}
+
+
+# --- archives ----------------------------------------------------------------------------------------------
+
+
+def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
+    """Raise unless they can be what `np.savez` wrote, and together of a size that may be unpacked."""
+    if len(members) > MOST_MEMBERS:
+        raise ArrayFileError(f"{len(members):,} members, expected at most {MOST_MEMBERS:,}")
+    if len({info.filename for info in members}) < len(members):
+        raise ArrayFileError("several members of the same name")
+    for info in members:
+        if not info.filename.endswith(".npy"):
+            raise ArrayFileError(f"a member that is no .npy, {shown(info.filename)}")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
+            raise ArrayFileError(f"an encrypted or oddly compressed member, {shown(info.filename)}")
+    unpacked = sum(info.file_size for info in members)
+    most = min(max(ALWAYS_BYTES, MOST_TIMES * size), MOST_BYTES)
+    if unpacked > most:
+        raise ArrayFileError(
+            f"{unpacked:,} bytes packed into {size:,}, expected at most {most:,} (100 times the "
+            "file, and at most 16 GiB); save it with np.savez, or in parts"
+        )
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+    with archive.open(info) as stream:
+        array = _array(stream, info.file_size, f"its member {shown(info.filename)}")
+        stream.read(1)  # what a checksum says, zipfile says at the end
         return array
+
+
+# --- one array ---------------------------------------------------------------------------------------------
+
+
+def _array(stream: IO[bytes], size: int, what: str) -> NDArray[Any]:
+    """What a stream of so many bytes holds, which is one array and nothing else."""
+    dtype, shape, fortran, start = _header(stream, what)
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed != size - start:
+        raise ArrayFileError(
+            f"{what}, whose header claims {_listed(shape)} of {dtype}, {shown(claimed)} bytes, "
+            f"and which has {size - start:,}: it is truncated or damaged"
+        )
+    if claimed > MOST_BYTES:
+        raise ArrayFileError(f"{claimed:,} bytes of numbers, expected at most 16 GiB; save it in parts")
+    content = np.empty(claimed, np.uint8)
+    for begin in range(0, claimed, _CHUNK_BYTES):
+        _read_into(stream, content.data[begin : begin + _CHUNK_BYTES], what)
+    array: NDArray[Any] = content.view(dtype)
+    _check_text(array, what)
+    return array.reshape(shape[::-1]).transpose() if fortran else array.reshape(shape)
+
+
+def _header(stream: IO[bytes], what: str) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
+    """Type, shape, whether the first index runs fastest, and how many bytes the header has."""
+    start = stream.read(len(_MAGIC) + 2)
+    version = tuple(start[len(_MAGIC) :])
+    if start[: len(_MAGIC)] != _MAGIC or version not in _LENGTH_BYTES:
+        raise ArrayFileError(f"{what}, which is no .npy of version 1, 2 or 3")
+    length_bytes = _LENGTH_BYTES[version]
+    length = int.from_bytes(stream.read(length_bytes), "little")
+    text = stream.read(min(length, _LONGEST_HEADER)).decode("latin-1")
+    if len(text) < length:
+        raise ArrayFileError(f"{what}, whose header is cut off, or longer than {_LONGEST_HEADER:,} bytes")
+    fields = _fields(text)
+    if fields is None:
+        raise ArrayFileError(
+            f"{what}, which holds no plain numbers or text; the header is {shown(text.strip())}"
+        )
+    try:
+        dtype = np.dtype(fields["descr"])
+    except (TypeError, ValueError) as problem:
+        raise ArrayFileError(f"{what}, which holds numbers of an unknown type {fields['descr']}") from problem
+    shape = tuple(int(length) for length in re.findall("[0-9]+", fields["shape"]))
+    if not dtype.itemsize or len(shape) > 32 or max(shape, default=0) > 2**62:
+        raise ArrayFileError(
+            f"{what}, whose header claims {_listed(shape)} of {dtype}, which no array can be"
+        )
+    return dtype, shape, fields["order"] == "True", len(start) + length_bytes + length
+
+
+def _fields(header: str) -> dict[str, str] | None:
+    """Type, order and shape as the header spells them; None if it says anything else."""
+    text = "".join(header.split())
+    found: dict[str, str] = {}
+    at = 1
+    while field := _FIELD.match(text, at):
+        found |= {key: value for key, value in field.groupdict().items() if value is not None}
+        at = field.end()
+    return found if len(found) == _FIELD.groups and (text[:1], text[at:]) == ("{", "}") else None
+
+
+def _read_into(stream: IO[bytes], chunk: memoryview, what: str) -> None:
+    while len(chunk):
+        count = stream.readinto(chunk)  # type: ignore[attr-defined]  # both kinds of stream have it
+        if not count:
+            raise ArrayFileError(f"{what}, which ends in the middle: it is truncated or damaged")
+        chunk = chunk[count:]
+
+
+def _check_text(array: NDArray[Any], what: str) -> None:
+    """Raise for numbers in a text that are no characters: Python fails on them wherever they are used."""
+    if array.dtype.kind != "U":
+        return
+    for part in np.array_split(array, max(1, array.nbytes // _CHUNK_BYTES)):
+        codes = part.view(part.dtype.byteorder.replace("=", "") + "u4")
+        if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes <= 0xDFFF))).any():
+            raise ArrayFileError(f"{what}, whose text has characters that are none")
+
+
+def _listed(shape: tuple[int, ...]) -> str:
+    return shown(list(shape))

@@ -13,15 +13,17 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
-from s2dnas_deploy.bundle.pixels import SUFFIXES, readable_formats
-from s2dnas_deploy.errors import DataError, shown
-from s2dnas_deploy.files.numpy_file import arrays_in
+from s2dnas_deploy.bundle.picture_file import is_picture
+from s2dnas_deploy.bundle.pixels import SUFFIXES
+from s2dnas_deploy.errors import DataError, named_in_line, shortened, shown
+from s2dnas_deploy.files.numpy_file import ArrayFileError, arrays_in
 
 ARCHIVES = (".npz", ".npy")
 _NETWORKS = (".pt", ".pth", ".th", ".onnx", ".safetensors")
 _LONGEST_NAME = 2**16  # bytes; Linux takes 4096
+# Each is an item of some 300 bytes, so that an archive of single pixels would take 300 times its size.
+_MOST_IMAGES = 4_000_000
 _IMAGE_KEYS = ("images", "x", "x_test", "x_val", "x_train")
 _LABEL_KEYS = ("labels", "y", "y_test", "y_val", "y_train")
 
@@ -110,15 +112,15 @@ def _nothing_in(places: Sequence[str]) -> DataError:
     if list(places) == ["-"]:
         return DataError("no names came on stdin; expected the name of a file or folder on each line")
     archives = [
-        str(path)
+        named_in_line(str(path))
         for place in places
         for path in sorted(Path(place).glob("*"))
         if path.name.lower().endswith(ARCHIVES)
     ]
     named = f"; archives must be named themselves: {', '.join(archives[:3])}" if archives else ""
     return DataError(
-        f"{', '.join(places)}: no images there; expected files of {', '.join(SUFFIXES)}, "
-        f"folders of them, or NumPy archives with images in them{named}"
+        f"{shortened(', '.join(map(named_in_line, places)), 500)}: no images there; expected files of "
+        f"{', '.join(SUFFIXES)}, folders of them, or NumPy archives with images in them{named}"
     )
 
 
@@ -127,7 +129,7 @@ def _check_may_be_image(place: str) -> None:
     if place.lower().endswith(_NETWORKS):
         raise DataError(f"{place}: a network, not images; s2dnas-export makes a bundle of it, for --bundle")
     if not os.path.lexists(place) and not place.lower().endswith(SUFFIXES):
-        raise DataError(f"{place}: no such file or folder")
+        raise DataError(f"{named_in_line(place)}: no such file or folder")
 
 
 def _expanded(place: str) -> list[str]:
@@ -136,7 +138,7 @@ def _expanded(place: str) -> list[str]:
         return [place]
     found = sorted(glob.glob(place, recursive=True))
     if not found:
-        raise DataError(f"{place}: no file matches")
+        raise DataError(f"{named_in_line(place)}: no file matches")
     return found
 
 
@@ -155,22 +157,11 @@ def _in_folder(folder: str) -> tuple[list[str], int]:
             path = os.path.join(place, name)
             if name.startswith("."):
                 others += 1
-            elif name.lower().endswith(SUFFIXES) or _is_picture(path):
+            elif name.lower().endswith(SUFFIXES) or (os.path.isfile(path) and is_picture(path)):
                 pictures.append(path)
             else:
                 others += 1
     return pictures, others
-
-
-def _is_picture(path: str) -> bool:
-    """Whether a file without a picture's ending begins like one."""
-    if not os.path.isfile(path):
-        return False
-    try:
-        with Image.open(path, formats=readable_formats()):
-            return True
-    except Exception:  # Whatever it is, it is no picture; pillow raises almost anything.
-        return False
 
 
 def _file(path: str, classes: frozenset[str]) -> Item:
@@ -181,44 +172,48 @@ def _file(path: str, classes: frozenset[str]) -> Item:
 def _in_archive(path: str, labels: Sequence[str]) -> Iterator[Item]:
     """The images of a .npy file or of a .npz archive, named PATH[0], PATH[1] and so on."""
     images, truth = _arrays_in(path)
+    where = named_in_line(path)
+    if truth is not None and truth.shape == (len(images), 1):  # as some data sets have it
+        truth = truth[:, 0]
     if truth is not None and (truth.shape != (len(images),) or truth.dtype.kind not in "iu"):
         raise DataError(
-            f"{path}: expected a whole number as the label of each of {len(images)} images, "
-            f"got {truth.dtype} {list(truth.shape)}"
+            f"{where}: expected a whole number as the label of each of {len(images)} images, "
+            f"got {truth.dtype} {shown(list(truth.shape))}"
         )
     for i, image in enumerate(images):
         label = None if truth is None else int(truth[i])
         if label is not None and not 0 <= label < len(labels):
-            raise DataError(f"{path}: expected labels from 0 to {len(labels) - 1}, got {label} at image {i}")
+            raise DataError(f"{where}: expected labels from 0 to {len(labels) - 1}, got {label} at image {i}")
         yield Item(name=f"{path}[{i}]", source=image, truth=None if label is None else labels[label])
 
 
 def _arrays_in(path: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+    where = named_in_line(path)
     try:
         arrays = arrays_in(path)
-    except FileNotFoundError as problem:
-        raise DataError(f"{path}: no such file") from problem
-    except Exception as problem:  # numpy and zipfile raise almost anything on damaged bytes
-        # Of whatever is no archive numpy says that it is pickled, and how to run what is in it.
-        reason = "something else, or Python objects" if "pickle" in str(problem) else str(problem)
-        raise DataError(f"{path}: expected a NumPy archive of plain arrays, got: {reason}") from problem
-    images, labels = (arrays, None) if isinstance(arrays, np.ndarray) else _parts_of(arrays, path)
-    if images.ndim not in (3, 4):
+    except ArrayFileError as problem:
+        raise DataError(f"{where}: expected a NumPy archive of plain arrays, got: {problem}") from problem
+    images, labels = (arrays, None) if isinstance(arrays, np.ndarray) else _parts_of(arrays, where)
+    if images.ndim not in (3, 4) or not images.size:
         raise DataError(
-            f"{path}: expected images as [N, H, W], [N, H, W, C] or [N, C, H, W], "
-            f"got {images.dtype} {list(images.shape)}"
+            f"{where}: expected images as [N, H, W], [N, H, W, C] or [N, C, H, W], "
+            f"got {images.dtype} {shown(list(images.shape))}"
+        )
+    if len(images) > _MOST_IMAGES:
+        raise DataError(
+            f"{where}: expected at most {_MOST_IMAGES:,} images, got {len(images):,}; save them in parts"
         )
     return images, labels
 
 
 def _parts_of(
-    arrays: dict[str, npt.NDArray[Any]], path: str
+    arrays: dict[str, npt.NDArray[Any]], where: str
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
     present = [key for key in _IMAGE_KEYS if key in arrays]
     if len(present) != 1:
         raise DataError(
-            f"{path}: expected the images under exactly one of {', '.join(_IMAGE_KEYS)}, "
-            f"got the keys {', '.join(arrays) or '(none)'}"
+            f"{where}: expected the images under exactly one of {', '.join(_IMAGE_KEYS)}, "
+            f"got the keys {named_in_line(', '.join(arrays)) or '(none)'}"
         )
     labels = arrays.get(_LABEL_KEYS[_IMAGE_KEYS.index(present[0])])
     return arrays[present[0]], labels
@@ -226,4 +221,6 @@ def _parts_of(
 
 def _refuse_unlisted(problem: OSError) -> None:
     """Raise, for to pass over a folder that cannot be listed would be to lose images silently."""
-    raise DataError(f"{problem.filename}: cannot be listed: {problem.strerror}") from problem
+    raise DataError(
+        f"{named_in_line(str(problem.filename))}: cannot be listed: {problem.strerror}"
+    ) from problem

@@ -5,15 +5,15 @@ exported with `--float-input`). Whatever cannot be read is a `DataError` that sa
 """
 
 import os
-import stat
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.bundle.picture_file import OtherSizeError, planes_in
 from s2dnas_deploy.bundle.pixels import (
     InputFormat,
     as_planes,
@@ -21,19 +21,14 @@ from s2dnas_deploy.bundle.pixels import (
     fitted,
     in_colour,
     planes_of,
-    readable_formats,
     require_picture_channels,
     resized,
-    why_unidentified,
 )
-from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.errors import DataError, in_a_line, named_in_line
 
 Array: TypeAlias = npt.NDArray[Any]
 Source: TypeAlias = str | os.PathLike[str] | Image.Image
 Given: TypeAlias = Source | Array | DataError
-
-# A file may claim a size that its few bytes unpack to; a picture this large is an attack or a mistake.
-MOST_PIXELS = 100_000_000
 
 
 class Reader:
@@ -99,37 +94,33 @@ class Reader:
         return self._from_planes(fitted(planes, self.wanted)[0])
 
     def _from_file(self, path: str) -> Array:
-        require_picture_channels(self.wanted, where=path)
+        where = named_in_line(path)
+        require_picture_channels(self.wanted, where=where)
         try:
-            mode = os.stat(path).st_mode
-            if not stat.S_ISREG(mode):
-                kind = "folder" if stat.S_ISDIR(mode) else "device"
-                raise DataError(f"{path}: expected a file, got a {kind}")
-            with Image.open(path, formats=readable_formats()) as image:
-                _refuse_bomb(image, path)
-                image.load()
-                return self._from_picture(image, path)
-        except (DataError, MemoryError):
-            raise
-        except UnidentifiedImageError as problem:
-            raise DataError(f"{path}: {why_unidentified(path)}") from problem
-        except FileNotFoundError as problem:
-            raise DataError(f"{path}: no such file") from problem
-        except Exception as problem:  # Pillow's decoders raise almost anything on damaged bytes.
-            raise DataError(f"{path}: {str(problem) or type(problem).__name__}") from problem
+            return self._from_planes(planes_in(path, self.wanted))
+        except OtherSizeError as found:
+            raise self._of_other_size(where, found.height, found.width) from found
+        except DataError as problem:
+            raise DataError(f"{where}: {problem}") from problem
 
     def _from_picture(self, image: Image.Image, where: str) -> Array:
         require_picture_channels(self.wanted, where=where)
         try:
             image = in_colour(image, self.wanted.channels)
-        except ValueError as problem:
-            raise DataError(f"{where}: {problem}") from problem
+        except Exception as problem:  # Pillow raises almost anything on damaged descriptions.
+            raise DataError(f"{where}: {in_a_line(problem)}") from problem
         if not self.wanted.admits(image.height, image.width):
-            raise DataError(
-                f"{where}: expected {self.wanted.height}x{self.wanted.width} pixels (height x width), got "
-                f"{image.height}x{image.width}; resize it, or export the bundle with --resize crop or stretch"
-            )
-        return self._from_planes(planes_of(resized(image, self.wanted)))
+            raise self._of_other_size(where, image.height, image.width)
+        try:
+            return self._from_planes(planes_of(resized(image, self.wanted)))
+        except DataError as problem:
+            raise DataError(f"{where}: {problem}") from problem
+
+    def _of_other_size(self, where: str, height: int, width: int) -> DataError:
+        return DataError(
+            f"{where}: expected {self.wanted.height}x{self.wanted.width} pixels (height x width), got "
+            f"{height}x{width}; resize it, or export the bundle with --resize crop or stretch"
+        )
 
     def _from_planes(self, planes: Array) -> Array:
         """From uint8 [C, H, W]."""
@@ -146,12 +137,6 @@ def _loaded(picture: Image.Image) -> Image.Image:
     try:
         copy = picture.copy()
     except Exception as problem:  # Pillow's decoders raise almost anything on damaged bytes.
-        raise DataError(f"a picture: {str(problem) or type(problem).__name__}") from problem
+        raise DataError(f"a picture: {in_a_line(problem)}") from problem
     copy.format = picture.format  # says what 16-bit grey means
     return copy
-
-
-def _refuse_bomb(image: Image.Image, path: str) -> None:
-    if image.width * image.height > MOST_PIXELS:
-        most = f"{MOST_PIXELS / 1e6:.0f} megapixels"
-        raise DataError(f"{path}: expected at most {most}, got {image.width}x{image.height} pixels")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from s2dnas_deploy.bundle.pixels import SUFFIXES
-from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.errors import DataError, OptionError, named_in_line
 from s2dnas_deploy.run.cascade import Prediction
 from s2dnas_deploy.run.inputs import Item
 
@@ -43,7 +43,7 @@ def record_of(item: Item, answer: Prediction | DataError) -> Record:
     if isinstance(answer, Prediction) and answer.probabilities is not None:
         record["probabilities"] = [_number(p) for p in answer.probabilities.tolist()]
     if isinstance(answer, DataError):
-        record["error"] = str(answer).removeprefix(f"{item.name}: ")
+        record["error"] = str(answer).removeprefix(f"{named_in_line(item.name)}: ")
     return record
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from s2dnas_deploy.build.images.arrays import array_images
 from s2dnas_deploy.build.images.splits import Index, UnreadImages, UnreadSplits
 from s2dnas_deploy.bundle.pixels import InputFormat, as_planes
-from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.files.numpy_file import arrays_in
+from s2dnas_deploy.errors import DataError, named_in_line
+from s2dnas_deploy.files.numpy_file import ArrayFileError, arrays_in
 
 _TRAIN_KEYS = (("x_train", "y_train"), ("images", "labels"), ("x", "y"))
 
@@ -36,8 +36,8 @@ def _arrays_in(path: Path) -> Mapping[str, NDArray[Any]]:
     try:
         arrays = arrays_in(path)
         if isinstance(arrays, np.ndarray):
-            raise ValueError("a single array")
-    except Exception as problem:  # numpy and zipfile raise almost anything on damaged bytes
+            raise ArrayFileError("a single array")
+    except ArrayFileError as problem:
         raise DataError(
             f"{path}: expected a NumPy archive of plain arrays (no Python objects), got: {problem}."
             " Write it anew with np.savez(path, x_train=..., y_train=...)."
@@ -51,7 +51,7 @@ def _train_keys(arrays: Mapping[str, NDArray[Any]], path: Path) -> tuple[str, st
         raise DataError(
             f"{path}: expected the images to train on under one of"
             f" {', '.join('/'.join(keys) for keys in _TRAIN_KEYS)}, got the keys"
-            f" {', '.join(arrays) or '(none)'}. Save them under one of these."
+            f" {named_in_line(', '.join(arrays)) or '(none)'}. Save them under one of these."
         )
     return present[0]
 

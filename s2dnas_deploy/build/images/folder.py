@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from s2dnas_deploy.build.images.parallel import work_in_chunks
 from s2dnas_deploy.build.images.splits import (
@@ -17,17 +16,8 @@ from s2dnas_deploy.build.images.splits import (
     UnreadSplits,
     listed,
 )
-from s2dnas_deploy.bundle.pixels import (
-    SUFFIXES,
-    InputFormat,
-    Pixels,
-    in_colour,
-    planes_of,
-    readable_formats,
-    require_picture_channels,
-    resized,
-    why_unidentified,
-)
+from s2dnas_deploy.bundle.picture_file import OtherSizeError, planes_in
+from s2dnas_deploy.bundle.pixels import SUFFIXES, InputFormat, Pixels, require_picture_channels
 from s2dnas_deploy.errors import DataError, UnreadableError
 
 _PART_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -166,21 +156,11 @@ def _fill_from(paths: list[str], wanted: InputFormat) -> Fill:
 def _decode(path: str, out: Pixels, wanted: InputFormat, faults: _Faults) -> None:
     """Decode one file into `out` [C, H, W], or say in `faults` why not."""
     try:
-        with Image.open(path, formats=readable_formats()) as image:
-            image.load()
-            picture = in_colour(image, wanted.channels)
-    except MemoryError:
-        raise
-    except UnidentifiedImageError:
-        faults.unreadable.append((path, why_unidentified(path)))
-        return
-    except Exception as problem:  # Pillow's decoders raise almost anything on damaged bytes.
-        faults.unreadable.append((path, str(problem) or type(problem).__name__))
-        return
-    if not wanted.admits(picture.height, picture.width):
-        faults.misfits.append((path, picture.height, picture.width))
-        return
-    out[:] = planes_of(resized(picture, wanted))
+        out[:] = planes_in(path, wanted)
+    except OtherSizeError as found:
+        faults.misfits.append((path, found.height, found.width))
+    except DataError as problem:
+        faults.unreadable.append((path, str(problem)))
 
 
 def _visible_folders(root: Path) -> list[Path]:

@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2dnas_deploy.bundle.pixels import Pixels
-from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.errors import DataError, named_in_line, shortened
+
+_MOST_NAMED, _LONGEST_LIST = 100, 400
 
 Index = NDArray[np.int64]
 OnRead = Callable[[int], None]
@@ -51,10 +53,12 @@ class UnreadSplits:
         if len(self.class_names) < 2:
             raise DataError(
                 f"{self.where}: expected at least 2 classes, got {len(self.class_names)}"
-                f" ({', '.join(self.class_names) or 'none'})"
+                f" ({named_in_line(', '.join(self.class_names)) or 'none'})"
             )
         if len(set(self.class_names)) < len(self.class_names):
-            raise DataError(f"{self.where}: expected class names that differ, got {list(self.class_names)}")
+            raise DataError(
+                f"{self.where}: expected class names that differ, got [{listed(self.class_names)}]"
+            )
         present = np.bincount(self.train.labels, minlength=len(self.class_names))
         empty = [name for name, count in zip(self.class_names, present, strict=True) if count == 0]
         if empty:
@@ -109,8 +113,8 @@ def limited(images: UnreadImages, *, limit: int, seed: int) -> UnreadImages:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return the names in one line."""
-    return ", ".join(repr(name) for name in names)
+    """Return the names in one line, of which a person can read the end as well."""
+    return shortened(", ".join(repr(name) for name in names[:_MOST_NAMED]), _LONGEST_LIST)
 
 
 def _by_class(labels: Index) -> list[Index]:
