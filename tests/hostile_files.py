@@ -1,4 +1,4 @@
-"""NumPy files, archives and images that somebody made to do harm, by name: bytes, made anew at each call.
+"""NumPy files, archives and images that somebody made to do harm, by name: bytes, made once.
 
 archives()          .npy and .npz files that claim, hide or unpack what they must not
 sound_archives()    small ones that must be read, as seeds of mutations
@@ -16,6 +16,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,7 @@ def _patched(content: bytes, mark: bytes, offset: int, form: str, value: int | b
     return bytes(changed)
 
 
+@cache
 def archives() -> dict[str, bytes]:
     """File names, and contents that must be refused, in one line and without much memory."""
     good = npy()
@@ -108,7 +110,7 @@ def archives() -> dict[str, bytes]:
         "bytes after the end.npy": good + b"more",
         "text.npz": b"no archive",
         "begins like one.npz": b"PK\x03\x04 no archive",
-        "bomb.npz": _bomb(2**28),
+        "bomb.npz": _bomb(2**27),
         "bomb by many.npz": _overlapping(100, 2**20),
         "header lies.npz": zipped({"images.npy": npy(shape="(1099511627776,)")}),
         "nested.npz": zipped({"images.npy": stored}),
@@ -265,6 +267,7 @@ def _gif(*parts: bytes) -> bytes:
     return content[:at] + b"".join(parts) + content[at:]
 
 
+@cache
 def images() -> dict[str, bytes]:
     """File names, and contents that must be refused, in 10 s and 500 MB each, by a network that resizes."""
     many = 2_500_000
@@ -272,12 +275,12 @@ def images() -> dict[str, bytes]:
         "claims.png": png(50_000, 50_000, rows=bytes(1000)),
         "claims less.png": png(9_000, 9_000, rows=bytes(1000)),
         "no width.png": png(0, 10, rows=b""),
-        "text unpacks.png": png(*SIZE, chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2**26)))),
-        "text unpacks too.png": png(*SIZE, chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(2**26)))),
+        "text unpacks.png": png(*SIZE, chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(2**23)))),
+        "text unpacks too.png": png(*SIZE, chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(2**23)))),
         "texts unpack.png": png(
             *SIZE, *(chunk(b"zTXt", b"%d\0\0" % n + zlib.compress(bytes(10**6))) for n in range(80))
         ),
-        "profile unpacks.png": png(*SIZE, chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(2**26)))),
+        "profile unpacks.png": png(*SIZE, chunk(b"iCCP", b"k\0\0" + zlib.compress(bytes(2**23)))),
         "many chunks.png": png(*SIZE, chunk(b"abCd", b"") * (many // 3)),
         "long description.png": png(*SIZE, chunk(b"tEXt", b"k\0" + bytes(900_000)) * 40),
         "claims.ppm": b"P6 99999999 99999999 255\n" + bytes(100),
@@ -322,7 +325,7 @@ def surprising_images() -> dict[str, bytes]:
     }
 
 
-_FRAMES = [Image.new("L", SIZE, n % 256) for n in range(1000)]
+_FRAMES = [Image.new("L", SIZE, n % 256) for n in range(300)]
 
 
 def _claiming_jpeg2000() -> bytes:

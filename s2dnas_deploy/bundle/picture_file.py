@@ -10,11 +10,12 @@ threads together hold no more than `MOST_BYTES` of pictures. The rules:
 - A JPEG of more is decoded at a half, a quarter or an eighth of its size, if it is to be made smaller anyway.
 """
 
+import ctypes
 import io
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import BinaryIO
 
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -26,6 +27,7 @@ from s2dnas_deploy.files.plain_file import open_file
 MOST_BYTES = 360_000_000
 LARGEST_FILE = 256 * 2**20
 
+_LARGE_BYTES = 32_000_000
 _MOST_BEFORE_PIXELS = 16 * 2**20
 _MOST_READS_BEFORE_PIXELS, _MOST_READS = 200_000, 1_000_000
 # Per pixel, as measured: the decoded picture, and the one in the network's colours that is made of it.
@@ -57,16 +59,20 @@ def planes_in(path: str, wanted: InputFormat) -> Pixels:
         with _opened(path) as (file, image):
             if not (wanted.admits(image.height, image.width) or wanted.admits(image.width, image.height)):
                 raise OtherSizeError(image)
-            with _ROOM.taken(_bytes_to_decode(image, file, wanted)):
-                image.load()
-                picture = in_colour(image, wanted.channels)
-                if not wanted.admits(picture.height, picture.width):
-                    raise OtherSizeError(picture)
-                return planes_of(resized(picture, wanted))
+            with _ROOM.taken(_bytes_to_decode(image, file, wanted)), closing(image):
+                return _decoded(image, wanted)
     except DataError:
         raise
     except Exception as problem:  # Pillow's decoders raise almost anything on damaged bytes.
         raise DataError(_reason(problem)) from problem
+
+
+def _decoded(image: Image.Image, wanted: InputFormat) -> Pixels:
+    image.load()
+    picture = in_colour(image, wanted.channels)
+    if not wanted.admits(picture.height, picture.width):
+        raise OtherSizeError(picture)
+    return planes_of(resized(picture, wanted))
 
 
 def is_picture(path: str) -> bool:
@@ -147,12 +153,20 @@ class _Room:
         try:
             yield
         finally:
+            if size_bytes >= _LARGE_BYTES:
+                _trim()
             with self._changed:
                 self._free += size_bytes
                 self._changed.notify_all()
 
 
 _ROOM = _Room(MOST_BYTES)
+
+
+def _trim() -> None:
+    """Give memory that is free back to the system; of large pictures, glibc keeps it, thread by thread."""
+    with suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _bytes_to_decode(image: ImageFile.ImageFile, file: _Watched, wanted: InputFormat) -> int:

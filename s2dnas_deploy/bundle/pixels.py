@@ -116,11 +116,7 @@ def resized(image: Image.Image, wanted: InputFormat) -> Image.Image:
         )
     cover = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (cover.width - wanted.width) // 2, (cover.height - wanted.height) // 2
-    return (
-        cover
-        if cover.size == (wanted.width, wanted.height)
-        else cover.crop((left, top, left + wanted.width, top + wanted.height))
-    )
+    return cover.crop((left, top, left + wanted.width, top + wanted.height))
 
 
 def planes_of(image: Image.Image) -> Pixels:

@@ -6,7 +6,7 @@ except to tell whether a file without a picture's ending is one.
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -169,7 +169,7 @@ def _file(path: str, classes: frozenset[str]) -> Item:
     return Item(name=path, source=path, truth=next((part for part in around if part in classes), None))
 
 
-def _in_archive(path: str, labels: Sequence[str]) -> Iterator[Item]:
+def _in_archive(path: str, labels: Sequence[str]) -> list[Item]:
     """The images of a .npy file or of a .npz archive, named PATH[0], PATH[1] and so on."""
     images, truth = _arrays_in(path)
     where = named_in_line(path)
@@ -180,11 +180,14 @@ def _in_archive(path: str, labels: Sequence[str]) -> Iterator[Item]:
             f"{where}: expected a whole number as the label of each of {len(images)} images, "
             f"got {truth.dtype} {shown(list(truth.shape))}"
         )
-    for i, image in enumerate(images):
-        label = None if truth is None else int(truth[i])
+    numbers = [None] * len(images) if truth is None else truth.tolist()
+    for i, label in enumerate(numbers):
         if label is not None and not 0 <= label < len(labels):
             raise DataError(f"{where}: expected labels from 0 to {len(labels) - 1}, got {label} at image {i}")
-        yield Item(name=f"{path}[{i}]", source=image, truth=None if label is None else labels[label])
+    return [
+        Item(name=f"{path}[{i}]", source=image, truth=None if label is None else labels[label])
+        for i, (image, label) in enumerate(zip(images, numbers, strict=True))
+    ]
 
 
 def _arrays_in(path: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:

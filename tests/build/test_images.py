@@ -5,6 +5,7 @@ import pickletools
 import re
 import shutil
 
+import hostile_files
 import numpy as np
 import pytest
 import torch
@@ -12,8 +13,8 @@ from PIL import Image
 
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages, load, load_images
 from s2dnas_deploy.build.images.splits import hold_out
-from s2dnas_deploy.bundle.pixels import InputFormat, fitted, in_colour, planes_of, resized
-from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.bundle.pixels import SUFFIXES, InputFormat, fitted, in_colour, planes_of, resized
+from s2dnas_deploy.errors import DataError, UnreadableError
 
 RGB = (3, 4, 5)
 
@@ -285,6 +286,48 @@ def test_unreadable_files_of_all_parts_are_counted_and_the_first_twenty_named(tm
         (root / "train" / "a" / f"{number:03}.png").unlink()
     with pytest.raises(DataError, match=r"(?s)got 2 that cannot.*020\.png: .*000\.png: the file is empty"):
         load_from(root)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hostile_files_are_all_named_in_one_message_of_bounded_length(tmp_path):
+    fill_folder(tmp_path, {"a": 2, "b": 2})
+    hostile = {name: content for name, content in hostile_files.images().items() if len(content) < 10_000}
+    for name, content in hostile.items():
+        if name.endswith(SUFFIXES):
+            (tmp_path / "a" / name).write_bytes(content)
+    hostile_files.no_files(tmp_path / "b" / "more")
+    (tmp_path / "b" / "two\nlines.png").write_bytes(b"")
+    with pytest.raises(UnreadableError) as caught:
+        load_from(tmp_path, resize="stretch")
+    bad = {path for folder in "ab" for path in (tmp_path / folder).rglob("*.*") if not path.stem.isdigit()}
+    bad -= {path for path in bad if path.is_dir() or not path.name.endswith(SUFFIXES)}
+    assert {path for path, _ in caught.value.files} == {str(path) for path in bad}
+    assert len(bad) > 20
+    lines = str(caught.value).split("\n")
+    assert len(lines) == 1 + 20 + 1
+    assert max(map(len, lines)) < 700
+
+
+@pytest.mark.parametrize("name", ["claims 0.npy", "bomb.npz", "of objects.npy", "twice.npz", "size lies.npz"])
+def test_hostile_archives_are_refused_in_a_line(tmp_path, name):
+    path = tmp_path / "x.npz"
+    path.write_bytes(hostile_files.archives()[name])
+    with pytest.raises(DataError, match=r"x\.npz: expected a NumPy archive of plain arrays") as caught:
+        load_from(path)
+    assert len(str(caught.value)) < 800
+    assert "\n" not in str(caught.value)
+
+
+def test_messages_about_many_classes_stay_short(tmp_path):
+    names = np.array([f"class {number}" for number in range(5000)])
+    path = write_archive(tmp_path / "x.npz", **GOOD, class_names=names)
+    with pytest.raises(DataError, match="none found for 'class 2', 'class 3'") as caught:
+        load_from(path, input_shape=(1, 4, 5))
+    assert len(str(caught.value)) < 1000
+    write_archive(path, **{f"key {number}": np.zeros(1) for number in range(900)})
+    with pytest.raises(DataError, match="got the keys") as caught:
+        load_from(path, input_shape=(1, 4, 5))
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "tif", "bmp"])

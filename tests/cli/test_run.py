@@ -1,6 +1,7 @@
 """`s2dnas-run` from the command line: what it writes, and what it does with whatever it is given."""
 
 import csv
+import hashlib
 import itertools
 import json
 import os
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import hostile_files
 import numpy as np
 import odd_images
 import pytest
@@ -123,6 +125,79 @@ def test_good_images_are_classified_and_bad_ones_reported(bundle, tmp_path):
     assert f"{3 * len(odd_images.bad()) + 1} failed" in result.stderr
     assert "files that are no images, passed over: 2" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_places_and_names_of_any_kind_get_a_line_and_keep_nobody_waiting(bundle, folder, tmp_path):
+    places = hostile_files.no_files(tmp_path / "places")
+    good = next(folder.rglob("*.png")).read_bytes()
+    odd = {
+        "not utf-8": os.fsdecode(b"caf\xe9.png"),
+        "two lines": "one\ntwo.png",
+        "escapes": "\x1b[2J.png",
+        "no image": "\r.png",
+    }
+    for kind, name in odd.items():
+        (tmp_path / "places" / name).write_bytes(b"" if kind == "no image" else good)
+    hostile_files_of = {**hostile_files.images(), **hostile_files.surprising_images()}
+    for name, content in hostile_files_of.items():
+        if len(content) < 10_000:
+            (tmp_path / "places" / name).write_bytes(content)
+    command = [*RUN, "--bundle", str(bundle), str(tmp_path / "places")]
+    done = subprocess.run(command, capture_output=True, timeout=100, check=False)
+    assert done.returncode == 6, done.stderr
+    lines = {os.fsdecode(line["file"].rpartition("/")[2]): line for line in records(done.stdout.decode())}
+    for kind, path in places.items():
+        assert (path.name in lines) == (kind != "folder")
+        assert kind == "folder" or len(lines[path.name]["error"]) < 300
+    for kind, name in odd.items():
+        assert ("error" in lines[name]) == (kind == "no image"), lines[name]
+    assert lines["\r.png"]["error"] == "the file is empty"
+    assert "Traceback" not in done.stderr.decode()
+    assert "Warning" not in done.stderr.decode()
+
+
+def test_listed_names_that_cannot_be_files_are_answers_with_errors(bundle, folder):
+    good = str(next(folder.rglob("*.png")))
+    names = [good, "nul\0.png", "nul\0.npz", "", "x" * 1_000_000 + ".jpg", "/dev/zero", "/dev/stdin", "/"]
+    done = run("--bundle", bundle, "-", stdin="\n".join(names[:-1]))
+    assert done.exit_code == 6, done.output
+    lines = records(done.stdout)
+    assert [line["file"] for line in lines] == [name for name in names[:-1] if name]
+    assert "label" in lines[0]
+    assert all(len(line["error"]) < 300 for line in lines[1:])
+
+
+def test_decoders_that_complain_are_not_heard(bundle, tmp_path, capfd):
+    whole = hostile_files.sound_images()["photo.tif"]
+    for number in range(60):
+        (tmp_path / f"{number}.tif").write_bytes(hostile_files.mutated(whole, number))
+    assert run("--bundle", bundle, tmp_path, "--quiet").exit_code == 6
+    assert capfd.readouterr().err == ""
+
+
+def test_large_pictures_share_the_memory(bundle, tmp_path):
+    """Eight threads at 20 megapixels each, of which as many as fit are decoded at once."""
+    resizing = tmp_path / "bundle"
+    shutil.copytree(bundle, resizing)
+    before = (resizing / "manifest.json").read_bytes()
+    after = before.replace(b'"resize": null', b'"resize": "crop"')
+    (resizing / "manifest.json").write_bytes(after)
+    sums = (resizing / "SHA256SUMS").read_text()
+    old, new = (hashlib.sha256(content).hexdigest() for content in (before, after))
+    (resizing / "SHA256SUMS").write_text(sums.replace(old, new))
+    Image.new("RGB", (5000, 4000), "red").save(tmp_path / "0.png", compress_level=1)
+    for number in range(1, 8):
+        os.link(tmp_path / "0.png", tmp_path / f"{number}.png")
+    script = (
+        "import atexit, sys; from s2dnas_deploy.run.bench.memory import peak_bytes; "
+        "atexit.register(lambda: print(peak_bytes(), file=sys.stderr)); "
+        "from s2dnas_deploy.cli import run; run()"
+    )
+    command = [sys.executable, "-c", script, "--bundle", str(resizing), "--workers", "8", "--batch", "1"]
+    places = [str(path) for path in sorted(tmp_path.glob("*.png"))]
+    done = subprocess.run([*command, *places], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stderr.split()[-1]) < 500_000_000, done.stderr
 
 
 def test_files_patterns_archives_and_lists(bundle, folder, tmp_path):
