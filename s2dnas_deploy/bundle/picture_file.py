@@ -4,9 +4,9 @@ Part of the bridge: training reads its files so, and the device must do exactly 
 claim any number of pixels, so what it takes to decode a picture is reckoned from its header first, and all
 threads together hold no more than `MOST_BYTES` of pictures. The rules:
 
-- A file has at most 256 MiB, and in front of its pixels at most 16 MiB of other things.
-- A picture takes at most 360 MB to decode: 45 megapixels, or fewer in formats whose decoders take more
-  (30 in packed TIFF, 22 in WebP, 18 in JPEG 2000).
+- A file has at most 256 MiB, and in front of its pixels at most 8 MiB of other things.
+- A picture takes at most 320 MB to decode: 40 megapixels, or fewer in formats whose decoders take more
+  (26 in packed TIFF, 20 in WebP, 16 in JPEG 2000).
 - A JPEG of more is decoded at a half, a quarter or an eighth of its size, if it is to be made smaller anyway.
 """
 
@@ -15,7 +15,7 @@ import io
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from typing import BinaryIO
 
 from PIL import Image, ImageFile, UnidentifiedImageError
@@ -24,11 +24,13 @@ from s2dnas_deploy.bundle.pixels import InputFormat, Pixels, in_colour, planes_o
 from s2dnas_deploy.errors import DataError, in_a_line
 from s2dnas_deploy.files.plain_file import open_file
 
-MOST_BYTES = 360_000_000
+MOST_BYTES = 320_000_000
 LARGEST_FILE = 256 * 2**20
 
+_LARGE_WEBP = 2**20
+_ONE_LARGE_WEBP = threading.Lock()
 _LARGE_BYTES = 32_000_000
-_MOST_BEFORE_PIXELS = 16 * 2**20
+_MOST_BEFORE_PIXELS = 8 * 2**20
 _MOST_READS_BEFORE_PIXELS, _MOST_READS = 200_000, 1_000_000
 # Per pixel, as measured: the decoded picture, and the one in the network's colours that is made of it.
 _EACH_BYTES = 8
@@ -92,9 +94,15 @@ def _opened(path: str) -> Iterator[tuple["_Watched", ImageFile.ImageFile]]:
             raise DataError(f"expected at most 256 MiB, got {file.size / 2**20:,.0f}; save it smaller")
         if not file.size:
             raise DataError("the file is empty")
-        with Image.open(file, formats=readable_formats()) as image:
+        with _turn_of(file), Image.open(file, formats=readable_formats()) as image:
             file.before_pixels = False
             yield file, image
+
+
+def _turn_of(file: "_Watched") -> AbstractContextManager[object]:
+    """Pillow takes in all of a WebP to open it, before its size is known: large ones take turns."""
+    large = file.size > _LARGE_WEBP and file.peek(12)[8:12] == b"WEBP"
+    return _ONE_LARGE_WEBP if large else nullcontext()
 
 
 def _reason(problem: Exception) -> str:
@@ -215,10 +223,9 @@ def _coefficients(image: Image.Image) -> int:
 
 def _layers_in(file: BinaryIO) -> int:
     """How often a JPEG's decoder has to go over the picture: its scans, without those of a thumbnail."""
-    file.seek(0)
-    file.seek(_first_scan(file.read(_MOST_BEFORE_PIXELS)))
+    file.seek(_first_scan(file))
     layers, before = 0, b""
-    while content := file.read(2**20):
+    while content := file.read(2**16):
         content = before + content
         end = content.find(_END_OF_IMAGE)
         layers += content.count(_START_OF_SCAN, 0, len(content) if end < 0 else end)
@@ -228,14 +235,16 @@ def _layers_in(file: BinaryIO) -> int:
     return layers
 
 
-def _first_scan(content: bytes) -> int:
+def _first_scan(file: BinaryIO) -> int:
     """Where it begins, behind the segments that have a length."""
     at = 0
-    while (at := content.find(b"\xff", at)) >= 0 and content[at : at + 2] != _START_OF_SCAN:
-        kind = content[at + 1 : at + 2]
-        stands_alone = kind in (b"", b"\x00", b"\x01", b"\xff") or b"\xd0" <= kind <= b"\xd9"
-        at += 1 if stands_alone else 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-    return max(at, 0)
+    while True:
+        file.seek(at)
+        start = file.read(4)
+        if len(start) < 4 or start.startswith(_START_OF_SCAN):
+            return at
+        has_length = start[0] == 0xFF and start[1] not in (0, 1, 0xFF) and not 0xD0 <= start[1] <= 0xD9
+        at += 2 + int.from_bytes(start[2:], "big") if has_length else 1
 
 
 def _refuse_long_text(file: BinaryIO) -> None:

@@ -26,7 +26,7 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 _LAYOUTS = "uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]"
 _MODES = {1: "L", 3: "RGB"}
-_BAND_PIXELS = 2**20
+_BAND_PIXELS = 2**18
 _MOST_BETWEEN = 2**24
 
 
