@@ -380,7 +380,7 @@ def _check_writable(options: dict[str, Any], *keys: str) -> None:
 
 
 def _show(report: "Report", options: dict[str, Any]) -> None:
-    """The table, and whatever is to be written: the table first, for a disk may be full."""
+    """The table, and whatever is to be written: what cannot be shown is kept, and the other way round."""
     from dataclasses import asdict
 
     from s2dnas_deploy.cli.bench_text import report_csv, report_text
@@ -388,11 +388,13 @@ def _show(report: "Report", options: dict[str, Any]) -> None:
     from s2dnas_deploy.run.bench.summary import summarise
 
     summaries = [summarise(run, report) for run in report.runs]
-    print_result(report_text(report, summaries))
-    if options.get("out") is not None:
-        text = report.to_json(summary=[asdict(each) for each in summaries])
-        write_text_atomically(options["out"], text)
-    if options["csv"] is not None:
-        write_text_atomically(options["csv"], report_csv(report, summaries))
-    if options["html"] is not None:
-        write_text_atomically(options["html"], page_of(report, summaries))
+    try:
+        print_result(report_text(report, summaries))
+    finally:
+        if options.get("out") is not None:
+            text = report.to_json(summary=[asdict(each) for each in summaries])
+            write_text_atomically(options["out"], text)
+        if options["csv"] is not None:
+            write_text_atomically(options["csv"], report_csv(report, summaries))
+        if options["html"] is not None:
+            write_text_atomically(options["html"], page_of(report, summaries))

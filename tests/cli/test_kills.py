@@ -119,8 +119,8 @@ def test_a_calibration_that_is_killed_anywhere(running, deployed, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_training_that_is_killed_anywhere(building, network, tmp_path):
-    check_kills(building, network, tmp_path, TRAIN)
+def test_a_training_that_is_killed_at_many_points(building, network, tmp_path):
+    check_kills(building, network, tmp_path, TRAIN, most=50)
 
 
 @pytest.mark.slow
