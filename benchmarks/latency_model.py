@@ -77,7 +77,7 @@ def _row(path: Path, data: str, stages: int) -> dict[str, Any]:
     for name, times in profile.times.items():
         if name == STATIC:
             continue
-        features = features_of(carry_over(static, Plan.from_json(json.dumps(profile.plans[name]))))
+        features = features_of(carry_over(static, profile.plans[name]))
         said = [fitted.time(each) for each in features]
         took = [ms / times.reference_ms for ms in times.stage_ms]
         expected += said

@@ -11,8 +11,8 @@
     ├── CheckpointError             3   a weights file, a `model.pt` or a training checkpoint that is
     │                                   damaged, hostile or made for something else
     ├── BundleError                 3   a bundle that is damaged, hostile or of an unknown version
-    ├── RecordError                 3   exit scores, a device profile or a measurement that is damaged or
-    │                                   made for something else
+    ├── RecordError                 3   what was recorded (exit scores, a device profile, a measurement, a
+    │                                   run's journal and lines) and is damaged or made for something else
     ├── ProviderError               4   the execution provider asked for is not there, or fails
     └── VerificationError           5   two computations that must agree do not
 
@@ -86,7 +86,7 @@ class BundleError(S2dnasError):
 
 
 class RecordError(S2dnasError):
-    """Exit scores, a device profile or a measurement that is damaged or made for something else."""
+    """Scores, a device profile, a measurement or a run's output that must not or cannot be read."""
 
     exit_code = 3
 
@@ -110,7 +110,12 @@ _LONGEST_NAME = 300
 def in_a_line(error: BaseException) -> str:
     """What another library's error says, its first line; its kind, where it says nothing."""
     lines = str(error).splitlines()
-    return shortened(lines[0] if lines else type(error).__name__, 300)
+    return printable(shortened(lines[0] if lines else type(error).__name__, 300))
+
+
+def printable(text: str) -> str:
+    """The text, with a ? for whatever no terminal shows or what would steer it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def shown(value: object) -> str:

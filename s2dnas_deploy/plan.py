@@ -19,11 +19,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 
-from s2dnas_deploy.errors import PlanError
+from s2dnas_deploy.errors import PlanError, shown
+from s2dnas_deploy.files.bounds import Between, Length
+from s2dnas_deploy.files.document import Form, Head
 
 FORMAT = "s2dnas-plan"
 VERSION = 1
@@ -133,40 +136,46 @@ class Plan:
     @staticmethod
     def from_json(text: str) -> "Plan":
         """Read a plan document; `check` it against a space before use."""
-        try:
-            document = json.loads(text)
-        except ValueError as error:
-            raise PlanError(f"the plan is not JSON: {error}") from error
-        _check_document(document)
-        return Plan(
-            channels={name: tuple(counts) for name, counts in document["channels"].items()},
-            exits=tuple(document["exits"]),
-            no_reuse=frozenset(document.get("no_reuse", [])),
-        )
+        return _FORM.read(text, "the plan").plan
+
+    @staticmethod
+    def load(path: Path) -> "Plan":
+        """As `from_json`, of a file."""
+        return _FORM.load(path).plan
+
+    @staticmethod
+    def from_document(document: Any) -> "Plan":
+        """As `from_json`, of a plan within another document."""
+        return _FORM.of(document, "the plan").plan
 
 
-def _check_document(document: Any) -> None:
-    """The form of a plan document: keys, types, version. What the names mean is checked later."""
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise PlanError(f'expected a JSON object with "format": "{FORMAT}"; s2dnas-inspect --plan writes one')
-    if document.get("version") != VERSION:
-        raise PlanError(f"plan version {document.get('version')!r} is not known; expected {VERSION}")
-    unknown = set(document) - {"format", "version", "stages", "exits", "no_reuse", "channels"}
-    if unknown:
-        raise PlanError(f"unknown keys in the plan: {', '.join(sorted(unknown))}")
-    exits, channels = document.get("exits"), document.get("channels")
-    if not isinstance(exits, list) or not exits or not all(isinstance(name, str) for name in exits):
-        raise PlanError(f'"exits" must list one node name per stage, got {exits!r}')
-    if not isinstance(channels, dict):
-        raise PlanError(f'"channels" must map each group to a list of counts, got {type(channels).__name__}')
-    for name, counts in channels.items():
-        if not isinstance(counts, list) or not all(type(count) is int for count in counts):
-            raise PlanError(f"group {name!r}: expected a list of whole numbers, got {counts!r}")
-    if document.get("stages", len(exits)) != len(exits):
-        raise PlanError(f'"stages" is {document["stages"]} but "exits" lists {len(exits)}')
-    no_reuse = document.get("no_reuse", [])
-    if not isinstance(no_reuse, list) or not all(isinstance(name, str) for name in no_reuse):
-        raise PlanError(f'"no_reuse" must list layer names, got {no_reuse!r}')
+_Names = tuple[Annotated[str, Length(1, 1000)], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Document:
+    """The form of a plan document. What the names mean is checked later."""
+
+    exits: Annotated[_Names, Length(1, MAX_STAGES)]
+    channels: Mapping[str, Annotated[tuple[Annotated[int, Between(0, 2**40)], ...], Length(1, MAX_STAGES)]]
+    stages: int | None = None
+    no_reuse: _Names = ()
+
+    def __post_init__(self) -> None:
+        if self.stages not in (None, len(self.exits)):
+            raise PlanError(f'"stages" is {self.stages} but "exits" lists {len(self.exits)}')
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that it is."""
+        return Plan(channels=self.channels, exits=self.exits, no_reuse=frozenset(self.no_reuse))
+
+
+_FORM = Form(
+    record=_Document,
+    error=PlanError,
+    head=Head(format=FORMAT, version=VERSION, writer="s2dnas-inspect --plan"),
+)
 
 
 # --- legality ------------------------------------------------------------------------------------------
@@ -189,15 +198,15 @@ def _check_exits(plan: Plan, space: PlanSpace) -> None:
     if not 1 <= plan.stages <= MAX_STAGES:
         raise PlanError(f"a plan has 1 to {MAX_STAGES} stages, got {plan.stages}")
     if plan.exits[-1] != OUTPUT:
-        raise PlanError(f"the last stage must exit at {OUTPUT!r}, got {plan.exits[-1]!r}")
+        raise PlanError(f"the last stage must exit at {OUTPUT!r}, got {shown(plan.exits[-1])}")
     for name in plan.exits:
         if name not in space.exits:
-            raise PlanError(f"no node {name!r} to exit at; {_nearest(name, space.exits)}")
+            raise PlanError(f"no node {shown(name)} to exit at; {_nearest(name, space.exits)}")
     for stage, (before, after) in enumerate(zip(plan.exits, plan.exits[1:], strict=False)):
         if after != OUTPUT and (before == OUTPUT or before not in space.covered_by(after)):
             raise PlanError(
-                f"stage {stage} exits at {before!r}, which is not before stage {stage + 1}'s exit "
-                f"{after!r}; exits must come one after the other (or be the same)"
+                f"stage {stage} exits at {shown(before)}, which is not before stage {stage + 1}'s exit "
+                f"{shown(after)}; exits must come one after the other (or be the same)"
             )
 
 
@@ -205,7 +214,7 @@ def _check_names(plan: Plan, space: PlanSpace) -> None:
     for name in plan.channels:
         if name not in space.group:
             raise PlanError(
-                f"the network has no channel group {name!r}; {_nearest(name, tuple(space.group))}"
+                f"the network has no channel group {shown(name)}; {_nearest(name, tuple(space.group))}"
             )
     missing = [group.name for group in space.groups if group.name not in plan.channels]
     if missing:
@@ -213,12 +222,12 @@ def _check_names(plan: Plan, space: PlanSpace) -> None:
         raise PlanError(f"the plan does not divide {len(missing)} of the channel groups: {names}")
     for name in plan.no_reuse:
         if name not in space.layer:
-            raise PlanError(f"no layer {name!r} in no_reuse; {_nearest(name, tuple(space.layer))}")
+            raise PlanError(f"no layer {shown(name)} in no_reuse; {_nearest(name, tuple(space.layer))}")
 
 
 def _check_group(group: ChannelGroup, plan: Plan, depths: Mapping[str, int]) -> None:
     counts = plan.channels[group.name]
-    where = f"group {group.name!r}: {list(counts)}"
+    where = f"group {shown(group.name)}: {list(counts)}"
     if len(counts) != plan.stages:
         raise PlanError(f"{where} has {len(counts)} counts; expected one per stage, {plan.stages}")
     if min(counts) < 0:
@@ -235,8 +244,8 @@ def _check_group(group: ChannelGroup, plan: Plan, depths: Mapping[str, int]) -> 
     for stage in range(first):
         if counts[stage]:
             raise PlanError(
-                f"{where}: stage {stage} exits at {plan.exits[stage]!r}, before this group begins, so it "
-                f"must own 0 there; the first stage that may own some is stage {first}"
+                f"{where}: stage {stage} exits at {shown(plan.exits[stage])}, before this group begins, so "
+                f"it must own 0 there; the first stage that may own some is stage {first}"
             )
 
 
@@ -253,7 +262,7 @@ def _check_layer(layer: Layer, plan: Plan, depths: Mapping[str, int]) -> None:
             else "remove the layer from no_reuse, or give the same stage channels in "
         )
         raise PlanError(
-            f"stage {level} owns outputs of layer {layer.name!r} but none of its inputs are within its "
+            f"stage {level} owns outputs of layer {shown(layer.name)} but none of its inputs are within its "
             f"reach; {remedy}{' or '.join(sorted(layer.reads))}"
         )
 
@@ -275,7 +284,7 @@ def _check_exits_read_something(plan: Plan, space: PlanSpace) -> None:
         if not any(any(plan.channels[group.name][: stage + 1]) for group in groups):
             names = " or ".join(group.name for group in groups)
             raise PlanError(
-                f"stage {stage} exits at {exit_name!r}, where stages 0 to {stage} own nothing; "
+                f"stage {stage} exits at {shown(exit_name)}, where stages 0 to {stage} own nothing; "
                 f"give one of them channels in {names}"
             )
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from s2dnas_deploy.run.bench.report import Answers, Cold, Energy, Measured, Report, Run
 from s2dnas_deploy.run.calibrate import Point
-from s2dnas_deploy.run.environment import Environment
+from s2dnas_deploy.run.environment import Environment, Machine, State
 
 TIMES = {
     "cascade": 0.4,
@@ -51,7 +51,7 @@ def made_up_report(
 
     def times(name, milliseconds):
         own = [
-            mood * (1 + layout * rng.standard_normal()) * np.exp(SHARED.get(name, 0.0) * others)
+            mood * max(1 + layout * rng.standard_normal(), 0.01) * np.exp(SHARED.get(name, 0.0) * others)
             for mood, others in zip(moods, crowded, strict=True)
         ]
         return taken(milliseconds * factors.get(name, 1.0), rng, noise, own)
@@ -83,11 +83,13 @@ def made_up_report(
             timed_exits=tuple([0, 0, 1, 0, 2] * 20),
         ),
         environment=Environment(
-            machine={"architecture": "x86_64", "processor": PROCESSOR, "flags": ["avx2"], "cores": 2}
-            | {"memory_bytes": 2**33, "system": "Linux", "kernel": "6.1"}
-            | dict(machine),
+            machine=Machine(
+                **{"architecture": "x86_64", "processor": PROCESSOR, "flags": ("avx2",), "cores": 2}
+                | {"memory_bytes": 2**33, "system": "Linux", "kernel": "6.1"}
+                | dict(machine)
+            ),
             versions={"onnxruntime": "1.30.0", "numpy": "2.4.0"},
-            state={"governor": None, "load": 0.25, "celsius": 41.0},
+            state=State(governor=None, load=0.25, celsius=41.0),
         ),
         boundary="from here to there",
         decode_ms=0.05,

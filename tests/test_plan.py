@@ -172,21 +172,26 @@ def test_option_a_shortcuts_divide_the_padding_apart():
     assert sorted(sizes) == [16, 16, 32]
 
 
+def plan_document(**changes):
+    whole = {"format": "s2dnas-plan", "version": 1, "exits": [OUTPUT], "channels": {}}
+    return json.dumps({**whole, **changes})
+
+
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ("[]", '"format": "s2dnas-plan"'),
-        ("{", "not JSON"),
-        (json.dumps({"format": "s2dnas-plan", "version": 9}), "version 9 is not known"),
-        (json.dumps({"format": "s2dnas-plan", "version": 1, "exits": []}), "one node name per stage"),
-        (
-            json.dumps({"format": "s2dnas-plan", "version": 1, "exits": [OUTPUT], "channels": {"a": ["4"]}}),
-            "list of whole numbers",
-        ),
-        (
-            json.dumps({"format": "s2dnas-plan", "version": 1, "exits": [OUTPUT], "channels": {}, "x": 1}),
-            "unknown keys in the plan: x",
-        ),
+        ("[]", "expected an object"),
+        ("{}", 'expected "s2dnas-plan", as s2dnas-inspect --plan writes it, got none'),
+        ("{", "expected JSON"),
+        ("[" * 100_000, "at most 64 lists and objects within each other"),
+        (plan_document(version=9), "version: expected 1, which this release reads, got 9"),
+        (plan_document(exits=[]), "exits: expected a list of length 1 to 16"),
+        (plan_document(exits=["a"] * 17), "exits: expected a list of length 1 to 16"),
+        (plan_document(channels={"a": ["4"]}), r"channels\['a'\]\[0\]: expected a whole number, got '4'"),
+        (plan_document(channels={"a": [2**60]}), r"channels\['a'\]\[0\]: expected a whole number from 0 to"),
+        (plan_document(channels={"a": [-1]}), r"channels\['a'\]\[0\]: expected a whole number from 0 to"),
+        (plan_document(stages=2), '"stages" is 2 but "exits" lists 1'),
+        (plan_document(x=1), "expected no other keys, got 'x'"),
     ],
 )
 def test_malformed_documents_are_refused(document, message):

@@ -9,23 +9,30 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
-from s2dnas_deploy.errors import CheckpointError
+from s2dnas_deploy.errors import CheckpointError, shown
+from s2dnas_deploy.files.bounds import Between, Length
+from s2dnas_deploy.files.document import Form, check_record
 
 INPUT = "input"
+
+
+_MOST_CHANNELS, _MOST_IN_ALL = 2**20, 2**22
+_Name = Annotated[str, Length(1, 1000)]
+_Size = Annotated[int, Between(1, 2**30)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
     """One operation: `name = operator(inputs, attributes, weights)`, of shape [C, *space]."""
 
-    name: str
-    operator: str
-    inputs: tuple[str, ...]
+    name: _Name
+    operator: _Name
+    inputs: tuple[_Name, ...]
     attributes: Mapping[str, Any]
-    weights: Mapping[str, str]
-    shape: tuple[int, ...]
+    weights: Mapping[str, _Name]
+    shape: Annotated[tuple[_Size, ...], Length(1, 8)]
     source: str = ""
 
     @property
@@ -39,22 +46,36 @@ class ChannelGraph:
     """Nodes in an order in which they can run; the first is the image, `output` gives the logits."""
 
     nodes: tuple[Node, ...]
-    output: str
+    output: _Name
 
     def __post_init__(self) -> None:
         """Refuse a graph that could not run: the order and the names are what everyone relies on."""
+        check_record(self, CheckpointError)
         seen: set[str] = set()
         for node in self.nodes:
+            check_record(node, CheckpointError)
             missing = [name for name in node.inputs if name not in seen]
             if missing:
-                raise CheckpointError(f"node {node.name!r} reads {missing}, which no earlier node computes")
+                raise CheckpointError(
+                    f"node {shown(node.name)} reads {shown(missing)}, which no earlier node computes"
+                )
             if node.name in seen:
-                raise CheckpointError(f"two nodes are named {node.name!r}")
+                raise CheckpointError(f"two nodes are named {shown(node.name)}")
             seen.add(node.name)
         if not self.nodes or self.nodes[0].operator != INPUT:
             raise CheckpointError("a channel graph starts with its input node")
         if self.output not in seen:
-            raise CheckpointError(f"the graph's output {self.output!r} is no node of it")
+            raise CheckpointError(f"the graph's output {shown(self.output)} is no node of it")
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        """Of each channel something is kept, whether or not a tensor is ever made."""
+        widest = max(self.nodes, key=lambda node: node.channels)
+        if widest.channels > _MOST_CHANNELS or sum(node.channels for node in self.nodes) > _MOST_IN_ALL:
+            raise CheckpointError(
+                f"expected at most {_MOST_CHANNELS:,} channels of a node and {_MOST_IN_ALL:,} in all, got "
+                f"{widest.channels:,} of {shown(widest.name)}"
+            )
 
     @cached_property
     def by_name(self) -> Mapping[str, Node]:
@@ -95,26 +116,13 @@ class ChannelGraph:
     @staticmethod
     def from_json(text: str) -> "ChannelGraph":
         """Read what `to_json` wrote; a document of another form is a `CheckpointError`."""
-        try:
-            document = json.loads(text)
-            nodes = tuple(_node_from(entry) for entry in document["nodes"])
-            return ChannelGraph(nodes=nodes, output=str(document["output"]))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"the channel graph is malformed: {error!r}") from error
+        return _FORM.read(text, "the channel graph")
+
+
+# A padding may be infinite; a line of code may stand in a file whose name is in any encoding.
+_FORM = Form(record=ChannelGraph, error=CheckpointError, infinite=True, odd_text=True)
 
 
 def _plain(node: Node) -> Node:
     """The node with plain dictionaries, which `asdict` can copy."""
     return Node(**{**vars(node), "attributes": dict(node.attributes), "weights": dict(node.weights)})
-
-
-def _node_from(entry: Mapping[str, Any]) -> Node:
-    return Node(
-        name=str(entry["name"]),
-        operator=str(entry["operator"]),
-        inputs=tuple(str(name) for name in entry["inputs"]),
-        attributes=dict(entry["attributes"]),
-        weights={str(role): str(key) for role, key in entry["weights"].items()},
-        shape=tuple(int(size) for size in entry["shape"]),
-        source=str(entry["source"]),
-    )

@@ -8,15 +8,15 @@ graph, plan, the name and shape of every tensor. What does not fit is refused wi
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from s2dnas_deploy.build import operators
-from s2dnas_deploy.build.division import Division, divide
+from s2dnas_deploy.build.division import Division, divide, exit_prefix
 from s2dnas_deploy.build.graph import INPUT, ChannelGraph
 from s2dnas_deploy.build.groups import divide_into_groups
 from s2dnas_deploy.build.network import MultiStageNetwork, weight_keys
@@ -25,10 +25,81 @@ from s2dnas_deploy.build.torch_file import read_torch_file
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import CheckpointError, S2dnasError, in_a_line, shown
 from s2dnas_deploy.files.atomic import write_atomically
+from s2dnas_deploy.files.bounds import Between, Count, Length, Others, Share
+from s2dnas_deploy.files.document import LARGEST_BYTES, Form
 from s2dnas_deploy.plan import Plan
 
 FORMAT = "s2dnas-model"
 VERSION = 1
+
+
+_Rest = Annotated[Mapping[str, Any], Others()]
+_PerExit = tuple[Share, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """What is relied on of the settings of a training."""
+
+    seed: Annotated[int, Between(0, 2**63 - 1)] = 0
+    rest: _Rest
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    """What is relied on of what is told of the images of a training."""
+
+    digest: str | None = None
+    train: Count = 9
+    val: Count = 1
+    val_fraction: Share = 0.0
+    rest: _Rest
+
+    def __post_init__(self) -> None:
+        if not self.train + self.val:
+            raise CheckpointError("expected images to train on, or to validate with, got none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StaticAccuracy:
+    """How good the static network was."""
+
+    val: Share
+    test: Share | None = None
+    rest: _Rest
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Provenance:
+    """What is relied on of where a model comes from; all else is told as it is."""
+
+    run: str | None = None
+    settings: _Settings = field(default_factory=lambda: _Settings(rest={}))
+    data: _Data = field(default_factory=lambda: _Data(rest={}))
+    static_accuracy: _StaticAccuracy | None = None
+    val_accuracy: _PerExit | None = None
+    test_accuracy: _PerExit | None = None
+    rest: _Rest
+
+    def __post_init__(self) -> None:
+        if self.run is not None and self.val_accuracy is None:
+            raise CheckpointError("expected the accuracy that a training came to, val_accuracy, got none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _About:
+    """The form of a model's description; graph and plan are documents of their own."""
+
+    graph: Annotated[str, Length(0, LARGEST_BYTES)]
+    plan: Annotated[str, Length(0, LARGEST_BYTES)]
+    class_names: tuple[Annotated[str, Length(1, 1000)], ...]
+    preprocessing: Preprocessing
+    provenance: Mapping[str, Any]
+
+
+# Names of folders and files may be in any encoding.
+_ABOUT = Form(record=_About, error=CheckpointError, odd_text=True)
+_PROVENANCE = Form(record=_Provenance, error=CheckpointError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +154,7 @@ def load_model(path: Path | str) -> Model:
     try:
         return _model_from(document)
     except S2dnasError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{path}: {in_a_line(error)}") from error
     except Exception as error:  # a hostile file may break any step; whatever it was, the file is refused
         raise CheckpointError(f"{path}: malformed: {type(error).__name__}: {in_a_line(error)}") from error
 
@@ -120,23 +191,23 @@ def _model_from(document: Mapping[str, Any]) -> Model:
     _check_tensors(weights)
     if _digest(about_text, weights) != document.get("digest"):
         raise CheckpointError("the content does not match its digest: the file is damaged or was edited")
-    about = json.loads(about_text)
-    graph = ChannelGraph.from_json(about["graph"])
+    about = _ABOUT.read(about_text, "the description")
+    graph, plan = ChannelGraph.from_json(about.graph), Plan.from_json(about.plan)
     _check_graph(graph)
-    division = divide(divide_into_groups(graph), Plan.from_json(about["plan"]))
+    _check_shapes(graph, weights, plan.stages - 1)
+    division = divide(divide_into_groups(graph), plan)
     _check_names(division, weights)
-    _check_shapes(division, weights)
-    class_names = tuple(str(name) for name in about["class_names"])
-    if len(class_names) != graph.classes:
-        raise CheckpointError(f"{len(class_names)} class names for {graph.classes} classes")
-    preprocessing = Preprocessing.from_document(about["preprocessing"])
-    if preprocessing.input_shape != graph.input_shape:
+    _check_exits(division, weights)
+    if len(about.class_names) != graph.classes:
+        raise CheckpointError(f"{len(about.class_names)} class names for {graph.classes} classes")
+    if about.preprocessing.input_shape != graph.input_shape:
         raise CheckpointError("the preprocessing gives another shape than the graph reads")
+    _check_provenance(about.provenance, plan.stages)
     return Model(
         network=MultiStageNetwork(division, weights).eval(),
-        class_names=class_names,
-        preprocessing=preprocessing,
-        provenance=about["provenance"],
+        class_names=about.class_names,
+        preprocessing=about.preprocessing,
+        provenance=about.provenance,
     )
 
 
@@ -152,7 +223,9 @@ def _check_tensors(weights: Mapping[str, Any]) -> None:
 def _check_graph(graph: ChannelGraph) -> None:
     for node in graph.nodes:
         if node.operator not in OPERATORS:
-            raise CheckpointError(f"node {node.name!r} has operator {node.operator!r}, which is not known")
+            raise CheckpointError(
+                f"node {shown(node.name)} has operator {shown(node.operator)}, which is not known"
+            )
 
 
 def _check_names(division: Division, weights: Mapping[str, Tensor]) -> None:
@@ -162,21 +235,42 @@ def _check_names(division: Division, weights: Mapping[str, Tensor]) -> None:
         raise CheckpointError(f"weights missing: {shown(missing[:4])}; unexpected: {shown(unexpected[:4])}")
 
 
-def _check_shapes(division: Division, weights: Mapping[str, Tensor]) -> None:
-    """Run the graph on shapes alone: every node must give the shape it says."""
-    values = {INPUT: torch.empty(2, *division.graph.input_shape, device="meta")}
-    for node in division.body[1:]:
-        own = {role: weights[key].to("meta", torch.float32) for role, key in node.weights.items()}
+def _check_shapes(graph: ChannelGraph, weights: Mapping[str, Tensor], last: int) -> None:
+    """Run the graph on shapes alone: every node must give the shape it says.
+
+    Before anything else is made of it: what follows holds something for each channel that a node claims. The
+    weights of the classifier are found where the last exit has them.
+    """
+    values = {INPUT: torch.empty(2, *graph.input_shape, device="meta")}
+    for node in graph.nodes[1:]:
+        keys = {
+            role: key if key in weights else exit_prefix(last) + key for role, key in node.weights.items()
+        }
+        missing = [key for key in keys.values() if key not in weights]
+        if missing:
+            raise CheckpointError(f"weights missing: {shown(missing[:4])}")
+        own = {role: weights[key].to("meta", torch.float32) for role, key in keys.items()}
         result = operators.run(node, [values[name] for name in node.inputs], own)
         if tuple(result.shape[1:]) != node.shape:
             raise CheckpointError(
-                f"node {node.name!r} gives {tuple(result.shape[1:])}, declared {node.shape}"
+                f"node {shown(node.name)} gives {shown(tuple(result.shape[1:]))}, declared {node.shape}"
             )
         values[node.name] = result
+
+
+def _check_exits(division: Division, weights: Mapping[str, Tensor]) -> None:
+    """Run the divided network on shapes alone: every exit must give as many logits as there are classes."""
     network = MultiStageNetwork(division, weights).eval().to("meta", torch.float32)
-    for stage, logits in enumerate(network(values[INPUT])):
+    for stage, logits in enumerate(network(torch.empty(2, *division.graph.input_shape, device="meta"))):
         if tuple(logits.shape) != (2, division.graph.classes):
-            raise CheckpointError(f"exit {stage} gives {tuple(logits.shape[1:])} logits")
+            raise CheckpointError(f"exit {stage} gives {shown(tuple(logits.shape[1:]))} logits")
+
+
+def _check_provenance(provenance: Mapping[str, Any], stages: int) -> None:
+    told = _PROVENANCE.of(provenance, "the provenance")
+    for accuracies in (told.val_accuracy, told.test_accuracy):
+        if accuracies is not None and len(accuracies) != stages:
+            raise CheckpointError(f"the provenance: {len(accuracies)} accuracies for {stages} exits")
 
 
 def _digest(about: str, weights: Mapping[str, Tensor]) -> str:

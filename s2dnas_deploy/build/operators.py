@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s2dnas_deploy.build.graph import Node
+from s2dnas_deploy.errors import UnsupportedNetworkError, shown
 
 Indices = npt.NDArray[np.int64]
 Attributes = Mapping[str, Any]
@@ -54,6 +55,8 @@ class Operator:
         return self.carry is None
 
 
+_MOST_CARRIED = 2**26
+
 # --- carries: where output channel p comes from -----------------------------------------------------
 
 
@@ -66,6 +69,11 @@ def _carry_blocks(node: Node, inputs: Sequence[int]) -> Sequence[Indices]:
     """Block-wise: the channels of block b of the output come from all those of block b of the input."""
     blocks = int(node.attributes["groups"])
     width_in, width_out = inputs[0] // blocks, node.channels // blocks
+    if node.channels * width_in > _MOST_CARRIED:
+        raise UnsupportedNetworkError(
+            f"node {shown(node.name)} reads {width_in:,} channels for each of {node.channels:,}: expected "
+            f"{_MOST_CARRIED:,} pairs at the most\n  at {node.source}"
+        )
     members = np.arange(inputs[0]).reshape(blocks, width_in)
     return [np.repeat(members, width_out, axis=0)]
 
@@ -296,6 +304,8 @@ def _dropout(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> 
 
 def _stochastic_depth(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Tensor:
     """Gives x · b / (1 - p) with b ~ Bernoulli(1 - p), drawn per image (`row`) or once (`batch`)."""
+    if not 0 <= a["p"] <= 1 or a["mode"] not in ("row", "batch"):
+        raise ValueError(f"p {a['p']}, mode {a['mode']}")
     if not training or a["p"] == 0.0:
         return x[0]
     size = x[0].shape[0] if a["mode"] == "row" else 1

@@ -94,8 +94,8 @@ def read_plan(text: str, static: StaticNetwork, *, align: int, seed: int) -> Pla
     if not is_file:
         raise PlanError(f"cannot read the plan file {shortened(text, 200)}: there is no such file")
     try:
-        return Plan.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, PlanError) as error:
+        return Plan.load(path)
+    except OSError as error:
         raise PlanError(f"cannot read the plan file {path}: {error}") from error
 
 

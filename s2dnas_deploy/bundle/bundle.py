@@ -266,10 +266,12 @@ def _content(
 def _check_signature(content: bytes, manifest: Manifest, stage: int) -> None:
     """The stage's graph takes and gives exactly what the manifest says."""
     signature, entry = read_signature(content), manifest.stages[stage]
+    inputs: dict[str, tuple[str, tuple[int | None, ...]]]
     inputs = {spec.name: (spec.type, (None, *spec.shape)) for spec in entry.reads}
     if entry.reads_image:
         inputs[IMAGE] = (manifest.image_type, (None, *manifest.image_shape))
     inputs |= dict.fromkeys(manifest.row_inputs(stage), ("int64", (None,)))
+    outputs: dict[str, tuple[str, tuple[int | None, ...]]]
     outputs = {spec.name: (spec.type, (None, *spec.shape)) for spec in entry.gives}
     outputs[LABEL] = ("int64", (None,))
     outputs[CONFIDENCE] = ("float32", (None,))

@@ -13,9 +13,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from s2dnas_deploy.errors import BundleError
+from s2dnas_deploy.files.bounds import Above
+from s2dnas_deploy.files.document import check_record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,17 +32,12 @@ class ExitRule:
     """How sure exit k must be: the confidence its graph computes, and the threshold it must reach."""
 
     rule: ConfidenceRule
-    temperature: float = 1.0
+    temperature: Annotated[float, Above(0)] = 1.0
     threshold: float | None
     calibrated: bool = False
 
     def __post_init__(self) -> None:
-        if self.rule not in RULES:
-            raise BundleError(f"expected a confidence rule among {', '.join(RULES)}, got {self.rule!r}")
-        if not self.temperature > 0:
-            raise BundleError(f"expected a temperature above 0, got {self.temperature}")
-        if self.threshold is not None and math.isnan(self.threshold):
-            raise BundleError("expected a threshold, got one that is not a number")
+        check_record(self, BundleError)
 
     @property
     def in_words(self) -> str:

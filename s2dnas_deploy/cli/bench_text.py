@@ -64,12 +64,12 @@ def _csv_cells(one: Estimate | None) -> tuple[str, ...]:
 
 def _head(report: Report) -> Iterator[str]:
     machine, state = report.environment.machine, report.environment.state
-    load = "" if state["load"] is None else f", load {state['load']:.1f}"
-    governor = "" if state["governor"] is None else f", governor {state['governor']}"
-    celsius = "" if state["celsius"] is None else f", {state['celsius']:.0f} °C"
+    load = "" if state.load is None else f", load {state.load:.1f}"
+    governor = "" if state.governor is None else f", governor {state.governor}"
+    celsius = "" if state.celsius is None else f", {state.celsius:.0f} °C"
     versions = ", ".join(f"{name} {version}" for name, version in report.environment.versions.items())
     what = f"{report.measured.name} ({report.measured.precision})"
-    yield f"{what} on {machine['processor']}{load}{governor}{celsius}"
+    yield f"{what} on {machine.processor}{load}{governor}{celsius}"
     yield versions
     read = "" if report.decode_ms is None else f"; reading a file takes {report.decode_ms:.3f} ms more"
     yield f"time: {report.boundary}{read}"

@@ -72,10 +72,10 @@ def _exit_weights(options: dict[str, Any]) -> tuple[float, ...]:
 def summary_of(model: "Model", out: Path) -> str:
     """What was reached, an exit a line."""
     about = model.provenance
-    test = about["test_accuracy"] or [None] * model.network.stages
+    test = about.get("test_accuracy") or [None] * model.network.stages
     lines = [f"{'':14}{'val':>8}{'test':>8}"]
-    if about["static_accuracy"] is not None:
-        before = about["static_accuracy"]
+    before = about.get("static_accuracy")
+    if before is not None:
         lines.append(f"{'static':14}{_percent(before['val'])}{_percent(before.get('test'))}")
     for stage, (val, tested) in enumerate(zip(about["val_accuracy"], test, strict=True)):
         lines.append(f"{f'exit {stage}':14}{_percent(val)}{_percent(tested)}")

@@ -1,44 +1,346 @@
-"""From a JSON document back to the frozen records that it was made from, by their annotations.
+"""From a JSON document, of anyone's making, to the frozen record that it was made from, by its annotations.
 
-Knows `int`, `float`, `str`, `Any`, `X | None`, `tuple[X, ...]`, `Mapping[str, X]` and dataclasses of those:
-what the records of measurements are made of. A key that is missing or a value of another kind raises.
+Place in the flow: text ──`strict_json`──▶ plain values ──annotations──▶ a record whose every value is of its
+kind and within the `bounds` that the record declares, or one error that says where it is not:
+
+    stages[1].exit.threshold: expected a number, got 'high'
+
+Kinds are `int`, `float`, `bool`, `str`, `Any`, `Literal[…]`, `X | None`, `tuple[X, ...]`, `tuple[X, Y]`,
+`Mapping[str, X]` and dataclasses of those. The same bounds hold for records made in code, where their
+`__post_init__` says `check_record(self, …)`. The standard library does, for msgspec and pydantic take a
+double key without a word, and either is one more compiled wheel on every board.
 """
 
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from enum import Enum, auto
+from functools import cache
+from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from s2dnas_deploy.errors import S2dnasError, in_a_line, shortened, shown
+from s2dnas_deploy.files.bounds import Bound, Length, Others
+from s2dnas_deploy.files.plain_file import read_file
+from s2dnas_deploy.files.strict_json import MisfitError, parse
 
 Record = TypeVar("Record")
 
-
-def from_document(kind: type[Record], document: Any) -> Record:
-    """The record of a kind that a document is of."""
-    hints = get_type_hints(kind)
-    return kind(**{field.name: _value(hints[field.name], document[field.name]) for field in fields(kind)})  # type: ignore[arg-type]
+LARGEST_BYTES = 64 * 2**20
+_LONGEST_TEXT, _LONGEST_LIST = 10_000, 1_000_000  # where a record does not say otherwise
 
 
-def _value(kind: Any, value: Any) -> Any:
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What a document says of itself, its format and version, and what writes such documents."""
+
+    format: str
+    version: int
+    writer: str
+
+    def taken_off(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """The rest of a document of this format and version."""
+        if document.get("format") != self.format:
+            found = shown(document["format"]) if "format" in document else "none"
+            raise MisfitError(f'format: expected "{self.format}", as {self.writer} writes it, got {found}')
+        version = document.get("version")
+        if type(version) is not int or version != self.version:
+            found = shown(version) if "version" in document else "none"
+            raise MisfitError(f"version: expected {self.version}, which this release reads, got {found}")
+        return {key: value for key, value in document.items() if key not in ("format", "version")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form(Generic[Record]):
+    """A kind of document: the record that it holds, and the error that one is refused with.
+
+    `passed_over` are keys that are for others to read. In a document that is `complete`, no key is left out
+    because its field has a default. `odd_text` and `infinite` are those of `parse`.
+    """
+
+    record: type[Record]
+    error: type[S2dnasError]
+    head: Head | None = None
+    passed_over: frozenset[str] = frozenset()
+    complete: bool = False
+    largest_bytes: int = LARGEST_BYTES
+    odd_text: bool = False
+    infinite: bool = False
+
+    def load(self, path: Path) -> Record:
+        """The record in a file; one that is not there, or may not be read, is an `OSError`."""
+        try:
+            content = read_file(path, self.largest_bytes)
+        except (FileNotFoundError, PermissionError):
+            raise
+        except OSError as problem:  # a pipe, a folder, or too large for such a document
+            raise self.error(f"{shown(str(path))} {problem.strerror}") from problem
+        return self.read(content, str(path))
+
+    def read(self, content: bytes | str, what: str) -> Record:
+        """The record in a text; a message calls it `what`."""
+        try:
+            document = parse(
+                content, largest_bytes=self.largest_bytes, odd_text=self.odd_text, infinite=self.infinite
+            )
+        except MisfitError as misfit:
+            raise self._error(what, misfit) from misfit
+        return self.of(document, what)
+
+    def of(self, document: Any, what: str) -> Record:
+        """The record of values that were parsed with another document."""
+        try:
+            entries = _expect_object(document)
+            entries = self.head.taken_off(entries) if self.head is not None else entries
+            own = {key: value for key, value in entries.items() if key not in self.passed_over}
+            how = _How.COMPLETE if self.complete else _How.READ
+            record: Record = _record_reader(self.record, how)(own)  # type: ignore[arg-type]  # it is hashable
+            return record
+        except MisfitError as misfit:
+            raise self._error(what, misfit) from misfit
+
+    def _error(self, what: str, misfit: MisfitError) -> S2dnasError:
+        return self.error(f"{shortened(what, 300)}: {misfit}")
+
+
+def check_record(record: Any, error: type[S2dnasError]) -> None:
+    """Refuse a record that was made in code with values that its annotations do not allow."""
+    for name, check in _checks(type(record)):  # type: ignore[arg-type]
+        try:
+            check(getattr(record, name))
+        except MisfitError as misfit:
+            raise error(f"{type(record).__name__}.{misfit.under(name)}") from misfit
+
+
+# --- records -----------------------------------------------------------------------------------------------
+
+_Read = Callable[[Any], Any]
+
+
+class _How(Enum):
+    """Of a record in code, which has tuples; of JSON; or of JSON where each field has its key."""
+
+    MADE = auto()
+    READ = auto()
+    COMPLETE = auto()
+
+
+@cache
+def _record_reader(kind: Any, how: _How) -> _Read:
+    """How a record of this kind is made of a JSON object."""
+    optional = {
+        each.name
+        for each in fields(kind)
+        if how is _How.READ and not (each.default is MISSING and each.default_factory is MISSING)
+    }
+    hints = _hints(kind)
+    rest = next((name for name, hint in hints.items() if Others() in _bounds(hint)), None)
+    readers = {name: _reader(hint, how) for name, hint in hints.items() if name != rest}
+
+    def read(value: Any) -> Any:
+        document = _expect_object(value)
+        unknown = {key: each for key, each in document.items() if key not in readers}
+        if unknown and rest is None:
+            raise MisfitError(f"expected no other keys, got {shown(next(iter(unknown)))}")
+        entries = {} if rest is None else {rest: unknown}
+        for name, own in readers.items():
+            if name in document:
+                entries[name] = _within(f".{name}", own, document[name])
+            elif name not in optional:
+                raise MisfitError(f'expected "{name}" among the keys, got none')
+        try:
+            return kind(**entries)
+        except S2dnasError as problem:  # by a rule for several fields
+            raise MisfitError(in_a_line(problem)) from problem
+
+    return read
+
+
+def _within(step: str, read: _Read, value: Any) -> Any:
+    try:
+        return read(value)
+    except MisfitError as misfit:
+        misfit.under(step)
+        raise
+
+
+@cache
+def _checks(kind: Any) -> tuple[tuple[str, _Read], ...]:
+    """How each field of a record is checked that was made in code."""
+    return tuple((name, _reader(hint, _How.MADE)) for name, hint in _hints(kind).items())
+
+
+def _hints(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {each.name: hints[each.name] for each in fields(kind)}
+
+
+def _bounds(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind)[1:] if get_origin(kind) is Annotated else ()
+
+
+# --- values ------------------------------------------------------------------------------------------------
+
+
+def _reader(kind: Any, how: _How) -> _Read:
+    """How a value of a kind is read."""
+    plain = get_args(kind)[0] if _bounds(kind) else kind
+    own = get_origin(plain) or plain
+    read, word = _plain_reader(plain, how), _WORDS.get(own, "a value")
+    lengths = [bound for bound in _bounds(kind) if isinstance(bound, Length)]
+    bounds = [bound for bound in _bounds(kind) if isinstance(bound, Bound) and bound not in lengths]
+    sized: tuple[type, ...] = {str: (str,), tuple: (list, tuple), Mapping: (Mapping,)}.get(own, ())
+    if sized:
+        lengths = lengths or [Length(0, _LONGEST_TEXT if own is str else _LONGEST_LIST)]
+
+    def read_bounded(value: Any) -> Any:
+        if isinstance(value, sized):  # of a list that is too long nothing is read
+            _check(value, lengths, word)
+        result = read(value)
+        _check(value, bounds, word)
+        return result
+
+    return read_bounded if lengths or bounds else read
+
+
+def _check(value: Any, bounds: list[Any], word: str) -> None:
+    for bound in bounds:
+        if not bound.fits(value):
+            raise _misfit(f"{word} {bound}", value)
+
+
+def _plain_reader(kind: Any, how: _How) -> _Read:
     if is_dataclass(kind):
-        return from_document(kind, value)  # type: ignore[arg-type]
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        (known,) = (each for each in inner if each is not type(None))
-        return None if value is None else _value(known, value)
-    if origin is tuple:
-        return tuple(_value(inner[0], each) for each in _expect(list, value))
-    if origin is Mapping:
-        return {key: _value(inner[1], each) for key, each in _expect(dict, value).items()}
-    return _plain(kind, value)
+        return _instance_reader(kind) if how is _How.MADE else _record_reader(kind, how)  # type: ignore[arg-type]
+    if kind in _OF_KIND:
+        return _OF_KIND[kind]
+    return _OF_ORIGIN[get_origin(kind)](get_args(kind), how)
 
 
-def _plain(kind: Any, value: Any) -> Any:
-    if kind is Any:
-        return value
-    return float(_expect((int, float), value)) if kind is float else _expect(kind, value)
-
-
-def _expect(kind: Any, value: Any) -> Any:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError(f"expected {kind}, got {str(value)[:60]!r}")
+def _read_any(value: Any) -> Any:
     return value
+
+
+def _read_number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise _misfit("a number", value)
+    if not math.isfinite(value):
+        raise _misfit("a number that is finite", value)
+    return float(value)
+
+
+def _read_whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _misfit("a whole number", value)
+    return value
+
+
+def _read_flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _misfit("true or false", value)
+    return value
+
+
+def _read_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _misfit("text", value)
+    return value
+
+
+def _expect_object(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise _misfit("an object", value)
+    return value
+
+
+def _instance_reader(kind: Any) -> _Read:
+    def read(value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise _misfit(f"a {kind.__name__}", value)
+        return value
+
+    return read
+
+
+def _optional_reader(kinds: tuple[Any, ...], how: _How) -> _Read:
+    (known,) = (each for each in kinds if each is not type(None))
+    read = _reader(known, how)
+    return lambda value: None if value is None else read(value)
+
+
+def _choice_reader(choices: tuple[Any, ...], how: _How) -> _Read:
+    def read(value: Any) -> Any:
+        if not any(type(value) is type(choice) and value == choice for choice in choices):
+            raise _misfit(" or ".join(map(str, choices)), value)
+        return value
+
+    return read
+
+
+def _tuple_reader(kinds: tuple[Any, ...], how: _How) -> _Read:
+    """Of any length, all alike, or a kind for each place."""
+    alike = kinds[1:] == (Ellipsis,)
+    readers = [_reader(kind, how) for kind in (kinds[:1] if alike else kinds)]
+
+    def read(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, tuple if how is _How.MADE else list):
+            raise _misfit("a list", value)
+        if not alike and len(value) != len(readers):
+            raise _misfit(f"a list of {len(readers)}", value)
+        items: list[Any] = []
+        try:
+            for item, own in zip(value, readers * len(value) if alike else readers, strict=True):
+                items.append(own(item))
+        except MisfitError as misfit:
+            misfit.under(f"[{len(items)}]")
+            raise
+        return tuple(items)
+
+    return read
+
+
+def _mapping_reader(kinds: tuple[Any, ...], how: _How) -> _Read:
+    read_key, read_each = (_reader(kind, how) for kind in kinds)
+
+    def read(value: Any) -> dict[str, Any]:
+        entries = _expect_object(value)
+        return {read_key(key): _within(f"[{shown(key)}]", read_each, each) for key, each in entries.items()}
+
+    return read
+
+
+_OF_KIND: Mapping[Any, _Read] = {
+    Any: _read_any,
+    float: _read_number,
+    int: _read_whole,
+    bool: _read_flag,
+    str: _read_text,
+}
+_OF_ORIGIN: Mapping[Any, Callable[[tuple[Any, ...], _How], _Read]] = {
+    Union: _optional_reader,
+    UnionType: _optional_reader,
+    Literal: _choice_reader,
+    tuple: _tuple_reader,
+    Mapping: _mapping_reader,
+}
+_WORDS: Mapping[Any, str] = {
+    float: "a number",
+    int: "a whole number",
+    str: "text",
+    tuple: "a list",
+    Mapping: "an object",
+}
+
+
+def _misfit(expected: str, got: object) -> MisfitError:
+    return MisfitError(f"expected {expected}, got {_described(got)}")
+
+
+def _described(value: object) -> str:
+    """As JSON has it, and of lists and long texts no more than how long they are."""
+    if isinstance(value, (Mapping, list, tuple)):
+        return f"{'an object' if isinstance(value, Mapping) else 'a list'} of {len(value):,}"
+    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+        return f"text of {len(value):,} characters"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else shown(value)

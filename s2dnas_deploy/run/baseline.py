@@ -62,7 +62,7 @@ class Baseline:
     def macs(self) -> int | None:
         """Its MACs for one image, if the file tells."""
         told = self._session.get_modelmeta().custom_metadata_map.get(MACS, "")
-        return int(told) if re.fullmatch("[0-9]{1,18}", told) else None
+        return int(told) if re.fullmatch(r"[1-9][0-9]{0,17}", told) else None
 
     def __call__(self, images: Array) -> Array:
         """The class of each image; one call after the other for a graph of a fixed batch size."""

@@ -18,12 +18,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.bundle.exits import limit_of
 from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.files.bounds import Between, Share
 from s2dnas_deploy.run.risk import LEAST_DELTA, Test, least_images, most_useful
 from s2dnas_deploy.run.scores import ExitScores
 
@@ -97,10 +99,10 @@ class Point:
     """What certain thresholds amount to, on the images at hand: one point of the curve."""
 
     thresholds: tuple[float, ...]
-    shares: tuple[float, ...]
-    cost: float
-    loss: float
-    accuracy: float | None
+    shares: tuple[Share, ...]
+    cost: Annotated[float, Between(1e-9, 10**19)]
+    loss: Annotated[float, Between(-1, 1)]
+    accuracy: Share | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,13 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import onnxruntime
 
 from s2dnas_deploy import __version__
+from s2dnas_deploy.files.bounds import Between, Count, Name, Shown
 
 _CPUS = Path("/sys/devices/system/cpu")
 _ZONES = Path("/sys/class/thermal")
@@ -23,37 +24,59 @@ _TELLING = ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What it is, which stays."""
+
+    architecture: Shown
+    processor: Shown
+    flags: tuple[Shown, ...]
+    cores: Count | None
+    memory_bytes: Count | None
+    system: Shown
+    kernel: Shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What it was like at that moment."""
+
+    governor: Shown | None
+    load: Annotated[float, Between(0, 10**9)] | None
+    celsius: Annotated[float, Between(-300, 10**6)] | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Environment:
     """Machine and versions, which stay, and the state it was in, which does not."""
 
-    machine: Mapping[str, Any]
-    versions: Mapping[str, str]
-    state: Mapping[str, Any]
+    machine: Machine
+    versions: Mapping[Name, Shown]
+    state: State
 
 
 def look_around() -> Environment:
     """The device as it is now."""
     return Environment(
-        machine={
-            "architecture": platform.machine(),
-            "processor": processor(),
-            "flags": _flags(),
-            "cores": os.cpu_count(),
-            "memory_bytes": _memory_bytes(),
-            "system": platform.system(),
-            "kernel": platform.release(),
-        },
+        machine=Machine(
+            architecture=platform.machine(),
+            processor=processor(),
+            flags=_flags(),
+            cores=os.cpu_count(),
+            memory_bytes=_memory_bytes(),
+            system=platform.system(),
+            kernel=platform.release(),
+        ),
         versions={
             "s2dnas-deploy": __version__,
             "onnxruntime": onnxruntime.__version__,
             "numpy": np.__version__,
             "python": platform.python_version(),
         },
-        state={
-            "governor": _read(_CPUS / "cpu0" / "cpufreq" / "scaling_governor"),
-            "load": _load(),
-            "celsius": _celsius(),
-        },
+        state=State(
+            governor=_read(_CPUS / "cpu0" / "cpufreq" / "scaling_governor"),
+            load=_load(),
+            celsius=_celsius(),
+        ),
     )
 
 
@@ -82,9 +105,9 @@ def _read_device_tree() -> str | None:
     return (_read(Path("/proc/device-tree/model")) or "").rstrip("\0") or None
 
 
-def _flags() -> list[str]:
+def _flags() -> tuple[str, ...]:
     flags = set((_told("flags") or _told("Features") or "").split())
-    return [flag for flag in _TELLING if flag in flags]
+    return tuple(flag for flag in _TELLING if flag in flags)
 
 
 def _memory_bytes() -> int | None:

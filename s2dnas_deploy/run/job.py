@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from s2dnas_deploy.bundle.bundle import load_bundle
-from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.errors import OptionError, RecordError, shown
 from s2dnas_deploy.files.atomic import naming
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.bulk import Bulk, BulkOptions
@@ -100,7 +100,7 @@ def run_job(
                 return _answer(bulk, items.images, _Sink(file=stream, form=form), _Watch(reporter, stop))
         run = _identity(request, cascade) | {"format": form}
         with naming(request.out), Output(request.out, form, run, resume=request.resume) as output:
-            _check_same_items(output.written, items.images, output)
+            _check_same_items(output.written, items.images, output, len(bulk.rules))
             if output.finished:
                 _check_complete(output, len(items))
                 reporter.say(f"{request.out} is complete already; remove it to run again")
@@ -231,8 +231,13 @@ def _check_complete(output: Output, items: int) -> None:
         )
 
 
-def _check_same_items(written: Sequence[Record], items: Sequence[Item], output: Output) -> None:
-    """The records that are there must be those of the first items."""
+def _check_same_items(written: Sequence[Record], items: Sequence[Item], output: Output, exits: int) -> None:
+    """The records that are there must be those of the first items, and of these exits."""
+    deepest = max((record["exit"] for record in written if "exit" in record), default=0)
+    if deepest >= exits:
+        raise RecordError(
+            f"{output.out} tells of exit {deepest}, of {exits} from 0: it is damaged; remove it to begin anew"
+        )
     if len(written) > len(items):
         raise OptionError(
             f"{output.out} holds {len(written)} images, but only {len(items)} are given now; "
@@ -242,6 +247,6 @@ def _check_same_items(written: Sequence[Record], items: Sequence[Item], output: 
         name = flat(item.name) if output.line_form == "csv" else item.name
         if record["file"] not in (name, spelled(name)):
             raise OptionError(
-                f"{output.out}: image {number} was {record['file']}, now it is {item.name}; "
+                f"{output.out}: image {number} was {shown(record['file'])}, now it is {shown(item.name)}; "
                 "resume with the same images"
             )

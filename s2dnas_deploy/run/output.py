@@ -13,18 +13,30 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
-from s2dnas_deploy.errors import OptionError, in_a_line
+from s2dnas_deploy.errors import OptionError, RecordError, in_a_line, shortened
 from s2dnas_deploy.files.atomic import check_writable, write_atomically, write_text_atomically
-from s2dnas_deploy.files.plain_file import read_file
-from s2dnas_deploy.run.records import COLUMNS, Format, Record, header_of, record_in
+from s2dnas_deploy.files.bounds import Others
+from s2dnas_deploy.files.document import Form
+from s2dnas_deploy.run.records import COLUMNS, Format, Record, header_of, record_in, record_of_row
 
 _ROWS = 20_000
-_LARGEST_JOURNAL_BYTES = 2**20
 _COMPLETE = "complete"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Journal:
+    """The form of a journal: whether the run is complete, and all else that tells it from another."""
+
+    complete: bool
+    run: Annotated[Mapping[str, Any], Others()]
+
+
+_JOURNAL = Form(record=_Journal, error=RecordError, largest_bytes=2**20)
 
 
 class Output:
@@ -143,19 +155,22 @@ class Output:
 
     def _read_journal(self) -> dict[str, Any]:
         try:
-            document = json.loads(read_file(self.journal, _LARGEST_JOURNAL_BYTES))
-            return {key: document[key] for key in (*self.run, _COMPLETE)}
-        except (ValueError, KeyError, TypeError, RecursionError, OSError) as problem:
-            raise OptionError(
-                f"{self.journal} is damaged ({in_a_line(problem)}); remove it and {self.out} to begin anew"
-            ) from problem
+            told = _JOURNAL.load(self.journal)
+        except RecordError as problem:
+            raise RecordError(f"{problem}; remove it and {self.out} to begin anew") from problem
+        missing = sorted(set(self.run) - set(told.run))
+        if missing:
+            raise RecordError(
+                f"{self.journal} is damaged: it tells no {missing[0]}; remove it and {self.out} to begin anew"
+            )
+        return {**told.run, _COMPLETE: told.complete}
 
     def _check_same_run(self, before: Mapping[str, Any]) -> None:
         for key, value in self.run.items():
             if before[key] != value:
                 raise OptionError(
-                    f"{self.out} was begun with {key} = {json.dumps(before[key])}, now it is "
-                    f"{json.dumps(value)}; resume with the same, or remove it and {self.journal.name}"
+                    f"{self.out} was begun with {key} = {_as_json(before[key])}, now it is "
+                    f"{_as_json(value)}; resume with the same, or remove it and {self.journal.name}"
                 )
 
     def _kept(self) -> list[Record]:
@@ -179,13 +194,12 @@ class Output:
     def _all(self) -> list[Record]:
         """The records of a complete output."""
         if self.form == "parquet":
+            pyarrow, wanted = _pyarrow(), [name for name in COLUMNS if name != "probabilities"]
             try:
-                table = _pyarrow().parquet.read_table(
-                    self.out, columns=[name for name in COLUMNS if name != "probabilities"]
-                )
-            except ValueError as problem:  # what pyarrow raises, too
+                rows = pyarrow.parquet.read_table(self.out, columns=wanted).to_pylist()
+                return [record_of_row(row, f"record {number}") for number, row in enumerate(rows, start=1)]
+            except (ValueError, OSError, pyarrow.ArrowException, RecordError) as problem:
                 raise self._strange(problem) from problem
-            return [{k: v for k, v in row.items() if v is not None} for row in table.to_pylist()]
         header = header_of(self.form)
         with self.out.open("rb") as file:
             if file.read(len(header)) != header:
@@ -193,13 +207,26 @@ class Output:
             return self._records_in(file)
 
     def _records_in(self, lines: Iterable[bytes]) -> list[Record]:
+        return [
+            self._record_in(line[:-1], f"record {number}")
+            for number, line in enumerate(lines, start=1)
+            if line.endswith(b"\n")
+        ]
+
+    def _record_in(self, line: bytes, what: str) -> Record:
         try:
-            return [record_in(line[:-1], self.line_form) for line in lines if line.endswith(b"\n")]
-        except ValueError as problem:
+            return record_in(line, self.line_form, what)
+        except RecordError as problem:
             raise self._strange(problem) from problem
 
-    def _strange(self, problem: Exception) -> OptionError:
-        return OptionError(f"{self.out} is not what a run has written: {problem}; remove it to begin anew")
+    def _strange(self, problem: Exception) -> RecordError:
+        told = in_a_line(problem)
+        return RecordError(f"{self.out} is not what a run has written: {told}; remove it to begin anew")
+
+
+def _as_json(value: object) -> str:
+    """As the journal has it; of a long one, the ends."""
+    return shortened(json.dumps(value), 200)
 
 
 def _in_utf8(record: Record) -> Record:

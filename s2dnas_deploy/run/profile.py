@@ -11,14 +11,18 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.bundle.preprocessing import ImageShape
+from s2dnas_deploy.errors import DataError, PlanError, RecordError, shown
+from s2dnas_deploy.files.bounds import Length, Matching
+from s2dnas_deploy.files.document import Form, Head
 from s2dnas_deploy.files.numpy_file import arrays_in
+from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Progress
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.environment import processor
@@ -26,6 +30,49 @@ from s2dnas_deploy.run.timing import StageTimes, time_stages
 
 PROBES, IMAGES, STATIC = "probes.json", "images.npz", "static"
 PROBES_FORMAT, DEVICE_FORMAT = "s2dnas-probes", "s2dnas-device"
+
+
+_ProbeName = Annotated[str, Length(1, 100), Matching(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", "a plain name")]
+"""It is the name of a folder, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Probe(StageTimes):
+    """A probe in a device profile; its plan is a document of its own."""
+
+    plan: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Document:
+    """The form of a device profile."""
+
+    device: Mapping[str, Any]
+    input_shape: ImageShape | None = None
+    probes: Annotated[Mapping[_ProbeName, _Probe], Length(1, 10_000)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Probes:
+    """The form of what lies beside probes: their plans."""
+
+    probes: Annotated[Mapping[_ProbeName, Mapping[str, Any]], Length(1, 10_000)]
+
+    def __post_init__(self) -> None:
+        if STATIC not in self.probes:
+            raise RecordError(f'expected a probe "{STATIC}" among the probes, got none')
+
+
+_FORM = Form(
+    record=_Document,
+    error=RecordError,
+    head=Head(format=DEVICE_FORMAT, version=1, writer="s2dnas-bench PROBES --out"),
+)
+_PROBES_FORM = Form(
+    record=_Probes,
+    error=RecordError,
+    head=Head(format=PROBES_FORMAT, version=1, writer="s2dnas-search --write-probes"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +84,15 @@ class Profile:
 
     device: Mapping[str, Any]
     times: Mapping[str, StageTimes]
-    plans: Mapping[str, Mapping[str, Any]]
+    plans: Mapping[str, Plan]
     input_shape: tuple[int, ...] | None = None
 
     def to_json(self) -> str:
         """The profile as a JSON document."""
-        probes = {name: {**asdict(times), "plan": self.plans[name]} for name, times in self.times.items()}
+        probes = {
+            name: {**asdict(times), "plan": json.loads(self.plans[name].to_json())}
+            for name, times in self.times.items()
+        }
         shape = {} if self.input_shape is None else {"input_shape": list(self.input_shape)}
         about = {"format": DEVICE_FORMAT, "version": 1, "device": dict(self.device), **shape}
         document = {**about, "probes": probes}
@@ -56,25 +106,27 @@ class Profile:
     @staticmethod
     def load(path: Path) -> "Profile":
         """Read what `to_json` wrote."""
+        document = _FORM.load(path)
+        return Profile(
+            device=document.device,
+            times={
+                name: StageTimes(stage_ms=probe.stage_ms, reference_ms=probe.reference_ms)
+                for name, probe in document.probes.items()
+            },
+            plans=_plans({name: probe.plan for name, probe in document.probes.items()}, path),
+            input_shape=document.input_shape,
+        )
+
+
+def _plans(documents: Mapping[str, Mapping[str, Any]], path: Path) -> dict[str, Plan]:
+    """The plans within another document."""
+    plans = {}
+    for name, document in documents.items():
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            if document["format"] != DEVICE_FORMAT or document["version"] != 1:
-                raise ValueError(f"format {document['format']!r}, version {document['version']!r}")
-            times = {
-                name: StageTimes(
-                    stage_ms=tuple(float(ms) for ms in probe["stage_ms"]),
-                    reference_ms=float(probe["reference_ms"]),
-                )
-                for name, probe in document["probes"].items()
-            }
-            plans = {name: dict(probe["plan"]) for name, probe in document["probes"].items()}
-            told = document.get("input_shape")
-            shape = None if told is None else tuple(int(size) for size in told)
-            return Profile(device=dict(document["device"]), times=times, plans=plans, input_shape=shape)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-            raise DataError(
-                f"{path}: expected a device profile that s2dnas-bench wrote, got: {problem!r}"
-            ) from problem
+            plans[name] = Plan.from_document(document)
+        except PlanError as problem:
+            raise RecordError(f"{path}: probes[{shown(name)}].plan: {problem}") from problem
+    return plans
 
 
 def measure_profile(folder: Path, *, provider: str, threads: int | None, progress: Progress) -> Profile:
@@ -118,16 +170,6 @@ def _images_in(folder: Path) -> list[npt.NDArray[Any]]:
         ) from problem
 
 
-def _probes_in(folder: Path) -> dict[str, Mapping[str, Any]]:
-    try:
-        document = json.loads((folder / PROBES).read_text(encoding="utf-8"))
-        if document["format"] != PROBES_FORMAT or document["version"] != 1:
-            raise ValueError(f"format {document['format']!r}, version {document['version']!r}")
-        plans: dict[str, Mapping[str, Any]] = {name: dict(plan) for name, plan in document["probes"].items()}
-        if STATIC not in plans:
-            raise ValueError(f"no probe {STATIC!r}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise DataError(
-            f"{folder}: expected a folder of probes that s2dnas-search --write-probes wrote, got: {problem!r}"
-        ) from problem
-    return plans
+def _probes_in(folder: Path) -> dict[str, Plan]:
+    path = folder / PROBES
+    return _plans(_PROBES_FORM.load(path).probes, path)

@@ -7,12 +7,16 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from s2dnas_deploy.bundle.pixels import SUFFIXES
-from s2dnas_deploy.errors import DataError, OptionError, named_in_line
+from s2dnas_deploy.errors import DataError, OptionError, RecordError, in_a_line, named_in_line
+from s2dnas_deploy.files.bounds import Count, Length
+from s2dnas_deploy.files.document import Form
 from s2dnas_deploy.run.cascade import Prediction
 from s2dnas_deploy.run.inputs import Item
 
@@ -26,6 +30,8 @@ _ENDINGS: Mapping[str, Format] = {
 }
 COLUMNS = ("file", "label", "index", "confidence", "exit", "truth", "probabilities", "error")
 Record = dict[str, Any]
+_NOT_COUNTED = ("confidence", "probabilities")
+_COUNT = re.compile("[0-9]{1,18}")
 
 
 def record_of(item: Item, answer: Prediction | DataError) -> Record:
@@ -100,22 +106,54 @@ def flat(text: str) -> str:
     return " ".join(text.splitlines())
 
 
-def record_in(line: bytes, form: Format) -> Record:
-    """What a line says, without the probabilities; a `ValueError` if it is none of ours."""
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """The form of a record: an answer, or an error in its place."""
+
+    file: str
+    label: str | None = None
+    index: Count | None = None
+    confidence: float | None = None
+    exit: Count | None = None
+    truth: str | None = None
+    probabilities: tuple[float | None, ...] | None = None
+    error: Annotated[str, Length(0, 2**20)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.error is None and None in (self.label, self.index, self.exit):
+            raise RecordError("expected an answer (label, index, exit) or an error, got neither")
+
+
+# The name of a file may be in any encoding.
+_FORM = Form(record=_Line, error=RecordError, odd_text=True)
+
+
+def record_in(line: bytes, form: Format, what: str) -> Record:
+    """What a line says, without the probabilities; a `RecordError` if it is none of ours."""
+    if form == "csv":
+        return record_of_row(_cells_of(line, what), what)
+    return _record(_FORM.read(line, what))
+
+
+def record_of_row(row: Mapping[str, Any], what: str) -> Record:
+    """The record in a row of a table; a `RecordError` if it is none of ours."""
+    return _record(_FORM.of(row, what))
+
+
+def _record(told: _Line) -> Record:
+    return {key: value for key, value in vars(told).items() if value is not None and key != "probabilities"}
+
+
+def _cells_of(line: bytes, what: str) -> dict[str, Any]:
+    """What a line of CSV says; of numbers only those that are counted with."""
     text = line.decode("utf-8", "surrogateescape")
-    if form != "csv":
-        record: Record = json.loads(text)
-    else:
-        csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
-        try:
-            values = next(csv.reader([text]))
-        except csv.Error as problem:
-            raise ValueError(str(problem)) from problem
-        if len(values) != len(COLUMNS):
-            raise ValueError(f"{text[:60]!r} has {len(values)} columns, not {len(COLUMNS)}")
-        record = {key: value for key, value in zip(COLUMNS, values, strict=True) if value != ""}
-        record |= {key: int(record[key]) for key in ("index", "exit") if key in record}
-    if not isinstance(record, dict) or "file" not in record:
-        raise ValueError(f"{text[:60]!r} names no file")
-    record.pop("probabilities", None)
-    return record
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
+    try:
+        values = next(csv.reader([text]))
+    except csv.Error as problem:
+        raise RecordError(f"{what}: expected CSV, got what is none ({in_a_line(problem)})") from problem
+    if len(values) != len(COLUMNS):
+        raise RecordError(f"{what}: expected {len(COLUMNS)} columns, got {len(values)}")
+    cells = {key: value for key, value in zip(COLUMNS, values, strict=True) if value != ""}
+    counts = {key: int(cells[key]) for key in ("index", "exit") if _COUNT.fullmatch(cells.get(key, ""))}
+    return {key: value for key, value in cells.items() if key not in _NOT_COUNTED} | counts

@@ -9,10 +9,17 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+from s2dnas_deploy.bundle.manifest import MAX_STAGES
+from s2dnas_deploy.errors import RecordError
+from s2dnas_deploy.files.bounds import Between, Length
+from s2dnas_deploy.files.document import check_record
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.stages import Array
 
+Milliseconds = Annotated[float, Between(1e-6, 10**9)]
+"""Of something that was timed: a nanosecond at least, and less than two weeks."""
 _BLOCKS = 15
 _BLOCK_SECONDS = 0.03
 _FEWEST_RUNS = 3
@@ -22,8 +29,11 @@ _FEWEST_RUNS = 3
 class StageTimes:
     """Milliseconds of each stage, nobody leaving, and of the reference's whole chain in the same moments."""
 
-    stage_ms: tuple[float, ...]
-    reference_ms: float
+    stage_ms: Annotated[tuple[Milliseconds, ...], Length(1, MAX_STAGES)]
+    reference_ms: Milliseconds
+
+    def __post_init__(self) -> None:
+        check_record(self, RecordError)
 
 
 def time_stages(cascade: Cascade, reference: Cascade, images: Sequence[Array]) -> StageTimes:

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import zipfile
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mutations import told_well
 from small_networks import residual
 
 from s2dnas_deploy import plan as plans
@@ -145,6 +147,26 @@ def signed(path: Path, edit, weights_edit=None) -> Path:
     return resaved(path, about=text, weights=weights, digest=_digest(text, weights))
 
 
+def insert_after_stem(graph, operator, attributes, more=0):
+    """A node that none reads, which claims so many channels more than the first."""
+    stem = graph["nodes"][1]
+    shape = [stem["shape"][0] + more, *stem["shape"][1:]]
+    node = {"name": operator, "operator": operator, "inputs": [stem["name"]], "attributes": attributes}
+    graph["nodes"].insert(2, {**node, "weights": {}, "shape": shape, "source": ""})
+
+
+def insert_padding(graph, channels):
+    insert_after_stem(graph, "channel_pad", {"before": channels, "after": 0, "value": 0.0}, channels)
+
+
+def insert_norm_of_all(graph, channels):
+    """Of each channel, which ones it depends on would be written down: all of them."""
+    insert_padding(graph, channels)
+    padded = graph["nodes"][2]
+    norm = {"name": "norm of all", "operator": "group_norm", "inputs": [padded["name"]]}
+    graph["nodes"].insert(3, {**padded, **norm, "attributes": {"groups": 1, "eps": 1e-5}})
+
+
 def edit_graph(change):
     def edit(about):
         graph = json.loads(about["graph"])
@@ -161,16 +183,55 @@ def edit_graph(change):
         edit_graph(lambda graph: graph["nodes"][1].update(inputs=["nowhere"])),
         edit_graph(lambda graph: graph["nodes"][1].update(shape=[7, 7, 7])),
         edit_graph(lambda graph: graph["nodes"][1]["attributes"].update(stride="x")),
+        edit_graph(lambda graph: graph["nodes"][1]["attributes"].update(stride=[True, "x"])),
+        edit_graph(lambda graph: graph["nodes"][1]["attributes"].update(padding=[2**62, 2**62])),
+        edit_graph(lambda graph: graph["nodes"][1].update(attributes=[])),
+        edit_graph(lambda graph: graph["nodes"][1].update(weights={"weight": 7})),
+        edit_graph(lambda graph: graph["nodes"][0].update(shape=[3, 2**60, 8])),
+        edit_graph(lambda graph: graph["nodes"][0].update(shape=[2**60, 8, 8])),
+        edit_graph(lambda graph: graph["nodes"][0].update(shape=[])),
+        edit_graph(lambda graph: insert_padding(graph, 2**60)),
+        edit_graph(lambda graph: insert_padding(graph, 2**30)),
+        edit_graph(lambda graph: insert_norm_of_all(graph, 2**15)),
+        edit_graph(lambda graph: insert_after_stem(graph, "stochastic_depth", {"p": "x", "mode": "row"})),
+        edit_graph(lambda graph: insert_after_stem(graph, "stochastic_depth", {"p": 2.0, "mode": "row"})),
         edit_graph(lambda graph: graph.update(output="nowhere")),
         lambda about: about.update(class_names=["a"]),
         lambda about: about.update(plan="{}"),
         lambda about: about["preprocessing"].update(std=[0, 0, 0]),
         lambda about: about.pop("graph"),
+        lambda about: about.update(graph="[" * 100_000),
+        lambda about: about.update(graph="\n" * 10**6),
+        lambda about: about.update(class_names=["a", "b", "c", "d", 7]),
+        lambda about: about.update(provenance=[]),
+        lambda about: about.update(provenance={"data": {"train": "a"}}),
+        lambda about: about.update(more=1),
     ],
 )
 def test_a_forged_description_is_refused(saved, edit):
-    with pytest.raises(CheckpointError):
-        load_model(signed(saved, edit))
+    """Quickly, in a line, and without memory for what it claims."""
+    forged = signed(saved, edit)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError) as refused:
+        load_model(forged)
+    assert told_well(refused.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000
+
+
+def test_infinite_paddings_come_back(saved):
+    """Pooling over a padding is exact only if nothing is larger than what is below it."""
+
+    def edit(graph):
+        last = graph["nodes"][-1]["inputs"][0]
+        shape = next(node["shape"] for node in graph["nodes"] if node["name"] == last)
+        clamp = {"function": "clamp", "arguments": {"min": float("-inf")}}
+        node = {"name": "clamped", "operator": "pointwise", "inputs": [last], "attributes": clamp}
+        graph["nodes"].insert(-1, {**node, "weights": {}, "shape": shape, "source": ""})
+        graph["nodes"][-1]["inputs"] = ["clamped"]
+
+    loaded = load_model(signed(saved, edit_graph(edit)))
+    attributes = loaded.network.division.graph.by_name["clamped"].attributes
+    assert attributes["arguments"]["min"] == float("-inf")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,34 @@ def test_the_manifest_fits_its_schema_and_comes_back_equal(exported):
         lambda d: d.update(precision="int4"),
         lambda d: d["preprocessing"].update(std=[0, 1, 1]),
         lambda d: d.update(gathers="yes"),
+        lambda d: d.update(name="a\x1b[2J"),
+        lambda d: d.update(name=""),
+        lambda d: d.update(unknown=1),
+        lambda d: d.update(labels=["a"] * 5),
+        lambda d: d["labels"].append("b\x07"),
+        lambda d: d["labels"].append("b" * 1001),
+        lambda d: d.update(stages=d["stages"] * 6),
+        lambda d: d["stages"][0].update(macs=-1),
+        lambda d: d["stages"][0].update(macs=2**62 + 1),
+        lambda d: d["stages"][0]["graph"].update(size_bytes=2**40),
+        lambda d: d["stages"][0]["graph"].update(size_bytes=0),
+        lambda d: d["preprocessing"].update(input_shape=[3, 2**30, 8]),
+        lambda d: d["stages"][0]["gives"][0].update(shape=[2**40]),
+        lambda d: d["stages"][0]["gives"][0].update(shape=[1] * 9),
+        lambda d: d.update(expected=expected(images=0)),
+        lambda d: d.update(expected=expected(cascade_accuracy=1.5)),
+        lambda d: d.update(expected=expected(exit_accuracy=[0.5, -0.1, 0.5])),
+        lambda d: d.update(expected=expected(exit_share=[0.5, 0.5, 1.1])),
+        lambda d: d.update(expected=expected(mean_macs=-1)),
+        lambda d: d.update(promise=promise(images=0)),
+        lambda d: d.update(promise=promise(probability=1.5)),
+        lambda d: d.update(promise=promise(max_drop=-2)),
+        lambda d: d.update(promise=promise(observed_drop=2)),
+        lambda d: d.update(promise=promise(statement="")),
+        lambda d: d["tools"].update({"a\x07": "1"}),
+        lambda d: d["sources"].update(a=1),
+        lambda d: d["stages"][0]["exit"].pop("calibrated"),
+        lambda d: d.pop("promise"),
     ],
 )
 def test_schema_and_loader_refuse_alike(exported, change):
@@ -148,6 +177,31 @@ def test_schema_and_loader_refuse_alike(exported, change):
         jsonschema.validate(document, SCHEMA)
     with pytest.raises(BundleError):
         Manifest.from_json(json.dumps(document))
+
+
+def wide(name):
+    return {"name": name, "type": "float32", "shape": [2**28]}
+
+
+def test_a_bundle_has_as_many_stages_as_a_plan_may_have():
+    assert manifest_module.MAX_STAGES == plans.MAX_STAGES
+
+
+def expected(**changes):
+    whole = {"images": 9, "exit_accuracy": [0.5] * 3, "exit_share": [0.5, 0.5, 0], "cascade_accuracy": 0.5}
+    return {**whole, "mean_macs": 1.5, **changes}
+
+
+def promise(**changes):
+    about = {"statement": "As good.", "images": 9, "max_drop": None, "probability": None}
+    return {**about, "observed_drop": 0, **changes}
+
+
+def test_what_is_expected_and_promised_is_read(exported):
+    document = json.loads((exported / "manifest.json").read_text())
+    document |= {"expected": expected(), "promise": promise()}
+    jsonschema.validate(document, SCHEMA)
+    assert Manifest.from_json(json.dumps(document)).promise.statement == "As good."
 
 
 # --- damaged -----------------------------------------------------------------------------------------------
@@ -305,8 +359,23 @@ def test_data_in_another_file_is_refused_wherever_it_hides():
         (lambda d: d["stages"].reverse(), "it takes all"),
         (lambda d: d["stages"][0].update(gives=[]), "which no earlier stage gives"),
         (lambda d: d["labels"].append("one more"), "other labels"),
-        (lambda d: d["stages"][0].update(macs="many"), "malformed"),
-        (lambda d: d.pop("stages"), "malformed"),
+        (lambda d: d["stages"][0].update(macs="many"), "stages.0..macs: expected a whole number, got 'many'"),
+        (lambda d: d.pop("stages"), 'expected "stages" among the keys'),
+        (lambda d: [stage.update(macs=0) for stage in d["stages"]], "MACs of all stages: expected 1 to"),
+        (lambda d: [stage.update(macs=2**62) for stage in d["stages"]], "MACs of all stages: expected 1 to"),
+        (lambda d: d["stages"][0].update(macs=10**309), "expected whole numbers of 64 bits"),
+        (lambda d: d["stages"][1]["reads"].extend(d["stages"][1]["reads"][:1]), "no feature twice"),
+        (lambda d: d["stages"][0]["exit"].update(threshold=float("inf")), "finite, got Infinity"),
+        (lambda d: d["stages"][0]["exit"].update(temperature=float("nan")), "finite, got NaN"),
+        (lambda d: d["preprocessing"].update(mean=[float("nan")] * 3), "finite, got NaN"),
+        (lambda d: d.update(name="\ud800"), "half of one"),
+        (lambda d: d["tools"].update({"\ud800": "1"}), "half of one"),
+        (lambda d: d.update(name="x" * 1_000_000), "text of 1,000,000 characters"),
+        (
+            lambda d: d["stages"][2].update(gives=[wide("a"), wide("b")]),
+            "numbers in all features: expected at",
+        ),
+        (lambda d: d.update(single_file=d["stages"][0]["graph"]), "a file for each stage"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(folder, change, reason):
@@ -326,8 +395,31 @@ def test_shapes_wrong_at_both_ends_are_compared_with_the_graphs(folder):
     refused(folder, r"stage_0\.onnx: output 'stage0/.*the manifest says float32 \[N, 99, 8, 8\]")
 
 
+def test_a_manifest_made_in_code_is_held_to_the_same_bounds(exported):
+    manifest = load_bundle(exported).manifest
+    for changes in (
+        {"name": "a\x1b"},
+        {"labels": ()},
+        {"labels": ("a\n", "b")},
+        {"stages": manifest.stages[:1] * 17},
+        {"stages": tuple(replace(stage, macs=0) for stage in manifest.stages)},
+    ):
+        with pytest.raises(BundleError):
+            replace(manifest, **changes)
+    for changes in ({"threshold": float("inf")}, {"temperature": float("nan")}, {"threshold": "high"}):
+        with pytest.raises(BundleError):
+            replace(manifest.stages[0].exit, **changes)
+
+
 def test_what_is_no_manifest_is_refused(folder):
-    for content in (b"[]", b"{", b"\xff\xfe", b'{"format": "other"}'):
+    for content in (
+        b"[]",
+        b"{",
+        b"\xff\xfe",
+        b'{"format": "other"}',
+        b"[" * 100_000,
+        b'{"format": 1, "format": 2}',
+    ):
         (folder / "manifest.json").write_bytes(content)
         resum(folder)
         refused(folder, "manifest")

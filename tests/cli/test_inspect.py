@@ -115,13 +115,31 @@ def test_a_picture(model, tmp_path):
 
 
 def test_odd_provenance_does_no_harm(tmp_path):
-    path = write_model(
-        tmp_path / "odd.pt", "static", data=7, val_accuracy="high", static_accuracy=[], network="\x1b[31mred"
-    )
-    result = run(path)
+    odd = {"network": "\x1b[31mred", "tool": [7], "extra": {"a": None}, "val_accuracy": [0.5]}
+    result = run(write_model(tmp_path / "odd.pt", "static", **odd))
     assert result.exit_code == 0, result.output
     assert "\x1b" not in result.stdout
     assert "?[31mred" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("odd", "where"),
+    [
+        ({"data": 7}, "data: expected an object, got 7"),
+        ({"data": {"train": 0, "val": 0}}, "data: expected images to train on"),
+        ({"data": {"val_fraction": "a"}}, "data.val_fraction: expected a number, got 'a'"),
+        ({"val_accuracy": "high"}, "val_accuracy: expected a list, got 'high'"),
+        ({"val_accuracy": [0.5] * 3}, "3 accuracies for 1 exits"),
+        ({"static_accuracy": []}, "static_accuracy: expected an object, got a list of 0"),
+        ({"settings": {"seed": "x"}}, "settings.seed: expected a whole number, got 'x'"),
+        ({"settings": {"seed": -1}}, "settings.seed: expected a whole number from 0 to"),
+        ({"run": "a", "val_accuracy": None}, "expected the accuracy that a training came to"),
+    ],
+)
+def test_provenance_of_another_kind_is_refused(tmp_path, odd, where):
+    result = run(write_model(tmp_path / "odd.pt", "static", **odd))
+    assert result.exit_code == 3, result.output
+    assert f"the provenance: {where}" in result.stderr
 
 
 # --- plans ------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -641,3 +642,53 @@ def test_links_to_folders_are_followed_once(bundle, folder, tmp_path):
     lines = records(run("--bundle", bundle, tmp_path / "data").stdout)
     assert len(lines) == 60
     assert {line["truth"] for line in lines} == {"class 0"}
+
+
+GOOD = {"label": "cat", "index": 0, "confidence": 0.5, "exit": 0}
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (("jsonl", json.dumps(GOOD | {"file": 3})), "file: expected text, got 3"),
+        (("jsonl", json.dumps({"file": "a"})), "expected an answer .* or an error, got neither"),
+        (("jsonl", json.dumps({"file": "a", "exit": 0, "index": 0})), "expected an answer"),
+        (("jsonl", json.dumps(GOOD | {"file": "a", "exit": 99})), "tells of exit 99, of 3 from 0"),
+        (("jsonl", json.dumps(GOOD | {"file": "a", "exit": -1})), "exit: expected a whole number from 0"),
+        (
+            ("jsonl", json.dumps(GOOD | {"file": "a", "exit": True})),
+            "exit: expected a whole number, got true",
+        ),
+        (("jsonl", json.dumps(GOOD | {"file": "a", "probabilities": "x"})), "probabilities: expected a list"),
+        (("jsonl", '{"file": "a", "file": "b"}'), "expected every key once"),
+        (("jsonl", "[" * 100_000), "within each other"),
+        (("jsonl", json.dumps(GOOD | {"file": "a", "more": 1})), "expected no other keys"),
+        (("csv", "a,cat,0,0.5,99,,,"), "tells of exit 99, of 3 from 0"),
+        (("csv", "a,cat,0,0.5,-1,,,"), "exit: expected a whole number, got '-1'"),
+        (("csv", "a,cat,0,0.5,²,,,"), "exit: expected a whole number"),
+        (("csv", "a,cat,zero,0.5,0,,,"), "index: expected a whole number, got 'zero'"),
+        (("csv", "a,,,,,,,"), "expected an answer"),
+        (("csv", ",cat,0,0.5,0,,,"), 'expected "file" among the keys'),
+        (("csv", "a,cat"), "expected 8 columns, got 2"),
+    ],
+)
+def test_lines_that_no_run_has_written_are_not_gone_on_from(bundle, folder, tmp_path, written, message):
+    form, line = written
+    out = tmp_path / f"out.{form}"
+    start_and_stop_soon(bundle, folder, out)
+    with out.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    result = run("--bundle", bundle, folder, "--batch", 2, "--out", out, "--resume")
+    assert result.exit_code == 3, result.output
+    assert re.search(message, result.stderr)
+    assert "remove it to begin anew" in result.stderr
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"complete": 1}', '{"complete": false}', "[" * 100_000])
+def test_a_damaged_journal_is_told_with_the_way_on(bundle, folder, tmp_path, content):
+    out = tmp_path / "out.jsonl"
+    start_and_stop_soon(bundle, folder, out)
+    (tmp_path / ".out.jsonl.run.json").write_text(content)
+    result = run("--bundle", bundle, folder, "--batch", 2, "--out", out, "--resume")
+    assert result.exit_code == 3
+    assert f"remove it and {out} to begin anew" in result.stderr

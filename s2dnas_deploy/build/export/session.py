@@ -25,8 +25,9 @@ from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, source_digest, s
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import check_replaceable
 from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
-from s2dnas_deploy.errors import BundleError, DataError, OptionError
+from s2dnas_deploy.errors import BundleError, DataError, OptionError, printable, shown
 from s2dnas_deploy.files.atomic import check_writable, write_atomically
+from s2dnas_deploy.files.bounds import Length, Printable
 from s2dnas_deploy.reporter import Reporter, counted
 
 _CALIBRATION_IMAGES = 512
@@ -83,11 +84,11 @@ def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
         sources = {"model": source_digest(request.network.read_bytes())}
     else:
         chain, images = _of_own_network(request, request.network, reporter)
-        sources = {"model": request.network.model}
+        sources = {"model": printable(request.network.model)}
         if request.network.weights is not None:
             sources["weights"] = source_digest(request.network.weights.read_bytes())
     if request.data is not None:
-        sources["data"] = request.data
+        sources["data"] = printable(request.data)
     export = Export(chain=chain, options=request.options, images=images, sources=sources)
     static, beside = None, static_beside(request.out)
     if request.static is not None:
@@ -147,7 +148,7 @@ def _of_model(request: ExportRequest, path: Path, reporter: Reporter) -> tuple[C
     model = load_model(path)
     if request.resize is not None:
         model = replace(model, preprocessing=replace(model.preprocessing, resize=request.resize))
-    chain = chain_of(model, name=request.name or path.stem, split=request.split)
+    chain = chain_of(model, name=_name(request.name or path.stem), split=request.split)
     if request.data is None:
         return chain, None
     splits = load_images(
@@ -161,6 +162,15 @@ def _of_model(request: ExportRequest, path: Path, reporter: Reporter) -> tuple[C
     )
     _check_same_images(request, model, splits)
     return chain, _images(request, splits, chain.class_names, reporter)
+
+
+def _name(text: str) -> str:
+    """A name that a bundle may have."""
+    if not (Length(1, 1000).fits(text) and Printable().fits(text)):
+        raise OptionError(
+            f"expected a name without control characters, got {shown(text)}; give another --name"
+        )
+    return text
 
 
 def _check_same_images(request: ExportRequest, model: Model, splits: ImageSplits) -> None:
@@ -204,7 +214,7 @@ def _of_own_network(
         )
     names = _class_names(own, splits)
     chain = chain_of_own_exits(
-        network.eval(), preprocessing, names, name=request.name or own.model.rpartition(":")[2]
+        network.eval(), preprocessing, names, name=_name(request.name or own.model.rpartition(":")[2])
     )
     return chain, None if splits is None else _images(request, splits, chain.class_names, reporter)
 

@@ -11,7 +11,6 @@ they are, and rounded up to several blocks; the fit takes what explains the time
 to the time.
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,8 +28,7 @@ from s2dnas_deploy.build.network import MultiStageNetwork, as_network, carry_ove
 from s2dnas_deploy.build.search.price import Price
 from s2dnas_deploy.build.stages import Stage, slice_stages
 from s2dnas_deploy.build.static_network import StaticNetwork
-from s2dnas_deploy.errors import DataError, PlanError
-from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.errors import PlanError, RecordError, in_a_line
 from s2dnas_deploy.run.profile import STATIC, Profile
 
 _BLOCKS = ((1, 1), (8, 1), (16, 1), (8, 8), (16, 16))  # of output and input channels
@@ -54,7 +52,7 @@ def by_clock(static: StaticNetwork, profile: Profile) -> Price:
     """The time of all stages up to an exit on the profile's device, relative to the static network's."""
     expected = static.graph.input_shape
     if profile.input_shape not in (None, expected):
-        raise DataError(
+        raise RecordError(
             f"the device profile is of images {profile.input_shape}, the network's are {expected}; "
             "write its probes and time them on the device"
         )
@@ -75,7 +73,7 @@ def fit(static: StaticNetwork, profile: Profile, names: Sequence[str] | None = N
         probe = profile.times[name]
         features = features_of(_network(static, name, profile))
         if len(features) != len(probe.stage_ms):
-            raise DataError(f"probe {name}: {len(probe.stage_ms)} times for {len(features)} stages")
+            raise RecordError(f"probe {name}: {len(probe.stage_ms)} times for {len(features)} stages")
         rows += features
         times += [ms / probe.reference_ms for ms in probe.stage_ms]
     keys = sorted({key for row in rows for key in row})
@@ -83,7 +81,12 @@ def fit(static: StaticNetwork, profile: Profile, names: Sequence[str] | None = N
     scale = amounts.max(axis=0)
     # Σ (prediction / time - 1)²: a tenth of a short stage matters as much as a tenth of a long one.
     relative = amounts / scale / np.array(times)[:, None]
-    coefficients, _ = nnls(relative, np.ones(len(times)))
+    try:
+        coefficients, _ = nnls(relative, np.ones(len(times)))
+    except RuntimeError as problem:
+        raise RecordError(
+            f"the device profile's times are no sum of costs ({in_a_line(problem)}); time the probes anew"
+        ) from problem
     return LatencyModel(
         coefficients={k: float(c / s) for k, c, s in zip(keys, coefficients, scale, strict=True) if c}
     )
@@ -131,8 +134,8 @@ def _network(static: StaticNetwork, name: str, profile: Profile) -> MultiStageNe
     if name == STATIC:
         return as_network(static)
     try:
-        return carry_over(static, Plan.from_json(json.dumps(profile.plans[name])))
+        return carry_over(static, profile.plans[name])
     except PlanError as problem:
-        raise DataError(
+        raise RecordError(
             f"the device profile is of another network: its {name} does not fit ({problem})"
         ) from problem

@@ -13,11 +13,14 @@ own making. It needs none but β, for a plan is only ever compared at the cost t
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
+from s2dnas_deploy.files.bounds import Between, Share
 from s2dnas_deploy.run.calibrate import choose_for_budget
 from s2dnas_deploy.run.scores import ExitScores
 
 BETA = 0.5
+_Cost = Annotated[float, Between(0, 10**9)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +28,11 @@ class Worth:
     """A plan's reward and where it comes from; costs are relative to the static network's."""
 
     reward: float
-    accuracy: float
-    cost: float
-    exit_accuracy: tuple[float, ...]
-    exit_cost: tuple[float, ...]
-    exit_share: tuple[float, ...]
+    accuracy: Share
+    cost: _Cost
+    exit_accuracy: tuple[Share, ...]
+    exit_cost: tuple[_Cost, ...]
+    exit_share: tuple[Share, ...]
     fits: bool
     """Whether there are thresholds by which it costs no more than the target."""
 

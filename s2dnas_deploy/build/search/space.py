@@ -113,6 +113,9 @@ class SearchSpace:
         """The plan that was chosen."""
         if len(choices) != len(self.slots):
             raise PlanError(f"expected {len(self.slots)} choices, got {len(choices)}")
+        for slot, choice in zip(self.slots, choices, strict=True):
+            if not 0 <= choice < len(slot.options):
+                raise PlanError(f"{slot.name}: expected a choice below {len(slot.options)}, got {choice}")
         without = [
             slot.layer.name
             for slot, choice in zip(self.slots, choices, strict=True)

@@ -7,14 +7,16 @@ old answers at once; so nothing of a strategy's own state has to be kept.
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 from s2dnas_deploy.build.search.reward import Worth
 from s2dnas_deploy.build.search.space import Choices, SearchSpace
-from s2dnas_deploy.errors import CheckpointError, PlanError
+from s2dnas_deploy.errors import CheckpointError, PlanError, shortened
 from s2dnas_deploy.files.atomic import free_name, naming, write_text_atomically
+from s2dnas_deploy.files.bounds import Between
+from s2dnas_deploy.files.document import Form
 from s2dnas_deploy.plan import Plan
 
 JudgeMany = Callable[[Sequence[Choices]], Iterable[Worth]]
@@ -72,7 +74,7 @@ class Trials:
 
     def _write(self, file: BinaryIO, trial: Trial) -> None:
         plan = self.space.plan(trial.choices)
-        document = {"choices": list(trial.choices), **asdict(trial.worth), "plan": _document(plan)}
+        document = {"choices": list(trial.choices), **asdict(trial.worth), "plan": json.loads(plan.to_json())}
         file.write(json.dumps(document).encode() + b"\n")
         file.flush()
 
@@ -97,38 +99,43 @@ def _first_line(path: Path) -> str:
         return file.readline().rstrip("\n")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Line(Worth):
+    """The form of a line: what a plan is worth, how it was chosen, and the plan as a document of its own."""
+
+    choices: tuple[Annotated[int, Between(0, 2**31)], ...]
+    plan: Mapping[str, Any]
+
+
+_FORM = Form(record=_Line, error=CheckpointError)
+
+
 def _read(path: Path, space: SearchSpace) -> dict[Choices, Trial]:
     """What was tried before; a last line that was not finished is cut off."""
     if not path.exists():
         return {}
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    try:
-        trials = [_trial(json.loads(line), space) for line in whole.splitlines()[1:]]
-    except (ValueError, KeyError, TypeError, IndexError, PlanError) as problem:
-        raise CheckpointError(f"{path} is damaged ({problem!r}); start over with --restart") from problem
+    trials = []
+    for number, line in enumerate(whole.split(b"\n")[1:-1], start=2):
+        try:
+            trials.append(_trial(line, space))
+        except (CheckpointError, PlanError) as problem:
+            where = f"{shortened(str(path), 300)} is damaged, line {number}"
+            raise CheckpointError(f"{where}: {problem}; start over with --restart") from problem
     if whole != content:
         with path.open("r+b") as file:
             file.truncate(len(whole))
     return {trial.choices: trial for trial in trials}
 
 
-def _trial(document: Mapping[str, Any], space: SearchSpace) -> Trial:
-    choices = tuple(document["choices"])
-    if _document(space.plan(choices)) != document["plan"]:
-        raise ValueError("its choices are of another space")
-    worth = Worth(
-        reward=float(document["reward"]),
-        accuracy=float(document["accuracy"]),
-        cost=float(document["cost"]),
-        exit_accuracy=tuple(document["exit_accuracy"]),
-        exit_cost=tuple(document["exit_cost"]),
-        exit_share=tuple(document["exit_share"]),
-        fits=bool(document["fits"]),
-    )
-    return Trial(choices=choices, worth=worth)
-
-
-def _document(plan: Plan) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(plan.to_json())
-    return document
+def _trial(content: bytes, space: SearchSpace) -> Trial:
+    line = _FORM.read(content, "a trial")
+    plan = space.plan(line.choices)
+    if Plan.from_document(line.plan) != plan:
+        raise CheckpointError("its choices are of another space")
+    stages = {plan.stages, len(line.exit_accuracy), len(line.exit_cost), len(line.exit_share)}
+    if len(stages) > 1:
+        raise CheckpointError(f"expected numbers for each of {plan.stages} exits")
+    worth = Worth(**{each.name: getattr(line, each.name) for each in fields(Worth)})
+    return Trial(choices=line.choices, worth=worth)

@@ -102,7 +102,8 @@ def compare(before: Report, after: Report, *, force: bool = False) -> Comparison
 
 def _differences(before: Report, after: Report) -> tuple[list[str], list[str]]:
     """What makes a comparison meaningless, and what is only worth telling."""
-    serious = _unlike(before.environment.machine, after.environment.machine, but=("kernel", "memory_bytes"))
+    machines = vars(before.environment.machine), vars(after.environment.machine)
+    serious = _unlike(*machines, but=("kernel", "memory_bytes"))
     if before.measured.digest != after.measured.digest:
         serious.append(
             f"another bundle, or other thresholds: {before.measured.name} and {after.measured.name}"
@@ -112,7 +113,7 @@ def _differences(before: Report, after: Report) -> tuple[list[str], list[str]]:
     versions = before.environment.versions, after.environment.versions
     serious += _unlike(*({"numpy": each.get("numpy")} for each in versions))
     slight = _unlike(*versions, but=("numpy",))
-    slight += _unlike(*({"kernel": each.environment.machine.get("kernel")} for each in (before, after)))
+    slight += _unlike(*({"kernel": each["kernel"]} for each in machines))
     if before.measured.static_digest != after.measured.static_digest:
         slight.append("another static network, which is not compared")
     return serious, slight
@@ -236,7 +237,8 @@ def _levels(processes: Sequence[Timings], rng: np.random.Generator) -> Timings:
 
 
 def _share(log: float) -> float:
-    return float(np.expm1(log))
+    with np.errstate(over="ignore"):  # of two processes that have nothing in common, there is no upper end
+        return float(np.expm1(log))
 
 
 def _mean(processes: Processes) -> float:

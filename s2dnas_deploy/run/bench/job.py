@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from s2dnas_deploy.errors import RecordError
+from s2dnas_deploy.files.bounds import Between
+from s2dnas_deploy.files.document import Form
 
 Rows = npt.NDArray[np.intp]
 _BLOCK_IMAGES, _FEWEST_BATCHES = 16, 4
@@ -31,8 +35,8 @@ class Job:
     """By channel, of the images as the network was trained on them; and the standard deviation."""
     std: tuple[float, ...]
     provider: str
-    threads: int | None
-    batch: int
+    threads: Annotated[int, Between(1, 2**20)] | None
+    batch: Annotated[int, Between(1, 2**20)]
     trust: str | None = None
     """The public key by whose owner the bundle must be signed."""
     seconds: float = 0.0
@@ -47,12 +51,15 @@ class Job:
     @staticmethod
     def load(path: Path) -> "Job":
         """Read what `to_json` wrote."""
-        return Job(**json.loads(path.read_text(encoding="utf-8")))
+        return _FORM.load(path)
 
     def blocks(self, images: int) -> Iterator[list[Rows]]:
         """Rows of the batches of a block, block after block, without end; the same in every process."""
         for number in count():
             yield block_rows(number, self.batch, images)
+
+
+_FORM = Form(record=Job, error=RecordError, odd_text=True)  # names of folders may be in any encoding
 
 
 def block_rows(number: int, batch: int, images: int) -> list[Rows]:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, own_static, static_beside
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.errors import DataError, OptionError, printable, shortened
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.baseline import Baseline
 from s2dnas_deploy.run.bench.answers import (
@@ -202,10 +202,10 @@ def _measured(request: MeasureRequest, manifest: Manifest, known: _Known) -> Mea
         precision=manifest.precision,
         thresholds=thresholds,
         stage_macs=manifest.macs,
-        static=None if known.baseline is None else str(known.baseline),
+        static=None if known.baseline is None else _told(str(known.baseline)),
         static_digest=None if known.baseline is None else _sha256(known.baseline.read_bytes()),
         static_macs=known.static_macs,
-        images=", ".join(request.places),
+        images=_told(", ".join(request.places)),
         images_digest=known.digest,
         timed_exits=tuple(known.exits.tolist()),
     )
@@ -221,6 +221,11 @@ def _digest_of(items: Sequence[Item]) -> str:
         content = source.tobytes() if isinstance(source, np.ndarray) else Path(source).read_bytes()
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
+
+
+def _told(paths: str) -> str:
+    """Names of files as people see them; they may hold anything, and there may be many."""
+    return printable(shortened(paths, 1000))
 
 
 def _sha256(content: bytes) -> str:

@@ -31,7 +31,7 @@ _CURVE_POINTS = 120
 
 def page_of(report: Report, summaries: Sequence[Summary]) -> str:
     """The page."""
-    name, machine = report.measured.name, report.environment.machine["processor"]
+    name, machine = report.measured.name, report.environment.machine.processor
     pairs = zip(report.runs, summaries, strict=True)
     sections = [section for run, summary in pairs for section in _run(run, summary, report)]
     return "\n".join(
@@ -178,12 +178,12 @@ def _cold(report: Report) -> str:
 
 def _environment(report: Report) -> str:
     environment, measured = report.environment, report.measured
-    memory = environment.machine["memory_bytes"]
+    machine, memory = vars(environment.machine), environment.machine.memory_bytes
     told = {
-        **{key: _shown(value) for key, value in environment.machine.items() if key != "memory_bytes"},
+        **{key: _shown(value) for key, value in machine.items() if key != "memory_bytes"},
         "memory": "not told" if memory is None else f"{memory / 2**30:.1f} GiB",
         **environment.versions,
-        **{key: _shown(value) for key, value in environment.state.items()},
+        **{key: _shown(value) for key, value in vars(environment.state).items()},
         "time is taken": report.boundary,
         "reading a file": UNKNOWN if report.decode_ms is None else f"{report.decode_ms:.3f} ms more",
         "images": measured.images,

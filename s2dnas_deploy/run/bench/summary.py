@@ -45,7 +45,7 @@ class Latency:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedUp:
-    """Against the static network; `by_macs` is None where its MACs are not known."""
+    """Against the static network; `by_macs` is None where its MACs are not known, or the cascade has none."""
 
     realised: Estimate
     ideal: float
@@ -131,11 +131,11 @@ def _images_of_blocks(blocks: Timings, batch: int, exits: Whole) -> Whole:
 
 
 def _speed_up(run: Run, report: Report) -> SpeedUp:
-    static, macs = arrays(run.subjects[STATIC]), report.measured.static_macs
+    static, macs, mean = arrays(run.subjects[STATIC]), report.measured.static_macs, mean_macs(report)
     return SpeedUp(
         realised=estimate_ratio(static, arrays(run.subjects[CASCADE])),
         ideal=mean_of(run.subjects[STATIC]) / _bare(run),
-        by_macs=None if macs is None else macs / mean_macs(report),
+        by_macs=None if macs is None or not mean else macs / mean,
     )
 
 

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from s2dnas_deploy.build.static_network import read_network
 from s2dnas_deploy.build.training.session import Prepared
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli import bench
-from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.errors import RecordError
 from s2dnas_deploy.run.profile import STATIC, Profile
 from s2dnas_deploy.run.timing import StageTimes
 
@@ -51,8 +50,7 @@ def made_up_profile(prepared, plans, cost):
         network = as_network(prepared.static) if name == STATIC else carry_over(prepared.static, plan)
         stage_ms = tuple(cost(features) for features in features_of(network))
         times[name] = StageTimes(stage_ms=stage_ms, reference_ms=2.0)
-    documents = {name: json.loads(plan.to_json()) for name, plan in plans.items()}
-    return Profile(device={"processor": "made up"}, times=times, plans=documents)
+    return Profile(device={"processor": "made up"}, times=times, plans=plans)
 
 
 def test_a_time_that_is_a_sum_of_costs_is_learned(prepared, space):
@@ -123,23 +121,21 @@ def test_what_is_no_probe_or_profile_is_told(prepared, space, tmp_path):
     ):
         path = tmp_path / "device.json"
         path.write_text(content)
-        with pytest.raises(DataError, match="expected a device profile"):
+        with pytest.raises(RecordError, match=r"device\.json.*expected"):
             Profile.load(path)
-    with pytest.raises(DataError, match="expected a device profile"):
-        Profile.load(Path("nowhere.json"))
 
 
 def test_a_profile_of_another_network_is_refused(prepared, space):
     profile = made_up_profile(prepared, probe_plans(space, 4), lambda features: 1.0)
-    plans = {name: {**plan, "channels": {"other": [1, 1]}} for name, plan in profile.plans.items()}
-    with pytest.raises(DataError, match="is of another network"):
+    plans = {name: replace(plan, channels={"other": (1, 1)}) for name, plan in profile.plans.items()}
+    with pytest.raises(RecordError, match="is of another network"):
         by_clock(prepared.static, replace(profile, plans=plans))
 
 
 def test_a_profile_of_other_images_is_refused(prepared, space):
     profile = made_up_profile(prepared, probe_plans(space, 4), lambda features: 1.0)
     assert by_clock(prepared.static, replace(profile, input_shape=(3, 8, 8)))
-    with pytest.raises(DataError, match=r"is of images \(3, 16, 16\), the network's are \(3, 8, 8\)"):
+    with pytest.raises(RecordError, match=r"is of images \(3, 16, 16\), the network's are \(3, 8, 8\)"):
         by_clock(prepared.static, replace(profile, input_shape=(3, 16, 16)))
 
 
@@ -159,3 +155,39 @@ def test_profiles_come_back_as_they_were(prepared, space, tmp_path, shape):
     profile = replace(profile, input_shape=shape)
     (tmp_path / "device.json").write_text(profile.to_json())
     assert Profile.load(tmp_path / "device.json") == profile
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["probes"]["static"].update(stage_ms=[]), "stage_ms: expected a list of length 1 to 16"),
+        (lambda d: d["probes"]["static"].update(stage_ms=[0]), r"stage_ms\[0\]: expected a number from"),
+        (
+            lambda d: d["probes"]["static"].update(stage_ms=["1"]),
+            r"stage_ms\[0\]: expected a number, got '1'",
+        ),
+        (lambda d: d["probes"]["static"].update(stage_ms=[float("nan")]), "finite, got NaN"),
+        (lambda d: d["probes"]["static"].update(reference_ms=-1), "reference_ms: expected a number from"),
+        (lambda d: d["probes"]["static"].update(plan={}), r"probes\['static'\].plan: .*s2dnas-plan"),
+        (lambda d: d["probes"].update({"../x": d["probes"]["static"]}), "a plain name, got '../x'"),
+        (lambda d: d["probes"].update({".": d["probes"]["static"]}), "a plain name, got '.'"),
+        (lambda d: d.update(probes={}), "probes: expected an object of length 1"),
+        (lambda d: d.update(input_shape=[3, 8]), "input_shape: expected a list of 3"),
+        (lambda d: d.update(version=2), "version: expected 1"),
+    ],
+)
+def test_a_damaged_profile_is_refused(prepared, space, tmp_path, change, message):
+    document = json.loads(made_up_profile(prepared, probe_plans(space, 1), lambda features: 1.0).to_json())
+    change(document)
+    (tmp_path / "device.json").write_text(json.dumps(document))
+    with pytest.raises(RecordError, match=message):
+        Profile.load(tmp_path / "device.json")
+
+
+def test_a_probe_may_not_lead_out_of_its_folder(prepared, space, tmp_path):
+    plan = json.loads(probe_plans(space, 1)[STATIC].to_json())
+    document = {"format": "s2dnas-probes", "version": 1, "probes": {STATIC: plan, "../elsewhere": plan}}
+    (tmp_path / "probes.json").write_text(json.dumps(document))
+    result = CliRunner().invoke(bench, [str(tmp_path), "--out", str(tmp_path / "d.json")])
+    assert result.exit_code == 3
+    assert "a plain name, got '../elsewhere'" in result.stderr

@@ -128,8 +128,17 @@ def test_damaged_trials_are_refused(space, tmp_path):
         "something else",
         "[1]",
         json.dumps({**document, "choices": [0]}),
+        json.dumps({**document, "choices": [-1, *document["choices"][1:]]}),
+        json.dumps({**document, "choices": [99, *document["choices"][1:]]}),
+        json.dumps({**document, "accuracy": 1.5}),
+        json.dumps({**document, "reward": float("nan")}),
+        json.dumps({**document, "fits": 1}),
+        json.dumps({**document, "exit_cost": [0.1]}),
+        json.dumps({**document, "more": 1}),
         json.dumps({**document, "plan": {**document["plan"], "exits": ["elsewhere", "output"]}}),
     ):
         path.write_text(f"{header}\n{broken}\n")
-        with pytest.raises(CheckpointError, match="is damaged"):
+        with pytest.raises(
+            CheckpointError, match=r"plans\.jsonl is damaged, line 2: .*; start over with --restart"
+        ):
             trials(path, space, Judged())

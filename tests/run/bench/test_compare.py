@@ -80,6 +80,6 @@ def test_nothing_in_common_is_told():
     from dataclasses import replace
 
     before = made_up_report(0)
-    after = replace(before, runs=(replace(before.runs[0], batch=8),))
-    with pytest.raises(OptionError, match=r"batch 1 in the first, .*batch 8 in the second"):
+    after = replace(before, runs=(replace(before.runs[0], threads=8),))
+    with pytest.raises(OptionError, match=r"1 threads, .* in the first, .*8 threads"):
         compare(before, after)

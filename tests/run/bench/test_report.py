@@ -3,13 +3,14 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from made_up_report import TIMES, made_up_report
 
 from s2dnas_deploy.cli.bench_text import report_csv, report_text
-from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.errors import RecordError
 from s2dnas_deploy.run.bench.report import Report
 from s2dnas_deploy.run.bench.subjects import YARDSTICKS
 from s2dnas_deploy.run.bench.summary import summarise
@@ -33,7 +34,7 @@ def test_a_report_comes_back_as_it_was(tmp_path):
 )
 def test_what_is_no_report_is_told(tmp_path, content):
     (tmp_path / "r.json").write_text(content)
-    with pytest.raises(DataError, match="expected what s2dnas-bench --out wrote"):
+    with pytest.raises(RecordError, match=r"r.json: .*expected"):
         Report.load(tmp_path / "r.json")
 
 
@@ -54,7 +55,7 @@ def test_a_value_of_another_kind_is_refused(tmp_path, where, value):
         inner = inner[key]
     inner[where[-1]] = value
     (tmp_path / "r.json").write_text(json.dumps(document))
-    with pytest.raises(DataError, match="expected"):
+    with pytest.raises(RecordError, match="expected"):
         Report.load(tmp_path / "r.json")
 
 
@@ -141,3 +142,69 @@ def test_csv_has_a_row_for_each_subject():
         assert float(row["mean_low_ms"]) <= float(row["mean_ms"]) <= float(row["mean_high_ms"])
         assert float(row["p50_low_ms"]) <= float(row["p50_ms"]) <= float(row["p50_high_ms"])
         assert row["p99.9_ms"] == row["p99.9_low_ms"] == ""
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        (("answers", "images"), 0, "answers.images: expected a whole number from 1"),
+        (("answers", "counts"), [60, 20, 21], "101 images left at some exit, of 100"),
+        (("answers", "counts"), [60, 40], "3 accuracies for 2 exits"),
+        (("answers", "exit_accuracy"), [0.5], "1 accuracies for 3 exits"),
+        (("answers", "cascade_accuracy"), 1.5, "from 0 to 1, got 1.5"),
+        (("measured", "timed_exits"), [], "timed_exits: expected a list of length 1"),
+        (("measured", "timed_exits"), [3], "exit 3 of 3 stages"),
+        (("measured", "stage_macs"), [0, 0, 0], "MACs of all stages above 0"),
+        (("measured", "static_macs"), 0, "static_macs: expected a whole number from 1"),
+        (("measured", "static"), None, "that was not measured"),
+        (("runs",), [], "runs: expected a list of length 1"),
+        (("runs", 0, "provider"), "abacus", "provider: expected cpu or"),
+        (("runs", 0, "subjects", "cascade"), [], "cascade'.: expected a list of length 1"),
+        (("runs", 0, "subjects", "memory", 0, 0), [], r"memory'.\[0\]\[0\]: expected a list of length 1"),
+        (("runs", 0, "subjects", "static", 0, 0, 0), 0, "'static': expected times above 0"),
+        (("runs", 0, "subjects", "static", 0, 0, 0), -1, "expected a number from 0"),
+        (("runs", 0, "subjects", "static", 0, 0, 0), float("nan"), "finite, got NaN"),
+        (
+            ("runs", 0, "subjects", "static", 0, 0),
+            [1.0],
+            "'static': expected as many blocks as of the cascade",
+        ),
+        (("runs", 0, "subjects", "static"), [[[1.0] * 16]], "'static': expected as many blocks"),
+        (("runs", 0, "copied", 0), [[1.0] * 16], "'copied': expected as many blocks"),
+        (("runs", 0, "stages"), [], "stages: expected a list of length 1"),
+        (("runs", 0, "energy", "cascade", "images"), 0, "images: expected a whole number from 1"),
+        (("cold", "cascade", "peak_bytes"), [], "peak_bytes: expected a list of length 1"),
+        (("environment", "machine", "processor"), None, "machine.processor: expected text, got null"),
+        (("environment", "machine", "processor"), "a\x1b[2J", "without control characters"),
+        (("frontier", 0, "cost"), 0, r"frontier\[0\].cost: expected a number from"),
+        (("unknown",), 1, "expected no other keys, got 'unknown'"),
+    ],
+)
+def test_what_arithmetic_could_not_be_done_with_is_refused(tmp_path, where, value, message):
+    document = json.loads(made_up_report(processes=2, blocks=2).to_json())
+    inner = document
+    for key in where[:-1]:
+        inner = inner[key]
+    inner[where[-1]] = value
+    (tmp_path / "r.json").write_text(json.dumps(document))
+    with pytest.raises(RecordError, match=message):
+        Report.load(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize("missing", ["cascade", "memory", "arithmetic", "exit 1", "static"])
+def test_a_subject_that_is_missing_is_told(tmp_path, missing):
+    document = json.loads(made_up_report(processes=2, blocks=2).to_json())
+    del document["runs"][0]["subjects"][missing]
+    (tmp_path / "r.json").write_text(json.dumps(document))
+    with pytest.raises(RecordError, match="expected"):
+        Report.load(tmp_path / "r.json")
+
+
+def test_a_cascade_without_macs_has_no_speed_up_by_macs():
+    report = made_up_report(processes=2, blocks=2)
+    measured = replace(report.measured, stage_macs=(0, 0, 1))
+    answers = replace(report.answers, counts=(100, 0, 0))
+    report = replace(report, measured=measured, answers=answers)
+    summary = summarise(report.runs[0], report)
+    assert summary.speed_up.by_macs is None
+    assert report_text(report, [summary])
