@@ -20,6 +20,7 @@ A message says what was expected, what was found, where, and what to do. Only `c
 """
 
 from collections.abc import Sequence
+from reprlib import Repr
 
 
 class S2dnasError(Exception):
@@ -105,6 +106,10 @@ class VerificationError(S2dnasError):
 
 _LONGEST_QUOTE = 100
 _LONGEST_NAME = 300
+_QUOTES = Repr()  # which looks at no more than it shows: lists may share lists, and be endless that way
+_QUOTES.maxlevel = 4
+_QUOTES.maxlist = _QUOTES.maxtuple = _QUOTES.maxset = _QUOTES.maxdict = 10
+_QUOTES.maxstring = _QUOTES.maxlong = _QUOTES.maxother = 4 * _LONGEST_QUOTE
 
 
 def in_a_line(error: BaseException) -> str:
@@ -121,7 +126,7 @@ def printable(text: str) -> str:
 def shown(value: object) -> str:
     """A value from a file as a message may quote it: in one line, and no longer than a person reads."""
     try:
-        return shortened(" ".join(repr(value).splitlines()), _LONGEST_QUOTE)
+        return shortened(" ".join(_QUOTES.repr(value).splitlines()), _LONGEST_QUOTE)
     except (ValueError, RecursionError):  # whole numbers of thousands of digits, lists in lists in lists
         return f"a {type(value).__name__}"
 

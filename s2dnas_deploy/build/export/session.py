@@ -25,12 +25,14 @@ from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, source_digest, s
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import check_replaceable
 from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
-from s2dnas_deploy.errors import BundleError, DataError, OptionError, printable, shown
+from s2dnas_deploy.errors import BundleError, DataError, OptionError, in_a_line, printable, shown
 from s2dnas_deploy.files.atomic import check_writable, write_atomically
 from s2dnas_deploy.files.bounds import Length, Printable
+from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.reporter import Reporter, counted
 
 _CALIBRATION_IMAGES = 512
+_LARGEST_LABELS_BYTES = 16 * 2**20
 _VALIDATION_IMAGES = 2000
 
 
@@ -222,7 +224,11 @@ def _of_own_network(
 def _class_names(own: OwnNetwork, splits: ImageSplits | None) -> tuple[str, ...]:
     """From --labels, else from the data."""
     if own.labels is not None:
-        return tuple(line for line in own.labels.read_text(encoding="utf-8").splitlines() if line)
+        try:
+            text = read_file(own.labels, _LARGEST_LABELS_BYTES).decode()
+        except UnicodeDecodeError as error:
+            raise OptionError(f"--labels {own.labels} is not text in UTF-8: {in_a_line(error)}") from error
+        return tuple(line for line in text.splitlines() if line)
     if splits is not None:
         return splits.class_names
     raise OptionError("the classes have no names: give --labels FILE (a class a line), or --data")

@@ -230,7 +230,7 @@ def _trained(search: Search, trial: Trial, rank: int) -> Found:
     plan, number = search.space.plan(trial.choices), f"-{rank + 1}" if rank else ""
     out, kept = _out(training, rank), training.folder / f"plan{number}.json"
     own = replace(training, out=out, plan=f"searched: {request.strategy}, target {request.target:g}")
-    if kept.exists() and kept.read_text(encoding="utf-8") != plan.to_json():
+    if kept.exists() and kept.read_bytes() != plan.to_json().encode():
         _make_room(own, search.reporter)
     write_text_atomically(kept, plan.to_json())
     model = train_plan(own, plan, search.prepared, search.reporter, search.static_accuracy)
