@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from s2dnas_deploy.run.cascade import Cascade, Prediction, Predictions
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["Cascade", "Prediction", "Predictions", "__version__"]
 
 

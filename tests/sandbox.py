@@ -46,7 +46,7 @@ class Outcome:
             for problem, there in {
                 self.traceback: bool(self.traceback),
                 f"exit code {self.exit_code}: {self.stderr[-500:]}": self.exit_code not in codes,
-                "no word of why": bool(self.exit_code) and "error" not in self.stderr.lower(),
+                "no word of why": 1 < self.exit_code < 6 and "error" not in self.stderr.lower(),
                 f"a line of {longest} characters": longest >= LONGEST_LINE,
                 f"{self.seconds:.1f} s": self.seconds > MOST_SECONDS,
                 f"{self.peak_bytes / 2**20:.0f} MB": self.peak_bytes > MOST_BYTES,

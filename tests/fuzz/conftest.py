@@ -10,13 +10,15 @@ import pytest
 EXPORT = """
 import sys
 sys.path.insert(0, sys.argv[2])
+from dataclasses import replace
 from pathlib import Path
 from exports import chain_from, export_to
 from small_networks import residual
 from s2dnas_deploy import plan as plans
 static = residual()
 chain = chain_from(static, plans.from_text("uniform:0.25,0.25,0.5", static.divisible.space))
-export_to(Path(sys.argv[1]), chain)
+preprocessing = replace(chain.preprocessing, resize="stretch")
+export_to(Path(sys.argv[1]), replace(chain, preprocessing=preprocessing))
 """
 
 
