@@ -18,7 +18,7 @@ import click
 from s2dnas_deploy.errors import shortened
 from s2dnas_deploy.files.atomic import naming
 
-_LONGEST_LINE = 1000
+_LONGEST_LINE = 999
 _NOT_SHOWN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # what moves the cursor, or worse; but tabs and ends of lines
     "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # what turns the order of letters around

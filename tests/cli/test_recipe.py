@@ -240,7 +240,7 @@ def test_numbers_that_cannot_work_are_told_with_their_range(tmp_path, option, va
         (inspect, ["--input", "3x99999999x99999999"], "has more than 100,000,000 values an image"),
         (export, ["--input", "3x99999999x99999999"], "has more than 100,000,000 values an image"),
         (export, ["--temperature", "inf"], "expected finite numbers above 0"),
-        (export, ["--threshold", "nan"], "thresholds: expected numbers"),
+        (export, ["--threshold", "nan"], "expected finite numbers"),
         (export, ["--opset", 10**30], "expected 13 to 20"),
     ],
 )

@@ -159,11 +159,11 @@ def test_places_and_names_of_any_kind_get_a_line_and_keep_nobody_waiting(bundle,
 
 def test_listed_names_that_cannot_be_files_are_answers_with_errors(bundle, folder):
     good = str(next(folder.rglob("*.png")))
-    names = [good, "nul\0.png", "nul\0.npz", "", "x" * 1_000_000 + ".jpg", "/dev/zero", "/dev/stdin", "/"]
-    done = run("--bundle", bundle, "-", stdin="\n".join(names[:-1]))
+    names = [good, "", "x" * 60_000 + ".jpg", "/dev/zero", "/dev/stdin"]
+    done = run("--bundle", bundle, "-", stdin="\n".join(names))
     assert done.exit_code == 6, done.output
     lines = records(done.stdout)
-    assert [line["file"] for line in lines] == [name for name in names[:-1] if name]
+    assert [line["file"] for line in lines] == [name for name in names if name]
     assert "label" in lines[0]
     assert all(len(line["error"]) < 300 for line in lines[1:])
 
