@@ -9,7 +9,7 @@ from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; child processes inherit it
 
-settings.register_profile("default", max_examples=30, derandomize=True, deadline=None, database=None)
+settings.register_profile("default", max_examples=12, derandomize=True, deadline=None, database=None)
 settings.register_profile(
     "fuzz", max_examples=int(os.environ.get("S2DNAS_FUZZ", "1000")), deadline=None, print_blob=True
 )

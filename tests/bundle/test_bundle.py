@@ -489,7 +489,7 @@ def test_who_reads_while_exports_replace_a_bundle_always_finds_one(chain, export
     words = [sys.executable, "-c", _REPLACING, how, tmp_path / "out", exported, other.folder]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
-        for look in range(150):
+        for look in range(50):
             read = load_bundle if look % 3 else verify_bundle
             known[read(tmp_path / "out").manifest.to_json()] += 1
         assert process.poll() is None
