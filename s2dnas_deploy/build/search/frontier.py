@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from s2dnas_deploy.build.drawing import save_drawing
 from s2dnas_deploy.build.search.trials import Trial
-from s2dnas_deploy.files.atomic import write_atomically
 
 
 def plot_frontier(
@@ -56,4 +56,4 @@ def plot_frontier(
     axes.set_ylabel("accuracy, %, as judged in the search")
     axes.grid(visible=True, alpha=0.3)
     axes.legend(fontsize="small")
-    write_atomically(path, lambda stream: figure.savefig(stream, format="svg"))
+    save_drawing(figure, path)

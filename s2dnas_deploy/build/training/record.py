@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from s2dnas_deploy.files.atomic import write_atomically, write_text_atomically
+from s2dnas_deploy.build.drawing import save_drawing
+from s2dnas_deploy.files.atomic import write_text_atomically
 
 
 def write_metrics(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -30,4 +31,4 @@ def plot_accuracy(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_ylabel("validation accuracy, %")
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
-    write_atomically(path, lambda stream: figure.savefig(stream, format="svg"))
+    save_drawing(figure, path)
