@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 from click.testing import CliRunner
@@ -57,7 +58,7 @@ class Outcome:
 
 def run(command: click.Command, *arguments: object, stdin: bytes | None = None) -> Outcome:
     """The command with these arguments, in a child of this process."""
-    before, begun = _peak(resource.RUSAGE_SELF), time.monotonic()
+    before, begun = _resident(), time.monotonic()
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -75,8 +76,10 @@ def run(command: click.Command, *arguments: object, stdin: bytes | None = None) 
     return Outcome(**pickle.loads(said), seconds=seconds, peak_bytes=peak)  # noqa: S301  # our own child's
 
 
-def _peak(who: int) -> int:
-    return resource.getrusage(who).ru_maxrss * 1024
+def _resident() -> int:
+    """What this process has in memory now, and a child begins with."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
 
 
 def _answer(command: click.Command, arguments: list[str], stdin: bytes | None, writing: int) -> None:

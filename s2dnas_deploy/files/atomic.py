@@ -5,13 +5,11 @@ what it writes. A file is filled under a hidden name beside its own, `.NAME.xxxx
 meanwhile; so whoever writes NAME next knows what a killed process has left there, and removes it.
 """
 
-import ctypes
 import errno
 import fcntl
 import io
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
@@ -79,6 +77,8 @@ class _PartFile(io.FileIO):
 
 def _new_part(path: Path) -> tuple[Path, _PartFile]:
     """A new file to be filled, locked: without a lock it would be taken for one that is left behind."""
+    import tempfile
+
     while True:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         file = _PartFile(descriptor, "wb")
@@ -157,6 +157,8 @@ def sync_folder(folder: Path) -> None:
 
 def exchange(one: Path, other: Path) -> bool:
     """Let two paths swap what they name, in a single step; whether the system can do that."""
+    import ctypes  # here, as tempfile is: a command's --help need not wait for them
+
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False

@@ -35,10 +35,7 @@ _REFUSED = {
 }
 _DATA_LOCATION, _OPERATOR = ("tensor", 14), ("node", 4)
 _READS_FILES = b"EPContext"  # a compiled graph of some provider, which may lie in another file
-_OTHER_FORMAT = (
-    slice(4, 8),
-    b"ORTM",
-)  # how onnxruntime knows its own format, which it would read by other rules
+_ORT_MARK = b"ORTM"  # from byte 4 on: by it onnxruntime knows a format of its own, of other rules
 
 # Fields by their numbers, of the messages that tell inputs and outputs.
 _GRAPH, _INPUT, _OUTPUT, _NAME, _TYPE = 7, 11, 12, 1, 2
@@ -64,8 +61,7 @@ class GraphSignature:
 
 def read_signature(content: bytes) -> GraphSignature:
     """The inputs and outputs of an ONNX file that is whole and keeps all its data within itself."""
-    place, mark = _OTHER_FORMAT
-    if content[place] == mark:
+    if content[4:8] == _ORT_MARK:
         raise BundleError("expected an ONNX file, got one in onnxruntime's own format")
     model, allowance = memoryview(content), Allowance(fields=_MOST_FIELDS)
     _check(model, "model", allowance, 0)
