@@ -44,7 +44,8 @@ def damage(folder: Path, way: str, data: st.DataObject) -> None:
         del lines[data.draw(st.integers(0, max(len(lines) - 1, 0))) :][:1]
         path.write_bytes(b"".join(lines))
     elif way == "exchange":
-        path.write_bytes((folder / data.draw(NAMES)).read_bytes())
+        other = folder / data.draw(NAMES)
+        path.write_bytes(other.read_bytes() if other.is_file() else b"")
     elif way == "add":
         (
             folder / data.draw(st.sampled_from([".hidden", "more.onnx", ".x.part", "\n", "\x1b[31m"]))
