@@ -132,19 +132,28 @@ class Model:
 
 def save_model(model: Model, path: Path) -> None:
     """Write `model` to `path` atomically."""
+    about = description_of(model)
+    weights = {key: tensor.contiguous() for key, tensor in model.network.masked_weights().items()}
+    digest = _digest(about, weights)
+    document = {"format": FORMAT, "version": VERSION, "about": about, "weights": weights, "digest": digest}
+    write_atomically(path, lambda stream: torch.save(document, stream))
+
+
+def description_of(model: Model) -> str:
+    """What is told of a model beside its weights; a `CheckpointError` if that could not be read again."""
+    division = model.network.division
     about = json.dumps(
         {
-            "graph": model.network.division.graph.to_json(),
-            "plan": model.network.division.plan.to_json(),
+            "graph": division.graph.to_json(),
+            "plan": division.plan.to_json(),
             "class_names": list(model.class_names),
             "preprocessing": model.preprocessing.to_document(),
             "provenance": dict(model.provenance),
         }
     )
-    weights = {key: tensor.contiguous() for key, tensor in model.network.masked_weights().items()}
-    digest = _digest(about, weights)
-    document = {"format": FORMAT, "version": VERSION, "about": about, "weights": weights, "digest": digest}
-    write_atomically(path, lambda stream: torch.save(document, stream))
+    told = _ABOUT.read(about, "the description")
+    _check_provenance(told.provenance, division.plan.stages)
+    return about
 
 
 def load_model(path: Path | str) -> Model:

@@ -1,7 +1,6 @@
 """What all commands share: errors as one message and an exit code, and the form of common values."""
 
 import errno
-import json
 import signal
 import sys
 import threading
@@ -13,7 +12,8 @@ import click
 
 from s2dnas_deploy import __version__
 from s2dnas_deploy.cli.console import lost_where_nobody_reads, open_closed_streams, readable, say, silence
-from s2dnas_deploy.errors import S2dnasError, in_a_line, shown
+from s2dnas_deploy.errors import S2dnasError, shown
+from s2dnas_deploy.files.strict_json import MisfitError, parse
 
 INTERRUPTED = 130
 DEBUG = "s2dnas_deploy.debug"
@@ -185,6 +185,9 @@ def _is_size(text: str) -> bool:
     return text.isdecimal() and len(text) <= 9 and int(text) > 0
 
 
+_LONGEST_OBJECT = 2**20
+
+
 class JsonObject(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
     """A JSON object, such as `{"num_classes": 10}`."""
 
@@ -195,9 +198,9 @@ class JsonObject(click.ParamType):  # type: ignore[type-arg]  # generic in new r
         if isinstance(value, dict):
             return value
         try:
-            result = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            self.fail(f"{shown(value)} is not JSON: {in_a_line(error)}", param, ctx)
+            result = parse(value, largest_bytes=_LONGEST_OBJECT)
+        except MisfitError as misfit:
+            self.fail(f"{shown(value)} is not JSON that a model can keep: {misfit}", param, ctx)
         if not isinstance(result, dict):
             self.fail(
                 f'{shown(value)} is not a JSON object; expected for example {{"num_classes": 10}}', param, ctx

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from s2dnas_deploy.cli.command import JsonObject, Numbers
 from s2dnas_deploy.errors import in_a_line, shown
+from s2dnas_deploy.files.strict_json import MisfitError, parse
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -114,8 +115,8 @@ def _is_number(setting: Any) -> bool:
 def _is_json(setting: Any) -> bool:
     """Whether a model can keep it in its description."""
     try:
-        json.dumps(setting, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
+        parse(json.dumps(setting), largest_bytes=_LARGEST_BYTES)
+    except (TypeError, ValueError, RecursionError, MisfitError):
         return False
     return True
 

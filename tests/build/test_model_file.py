@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,20 @@ def test_round_trip(model, saved):
     assert loaded.preprocessing == model.preprocessing
     assert loaded.provenance == {"seed": 0}
     assert loaded.network.division.plan == model.network.division.plan
+
+
+@pytest.mark.parametrize(
+    ("provenance", "message"),
+    [
+        ({"cap": float("inf")}, "the description: expected numbers that are finite, got Infinity"),
+        ({"cap": 2**64}, "the description: expected whole numbers of 64 bits"),
+        ({"val_accuracy": [0.5]}, "the provenance: 1 accuracies for 3 exits"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(model, tmp_path, provenance, message):
+    with pytest.raises(CheckpointError, match=message):
+        save_model(replace(model, provenance=provenance), tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_fresh_process_gives_the_same_bits(model, saved, tmp_path):

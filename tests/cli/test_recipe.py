@@ -8,6 +8,7 @@ import torch
 from click.testing import CliRunner
 from small_networks import MODELS
 
+from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.cli import export, inspect, search, train
 
 RECIPE = """
@@ -17,6 +18,11 @@ data = "digits"
 normalize = "data"
 plan = "static"
 epochs = 0
+"""
+LENIENT = """
+
+def lenient(cap):
+    return digits_cnn()
 """
 
 
@@ -102,6 +108,17 @@ def test_a_class_of_networks_of_a_package_may_be_named(folder):
     assert "the data has 10 classes and the network 5 outputs" in one_line(with_recipe(folder), 1)
 
 
+def test_arguments_that_a_model_could_not_keep_are_refused_before_the_training(folder):
+    (folder / "digits_cnn.py").write_text((folder / "digits_cnn.py").read_text() + LENIENT)
+    given = ["--model", f"{folder}/digits_cnn.py:lenient", "--epochs", 1]
+    fits, deep = (f'{{"cap": {"[" * n}{"]" * n}}}' for n in (61, 63))
+    line = one_line(with_recipe(folder, *given, "--model-args", deep), 2)
+    assert "such a model could not be read again: the description: expected at most 64 lists" in line
+    assert not (folder / "m.run/checkpoint.pt").exists()
+    assert with_recipe(folder, *given[:2], "--model-args", fits).exit_code == 0
+    load_model(folder / "m.pt")
+
+
 def test_a_function_that_the_command_line_names_is_called(folder):
     (folder / "r.toml").write_text(
         RECIPE.replace("digits_cnn.py:digits_cnn", "os:system")
@@ -155,6 +172,8 @@ def test_where_results_go_and_what_is_discarded_is_for_the_command_line(folder, 
         ("model_args = [1]", "expected a table of numbers, text and lists"),
         ("model_args = { day = 2020-01-01 }", "expected a table of numbers, text and lists"),
         ("model_args = { x = nan }", "expected a table of numbers, text and lists"),
+        (f"model_args = {{ x = {2**63} }}", "expected a table of numbers, text and lists"),
+        (f"model_args = {{ x = {'[' * 64}{']' * 64} }}", "expected a table of numbers, text and lists"),
         ("[a.b.c]\nd = 1", "has unknown keys 'a'"),
         ('"\\u001b[2J" = 1', "has unknown keys '\\x1b[2J'"),
         (f"{'x' * 100_000} = 1", "has unknown keys 'xxx"),
@@ -220,6 +239,12 @@ NETWORK = ["--model", f"{MODELS}/digits_cnn.py:digits_cnn"]
         ("--input", "1x²x8", "is not of the form"),
         ("--input", f"1x{'9' * 5000}x8", "is not of the form"),
         ("--model-args", "[" * 100_000, "is not JSON"),
+        ("--model-args", '{"cap": Infinity}', "expected numbers that are finite, got Infinity"),
+        ("--model-args", '{"cap": NaN}', "expected numbers that are finite, got NaN"),
+        ("--model-args", '{"cap": 1e400}', "expected numbers that are finite, got '1e400'"),
+        ("--model-args", f'{{"cap": {2**64}}}', "expected whole numbers of 64 bits"),
+        ("--model-args", '{"cap": 1, "cap": 2}', "expected every key once, got 'cap' twice"),
+        ("--model-args", f'{{"cap": {"[" * 64}{"]" * 64}}}', "expected at most 64 lists"),
     ],
 )
 def test_numbers_that_cannot_work_are_told_with_their_range(tmp_path, option, value, message):

@@ -16,7 +16,7 @@ import torch
 
 from s2dnas_deploy import __version__
 from s2dnas_deploy.build.images import ImageSplits, load_images
-from s2dnas_deploy.build.model_file import Model, load_model, save_model
+from s2dnas_deploy.build.model_file import Model, description_of, load_model, save_model
 from s2dnas_deploy.build.network import MultiStageNetwork, as_network, as_static, carry_over
 from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.build.static_source import StaticSource, read_plan, read_source
@@ -234,6 +234,7 @@ def _train_and_save(
         return finished
     if request.restart:
         task.checkpoint.unlink(missing_ok=True)
+    _check_description(task, request)
     before = judge_static()
     name = (
         "training the static network"
@@ -257,6 +258,20 @@ def _train_and_save(
     if advice is not None:
         reporter.say(advice)
     return model
+
+
+def _check_description(task: Task, request: Request) -> None:
+    """Refuse options that no model could keep before anything is trained with them."""
+    model = Model(
+        network=task.network,
+        class_names=task.splits.class_names,
+        preprocessing=task.preprocessing,
+        provenance=_origin(task, request),
+    )
+    try:
+        description_of(model)
+    except CheckpointError as error:
+        raise OptionError(f"{request.out}: such a model could not be read again: {error}") from error
 
 
 def _finished(out: Path, task: Task, identity: str, *, restart: bool) -> Model | None:
@@ -319,10 +334,22 @@ def _provenance(
     splits = task.splits
     test = accuracy(task.network, splits.test, task.preprocessing) if splits.test is not None else None
     return {
+        **_origin(task, request),
+        "run": identity,
+        "static_accuracy": None if static is None else dict(static),
+        "val_accuracy": accuracy(task.network, splits.val, task.preprocessing),
+        "test_accuracy": test,
+        "epochs_trained": len(metrics),
+    }
+
+
+def _origin(task: Task, request: Request) -> dict[str, Any]:
+    """What is known of a model before it is trained."""
+    splits = task.splits
+    return {
         "tool": f"s2dnas_deploy {__version__}",
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "run": identity,
         "network": request.source.model or str(request.source.weights),
         "network_arguments": dict(request.source.model_arguments),
         "weights": None if request.source.weights is None else str(request.source.weights),
@@ -336,10 +363,6 @@ def _provenance(
             "val_fraction": request.val_fraction,
             "limit": request.limit,
         },
-        "static_accuracy": None if static is None else dict(static),
-        "val_accuracy": accuracy(task.network, splits.val, task.preprocessing),
-        "test_accuracy": test,
-        "epochs_trained": len(metrics),
     }
 
 
