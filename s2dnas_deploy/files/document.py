@@ -12,10 +12,10 @@ double key without a word, and either is one more compiled wheel on every board.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum, auto
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -68,6 +68,14 @@ class Form(Generic[Record]):
     odd_text: bool = False
     infinite: bool = False
 
+    @cached_property
+    def _reader(self) -> Callable[[Any], Record]:
+        reader: Callable[[Any], Record] = _record_reader(
+            self.record,  # type: ignore[arg-type]  # it is hashable
+            _How.COMPLETE if self.complete else _How.READ,
+        )
+        return reader
+
     def load(self, path: Path) -> Record:
         """The record in a file; one that is not there, or may not be read, is an `OSError`."""
         try:
@@ -93,10 +101,9 @@ class Form(Generic[Record]):
         try:
             entries = _expect_object(document)
             entries = self.head.taken_off(entries) if self.head is not None else entries
-            own = {key: value for key, value in entries.items() if key not in self.passed_over}
-            how = _How.COMPLETE if self.complete else _How.READ
-            record: Record = _record_reader(self.record, how)(own)  # type: ignore[arg-type]  # it is hashable
-            return record
+            if self.passed_over:
+                entries = {key: value for key, value in entries.items() if key not in self.passed_over}
+            return self._reader(entries)
         except MisfitError as misfit:
             raise self._error(what, misfit) from misfit
 
@@ -140,13 +147,19 @@ def _record_reader(kind: Any, how: _How) -> _Read:
 
     def read(value: Any) -> Any:
         document = _expect_object(value)
-        unknown = {key: each for key, each in document.items() if key not in readers}
-        if unknown and rest is None:
-            raise MisfitError(f"expected no other keys, got {shown(next(iter(unknown)))}")
-        entries = {} if rest is None else {rest: unknown}
+        entries: dict[str, Any] = {}
+        if rest is not None:
+            entries[rest] = {key: each for key, each in document.items() if key not in readers}
+        elif not document.keys() <= readers.keys():
+            unknown = next(key for key in document if key not in readers)
+            raise MisfitError(f"expected no other keys, got {shown(unknown)}")
         for name, own in readers.items():
             if name in document:
-                entries[name] = _within(f".{name}", own, document[name])
+                try:
+                    entries[name] = own(document[name])
+                except MisfitError as misfit:
+                    misfit.under(f".{name}")
+                    raise
             elif name not in optional:
                 raise MisfitError(f'expected "{name}" among the keys, got none')
         try:
@@ -155,14 +168,6 @@ def _record_reader(kind: Any, how: _How) -> _Read:
             raise MisfitError(in_a_line(problem)) from problem
 
     return read
-
-
-def _within(step: str, read: _Read, value: Any) -> Any:
-    try:
-        return read(value)
-    except MisfitError as misfit:
-        misfit.under(step)
-        raise
 
 
 @cache
@@ -190,24 +195,22 @@ def _reader(kind: Any, how: _How) -> _Read:
     read, word = _plain_reader(plain, how), _WORDS.get(own, "a value")
     lengths = [bound for bound in _bounds(kind) if isinstance(bound, Length)]
     bounds = [bound for bound in _bounds(kind) if isinstance(bound, Bound) and bound not in lengths]
-    sized: tuple[type, ...] = {str: (str,), tuple: (list, tuple), Mapping: (Mapping,)}.get(own, ())
+    sized: tuple[type[Sized], ...] = {str: (str,), tuple: (list, tuple), Mapping: (Mapping,)}.get(own, ())
     if sized:
         lengths = lengths or [Length(0, _LONGEST_TEXT if own is str else _LONGEST_LIST)]
+    low = max((each.low for each in lengths), default=0)
+    high = min((each.high for each in lengths), default=0)
 
     def read_bounded(value: Any) -> Any:
-        if isinstance(value, sized):  # of a list that is too long nothing is read
-            _check(value, lengths, word)
+        if isinstance(value, sized) and not low <= len(value) <= high:  # so nothing of it is read
+            raise _misfit(f"{word} {Length(low, high)}", value)
         result = read(value)
-        _check(value, bounds, word)
+        for bound in bounds:
+            if not bound.fits(value):
+                raise _misfit(f"{word} {bound}", value)
         return result
 
     return read_bounded if lengths or bounds else read
-
-
-def _check(value: Any, bounds: list[Any], word: str) -> None:
-    for bound in bounds:
-        if not bound.fits(value):
-            raise _misfit(f"{word} {bound}", value)
 
 
 def _plain_reader(kind: Any, how: _How) -> _Read:
@@ -249,7 +252,7 @@ def _read_text(value: Any) -> str:
 
 
 def _expect_object(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, (dict, Mapping)):  # whether it is a dictionary is told sooner
         raise _misfit("an object", value)
     return value
 
@@ -304,8 +307,15 @@ def _mapping_reader(kinds: tuple[Any, ...], how: _How) -> _Read:
     read_key, read_each = (_reader(kind, how) for kind in kinds)
 
     def read(value: Any) -> dict[str, Any]:
-        entries = _expect_object(value)
-        return {read_key(key): _within(f"[{shown(key)}]", read_each, each) for key, each in entries.items()}
+        entries: dict[str, Any] = {}
+        for key, each in _expect_object(value).items():
+            known = read_key(key)
+            try:
+                entries[known] = read_each(each)
+            except MisfitError as misfit:
+                misfit.under(f"[{shown(key)}]")
+                raise
+        return entries
 
     return read
 

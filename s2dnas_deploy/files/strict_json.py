@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections import Counter
+from functools import cache
 from typing import Any
 
 from s2dnas_deploy.errors import in_a_line, shortened, shown
@@ -40,13 +41,13 @@ def parse(content: bytes | str, *, largest_bytes: int, odd_text: bool = False, i
     `odd_text` takes halves of characters, by which names of files are spelled that are not in UTF-8;
     `infinite` takes the numbers without end.
     """
-    raw = _in_utf8(content)
+    raw, text = _in_utf8(content)
     if len(raw) > largest_bytes:
         raise MisfitError(f"expected at most {largest_bytes:,} bytes, got more")
     left = _brackets_left(raw)
     if left > DEEPEST:  # the parser goes as deep as the brackets do, and might not come back
         raise _too_deep()
-    document = _parsed(raw, infinite=infinite)
+    document = _parsed(raw, text, infinite=infinite)
     if left:
         raise _too_deep()
     if not odd_text:
@@ -54,14 +55,14 @@ def parse(content: bytes | str, *, largest_bytes: int, odd_text: bool = False, i
     return document
 
 
-def _in_utf8(content: bytes | str) -> bytes:
+def _in_utf8(content: bytes | str) -> tuple[bytes, str]:
+    """The same as bytes and as text."""
     try:
         if isinstance(content, str):
-            return content.encode()
-        content.decode()
+            return content.encode(), content
+        return content, content.decode()
     except UnicodeError as problem:
         raise MisfitError(f"expected text in UTF-8, got other bytes ({problem.reason})") from problem  # type: ignore[attr-defined]
-    return content
 
 
 def _too_deep() -> MisfitError:
@@ -86,22 +87,38 @@ def _brackets_left(raw: bytes) -> int:
     return brackets.count(b"(")
 
 
-def _parsed(raw: bytes, *, infinite: bool) -> Any:
+# What a number that is too large has, with 0 for all digits: 19 in a row, or an exponent of three that is not
+# below 0. Where nothing is such, the parser takes numbers in its own way: a call for each takes long.
+_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
+_LARGE_EXPONENT = re.compile(rb"e(?<=0e)\+?000")  # begins with what is rare, so that the search is quick
+
+
+def _may_overflow(raw: bytes) -> bool:
+    shape = raw.translate(_ALIKE)
+    return b"0" * 19 in shape or _LARGE_EXPONENT.search(shape) is not None
+
+
+def _parsed(raw: bytes, text: str, *, infinite: bool) -> Any:
+    decoder = _decoder(infinite=infinite, numbers_may_overflow=_may_overflow(raw))
+    try:
+        return decoder.decode(text)
+    except ValueError as problem:
+        raise MisfitError(f"expected JSON, got what is none: {in_a_line(problem)}") from problem
+
+
+@cache
+def _decoder(*, infinite: bool, numbers_may_overflow: bool) -> json.JSONDecoder:
     def constant(name: str) -> float:
         if infinite and name != "NaN":
             return float(name)
         raise MisfitError(f"expected numbers that are finite, got {name}")
 
-    try:
-        return json.loads(
-            raw.decode(),
-            object_pairs_hook=_object,
-            parse_constant=constant,
-            parse_int=_whole,
-            parse_float=_number,
-        )
-    except ValueError as problem:
-        raise MisfitError(f"expected JSON, got what is none: {in_a_line(problem)}") from problem
+    return json.JSONDecoder(
+        object_pairs_hook=_object,
+        parse_constant=constant,
+        parse_int=_whole if numbers_may_overflow else None,
+        parse_float=_number if numbers_may_overflow else None,
+    )
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

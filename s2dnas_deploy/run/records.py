@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Literal
 
 from s2dnas_deploy.bundle.pixels import SUFFIXES
@@ -116,12 +117,19 @@ class _Line:
     confidence: float | None = None
     exit: Count | None = None
     truth: str | None = None
-    probabilities: tuple[float | None, ...] | None = None
+    probabilities: Any = None
     error: Annotated[str, Length(0, 2**20)] | None = None
 
     def __post_init__(self) -> None:
+        # They are told to nobody, so they are not read one by one.
+        if self.probabilities is not None and not _are_numbers(self.probabilities):
+            raise RecordError("expected probabilities that are a list of numbers, got what is none")
         if self.error is None and None in (self.label, self.index, self.exit):
             raise RecordError("expected an answer (label, index, exit) or an error, got neither")
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, list) and {float, int, NoneType}.issuperset(map(type, values))
 
 
 # The name of a file may be in any encoding.

@@ -157,6 +157,36 @@ def test_what_json_leaves_open_is_refused(text, message):
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize(
+    ("number", "fits"),
+    [
+        (str(2**63 - 1), True),
+        (str(10**18), True),
+        (str(10**19), False),
+        ("9" * 19, False),
+        ("2" * 309 + ".0", False),
+        ("1e99", True),
+        ("1" * 18 + ".5E+99", True),
+        ("1.0e308", True),
+        ("1.0e309", False),
+        ("1E309", False),
+        ("1e+309", False),
+        ("1E+0309", False),
+        ("0." + "0" * 400, False),
+        ("1e-400", True),
+        ("1e-" + "0" * 400, False),
+    ],
+)
+def test_a_number_is_as_large_as_it_may_be_or_refused(number, fits, sign):
+    text = with_plain(f"[{sign}{number}]")
+    if fits:
+        assert read(text).plain == json.loads(f"[{sign}{number}]")
+    else:
+        with pytest.raises(BundleError, match=r"expected (whole )?numbers"):
+            read(text)
+
+
 @pytest.mark.parametrize(
     "text",
     [
