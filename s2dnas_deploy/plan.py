@@ -174,7 +174,7 @@ class _Document:
 _FORM = Form(
     record=_Document,
     error=PlanError,
-    head=Head(format=FORMAT, version=VERSION, writer="s2dnas-inspect --plan"),
+    head=Head(format=FORMAT, version=VERSION, writer="s2dnas-inspect --write-plan"),
 )
 
 

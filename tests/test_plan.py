@@ -181,7 +181,7 @@ def plan_document(**changes):
     ("document", "message"),
     [
         ("[]", "expected an object"),
-        ("{}", 'expected "s2dnas-plan", as s2dnas-inspect --plan writes it, got none'),
+        ("{}", 'expected "s2dnas-plan", as s2dnas-inspect --write-plan writes it, got none'),
         ("{", "expected JSON"),
         ("[" * 100_000, "at most 64 lists and objects within each other"),
         (plan_document(version=9), "version: expected 1, which this release reads, got 9"),
