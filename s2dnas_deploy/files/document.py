@@ -83,7 +83,7 @@ class Form(Generic[Record]):
         except (FileNotFoundError, PermissionError):
             raise
         except OSError as problem:  # a pipe, a folder, or too large for such a document
-            raise self.error(f"{shown(str(path))} {problem.strerror}") from problem
+            raise self._error(str(path), MisfitError(str(problem.strerror))) from problem
         return self.read(content, str(path))
 
     def read(self, content: bytes | str, what: str) -> Record:

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 _KINDS = (
-    (stat.S_ISDIR, errno.EISDIR, "is a folder, expected a file"),
+    (stat.S_ISDIR, errno.EISDIR, "expected a file, got a folder"),
     (
         stat.S_ISFIFO,
         errno.ESPIPE,
-        "is a pipe, expected a file; of what a shell's <(…) gives, make a file first, and name that",
+        "expected a file, got a pipe; of what a shell's <(…) gives, make a file first, and name that",
     ),
-    (stat.S_ISSOCK, errno.ESPIPE, "is a socket, expected a file"),
-    (stat.S_ISCHR, errno.ENODEV, "is a device, expected a file"),
-    (stat.S_ISBLK, errno.ENODEV, "is a device, expected a file"),
+    (stat.S_ISSOCK, errno.ESPIPE, "expected a file, got a socket"),
+    (stat.S_ISCHR, errno.ENODEV, "expected a file, got a device"),
+    (stat.S_ISBLK, errno.ENODEV, "expected a file, got a device"),
 )
 
 
@@ -42,7 +42,7 @@ def read_file(path: Path | str, largest_bytes: int, *, follow_links: bool = True
     with open_file(path, follow_links=follow_links) as file:
         size = os.fstat(file.fileno()).st_size
         if size > largest_bytes:
-            reason = f"has {size:,} bytes, expected at most {largest_bytes:,}"
+            reason = f"expected at most {largest_bytes:,} bytes, got {size:,}"
             raise OSError(errno.EOVERFLOW, reason, str(path))
         try:
             content = file.read(size + 1)
@@ -58,4 +58,4 @@ def _check_plain(path: Path | str, found: os.stat_result) -> None:
         if is_kind(found.st_mode):
             raise OSError(number, reason, str(path))
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.ELOOP, "is a link, or no plain file; expected a file", str(path))
+        raise OSError(errno.ELOOP, "expected a file, got a link, or what is no plain file", str(path))

@@ -260,7 +260,7 @@ def test_what_a_killed_calibration_left_half_written_is_no_file_of_the_bundle(fo
 def test_a_pipe_in_a_bundle_is_not_waited_for(folder):
     (folder / "stage_1.onnx").unlink()
     os.mkfifo(folder / "stage_1.onnx")
-    refused(folder, r"stage_1\.onnx: is a pipe")
+    refused(folder, r"stage_1\.onnx: expected a file, got a pipe")
 
 
 def test_a_truncated_graph_is_found(folder):

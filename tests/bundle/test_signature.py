@@ -235,7 +235,7 @@ def test_a_signature_that_names_no_key_is_refused_and_prints_nothing(folder, key
 def test_a_signature_elsewhere_is_none(folder, keys, tmp_path):
     shutil.move(folder / SIGNATURE, tmp_path / "elsewhere")
     (folder / SIGNATURE).symlink_to(tmp_path / "elsewhere")
-    refused(folder, keys[1], "bundle.sig: is a link, or no plain file")
+    refused(folder, keys[1], "bundle.sig: expected a file, got a link, or what is no plain file")
     (folder / SIGNATURE).unlink()
     os.mkfifo(folder / SIGNATURE)
     refused(folder, keys[1], "it is not signed")

@@ -121,7 +121,7 @@ def test_good_images_are_classified_and_bad_ones_reported(bundle, tmp_path):
             assert "label" in lines[f"{i}/{name}"], lines[f"{i}/{name}"]
         for name in odd_images.bad():
             assert lines[f"{i}/{name}"].keys() == {"file", "error"}
-    assert lines["pipe.jpg"]["error"].startswith("is a pipe, expected a file")
+    assert lines["pipe.jpg"]["error"].startswith("expected a file, got a pipe")
     assert lines["0/empty.jpg"]["error"] == "the file is empty"
     assert f"{3 * len(odd_images.bad()) + 1} failed" in result.stderr
     assert "files that are no images, passed over: 2" in result.stderr

@@ -143,12 +143,12 @@ def test_a_pipe_is_not_waited_for(here, tmp_path):
     os.mkfifo(tmp_path / "plan.json")
     result = CliRunner().invoke(inspect, [str(tmp_path / "plan.json")])
     assert result.exit_code == 2
-    assert "plan.json: is a pipe, expected a file" in result.stderr
+    assert "plan.json: expected a file, got a pipe" in result.stderr
     os.mkfifo(tmp_path / ".out.csv.run.json")
     words = ["--bundle", here / "bundle", here / "images.npz", "--out", tmp_path / "out.csv", "--resume"]
     result = CliRunner().invoke(run, [str(word) for word in words])
     assert result.exit_code == 3
-    assert ".out.csv.run.json' is a pipe" in result.stderr
+    assert ".out.csv.run.json: expected a file, got a pipe" in result.stderr
 
 
 def test_a_list_that_is_no_list_of_names_is_told(here):

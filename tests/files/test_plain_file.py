@@ -28,11 +28,11 @@ def test_what_is_no_plain_file_is_refused_and_not_waited_for(tmp_path):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket")
         for path, reason in (
-            ("pipe", "is a pipe, expected a file; of what a shell's"),
-            ("link", "is a pipe"),
-            ("socket", "is a socket, expected a file"),
-            ("/dev/zero", "is a device, expected a file"),
-            (tmp_path, "is a folder, expected a file"),
+            ("pipe", "expected a file, got a pipe; of what a shell's"),
+            ("link", "got a pipe"),
+            ("socket", "expected a file, got a socket"),
+            ("/dev/zero", "expected a file, got a device"),
+            (tmp_path, "expected a file, got a folder"),
         ):
             with pytest.raises(OSError, match=reason) as caught:
                 read_file(path, 100)
@@ -46,7 +46,7 @@ def test_a_pipe_that_takes_the_name_after_the_first_look_is_refused(tmp_path, mo
     plain = os.stat("file")
     os.mkfifo("pipe")
     monkeypatch.setattr("s2dnas_deploy.files.plain_file.os.stat", lambda path, follow_symlinks: plain)
-    with pytest.raises(OSError, match="is a pipe"):
+    with pytest.raises(OSError, match="got a pipe"):
         open_file("pipe")
 
 
@@ -54,14 +54,14 @@ def test_a_link_is_refused_where_it_could_lead_elsewhere(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "link").symlink_to("file")
     assert read_file("file", 1, follow_links=False) == b"x"
-    with pytest.raises(OSError, match="is a link"):
+    with pytest.raises(OSError, match="got a link"):
         read_file("link", 1, follow_links=False)
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path):
     with (tmp_path / "file").open("wb") as file:
         file.truncate(2**40)
-    with pytest.raises(OSError, match=r"has 1,099,511,627,776 bytes, expected at most 10"):
+    with pytest.raises(OSError, match=r"expected at most 10 bytes, got 1,099,511,627,776"):
         read_file("file", 10)
 
 

@@ -358,13 +358,13 @@ def test_files_larger_than_any_picture_are_not_read(tmp_path):
 
 def test_images_that_are_no_files_keep_nobody_waiting(tmp_path):
     reasons = {
-        "pipe": "is a pipe",
-        "socket": "is a socket",
-        "zeros": "is a device",
+        "pipe": "got a pipe",
+        "socket": "got a socket",
+        "zeros": "got a device",
         "circle": "Too many levels of symbolic links",
         "nowhere": "no such file",
-        "to a pipe": "is a pipe",
-        "folder": "is a folder",
+        "to a pipe": "got a pipe",
+        "folder": "got a folder",
     }
     places = hostile_files.no_files(tmp_path / "places")
     assert set(places) == set(reasons)

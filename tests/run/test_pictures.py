@@ -57,7 +57,7 @@ def test_reasons_tell_what_to_do(tmp_path):
             COLOUR.one(paths[name])
     with pytest.raises(DataError, match="no such file"):
         COLOUR.one(tmp_path / "nowhere.jpg")
-    with pytest.raises(DataError, match="is a folder, expected a file"):
+    with pytest.raises(DataError, match="expected a file, got a folder"):
         COLOUR.one(tmp_path)
 
 
