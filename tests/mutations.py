@@ -7,8 +7,9 @@ whether a message is one that a person can read.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from s2dnas_deploy.errors import S2dnasError
@@ -56,11 +57,15 @@ ADDED_KEYS: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Mutation:
-    """A damaged document: where, by what, and its text."""
+    """A damaged document: where, by what, and its text, which is made only for who wants it."""
 
     path: Path
     kind: str
-    text: str
+    write: Callable[[], str]
+
+    @property
+    def text(self) -> str:
+        return self.write()
 
     def __str__(self) -> str:
         return f"{''.join(f'[{step!r}]' for step in self.path) or 'the whole'}: {self.kind}"
@@ -94,7 +99,7 @@ def paths_in(document: Any, *, items: int = 2) -> Iterator[Path]:
 def replaced(document: Any, path: Path) -> Iterator[Mutation]:
     """The value there, replaced by others."""
     for kind, text in REPLACEMENTS.items():
-        yield Mutation(path=path, kind=kind, text=_spliced(put(document, path, _MARK), text))
+        yield Mutation(path=path, kind=kind, write=partial(_with, document, path, _MARK, text))
 
 
 def with_other_keys(document: Any, path: Path) -> Iterator[Mutation]:
@@ -102,14 +107,13 @@ def with_other_keys(document: Any, path: Path) -> Iterator[Mutation]:
     own = at(document, path)
     for key in own:
         left = {other: value for other, value in own.items() if other != key}
-        yield Mutation(path=(*path, key), kind="missing", text=json.dumps(put(document, path, left)))
+        yield Mutation(path=(*path, key), kind="missing", write=partial(_with, document, path, left))
     for kind, key in ADDED_KEYS.items():
-        text = _spliced(put(document, path, {**own, _MARK: 1}), key)
-        yield Mutation(path=path, kind=kind, text=text)
+        yield Mutation(path=path, kind=kind, write=partial(_with, document, path, {**own, _MARK: 1}, key))
     if own:
         first = next(iter(own))
-        text = _spliced(put(document, path, {**own, _MARK: own[first]}), json.dumps(first))
-        yield Mutation(path=path, kind="double key", text=text)
+        twice = partial(_with, document, path, {**own, _MARK: own[first]}, json.dumps(first))
+        yield Mutation(path=path, kind="double key", write=twice)
 
 
 def with_other_items(document: Any, path: Path) -> Iterator[Mutation]:
@@ -118,7 +122,7 @@ def with_other_items(document: Any, path: Path) -> Iterator[Mutation]:
     variants = {"shorter": own[:-1], "longer": [*own, *own[-1:]], "backwards": own[::-1]}
     for kind, value in variants.items():
         if value != own:
-            yield Mutation(path=path, kind=kind, text=json.dumps(put(document, path, value)))
+            yield Mutation(path=path, kind=kind, write=partial(_with, document, path, value))
 
 
 def at(document: Any, path: Path) -> Any:
@@ -144,5 +148,6 @@ def told_well(error: S2dnasError) -> bool:
     return len(message) < 1000 and "\n" not in message and "\x1b" not in message
 
 
-def _spliced(document: Any, text: str) -> str:
-    return json.dumps(document).replace(json.dumps(_MARK), text, 1)
+def _with(document: Any, path: Path, value: Any, marked: str = "") -> str:
+    """The text of the document with another value there, and in that the mark replaced by a text."""
+    return json.dumps(put(document, path, value)).replace(json.dumps(_MARK), marked, 1)

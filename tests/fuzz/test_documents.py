@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from forged import copy_of, resum
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up_report import made_up_report
-from mutations import at, paths_in, put, replaced, with_other_items, with_other_keys
+from mutations import Path as Place
+from mutations import at, put, replaced, with_other_items, with_other_keys
 from sandbox import run as sandboxed
 
 from s2dnas_deploy.cli import bench, run
@@ -21,22 +23,31 @@ def damaged(draw: st.DrawFn, text: str) -> str:
     """A document with a change of values that JSON has, then one of text, or some bytes changed."""
     document = json.loads(text)
     for _ in range(draw(st.integers(0, 2))):
-        paths = list(paths_in(document, items=6))
-        path = draw(st.sampled_from(paths[1:]))
+        path = draw(places(document, least=1))
         document = put(document, path, draw(_VALUES))
     if draw(st.booleans()):
-        paths = list(paths_in(document, items=6))
-        path = draw(st.sampled_from(paths))
-        variants = list(replaced(document, path))
+        path = draw(places(document))
         value = at(document, path)
-        if isinstance(value, dict):
-            variants += with_other_keys(document, path)
-        if isinstance(value, list):
-            variants += with_other_items(document, path)
+        damages = [replaced]
+        damages += [with_other_keys] if isinstance(value, dict) else []
+        damages += [with_other_items] if isinstance(value, list) and value else []
+        variants = list(draw(st.sampled_from(damages))(document, path))
         return draw(st.sampled_from(variants)).text
     text = json.dumps(document)
     place, dropped = draw(st.integers(0, len(text))), draw(st.integers(0, 4))
     return text[:place] + draw(st.text(max_size=6)) + text[place + dropped :]
+
+
+@st.composite
+def places(draw: st.DrawFn, document: Any, least: int = 0) -> Place:
+    """Where a value is, some steps in: only what is on the way there is looked at."""
+    path: Place = ()
+    value = document
+    while isinstance(value, dict | list) and value and (len(path) < least or draw(st.integers(0, 3))):
+        steps = list(value) if isinstance(value, dict) else range(len(value))
+        path = (*path, draw(st.sampled_from(steps)))
+        value = value[path[-1]]
+    return path
 
 
 _VALUES = st.recursive(
@@ -61,7 +72,7 @@ def test_damaged_manifests_are_refused_or_answer(bundle, data):
 
 @given(st.data())
 def test_damaged_measurements_are_refused_or_compared(bundle, data):
-    report = made_up_report().to_json()
+    report = made_up_report(processes=2, blocks=3).to_json()
     before, after = bundle.with_name("before.json"), bundle.with_name("after.json")
     written(before, report)
     written(after, data.draw(damaged(report)))
