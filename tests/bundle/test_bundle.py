@@ -510,10 +510,11 @@ def test_two_folders_change_places_in_one_step_where_the_system_can(tmp_path):
 
 
 def test_a_bundle_that_is_not_there_is_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("s2dnas_deploy.bundle.bundle._LONGEST_REPLACING", 60)
     begun = time.monotonic()
     with pytest.raises(BundleError, match="there is no such folder"):
         load_bundle(tmp_path / "out")
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 30
     monkeypatch.setattr("s2dnas_deploy.bundle.bundle._LONGEST_REPLACING", 0.1)
     (tmp_path / ".out.abcdefgh.part").mkdir()  # of an export that was killed: it may be one that still runs
     with pytest.raises(BundleError, match="there is no such folder"):

@@ -149,12 +149,12 @@ TOO_DEEP = "expected at most 64 lists and objects within each other"
     ],
 )
 def test_what_json_leaves_open_is_refused(text, message):
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(BundleError, match="the whole: ") as refused:
         FORM.read(text, "the whole")
     assert message in str(refused.value)
     assert told_well(refused.value)
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 @pytest.mark.parametrize("sign", ["", "-"])

@@ -37,19 +37,19 @@ read = {"images": lambda path: planes_in(path, wanted), "archives": arrays_in}[s
 peak = lambda: peak_bytes() // 2**20
 told = {}
 for name in sorted(os.listdir(sys.argv[1])):
-    before, begun = peak(), time.monotonic()
+    before, begun = peak(), time.process_time()
     try:
         read(os.path.join(sys.argv[1], name))
         reason = None
     except Exception as problem:
         reason = f"{type(problem).__name__}: {problem}"
-    told[name] = (reason, peak() - before, time.monotonic() - begun)
+    told[name] = (reason, peak() - before, time.process_time() - begun)
 print(json.dumps(told))
 """
 
 
 def read_in_a_child(folder, files, kind):
-    """What a process of its own says of each file: why not, megabytes it grew by, seconds."""
+    """What a process of its own says of each file: why not, megabytes it grew by, seconds of work."""
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content)
