@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sized
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import Enum, auto
 from functools import cache, cached_property
+from numbers import Real
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -353,4 +354,7 @@ def _described(value: object) -> str:
         return f"{'an object' if isinstance(value, Mapping) else 'a list'} of {len(value):,}"
     if isinstance(value, str) and len(value) > _LONGEST_TEXT:
         return f"text of {len(value):,} characters"
+    if isinstance(value, Real) and not isinstance(value, (int, float)):  # NumPy's, of a record made in code
+        own = f"{type(value).__name__}({shortened(str(value), 40)})"
+        return f"{own}, which JSON cannot hold; int(…) or float(…) makes one that it can"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else shown(value)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 from mutations import told_well
 
@@ -269,6 +270,16 @@ def test_infinite_numbers_and_odd_text_only_where_they_are_expected():
         ({"size": 0}, "Part.size: expected a whole number from 1 to 1,048,576, got 0"),
         ({"size": "1"}, "Part.size: expected a whole number, got '1'"),
         ({"size": 1, "share": float("nan")}, "Part.share: expected a number that is finite, got nan"),
+        (
+            {"size": np.int64(1)},
+            "Part.size: expected a whole number, got int64(1), which JSON cannot hold; int(…) or float(…) "
+            "makes one that it can",
+        ),
+        (
+            {"size": 1, "share": np.float32(0.5)},
+            "Part.share: expected a number, got float32(0.5), which JSON cannot hold; int(…) or float(…) "
+            "makes one that it can",
+        ),
         ({"size": 1, "speed": float("inf")}, "Part.speed: expected a number that is finite, got inf"),
     ],
 )
