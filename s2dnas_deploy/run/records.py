@@ -123,7 +123,7 @@ class _Line:
     def __post_init__(self) -> None:
         # They are told to nobody, so they are not read one by one.
         if self.probabilities is not None and not _are_numbers(self.probabilities):
-            raise RecordError("expected probabilities that are a list of numbers, got what is none")
+            raise RecordError("probabilities: expected a list of numbers, got what is none")
         if self.error is None and None in (self.label, self.index, self.exit):
             raise RecordError("expected an answer (label, index, exit) or an error, got neither")
 

@@ -19,7 +19,7 @@ def test_probabilities_are_passed_over(listed):
 @pytest.mark.parametrize("odd", [0.5, "0.5 0.5", {}, ["0.5"], [True], [[0.5]], [{}]])
 def test_what_is_no_list_of_numbers_is_refused(odd):
     line = json.dumps(ANSWER | {"probabilities": odd}).encode()
-    with pytest.raises(RecordError, match="record 1: expected probabilities that are a list of numbers"):
+    with pytest.raises(RecordError, match="record 1: probabilities: expected a list of numbers"):
         record_in(line, "jsonl", "record 1")
 
 
