@@ -14,7 +14,7 @@ from s2dnas_deploy.cli.command import Command, Counts, GuardedGroup
 from s2dnas_deploy.cli.console import Console, print_result
 from s2dnas_deploy.errors import BundleError, DataError
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
-from s2dnas_deploy.run.limits import MOST_BATCH, MOST_THREADS
+from s2dnas_deploy.run.limits import MOST_BATCH, MOST_PROCESSES, MOST_THREADS
 
 if TYPE_CHECKING:
     from s2dnas_deploy.run.bench.report import Report
@@ -107,7 +107,7 @@ _NOISE = click.option("--noise", is_flag=True, help="Accept images that look lik
 )
 @click.option(
     "--processes",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_PROCESSES),
     default=5,
     show_default=True,
     help="Fresh processes that share them.",

@@ -13,6 +13,8 @@ from s2dnas_deploy.errors import OptionError, shown
 MOST_THREADS = max(256, os.cpu_count() or 1)  # every stage has so many: more take memory, and time to end
 MOST_BATCH = 65_536
 MOST_WORKERS = 256
+MOST_PROCESSES = 1_000
+LEAST_SECONDS, MOST_SECONDS = 1e-3, 24 * 3600
 
 
 def whole_number(value: object, what: str, least: int, most: int) -> int:
@@ -23,15 +25,16 @@ def whole_number(value: object, what: str, least: int, most: int) -> int:
     return plain
 
 
-def finite_number(value: object, what: str, least: float = -math.inf) -> float:
-    """A number that is neither infinite nor none, or an `OptionError`."""
+def finite_number(value: object, what: str, least: float = -math.inf, most: float = math.inf) -> float:
+    """A number that is neither infinite nor none, within bounds, or an `OptionError`."""
     plain = _plain(value)
     try:
         number = float(plain) if isinstance(plain, Real) else math.nan
     except OverflowError:  # a whole number of hundreds of digits
         number = math.inf
-    if not math.isfinite(number) or number < least:
+    if not math.isfinite(number) or not least <= number <= most:
         bound = "" if least == -math.inf else f" of {least:g} or more"
+        bound = bound if most == math.inf else f" from {least:,} to {most:,}"
         raise OptionError(f"expected a finite number{bound} as {what}, got {shown(value)}")
     return number
 

@@ -27,8 +27,10 @@ from s2dnas_deploy.build.model_file import save_model
 from s2dnas_deploy.bundle.bundle import load_bundle, static_beside
 from s2dnas_deploy.cli import bench, export, run
 from s2dnas_deploy.cli import main as group
+from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.run.bench.crew import Crew
-from s2dnas_deploy.run.bench.measure import exported_with
+from s2dnas_deploy.run.bench.loadgen import Load
+from s2dnas_deploy.run.bench.measure import MeasureRequest, exported_with
 from s2dnas_deploy.run.bench.report import Report
 from s2dnas_deploy.run.bench.subjects import YARDSTICKS
 from s2dnas_deploy.run.chain import StageSession, run_chain
@@ -300,6 +302,42 @@ def test_loads_have_bounds(bundle, images, option, value):
     result = command(group, "bench", "load", bundle, "--data", images, option, value)
     assert result.exit_code == 2
     assert "is not in the range 1<=x<=" in result.stderr
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e300"])
+@pytest.mark.parametrize("words", [[], ["load"]])
+def test_a_time_without_end_is_no_time(bundle, images, words, value):
+    result = command(group, "bench", *words, bundle, "--data", images, "--seconds", value)
+    assert result.exit_code == 2, result.output
+    assert "expected a finite number from 0.001 to 86,400 as --seconds" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "option"),
+    [
+        ({"seconds": -1}, "--seconds"),
+        ({"processes": 10**9}, "--processes"),
+        ({"threads": (1, 2**30)}, "--threads"),
+        ({"batches": (0,)}, "--batch"),
+    ],
+)
+def test_a_measurement_that_cannot_work_is_refused_from_python_too(wrong, option):
+    with pytest.raises(OptionError, match=f"as {option}, got"):
+        MeasureRequest(bundle=Path("bundle"), places=("images",), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "option"),
+    [
+        ({"seconds": float("nan")}, "--seconds"),
+        ({"batch": 2**20}, "--batch"),
+        ({"queries_per_second": 0}, "--queries-per-second"),
+        ({"within_ms": float("inf")}, "--within-ms"),
+    ],
+)
+def test_a_load_that_cannot_work_is_refused_from_python_too(wrong, option):
+    with pytest.raises(OptionError, match=f"as {option}, got"):
+        Load(scenario="Server", **wrong)
 
 
 def test_a_folder_that_is_no_bundle_is_told(tmp_path, images):

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from s2dnas_deploy.errors import RecordError
 from s2dnas_deploy.files.bounds import Between
 from s2dnas_deploy.files.document import Form
+from s2dnas_deploy.run.limits import MOST_BATCH, MOST_THREADS
 
 Rows = npt.NDArray[np.intp]
 _BLOCK_IMAGES, _FEWEST_BATCHES = 16, 4
@@ -35,8 +36,8 @@ class Job:
     """By channel, of the images as the network was trained on them; and the standard deviation."""
     std: tuple[float, ...]
     provider: str
-    threads: Annotated[int, Between(1, 2**20)] | None
-    batch: Annotated[int, Between(1, 2**20)]
+    threads: Annotated[int, Between(1, MOST_THREADS)] | None
+    batch: Annotated[int, Between(1, MOST_BATCH)]
     trust: str | None = None
     """The public key by whose owner the bundle must be signed."""
     seconds: float = 0.0

@@ -26,6 +26,7 @@ from s2dnas_deploy.errors import DataError, S2dnasError
 from s2dnas_deploy.run.bench.answers import image_bytes, pixels_of, refuse_noise
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import evenly, find_items
+from s2dnas_deploy.run.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, finite_number, whole_number
 from s2dnas_deploy.run.stages import Array
 
 _SUMMARY, _DETAIL = "mlperf_log_summary.txt", "mlperf_log_detail.txt"
@@ -38,6 +39,7 @@ _RESULTS = {
 # For a percentile to be believed, by LoadGen's rule of early stopping.
 _FEWEST_QUERIES = {"SingleStream": 64, "MultiStream": 662, "Offline": 1, "Server": 662}
 _PILOT = 20  # batches
+_QUERIES_PER_SECOND, _WITHIN_MS = (1e-3, 10**6), (1e-3, 10**6)
 _MORE = 2.0  # queries than by the time that a few have taken
 _MOST_BYTES = 2**26  # of images in memory
 _MEAN = r"Mean latency \(ns\)\s*:\s*([\d.]+)"
@@ -53,6 +55,18 @@ class Load:
     queries_per_second: float = 100.0
     """Of Server; how many samples Offline asks for is found out by answering some."""
     within_ms: float = 15.0
+
+    def __post_init__(self) -> None:
+        checked = {
+            "seconds": finite_number(self.seconds, "--seconds", LEAST_SECONDS, MOST_SECONDS),
+            "batch": whole_number(self.batch, "--batch", 1, MOST_BATCH),
+            "queries_per_second": finite_number(
+                self.queries_per_second, "--queries-per-second", *_QUERIES_PER_SECOND
+            ),
+            "within_ms": finite_number(self.within_ms, "--within-ms", *_WITHIN_MS),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, kw_only=True)

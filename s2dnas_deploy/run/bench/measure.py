@@ -40,6 +40,15 @@ from s2dnas_deploy.run.calibrate import Against, Point, choose_for_budget
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.environment import look_around
 from s2dnas_deploy.run.inputs import Item, find_items
+from s2dnas_deploy.run.limits import (
+    LEAST_SECONDS,
+    MOST_BATCH,
+    MOST_PROCESSES,
+    MOST_SECONDS,
+    MOST_THREADS,
+    finite_number,
+    whole_number,
+)
 from s2dnas_deploy.run.providers import choose_provider, is_choice, usable_cores
 from s2dnas_deploy.run.scores import ExitScores
 from s2dnas_deploy.run.stages import Array
@@ -65,6 +74,16 @@ class MeasureRequest:
     noise: bool = False
     trust: Path | None = None
     """The public key by whose owner the bundle must be signed."""
+
+    def __post_init__(self) -> None:
+        checked = {
+            "threads": tuple(whole_number(each, "--threads", 1, MOST_THREADS) for each in self.threads),
+            "batches": tuple(whole_number(each, "--batch", 1, MOST_BATCH) for each in self.batches),
+            "processes": whole_number(self.processes, "--processes", 1, MOST_PROCESSES),
+            "seconds": finite_number(self.seconds, "--seconds", LEAST_SECONDS, MOST_SECONDS),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from s2dnas_deploy.run.bench.job import batches_of
 from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC, YARDSTICKS, exit_name
 from s2dnas_deploy.run.calibrate import Point
 from s2dnas_deploy.run.environment import Environment
+from s2dnas_deploy.run.limits import MOST_BATCH
 from s2dnas_deploy.run.providers import PROVIDERS
 from s2dnas_deploy.run.timing import Milliseconds
 
@@ -115,8 +116,8 @@ class Setting:
     """What a bundle is run with."""
 
     provider: Name
-    threads: Annotated[int, Between(1, 2**20)]
-    batch: Annotated[int, Between(1, 2**20)]
+    threads: Annotated[int, Between(1, 2**20)]  # `limits` has this machine's, and a report may be another's
+    batch: Annotated[int, Between(1, MOST_BATCH)]
 
     @property
     def in_words(self) -> str:
