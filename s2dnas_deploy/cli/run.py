@@ -105,11 +105,11 @@ def _request(options: dict[str, Any]) -> "RunRequest":
 class _Stop:
     """The first Ctrl-C (or `kill`) asks to stop after the current line; a second one stops at once.
 
-    So does the first before anyone has looked whether to stop: while the bundle is read and images are found.
+    So does the first before `begin`: while the bundle is read and images are found.
     """
 
     def __enter__(self) -> "_Stop":
-        self._asked, self._looked_at = False, False
+        self._asked, self._begun = False, False
         self._before = {
             number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)
         }
@@ -119,11 +119,13 @@ class _Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def begin(self) -> None:
+        self._begun = True
+
     def __call__(self) -> bool:
-        self._looked_at = True
         return self._asked
 
     def _ask(self, number: int, frame: object) -> None:
-        if self._asked or not self._looked_at:
+        if self._asked or not self._begun:
             raise KeyboardInterrupt
         self._asked = True

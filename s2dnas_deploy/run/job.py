@@ -5,11 +5,11 @@ Place in the flow: `RunRequest` ──▶ items ──bulk──▶ records ─�
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from s2dnas_deploy.bundle.bundle import load_bundle
 from s2dnas_deploy.errors import OptionError, RecordError, shown
@@ -43,6 +43,30 @@ class RunRequest:
     """The public key by whose owner the bundle must be signed."""
 
 
+class Stop(Protocol):
+    """Who may ask a run to stop."""
+
+    def begin(self) -> None:
+        """From here on the run looks, between two images, whether it is asked."""
+
+    def __call__(self) -> bool:
+        """Whether it is."""
+        ...
+
+
+class _Never:
+    """Nobody asks."""
+
+    def begin(self) -> None:
+        pass
+
+    def __call__(self) -> bool:
+        return False
+
+
+_NEVER = _Never()
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExitTally:
     """How many images left at an exit, how many of them have a known class, how many of those are right."""
@@ -71,9 +95,7 @@ class Summary:
         return sum(tally.images for tally in self.exits)
 
 
-def run_job(
-    request: RunRequest, stream: BinaryIO, reporter: Reporter, stop: Callable[[], bool] = lambda: False
-) -> Summary:
+def run_job(request: RunRequest, stream: BinaryIO, reporter: Reporter, stop: Stop = _NEVER) -> Summary:
     """Classify all images of the request; what is written goes to `stream` if there is no `out`."""
     form = format_of(request.out, request.form)
     if request.resume and request.out is None:
@@ -95,16 +117,18 @@ def run_job(
                 f"features pass through the host between stages: for {cascade.provider}, export with --gather"
             )
         if request.out is None:
-            with naming("stdout"):
-                stream.write(header_of(form))
-                return _answer(bulk, items.images, _Sink(file=stream, form=form), _Watch(reporter, stop))
+            sink = _Sink(file=stream, form=form, name="stdout")
+            sink.write(header_of(form))
+            return _answer(bulk, items.images, sink, _Watch(reporter, stop))
         run = _identity(request, cascade) | {"format": form}
-        with naming(request.out), Output(request.out, form, run, resume=request.resume) as output:
+        with Output(request.out, form, run, resume=request.resume) as output:
             _check_same_items(output.written, items.images, output, len(bulk.rules))
             if output.finished:
                 _check_complete(output, len(items))
                 reporter.say(f"{request.out} is complete already; remove it to run again")
-            sink = _Sink(file=output.file, form=output.line_form, written=output.written)
+            sink = _Sink(
+                file=output.file, form=output.line_form, name=str(request.out), written=output.written
+            )
             summary = _answer(bulk, items.images, sink, _Watch(reporter, stop))
             if not summary.interrupted and not output.finished:
                 output.complete()
@@ -143,11 +167,20 @@ class _Tallies:
 
 @dataclass(frozen=True)
 class _Sink:
-    """Where lines go, in what form, and the records that are there already."""
+    """Where lines go, in what form, how it is called, and the records that are there already."""
 
     file: BinaryIO
     form: Format
+    name: str
     written: Sequence[Record] = ()
+
+    def write(self, line: bytes) -> None:
+        with naming(self.name):
+            self.file.write(line)
+
+    def flush(self) -> None:
+        with naming(self.name):
+            self.file.flush()
 
 
 @dataclass(frozen=True)
@@ -155,7 +188,7 @@ class _Watch:
     """Who is told how it goes, and who may ask to stop."""
 
     reporter: Reporter
-    stop: Callable[[], bool]
+    stop: Stop
 
 
 def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Summary:
@@ -168,24 +201,24 @@ def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Su
     first = done if done == len(items) else done - done % bulk.options.window
     update = watch.reporter.phase("images")
     begun = flushed = time.monotonic()
-    watch.stop()  # who asks once will ask again, and is not to be stopped in any other way
+    watch.stop.begin()
     with closing(bulk.answers((item.source for item in items[first:]), watch.stop)) as answers:
         for number, answer in enumerate(answers, start=first):
             if number < done:
                 continue
             record = record_of(items[number], answer)
-            sink.file.write(line_of(record, sink.form))
+            sink.write(line_of(record, sink.form))
             tallies.add(record)
             told = number + 1
             now = time.monotonic()
             if now - flushed > _SECONDS_BETWEEN_FLUSHES:
-                sink.file.flush()
+                sink.flush()
                 flushed = now
                 rate = (told - done) / (now - begun)
                 update(told, len(items), f"{rate:.0f}/s, {tallies.shares()}")
             if watch.stop():
                 break
-    sink.file.flush()
+    sink.flush()
     interrupted = told < len(items)
     if not interrupted:
         update(len(items), len(items), tallies.shares())

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Annotated, Any, BinaryIO
 
 from s2dnas_deploy.errors import OptionError, RecordError, in_a_line, shortened
-from s2dnas_deploy.files.atomic import check_writable, write_atomically, write_text_atomically
+from s2dnas_deploy.files.atomic import check_writable, naming, write_atomically, write_text_atomically
 from s2dnas_deploy.files.bounds import Others
 from s2dnas_deploy.files.document import Form
 from s2dnas_deploy.run.records import COLUMNS, Format, Record, header_of, record_in, record_of_row
@@ -53,6 +53,7 @@ class Output:
         if form == "parquet":
             _pyarrow()
         check_writable(out)
+        check_writable(self.lines)
         out.parent.mkdir(parents=True, exist_ok=True)
         was_there = self.lines.exists()
         self.file: BinaryIO = self.lines.open("ab")
@@ -61,7 +62,8 @@ class Output:
         try:
             self.written: list[Record] = self._begin(resume, was_there=was_there)
         except BaseException:
-            self.file.close()
+            with naming(out):
+                self.file.close()
             if not was_there:
                 self.lines.unlink(missing_ok=True)
             raise
@@ -72,18 +74,15 @@ class Output:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        finally:
-            self.file.close()
+        with naming(self.out), self.file:
+            self._sync()
         if self.finished and self.lines != self.out:
             self.lines.unlink()
 
     def complete(self) -> None:
         """All images have their record: nothing is left to resume."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        with naming(self.out):
+            self._sync()
         if self.form == "parquet":
             write_atomically(self.out, self._write_parquet)
         if self._may_be_resumed:
@@ -91,6 +90,10 @@ class Output:
         else:
             self.journal.unlink()
         self.finished = True
+
+    def _sync(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
 
     def _write_parquet(self, stream: BinaryIO) -> None:
         pyarrow = _pyarrow()
@@ -143,12 +146,15 @@ class Output:
                 self.finished = True
                 return self._all()
         # In this order: a journal beside an older run's lines would make them this run's.
-        self.file.truncate(0)
-        self.file.flush()
-        self._write_journal(complete=False)
+        with naming(self.out):
+            self.file.truncate(0)
+            self._write_journal(complete=False)
+            self._write_header()
+        return []
+
+    def _write_header(self) -> None:
         self.file.write(header_of(self.line_form))
         self.file.flush()
-        return []
 
     def _write_journal(self, *, complete: bool) -> None:
         write_text_atomically(self.journal, json.dumps({**self.run, _COMPLETE: complete}, indent=1) + "\n")
@@ -181,14 +187,15 @@ class Output:
             if first != header:
                 if not header.startswith(first):
                     raise self._strange(ValueError("its header is not that of a run"))
-                self.file.truncate(0)
-                self.file.write(header)
-                self.file.flush()
+                with naming(self.out):
+                    self.file.truncate(0)
+                    self._write_header()
                 return []
-            records, end = self._records_in(file), len(header)
+            records = self._records_in(file)
             file.seek(0)
             end = _end_of_last_line(file)
-        self.file.truncate(end)
+        with naming(self.out):
+            self.file.truncate(end)
         return records
 
     def _all(self) -> list[Record]:

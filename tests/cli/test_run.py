@@ -1,6 +1,7 @@
 """`s2dnas-run` from the command line: what it writes, and what it does with whatever it is given."""
 
 import csv
+import errno
 import hashlib
 import itertools
 import json
@@ -273,6 +274,19 @@ def test_a_full_disk_is_told_with_the_way_on(bundle, folder, tmp_path, form):
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_only_what_cannot_be_written_is_said_to_be_so(bundle, folder, tmp_path, monkeypatch):
+    def answers(bulk, images, stop):
+        raise OSError(errno.EIO, "no image any more")
+        yield
+
+    monkeypatch.setattr(Bulk, "answers", answers)
+    for words in ((), ("--out", tmp_path / "out.jsonl")):
+        result = run("--bundle", bundle, folder, *words)
+        assert result.exit_code == 1
+        assert "no image any more" in result.stderr
+        assert "cannot be written" not in result.stderr
+
+
 @pytest.mark.parametrize("out", ["/dev/null", "/dev/full"])
 def test_a_device_is_no_place_for_an_output(bundle, folder, out):
     result = run("--bundle", bundle, folder, "--out", out, "--format", "csv")
@@ -441,10 +455,11 @@ def test_kill_ends_a_run_of_as_many_threads_as_may_be(bundle, many, tmp_path):
     assert time.monotonic() - begun < 20
 
 
-def test_a_signal_stops_at_once_until_somebody_looks_for_it():
+def test_a_signal_stops_at_once_until_the_run_begins():
     with _Stop(), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)
     with _Stop() as stop:
+        stop.begin()
         assert not stop()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop()
@@ -534,13 +549,23 @@ def test_any_piece_of_an_output_is_completed(bundle, folder, tmp_path, form):
         out.unlink()
 
 
+class StopsSoon:
+    def __init__(self):
+        self.asked = itertools.count()
+
+    def begin(self):
+        pass
+
+    def __call__(self):
+        return next(self.asked) > 200
+
+
 def start_and_stop_soon(bundle, folder, out, form=None):
     from s2dnas_deploy.cli.console import Console
     from s2dnas_deploy.run.job import RunRequest, run_job
 
     request = RunRequest(bundle=bundle, places=(str(folder),), bulk=BulkOptions(batch=2), out=out, form=form)
-    asked = itertools.count()
-    summary = run_job(request, sys.stdout.buffer, Console(quiet=True), lambda: next(asked) > 200)
+    summary = run_job(request, sys.stdout.buffer, Console(quiet=True), StopsSoon())
     assert 0 < summary.answered < 200
     return summary
 

@@ -33,11 +33,11 @@ def here(tmp_path_factory):
     return folder
 
 
-def shell(folder, command):
+def shell(folder, command, timeout=120):
     """As typed in a shell, which can close streams."""
     return subprocess.run(
         ["sh", "-c", f"{S2DNAS} {command}"],
-        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+        cwd=folder, capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
 
 
@@ -149,6 +149,15 @@ def test_a_pipe_is_not_waited_for(here, tmp_path):
     result = CliRunner().invoke(run, [str(word) for word in words])
     assert result.exit_code == 3
     assert ".out.csv.run.json: expected a file, got a pipe" in result.stderr
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_pipe_in_the_place_of_lines_is_not_waited_for(here, tmp_path, resume):
+    pytest.importorskip("pyarrow")
+    os.mkfifo(tmp_path / ".out.parquet.lines.part")
+    done = shell(here, f"{RUN} --out {tmp_path}/out.parquet {' '.join(resume)}", timeout=30)
+    assert done.returncode == 2
+    assert ".out.parquet.lines.part: it is there already, and is no plain file" in done.stderr
 
 
 def test_a_list_that_is_no_list_of_names_is_told(here):

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any
 
 from s2dnas_deploy.build.search.reward import Worth
 from s2dnas_deploy.build.search.space import Choices, SearchSpace
@@ -59,24 +59,23 @@ class Trials:
         """The reward of each."""
         new = [choices for choices in asked if choices not in self._known]
         answers = iter(self._judge(new) if new else ())
-        with naming(self.path), self.path.open("ab") as file:
-            for choices in asked:
-                if choices not in self._known:
-                    self._known[choices] = Trial(choices=choices, worth=next(answers))
-                    self._write(file, self._known[choices])
-                self.asked[choices] = self._known[choices]
-                self._told()
+        for choices in asked:
+            if choices not in self._known:
+                self._known[choices] = Trial(choices=choices, worth=next(answers))
+                self._write(self._known[choices])
+            self.asked[choices] = self._known[choices]
+            self._told()
         return [self._known[choices].worth.reward for choices in asked]
 
     def best(self, most: int) -> list[Trial]:
         """Those of the highest rank; of equals, the first asked about."""
         return sorted(self.asked.values(), key=lambda trial: trial.worth.rank, reverse=True)[:most]
 
-    def _write(self, file: BinaryIO, trial: Trial) -> None:
+    def _write(self, trial: Trial) -> None:
         plan = self.space.plan(trial.choices)
         document = {"choices": list(trial.choices), **asdict(trial.worth), "plan": json.loads(plan.to_json())}
-        file.write(json.dumps(document).encode() + b"\n")
-        file.flush()
+        with naming(self.path), self.path.open("ab") as file:
+            file.write(json.dumps(document).encode() + b"\n")
 
 
 def _set_aside(path: Path, header: str) -> Path | None:

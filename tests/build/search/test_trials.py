@@ -1,9 +1,11 @@
 """What was tried is kept, comes back, and is not mixed with another search."""
 
+import errno
 import json
 
 import numpy as np
 import pytest
+from full_disk import files_of_at_most
 from small_networks import residual
 
 from s2dnas_deploy.build.search.make_space import make_space
@@ -89,6 +91,22 @@ def test_each_answer_is_kept_as_soon_as_it_is_there(space, tmp_path):
     judged = Judged()
     assert trials(path, space, judged).evaluate(asked)[:2] == [0.1, 0.2]
     assert judged.asked == asked[2:]
+
+
+def test_only_what_cannot_be_written_is_said_to_be_so(space, tmp_path):
+    def fails(asked):
+        raise OSError(errno.EIO, "the images are gone")
+        yield
+
+    asked = [space.draw(np.random.default_rng(0))]
+    with pytest.raises(OSError, match="the images are gone") as caught:
+        trials(tmp_path / "plans.jsonl", space, fails).evaluate(asked)
+    assert caught.value.filename is None
+    kept = trials(tmp_path / "plans.jsonl", space, Judged())
+    size = (tmp_path / "plans.jsonl").stat().st_size
+    with files_of_at_most(size + 10), pytest.raises(OSError, match="cannot be written") as caught:
+        kept.evaluate(asked)
+    assert caught.value.filename == str(tmp_path / "plans.jsonl")
 
 
 def test_trials_of_another_search_make_room_and_are_kept(space, tmp_path):
