@@ -20,7 +20,8 @@ A message says what was expected, what was found, where, and what to do. Only `c
 """
 
 from collections.abc import Sequence
-from reprlib import Repr
+
+from s2dnas_deploy.quoting import named_in_line
 
 
 class S2dnasError(Exception):
@@ -102,43 +103,3 @@ class VerificationError(S2dnasError):
     """Two computations that must agree do not."""
 
     exit_code = 5
-
-
-_LONGEST_QUOTE = 100
-_LONGEST_NAME = 300
-_QUOTES = Repr()  # which looks at no more than it shows: lists may share lists, and be endless that way
-_QUOTES.maxlevel = 4
-_QUOTES.maxlist = _QUOTES.maxtuple = _QUOTES.maxset = _QUOTES.maxdict = 10
-_QUOTES.maxstring = _QUOTES.maxlong = _QUOTES.maxother = 4 * _LONGEST_QUOTE
-
-
-def in_a_line(error: BaseException) -> str:
-    """What another library's error says, its first line; its kind, where it says nothing."""
-    lines = str(error).splitlines()
-    return printable(shortened(lines[0] if lines else type(error).__name__, 300))
-
-
-def printable(text: str) -> str:
-    """The text, with a ? for whatever no terminal shows or what would steer it."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
-def shown(value: object) -> str:
-    """A value from a file as a message may quote it: in one line, and no longer than a person reads."""
-    try:
-        return shortened(" ".join(_QUOTES.repr(value).splitlines()), _LONGEST_QUOTE)
-    except (ValueError, RecursionError):  # whole numbers of thousands of digits, lists in lists in lists
-        return f"a {type(value).__name__}"
-
-
-def named_in_line(path: str) -> str:
-    """A file's name as a message may hold it: as it is, unless it would break the line or not end."""
-    return path if path.isprintable() and len(path) <= _LONGEST_NAME else shown(path)
-
-
-def shortened(text: str, longest: int) -> str:
-    """The text, its middle left out if it is longer than so many characters."""
-    if len(text) <= longest:
-        return text
-    head = (longest - 3) * 2 // 3
-    return f"{text[:head]} … {text[len(text) - (longest - 3 - head) :]}"

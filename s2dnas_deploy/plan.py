@@ -24,9 +24,10 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from s2dnas_deploy.errors import PlanError, shown
+from s2dnas_deploy.errors import PlanError
 from s2dnas_deploy.files.bounds import Between, Length
 from s2dnas_deploy.files.document import Form, Head
+from s2dnas_deploy.quoting import shown
 
 FORMAT = "s2dnas-plan"
 VERSION = 1

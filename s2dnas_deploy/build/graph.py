@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any
 
-from s2dnas_deploy.errors import CheckpointError, shown
+from s2dnas_deploy.errors import CheckpointError
 from s2dnas_deploy.files.bounds import Between, Length
 from s2dnas_deploy.files.document import Form, check_record
+from s2dnas_deploy.quoting import shown
 
 INPUT = "input"
 

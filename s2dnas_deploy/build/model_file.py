@@ -23,11 +23,12 @@ from s2dnas_deploy.build.network import MultiStageNetwork, weight_keys
 from s2dnas_deploy.build.operators import OPERATORS
 from s2dnas_deploy.build.torch_file import read_torch_file
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import CheckpointError, S2dnasError, in_a_line, shown
+from s2dnas_deploy.errors import CheckpointError, S2dnasError
 from s2dnas_deploy.files.atomic import write_atomically
 from s2dnas_deploy.files.bounds import Between, Count, Length, Others, Share
 from s2dnas_deploy.files.document import LARGEST_BYTES, Form
 from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.quoting import in_a_line, shown
 
 FORMAT = "s2dnas-model"
 VERSION = 1

@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s2dnas_deploy.build.graph import Node
-from s2dnas_deploy.errors import UnsupportedNetworkError, shown
+from s2dnas_deploy.errors import UnsupportedNetworkError
+from s2dnas_deploy.quoting import shown
 
 Indices = npt.NDArray[np.int64]
 Attributes = Mapping[str, Any]

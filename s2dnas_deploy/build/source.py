@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from s2dnas_deploy.build.torch_file import read_torch_file
-from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError, in_a_line, shortened, shown
+from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError
+from s2dnas_deploy.quoting import in_a_line, named_in_line, shortened, shown
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
 _COUNTER = "n_averaged"  # of torch's AveragedModel, beside the weights
@@ -134,7 +135,7 @@ def _converts(given: torch.dtype, own: torch.dtype) -> bool:
 
 def _listed(names: Sequence[str]) -> str:
     """The first few, as they can stand in one line."""
-    few = [shortened(name if name.isprintable() else repr(name), 100) for name in names[:5]]
+    few = [shortened(named_in_line(name), 100) for name in names[:5]]
     return shortened(", ".join(few), 200) + (", …" if len(names) > len(few) else "")
 
 

@@ -16,8 +16,9 @@ from s2dnas_deploy.build.model_file import Model, is_model, load_model
 from s2dnas_deploy.build.network import as_static
 from s2dnas_deploy.build.source import build_network, load_weights
 from s2dnas_deploy.build.static_network import StaticNetwork, read_network
-from s2dnas_deploy.errors import CheckpointError, ModelError, PlanError, shortened
+from s2dnas_deploy.errors import CheckpointError, ModelError, PlanError
 from s2dnas_deploy.plan import Plan, from_text
+from s2dnas_deploy.quoting import shortened
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,8 +19,9 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from s2dnas_deploy.errors import CheckpointError, in_a_line, shown
+from s2dnas_deploy.errors import CheckpointError
 from s2dnas_deploy.files.inert_pickle import InertUnpickler, StandIn, plain_key
+from s2dnas_deploy.quoting import in_a_line, shown
 
 _ARCHIVE_START, _PICKLE_START = b"PK\x03\x04", b"\x80"
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the files that torch wrote before it wrote archives

@@ -30,9 +30,10 @@ from s2dnas_deploy.bundle.manifest import (
     Manifest,
 )
 from s2dnas_deploy.bundle.signature import LARGEST_BYTES, SIGNATURE, vouched
-from s2dnas_deploy.errors import BundleError, shown
+from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.onnx_file import GraphValue, read_signature
 from s2dnas_deploy.files.plain_file import read_file
+from s2dnas_deploy.quoting import shown
 
 MACS = "s2dnas.macs"  # in a graph's metadata: its MACs for one image
 MANIFEST, LABELS, CARD, SUMS = "manifest.json", "labels.txt", "README.md", "SHA256SUMS"

@@ -15,9 +15,10 @@ from typing import Annotated, Literal
 
 from s2dnas_deploy.bundle.exits import ExitRule
 from s2dnas_deploy.bundle.preprocessing import MOST_NUMBERS, Preprocessing
-from s2dnas_deploy.errors import BundleError, shown
+from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.bounds import Between, Length, Matching, Name, Printable, Share
 from s2dnas_deploy.files.document import Form, Head, check_record
+from s2dnas_deploy.quoting import shown
 
 FORMAT = "s2dnas-bundle"
 VERSION = 1

@@ -21,8 +21,9 @@ from typing import BinaryIO
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from s2dnas_deploy.bundle.pixels import InputFormat, Pixels, in_colour, planes_of, readable_formats, resized
-from s2dnas_deploy.errors import DataError, in_a_line
+from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.files.plain_file import open_file
+from s2dnas_deploy.quoting import in_a_line
 
 MOST_BYTES = 320_000_000
 LARGEST_FILE = 256 * 2**20

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from s2dnas_deploy.errors import BundleError, OptionError, S2dnasError, in_a_line
+from s2dnas_deploy.errors import BundleError, OptionError, S2dnasError
+from s2dnas_deploy.quoting import in_a_line
 
 SIGNATURE = "bundle.sig"
 PASSWORD = "S2DNAS_KEY_PASSWORD"  # noqa: S105 - where it is found, not what it is

@@ -12,8 +12,9 @@ import click
 
 from s2dnas_deploy import __version__
 from s2dnas_deploy.cli.console import lost_where_nobody_reads, open_closed_streams, readable, say, silence
-from s2dnas_deploy.errors import S2dnasError, shown
+from s2dnas_deploy.errors import S2dnasError
 from s2dnas_deploy.files.strict_json import MisfitError, parse
+from s2dnas_deploy.quoting import shown
 
 INTERRUPTED = 130
 DEBUG = "s2dnas_deploy.debug"

@@ -6,7 +6,6 @@ is for a person goes through `readable`.
 
 import io
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,24 +14,15 @@ from typing import TextIO
 
 import click
 
-from s2dnas_deploy.errors import shortened
 from s2dnas_deploy.files.atomic import naming
+from s2dnas_deploy.quoting import shortened, spelled_out
 
 _LONGEST_LINE = 999
-_NOT_SHOWN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # what moves the cursor, or worse; but tabs and ends of lines
-    "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"  # what turns the order of letters around
-    "\ud800-\udfff]"  # bytes of a file's name that are no text
-)
 
 
 def readable(text: str) -> str:
     """A text as a terminal may get it: nothing in it that it would obey, and no endless lines."""
-    return "\n".join(_bounded(_NOT_SHOWN.sub(_spelled, line)) for line in text.split("\n"))
-
-
-def _spelled(found: re.Match[str]) -> str:
-    return found[0].encode("unicode_escape").decode()
+    return "\n".join(_bounded(spelled_out(line, but="\t")) for line in text.split("\n"))
 
 
 def _bounded(line: str) -> str:

@@ -25,7 +25,7 @@ def in_words(document: Document) -> str:
         parts += [_stages(document), _channels(document), _features(document["stages"])]
     if "model" in document:
         parts.append(_model(document["model"]))
-    return _printable("\n\n".join(parts))
+    return "\n\n".join(parts)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> str:
@@ -291,8 +291,3 @@ def _numbers(values: Sequence[float]) -> str:
 def _three_digits(value: float) -> str:
     decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
     return f"{value:.{decimals}f}"
-
-
-def _printable(text: str) -> str:
-    """Text without control characters, which a file's names could carry to the terminal."""
-    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)

@@ -15,8 +15,8 @@ import click
 from click.core import ParameterSource
 
 from s2dnas_deploy.cli.command import JsonObject, Numbers
-from s2dnas_deploy.errors import in_a_line, shown
 from s2dnas_deploy.files.strict_json import MisfitError, parse
+from s2dnas_deploy.quoting import in_a_line, is_shown, shown
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -94,7 +94,7 @@ def _expected_in_place(option: click.Parameter, setting: Any) -> str | None:
         is_word = isinstance(kind, click.Choice | click.types.FloatParamType | click.types.IntParamType)
         longest = _LONGEST_WORD if is_word else _LONGEST_TEXT
         expected = f"one line of text, of at most {longest} characters"
-        fits = setting.isprintable() and len(setting) <= longest
+        fits = is_shown(setting) and len(setting) <= longest
     elif isinstance(kind, JsonObject):
         expected, fits = "a table of numbers, text and lists", isinstance(setting, dict) and _is_json(setting)
     elif isinstance(kind, Numbers):

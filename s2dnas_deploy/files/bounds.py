@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+from s2dnas_deploy.quoting import is_shown
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Printable:
 
     def fits(self, value: str) -> bool:
         """Whether it is without."""
-        return _UNSEEN.search(value) is None
+        return is_shown(value)
 
     def __str__(self) -> str:
         return "without control characters"

@@ -21,10 +21,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from s2dnas_deploy.errors import S2dnasError, in_a_line, shortened, shown
+from s2dnas_deploy.errors import S2dnasError
 from s2dnas_deploy.files.bounds import Bound, Length, Others
 from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.files.strict_json import MisfitError, parse
+from s2dnas_deploy.quoting import in_a_line, shortened, shown
 
 Record = TypeVar("Record")
 

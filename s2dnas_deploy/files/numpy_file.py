@@ -20,8 +20,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s2dnas_deploy.errors import in_a_line, shown
 from s2dnas_deploy.files.plain_file import open_file
+from s2dnas_deploy.quoting import in_a_line, shown
 
 MOST_BYTES = 16 * 2**30
 ALWAYS_BYTES = 64 * 2**20

@@ -11,9 +11,10 @@ Reading takes a time that is linear in the number of fields; weights are not loo
 
 from dataclasses import dataclass
 
-from s2dnas_deploy.errors import BundleError, shown
+from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.onnx_schema import MESSAGES, Field
 from s2dnas_deploy.files.protobuf import BYTES, EIGHT_BYTES, FOUR_BYTES, NUMBER, Allowance, fields_of
+from s2dnas_deploy.quoting import shown
 
 _MOST_FIELDS = 1_000_000
 _DEEPEST = 100

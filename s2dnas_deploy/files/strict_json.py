@@ -12,7 +12,7 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
-from s2dnas_deploy.errors import in_a_line, shortened, shown
+from s2dnas_deploy.quoting import in_a_line, shortened, shown
 
 DEEPEST = 64
 _LONGEST_NUMBER = 400  # characters; those that programs write have 25 at the most

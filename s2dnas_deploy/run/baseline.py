@@ -13,9 +13,10 @@ import numpy.typing as npt
 
 from s2dnas_deploy.bundle.bundle import MACS
 from s2dnas_deploy.bundle.manifest import CONFIDENCE, LABEL
-from s2dnas_deploy.errors import BundleError, OptionError, ProviderError, in_a_line, shown
+from s2dnas_deploy.errors import BundleError, OptionError, ProviderError
 from s2dnas_deploy.files.onnx_file import read_signature
 from s2dnas_deploy.files.plain_file import read_file
+from s2dnas_deploy.quoting import in_a_line, shown
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import Item
 from s2dnas_deploy.run.providers import Provider, is_of_memory, make_session

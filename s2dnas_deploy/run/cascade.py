@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.bundle.exits import ExitRule
-from s2dnas_deploy.errors import DataError, OptionError, ProviderError, shown
+from s2dnas_deploy.errors import DataError, OptionError, ProviderError
+from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.run.clock import StageClock
 from s2dnas_deploy.run.limits import finite_number, whole_number
 from s2dnas_deploy.run.providers import CPU, choose_provider, is_choice

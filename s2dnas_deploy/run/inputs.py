@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from s2dnas_deploy.bundle.picture_file import is_picture
 from s2dnas_deploy.bundle.pixels import SUFFIXES
-from s2dnas_deploy.errors import DataError, named_in_line, shortened, shown
+from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.files.numpy_file import ArrayFileError, arrays_in
+from s2dnas_deploy.quoting import named_in_line, shortened, shown
 
 ARCHIVES = (".npz", ".npy")
 _NETWORKS = (".pt", ".pth", ".th", ".onnx", ".safetensors")

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from s2dnas_deploy.bundle.bundle import load_bundle
-from s2dnas_deploy.errors import OptionError, RecordError, shown
+from s2dnas_deploy.errors import OptionError, RecordError
 from s2dnas_deploy.files.atomic import naming
+from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.bulk import Bulk, BulkOptions
 from s2dnas_deploy.run.cascade import Cascade

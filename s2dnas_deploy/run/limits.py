@@ -8,7 +8,8 @@ import math
 import os
 from numbers import Real
 
-from s2dnas_deploy.errors import OptionError, shown
+from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.quoting import shown
 
 MOST_THREADS = max(256, os.cpu_count() or 1)  # every stage has so many: more take memory, and time to end
 MOST_BATCH = 65_536

@@ -18,10 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, BinaryIO
 
-from s2dnas_deploy.errors import OptionError, RecordError, in_a_line, shortened
+from s2dnas_deploy.errors import OptionError, RecordError
 from s2dnas_deploy.files.atomic import check_writable, naming, write_atomically, write_text_atomically
 from s2dnas_deploy.files.bounds import Others
 from s2dnas_deploy.files.document import Form
+from s2dnas_deploy.quoting import in_a_line, shortened
 from s2dnas_deploy.run.records import COLUMNS, Format, Record, header_of, record_in, record_of_row
 
 _ROWS = 20_000

@@ -24,7 +24,8 @@ from s2dnas_deploy.bundle.pixels import (
     require_picture_channels,
     resized,
 )
-from s2dnas_deploy.errors import DataError, in_a_line, named_in_line
+from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.quoting import in_a_line, named_in_line
 
 Array: TypeAlias = npt.NDArray[Any]
 Source: TypeAlias = str | os.PathLike[str] | Image.Image

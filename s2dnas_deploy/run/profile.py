@@ -18,11 +18,12 @@ import numpy.typing as npt
 import onnxruntime
 
 from s2dnas_deploy.bundle.preprocessing import ImageShape
-from s2dnas_deploy.errors import DataError, PlanError, RecordError, shown
+from s2dnas_deploy.errors import DataError, PlanError, RecordError
 from s2dnas_deploy.files.bounds import Length, Matching
 from s2dnas_deploy.files.document import Form, Head
 from s2dnas_deploy.files.numpy_file import arrays_in
 from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.reporter import Progress
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.environment import processor

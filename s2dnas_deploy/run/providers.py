@@ -11,7 +11,8 @@ from typing import Any
 
 import onnxruntime
 
-from s2dnas_deploy.errors import BundleError, OptionError, ProviderError, in_a_line, shown
+from s2dnas_deploy.errors import BundleError, OptionError, ProviderError
+from s2dnas_deploy.quoting import in_a_line, shown
 from s2dnas_deploy.run.limits import MOST_THREADS, whole_number
 
 _CPU = "CPUExecutionProvider"

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.errors import DataError, RecordError, shortened, shown
+from s2dnas_deploy.errors import DataError, RecordError
 from s2dnas_deploy.files.atomic import write_atomically
 from s2dnas_deploy.files.numpy_file import arrays_in
+from s2dnas_deploy.quoting import shortened, shown
 from s2dnas_deploy.run.bulk import BulkOptions, decoded
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import Item, truth_of

@@ -15,7 +15,8 @@ import numpy.typing as npt
 import onnxruntime
 
 from s2dnas_deploy.bundle.manifest import ANSWERS, CONFIDENCE, IMAGE, LABEL, PROBABILITIES, Manifest
-from s2dnas_deploy.errors import BundleError, ProviderError, in_a_line, shortened
+from s2dnas_deploy.errors import BundleError, ProviderError
+from s2dnas_deploy.quoting import in_a_line, shortened
 from s2dnas_deploy.run.providers import CPU, Provider, is_of_memory, make_session
 
 if TYPE_CHECKING:

@@ -119,7 +119,7 @@ def test_odd_provenance_does_no_harm(tmp_path):
     result = run(write_model(tmp_path / "odd.pt", "static", **odd))
     assert result.exit_code == 0, result.output
     assert "\x1b" not in result.stdout
-    assert "?[31mred" in result.stdout
+    assert "\\x1b[31mred" in result.stdout
 
 
 @pytest.mark.parametrize(

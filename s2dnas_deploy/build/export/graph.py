@@ -29,7 +29,8 @@ from s2dnas_deploy.build.export.confidence import probabilities_and_confidence
 from s2dnas_deploy.bundle.exits import ExitRule
 from s2dnas_deploy.bundle.manifest import ANSWERS, IMAGE, rows_of
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import ModelError, in_a_line
+from s2dnas_deploy.errors import ModelError
+from s2dnas_deploy.quoting import in_a_line
 
 TRACED_BATCH = 2
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from s2dnas_deploy.bundle.exits import ConfidenceRule, ExitRule
-from s2dnas_deploy.errors import OptionError, shown
+from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.quoting import shown
 
 Precision = Literal["float32", "int8", "float16"]
 DEFAULT_THRESHOLD = 0.9

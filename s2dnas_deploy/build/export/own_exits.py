@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from s2dnas_deploy.build.export.chain import Chain, Link
 from s2dnas_deploy.build.stages import Feature
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import ModelError, in_a_line
+from s2dnas_deploy.errors import ModelError
+from s2dnas_deploy.quoting import in_a_line
 
 _BATCH = 2
 

@@ -25,10 +25,11 @@ from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, source_digest, s
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import check_replaceable
 from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
-from s2dnas_deploy.errors import BundleError, DataError, OptionError, in_a_line, printable, shown
+from s2dnas_deploy.errors import BundleError, DataError, OptionError
 from s2dnas_deploy.files.atomic import check_writable, write_atomically
 from s2dnas_deploy.files.bounds import Length, Printable
 from s2dnas_deploy.files.plain_file import read_file
+from s2dnas_deploy.quoting import in_a_line, shown, spelled_out
 from s2dnas_deploy.reporter import Reporter, counted
 
 _CALIBRATION_IMAGES = 512
@@ -86,11 +87,11 @@ def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
         sources = {"model": source_digest(request.network.read_bytes())}
     else:
         chain, images = _of_own_network(request, request.network, reporter)
-        sources = {"model": printable(request.network.model)}
+        sources = {"model": spelled_out(request.network.model)}
         if request.network.weights is not None:
             sources["weights"] = source_digest(request.network.weights.read_bytes())
     if request.data is not None:
-        sources["data"] = printable(request.data)
+        sources["data"] = spelled_out(request.data)
     export = Export(chain=chain, options=request.options, images=images, sources=sources)
     static, beside = None, static_beside(request.out)
     if request.static is not None:

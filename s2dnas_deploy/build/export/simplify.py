@@ -13,7 +13,8 @@ import onnx
 import onnxruntime
 import onnxsim
 
-from s2dnas_deploy.errors import VerificationError, in_a_line
+from s2dnas_deploy.errors import VerificationError
+from s2dnas_deploy.quoting import in_a_line
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 _TOLERANCE = 1e-5

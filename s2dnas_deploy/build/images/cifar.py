@@ -10,8 +10,9 @@ import numpy as np
 from s2dnas_deploy.build.images.arrays import array_images
 from s2dnas_deploy.build.images.splits import Index, UnreadImages, UnreadSplits
 from s2dnas_deploy.bundle.pixels import InputFormat, Pixels
-from s2dnas_deploy.errors import DataError, in_a_line, shown
+from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.files.inert_pickle import InertUnpickler, StandIn
+from s2dnas_deploy.quoting import in_a_line, shown
 
 _REMEDY = "Unpack the archive from https://www.cs.toronto.edu/~kriz/cifar.html anew."
 

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2dnas_deploy.bundle.pixels import Pixels
-from s2dnas_deploy.errors import DataError, named_in_line, shortened
+from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.quoting import named_in_line, shortened
 
 _MOST_NAMED, _LONGEST_LIST = 100, 400
 

@@ -28,7 +28,8 @@ from s2dnas_deploy.build.network import MultiStageNetwork, as_network, carry_ove
 from s2dnas_deploy.build.search.price import Price
 from s2dnas_deploy.build.stages import Stage, slice_stages
 from s2dnas_deploy.build.static_network import StaticNetwork
-from s2dnas_deploy.errors import PlanError, RecordError, in_a_line
+from s2dnas_deploy.errors import PlanError, RecordError
+from s2dnas_deploy.quoting import in_a_line
 from s2dnas_deploy.run.profile import STATIC, Profile
 
 _BLOCKS = ((1, 1), (8, 1), (16, 1), (8, 8), (16, 16))  # of output and input channels

@@ -13,11 +13,12 @@ from typing import Annotated, Any
 
 from s2dnas_deploy.build.search.reward import Worth
 from s2dnas_deploy.build.search.space import Choices, SearchSpace
-from s2dnas_deploy.errors import CheckpointError, PlanError, shortened
+from s2dnas_deploy.errors import CheckpointError, PlanError
 from s2dnas_deploy.files.atomic import free_name, naming, write_text_atomically
 from s2dnas_deploy.files.bounds import Between
 from s2dnas_deploy.files.document import Form
 from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.quoting import shortened
 
 JudgeMany = Callable[[Sequence[Choices]], Iterable[Worth]]
 

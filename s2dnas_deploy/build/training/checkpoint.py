@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from s2dnas_deploy.build.torch_file import read_torch_file
-from s2dnas_deploy.errors import CheckpointError, in_a_line, shown
+from s2dnas_deploy.errors import CheckpointError
 from s2dnas_deploy.files.atomic import write_atomically
+from s2dnas_deploy.quoting import in_a_line, shown
 
 FORMAT = "s2dnas-training"
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from s2dnas_deploy.build.training.settings import Precision
-from s2dnas_deploy.errors import OptionError, shown
+from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.quoting import shown
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 Module = TypeVar("Module", bound=nn.Module)

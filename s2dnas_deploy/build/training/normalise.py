@@ -5,7 +5,8 @@ from math import inf
 from torch import Tensor
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import OptionError, shown
+from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.quoting import shown
 
 _KNOWN = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),

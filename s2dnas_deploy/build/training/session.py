@@ -26,9 +26,10 @@ from s2dnas_deploy.build.training.loop import Task, accuracy, check_images, trai
 from s2dnas_deploy.build.training.normalise import preprocessing_for
 from s2dnas_deploy.build.training.settings import MOST_EPOCHS, Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError, shown
+from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError
 from s2dnas_deploy.files.atomic import alone_in, check_writable
 from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.reporter import Reporter, counted
 
 

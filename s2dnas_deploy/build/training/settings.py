@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import Literal
 
-from s2dnas_deploy.errors import OptionError, shown
+from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.quoting import shown
 
 Augmentation = Literal["none", "crop", "flip", "crop-flip"]
 Precision = Literal["auto", "float32", "bfloat16"]

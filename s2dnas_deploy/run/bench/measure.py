@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, own_static, static_beside
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.errors import DataError, OptionError, printable, shortened
+from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.quoting import shortened, spelled_out
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.baseline import Baseline
 from s2dnas_deploy.run.bench.answers import (
@@ -244,7 +245,7 @@ def _digest_of(items: Sequence[Item]) -> str:
 
 def _told(paths: str) -> str:
     """Names of files as people see them; they may hold anything, and there may be many."""
-    return printable(shortened(paths, 1000))
+    return shortened(spelled_out(paths), 1000)
 
 
 def _sha256(content: bytes) -> str:
