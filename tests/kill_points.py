@@ -28,6 +28,7 @@ _BUILDING = (
     "sklearn.datasets",
     "torch._dynamo",
 )
+_LONGEST_SECONDS = 120
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -50,7 +51,7 @@ class Commands:
         self._process.stdout.close()
 
     def run(self, folder: Path, words: Sequence[object], kill_at: int = 0) -> tuple[int, list[str], str]:
-        """The exit code (-9 if it was killed), the points it went through, and what it said."""
+        """The exit code (-9 if it was killed, -14 if it hung), the points on its way, and what it said."""
         request = {"folder": str(folder), "words": [str(word) for word in words], "kill_at": kill_at}
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
@@ -175,6 +176,7 @@ def _serve() -> None:
         said = folder.with_name(f"{folder.name}.said")
         child = os.fork()
         if child == 0:
+            signal.alarm(_LONGEST_SECONDS)  # which ends what hangs
             for number, path in ((0, Path(os.devnull)), (1, said), (2, said)):
                 os.dup2(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), number)
             os.chdir(folder)

@@ -1,5 +1,6 @@
 """A disk that is full, or may not be written to, is told in one line: before the work, or with the way on."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from exports import model_of  # noqa: E402
 from full_disk import files_of_at_most  # noqa: E402
-from scored_bundle import scored_bundle  # noqa: E402
+from scored_bundle import images_of, scored_bundle  # noqa: E402
 from small_networks import MODELS, residual  # noqa: E402
 
 from s2dnas_deploy import plan as plans  # noqa: E402
@@ -73,8 +74,7 @@ def test_a_search_goes_on_once_there_is_room(tmp_path):
 def test_an_export_and_a_calibration_leave_what_was_there(model, tmp_path):
     bundle = scored_bundle(tmp_path / "bundle")
     before = {path.name: path.read_bytes() for path in (tmp_path / "bundle").iterdir()}
-    images = np.concatenate([np.full((40, 3), 0.5), np.arange(40)[:, None]], axis=1).astype(np.float32)
-    np.savez(tmp_path / "images.npz", images=images[:, :, None, None], labels=np.arange(40))
+    np.savez(tmp_path / "images.npz", images=images_of(np.full((40, 3), 0.5)), labels=np.arange(40))
     again = "cannot be written: File too large; make room, and give the same command again"
     with files_of_at_most(2_000):
         result = s2dnas("export", model, "--out", tmp_path / "bundle", "--quiet")
@@ -112,6 +112,13 @@ def test_a_place_that_cannot_be_written_to_is_found_before_the_work(
     model, tmp_path, monkeypatch, words, option
 ):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("torch.load", lambda *some, **other: pytest.fail("the work had begun"))
+    opened, open_ = [], os.open
+    monkeypatch.setattr(
+        "os.open", lambda path, *how, **more: opened.append(path) or open_(path, *how, **more)
+    )
+    monkeypatch.setattr(
+        "sklearn.datasets.load_digits", lambda *how, **more: pytest.fail("the work had begun")
+    )
     result = s2dnas(words.format(model=model, here=tmp_path, below=tmp_path / "file" / "below"))
     said_in_one_line(result, 2, f"cannot write {option} {tmp_path}/file/below")
+    assert model not in map(Path, opened), "the work had begun"

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("onnx")
 
 from kill_points import Commands, contents, evenly
-from scored_bundle import scored_bundle
+from scored_bundle import images_of, scored_bundle
 
 NET = """
 from torch import nn
@@ -52,8 +52,7 @@ def deployed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("deployed")
     scored_bundle(folder / "bundle")
     scores = np.random.default_rng(0).random((40, 3))
-    images = np.concatenate([scores, np.arange(40)[:, None]], axis=1).astype(np.float32)
-    np.savez(folder / "images.npz", images=images[:, :, None, None], labels=np.arange(40))
+    np.savez(folder / "images.npz", images=images_of(scores), labels=np.arange(40))
     return folder
 
 

@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("onnx")
 
 from click.testing import CliRunner
-from scored_bundle import scored_bundle
+from forged import resum
+from scored_bundle import images_of, scored_bundle
 
 from s2dnas_deploy.cli import inspect, main, run
 from s2dnas_deploy.cli.console import readable
@@ -26,8 +27,7 @@ def here(tmp_path_factory):
     folder = tmp_path_factory.mktemp("here")
     scored_bundle(folder / "bundle")
     scores = np.random.default_rng(0).random((40, 3))
-    images = np.concatenate([scores, np.arange(40)[:, None]], axis=1).astype(np.float32)
-    np.savez(folder / "images.npz", images=images[:, :, None, None], labels=np.arange(40))
+    np.savez(folder / "images.npz", images=images_of(scores), labels=np.arange(40))
     done = shell(folder, f"{RUN} --out answers.csv")
     assert done.returncode == 0, done.stderr
     return folder
@@ -107,11 +107,7 @@ def test_names_in_files_cannot_command_a_terminal(here, tmp_path):
     document = json.loads((bundle / "manifest.json").read_text()) | {"name": HOSTILE}
     text = json.dumps(document)
     (bundle / "manifest.json").write_text(text)
-    sums = subprocess.run(
-        ["sha256sum", *(path.name for path in bundle.iterdir() if path.name != "SHA256SUMS")],
-        cwd=bundle, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    (bundle / "SHA256SUMS").write_text(sums.stdout)
+    resum(bundle)
     name = tmp_path / f"{HOSTILE}.png"
     name.write_bytes(b"no image")
     said = [

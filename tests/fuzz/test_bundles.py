@@ -47,9 +47,7 @@ def damage(folder: Path, way: str, data: st.DataObject) -> None:
         other = folder / data.draw(NAMES)
         path.write_bytes(other.read_bytes() if other.is_file() else b"")
     elif way == "add":
-        (
-            folder / data.draw(st.sampled_from([".hidden", "more.onnx", ".x.part", "\n", "\x1b[31m"]))
-        ).write_bytes(b"x")
+        (folder / data.draw(ADDED)).write_bytes(b"x")
     else:
         path.unlink()
         _put(path, way)
