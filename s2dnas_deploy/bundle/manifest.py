@@ -24,7 +24,6 @@ FORMAT = "s2dnas-bundle"
 VERSION = 1
 IMAGE = "image"
 LABEL, CONFIDENCE, PROBABILITIES = ANSWERS = ("label", "confidence", "probabilities")
-PRECISIONS = ("float32", "int8", "float16")
 MAX_STAGES = 16  # those of a plan, which is not imported: a device would load all that plans need
 _MOST_MACS = 2**62
 _Images = Annotated[int, Between(1, 2**53)]

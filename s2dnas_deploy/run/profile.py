@@ -21,7 +21,7 @@ from s2dnas_deploy.bundle.preprocessing import ImageShape
 from s2dnas_deploy.errors import DataError, PlanError, RecordError
 from s2dnas_deploy.files.bounds import Length, Matching
 from s2dnas_deploy.files.document import Form, Head
-from s2dnas_deploy.files.numpy_file import arrays_in
+from s2dnas_deploy.files.numpy_file import ArrayFileError, arrays_in
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.reporter import Progress
@@ -160,15 +160,15 @@ def device_here(*, provider: str, threads: int | None) -> dict[str, Any]:
 def _images_in(folder: Path) -> list[npt.NDArray[Any]]:
     """The images to run the probes on."""
     path = folder / IMAGES
+    expected = f"{path}: expected images that s2dnas-search --write-probes wrote"
     try:
         arrays = arrays_in(path)
-        if isinstance(arrays, np.ndarray):
-            raise ValueError("a single array")
-        return list(arrays["images"])
-    except Exception as problem:  # numpy and zipfile raise almost anything on damaged bytes
-        raise DataError(
-            f"{path}: expected images that s2dnas-search --write-probes wrote, got {problem!r}"
-        ) from problem
+    except ArrayFileError as problem:
+        raise DataError(f"{expected}, got {problem}") from problem
+    images = None if isinstance(arrays, np.ndarray) else arrays.get("images")
+    if images is None or not images.ndim:
+        raise DataError(f"{expected}, got other arrays")
+    return list(images)
 
 
 def _probes_in(folder: Path) -> dict[str, Plan]:

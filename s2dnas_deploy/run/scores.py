@@ -17,7 +17,7 @@ import numpy.typing as npt
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError, RecordError
 from s2dnas_deploy.files.atomic import write_atomically
-from s2dnas_deploy.files.numpy_file import arrays_in
+from s2dnas_deploy.files.numpy_file import ArrayFileError, arrays_in
 from s2dnas_deploy.quoting import shortened, shown
 from s2dnas_deploy.run.bulk import BulkOptions, decoded
 from s2dnas_deploy.run.cascade import Cascade
@@ -109,10 +109,9 @@ class ExitScores:
         """Read what `save` wrote."""
         try:
             arrays = arrays_in(path)
-        except Exception as problem:  # numpy and zipfile raise almost anything on damaged bytes
+        except ArrayFileError as problem:
             raise RecordError(
-                f"{path}: expected exit scores that --scores has kept, got something else "
-                f"({type(problem).__name__})"
+                f"{path}: expected exit scores that --scores has kept, got {problem}"
             ) from problem
         try:
             return _scores_in(arrays)
@@ -129,8 +128,6 @@ def _scores_in(arrays: Array | Mapping[str, Array]) -> ExitScores:
     if not isinstance(arrays, Mapping) or not {"label", "confidence"} <= set(arrays) <= set(_KEYS):
         keys = "a single array" if isinstance(arrays, np.ndarray) else shown(sorted(arrays))
         raise RecordError(f"expected the arrays {', '.join(_KEYS)}, the first two at least, got {keys}")
-    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-        raise RecordError("expected arrays only, got a file in the archive that is none")
     graphs, images = (_digests(arrays[key], key) if key in arrays else () for key in ("graphs", "images"))
     if len(images) > 1:
         raise RecordError(f"expected one sha256 of all images, got {len(images)}")

@@ -103,6 +103,7 @@ def test_what_is_no_archive_of_plain_arrays_is_refused(tmp_path):
     with path.open("wb") as file:
         np.save(file, WHOLE["label"])
     refused(path, "a single array")
+    refused(tmp_path / "none.npz", "kept, got no such file")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("label.npy", "no array")
         archive.writestr("confidence.npy", "none either")

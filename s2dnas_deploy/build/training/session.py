@@ -227,10 +227,9 @@ def _train_and_save(
     reporter: Reporter,
 ) -> Model:
     identity = task.identity()
-    checkpoint = task.folder / "checkpoint.pt"
     finished = _finished(out, task, identity, restart=request.restart)
     if finished is not None:
-        checkpoint.unlink(missing_ok=True)  # of a process that was killed when the model was saved
+        task.checkpoint.unlink(missing_ok=True)  # of a process that was killed when the model was saved
         reporter.say(f"{out} is there already, from this very run; nothing to do (--restart trains anew)")
         return finished
     if request.restart:
