@@ -21,6 +21,7 @@ from torch import Tensor
 
 from s2dnas_deploy.errors import CheckpointError
 from s2dnas_deploy.files.inert_pickle import InertUnpickler, StandIn, plain_key
+from s2dnas_deploy.files.plain_file import open_file
 from s2dnas_deploy.quoting import in_a_line, shown
 
 _ARCHIVE_START, _PICKLE_START = b"PK\x03\x04", b"\x80"
@@ -32,10 +33,8 @@ _MOST_SHARED, _SHARED_BYTES = 4, 2**20
 
 def read_torch_file(path: Path) -> Any:
     """The file's document: dictionaries, lists, text, numbers, and tensors on the CPU."""
-    if not path.is_file():
-        raise CheckpointError(f"no file {path}")
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             start = file.read(len(_ARCHIVE_START))
             if start == _ARCHIVE_START:
                 return _read_archive(file, path)
@@ -45,8 +44,10 @@ def read_torch_file(path: Path) -> Any:
         raise
     except _ForeignError as error:
         raise CheckpointError(f"{path} {error}") from error
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no file {path}") from error
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {in_a_line(error)}") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or in_a_line(error)}") from error
     except Exception as error:  # damaged bytes end in almost any exception, and all mean the same here
         raise CheckpointError(
             f"{path} is no torch file, or is damaged: {type(error).__name__}: {in_a_line(error)}; get or "

@@ -31,14 +31,14 @@ from s2dnas_deploy.bundle.manifest import (
 )
 from s2dnas_deploy.bundle.signature import LARGEST_BYTES, SIGNATURE, vouched
 from s2dnas_deploy.errors import BundleError
-from s2dnas_deploy.files.onnx_file import GraphValue, read_signature
+from s2dnas_deploy.files.onnx_file import LARGEST_GRAPH_BYTES, GraphValue, read_signature
 from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.quoting import shown
 
 MACS = "s2dnas.macs"  # in a graph's metadata: its MACs for one image
 MANIFEST, LABELS, CARD, SUMS = "manifest.json", "labels.txt", "README.md", "SHA256SUMS"
 VERIFICATION = "verification.txt"
-UNFINISHED = re.compile(r"\..*\.part")
+_UNFINISHED = re.compile(r"\..*\.part")
 """What a replacement that was killed leaves in a bundle, until the next one; nobody reads it."""
 _LARGEST_TEXT_BYTES = 64 * 2**20
 _LONGEST_REPLACING, _BETWEEN_LOOKS = 2.0, 0.01  # seconds
@@ -126,7 +126,7 @@ def _verified(folder: Path, trust: Path | None) -> Bundle:
 
 def _check_listed(folder: Path, manifest: Manifest, sums: Mapping[str, frozenset[str]]) -> None:
     """Every file has its sum: one without could be any."""
-    present = {path.name for path in folder.iterdir() if not UNFINISHED.fullmatch(path.name)}
+    present = names_in(folder)
     exported = {MANIFEST, LABELS, CARD, VERIFICATION, *(graph.file for graph in manifest.graphs)}
     unlisted = sorted((present | exported) - {SUMS, SIGNATURE} - sums.keys())
     if unlisted:
@@ -180,14 +180,19 @@ def _signed(folder: Path, key: Path) -> dict[str, str]:
 
 def _check_files(folder: Path, signed: Collection[str]) -> None:
     """The folder holds the files that are signed and no others."""
-    try:
-        found = {path.name for path in folder.iterdir() if not UNFINISHED.fullmatch(path.name)} - {SIGNATURE}
-    except OSError as error:
-        raise BundleError(f"its files cannot be listed: {error}") from error
+    found = names_in(folder) - {SIGNATURE}
     if missing := sorted(set(signed) - found):
         raise BundleError(f"{shown(missing[0])} is missing, which is signed")
     if added := sorted(found - set(signed)):
         raise BundleError(f"it holds {shown(added[0])}, which is not signed")
+
+
+def names_in(folder: Path) -> set[str]:
+    """What the folder holds, but for what a replacement that was killed has left."""
+    try:
+        return {path.name for path in folder.iterdir() if not _UNFINISHED.fullmatch(path.name)}
+    except OSError as error:
+        raise BundleError(f"its files cannot be listed: {error.strerror}") from error
 
 
 def static_beside(folder: Path) -> Path:
@@ -201,7 +206,11 @@ def own_static(folder: Path, manifest: Manifest) -> Path | None:
     beside = static_beside(folder)
     if not beside.is_file():
         return None
-    return beside if manifest.sources.get("static") == source_digest(beside.read_bytes()) else None
+    return (
+        beside
+        if manifest.sources.get("static") == source_digest(read_file(beside, LARGEST_GRAPH_BYTES))
+        else None
+    )
 
 
 def source_digest(content: bytes) -> str:

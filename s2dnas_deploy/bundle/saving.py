@@ -16,10 +16,10 @@ from s2dnas_deploy.bundle.bundle import (
     CARD,
     MANIFEST,
     SUMS,
-    UNFINISHED,
     Bundle,
     is_bundle,
     load_bundle,
+    names_in,
     sums_of,
     verify_bundle,
 )
@@ -27,7 +27,13 @@ from s2dnas_deploy.bundle.card import readme
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
 from s2dnas_deploy.errors import BundleError, OptionError
-from s2dnas_deploy.files.atomic import exchange, lock_folder, sync_folder, write_text_atomically
+from s2dnas_deploy.files.atomic import (
+    cannot_be_written,
+    exchange,
+    lock_folder,
+    sync_folder,
+    write_text_atomically,
+)
 
 OLD = "old"
 
@@ -38,8 +44,7 @@ def save_bundle(files: Mapping[str, bytes], folder: Path, signer: Signer | None 
     try:
         _save(files, folder, signer)
     except OSError as error:  # about the folder that was asked for, not about one in its place
-        reason = f"the bundle cannot be written: {error.strerror or error}"
-        raise OSError(error.errno, reason, str(folder)) from error
+        raise cannot_be_written(error, folder, "the bundle") from error
 
 
 def _save(files: Mapping[str, bytes], folder: Path, signer: Signer | None) -> None:
@@ -118,14 +123,11 @@ def check_replaceable(folder: Path) -> None:
         )
     try:
         own = {*sums_of(folder), SUMS, SIGNATURE}
+        others = sorted(names_in(folder) - own)  # without what a replacement that was killed has left
     except BundleError as error:
         raise OptionError(
             f"{folder} holds a damaged bundle ({error}); remove it, or give another --out"
         ) from error
-    # A replacement that was killed leaves its unfinished file; nothing is lost with that.
-    others = sorted(
-        path.name for path in folder.iterdir() if path.name not in own and not UNFINISHED.fullmatch(path.name)
-    )
     if others:
         raise OptionError(
             f"{folder} is a bundle that also holds {', '.join(others[:3])}, which would be lost; "

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from s2dnas_deploy.errors import BundleError, OptionError, S2dnasError
+from s2dnas_deploy.files.plain_file import open_file
 from s2dnas_deploy.quoting import in_a_line
 
 SIGNATURE = "bundle.sig"
@@ -82,8 +83,8 @@ def _private(key: Path) -> Any:
     with _extra_is_there():
         from model_signing._signing.sign_ec_key import Signer as KeySigner
     expected = f"expected a private key to sign with, PEM, {_CURVES}"
-    if not key.is_file():
-        raise OptionError(f"{expected}, found no file {key}")
+    if (reason := _no_file(key)) is not None:
+        raise OptionError(f"{expected}, {reason}")
     try:
         return KeySigner(key)
     except TypeError:
@@ -104,12 +105,23 @@ def _public(key: Path) -> Any:
     with _extra_is_there():
         from model_signing._signing.sign_ec_key import Verifier
     expected = f"expected a public key to trust, PEM, {_CURVES}"
-    if not key.is_file():
-        raise BundleError(f"{expected}, found no file {key}")
+    if (reason := _no_file(key)) is not None:
+        raise BundleError(f"{expected}, {reason}")
     try:
         return Verifier(key)
     except Exception as error:
         raise BundleError(f"{expected}, which {key} is not: {_why(error)}") from error
+
+
+def _no_file(key: Path) -> str | None:
+    """Why a key cannot be read, if it cannot; the library would wait for a pipe."""
+    try:
+        open_file(key).close()
+    except FileNotFoundError:
+        return f"found no file {key}"
+    except OSError as error:
+        return f"which {key} is not: {error.strerror}"
+    return None
 
 
 def _why(error: Exception) -> str:

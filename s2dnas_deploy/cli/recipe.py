@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from s2dnas_deploy.cli.command import JsonObject, Numbers
+from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.files.strict_json import MisfitError, parse
 from s2dnas_deploy.quoting import in_a_line, is_shown, shown
 
@@ -67,12 +68,10 @@ def is_from_recipe(parameter: str) -> bool:
 
 
 def _read(path: Path, refuse: Callable[[str], NoReturn]) -> dict[str, Any]:
-    if not path.is_file():
-        refuse("is no file")
-    with path.open("rb") as file:
-        content = file.read(_LARGEST_BYTES + 1)
-    if len(content) > _LARGEST_BYTES:
-        refuse(f"has more than {_LARGEST_BYTES:,} bytes, so it is no recipe")
+    try:
+        content = read_file(path, _LARGEST_BYTES)
+    except OSError as error:
+        refuse(error.strerror or in_a_line(error))
     try:
         recipe: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits; lists in lists in lists

@@ -27,7 +27,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         _write_atomically(path, write)
     except OSError as error:  # about the file that was asked for, not about one in its place
-        raise OSError(error.errno, f"cannot be written: {error.strerror or error}", str(path)) from error
+        raise cannot_be_written(error, path) from error
+
+
+def cannot_be_written(error: OSError, path: Path | str, what: str = "") -> OSError:
+    """The same error, about a file or folder as it was asked for."""
+    reason = f"{what} cannot be written: {error.strerror or error}".lstrip()
+    return OSError(error.errno, reason, str(path))
 
 
 @contextmanager
@@ -38,7 +44,7 @@ def naming(path: Path | str) -> Iterator[None]:
     except OSError as error:
         if error.filename is not None or isinstance(error, BrokenPipeError):
             raise
-        raise OSError(error.errno, f"cannot be written: {error.strerror or error}", str(path)) from error
+        raise cannot_be_written(error, path) from error
 
 
 def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:

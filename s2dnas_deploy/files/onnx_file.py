@@ -16,6 +16,7 @@ from s2dnas_deploy.files.onnx_schema import MESSAGES, Field
 from s2dnas_deploy.files.protobuf import BYTES, EIGHT_BYTES, FOUR_BYTES, NUMBER, Allowance, fields_of
 from s2dnas_deploy.quoting import shown
 
+LARGEST_GRAPH_BYTES = 2**31  # no ONNX file is larger that keeps its data within itself
 _MOST_FIELDS = 1_000_000
 _DEEPEST = 100
 _TYPES = {

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from s2dnas_deploy.bundle.bundle import MACS
 from s2dnas_deploy.bundle.manifest import CONFIDENCE, LABEL
 from s2dnas_deploy.errors import BundleError, OptionError, ProviderError
-from s2dnas_deploy.files.onnx_file import read_signature
+from s2dnas_deploy.files.onnx_file import LARGEST_GRAPH_BYTES, read_signature
 from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.quoting import in_a_line, shown
 from s2dnas_deploy.run.cascade import Cascade
@@ -23,7 +23,6 @@ from s2dnas_deploy.run.providers import Provider, is_of_memory, make_session
 from s2dnas_deploy.run.stages import Array
 
 _BATCH = 32
-_LARGEST_BYTES = 2**31  # no ONNX file is larger that keeps its data within itself
 _TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -43,10 +42,10 @@ class Baseline:
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
-        self.path, self._provider = path, provider
+        self.path = path
         self._mean, self._std = (np.asarray(each, np.float32).reshape(-1, 1, 1) for each in (mean, std))
         try:
-            graph = read_file(path, _LARGEST_BYTES)
+            graph = read_file(path, LARGEST_GRAPH_BYTES)
             read_signature(graph)  # it may come from anyone's hands, as the bundle beside it
             self._session = make_session(graph, provider, threads=threads)
         except BundleError as error:

@@ -196,10 +196,12 @@ def test_an_export_without_a_key_over_a_signed_bundle_says_so(folder):
 def test_a_key_that_cannot_sign_is_refused_before_the_work(folder):
     key_pair(folder, "rsa", "rsa")
     key_pair(folder, "encrypted", "p256", "open")
+    os.mkfifo("pipe.pem")
     for key, reason in (
         ("rsa.pem", "expected a private key to sign with"),
         ("encrypted.pem", "put its password into $S2DNAS_KEY_PASSWORD"),
         ("nowhere.pem", "found no file nowhere.pem"),
+        ("pipe.pem", "which pipe.pem is not: is a pipe, expected a file"),
     ):
         for done in (
             command(export, "model.pt", "--out", "other", "--sign", key),

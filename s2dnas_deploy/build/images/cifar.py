@@ -12,8 +12,10 @@ from s2dnas_deploy.build.images.splits import Index, UnreadImages, UnreadSplits
 from s2dnas_deploy.bundle.pixels import InputFormat, Pixels
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.files.inert_pickle import InertUnpickler, StandIn
+from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.quoting import in_a_line, shown
 
+_LARGEST_BYTES = 2**30  # the largest of these files has 155 MB
 _REMEDY = "Unpack the archive from https://www.cs.toronto.edu/~kriz/cifar.html anew."
 
 
@@ -121,9 +123,11 @@ def _strings(content: dict[str, Any], key: str, *, where: Path) -> tuple[str, ..
 def _read(path: Path) -> dict[str, Any]:
     """Return the dictionary that a pickle holds, its keys as text."""
     try:
-        content = _CifarUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+        content = _CifarUnpickler(io.BytesIO(read_file(path, _LARGEST_BYTES)), encoding="bytes").load()
     except DataError as refusal:
         raise DataError(f"{path}: {refusal}") from refusal
+    except OSError as problem:
+        raise DataError(f"{path}: {problem.strerror or in_a_line(problem)}. {_REMEDY}") from problem
     except Exception as problem:  # Damaged opcodes end in almost any exception, and all mean the same here.
         raise DataError(f"{path}: expected a CIFAR pickle, got: {in_a_line(problem)}. {_REMEDY}") from problem
     if not isinstance(content, dict):

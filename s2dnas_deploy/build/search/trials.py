@@ -17,9 +17,11 @@ from s2dnas_deploy.errors import CheckpointError, PlanError
 from s2dnas_deploy.files.atomic import free_name, naming, write_text_atomically
 from s2dnas_deploy.files.bounds import Between
 from s2dnas_deploy.files.document import Form
+from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.quoting import shortened
 
+_LARGEST_BYTES = 2**30  # a line has some thousand
 JudgeMany = Callable[[Sequence[Choices]], Iterable[Worth]]
 
 
@@ -95,8 +97,14 @@ def _set_aside(path: Path, header: str) -> Path | None:
 
 
 def _first_line(path: Path) -> str:
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return file.readline().rstrip("\n")
+    return _content(path).partition(b"\n")[0].decode(errors="replace")
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_file(path, _LARGEST_BYTES)
+    except OSError as problem:
+        raise CheckpointError(f"{shortened(str(path), 300)}: {problem.strerror}") from problem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +122,7 @@ def _read(path: Path, space: SearchSpace) -> dict[Choices, Trial]:
     """What was tried before; a last line that was not finished is cut off."""
     if not path.exists():
         return {}
-    content = path.read_bytes()
+    content = _content(path)
     whole = content[: content.rfind(b"\n") + 1]
     trials = []
     for number, line in enumerate(whole.split(b"\n")[1:-1], start=2):

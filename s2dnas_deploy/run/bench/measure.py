@@ -19,6 +19,8 @@ import numpy.typing as npt
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, own_static, static_beside
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.files.onnx_file import LARGEST_GRAPH_BYTES
+from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.quoting import shortened, spelled_out
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.baseline import Baseline
@@ -223,7 +225,9 @@ def _measured(request: MeasureRequest, manifest: Manifest, known: _Known) -> Mea
         thresholds=thresholds,
         stage_macs=manifest.macs,
         static=None if known.baseline is None else _told(str(known.baseline)),
-        static_digest=None if known.baseline is None else _sha256(known.baseline.read_bytes()),
+        static_digest=None
+        if known.baseline is None
+        else _sha256(read_file(known.baseline, LARGEST_GRAPH_BYTES)),
         static_macs=known.static_macs,
         images=_told(", ".join(request.places)),
         images_digest=known.digest,

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -160,3 +161,9 @@ def test_damaged_trials_are_refused(space, tmp_path):
             CheckpointError, match=r"plans\.jsonl is damaged, line 2: .*; start over with --restart"
         ):
             trials(path, space, Judged())
+
+
+def test_a_pipe_in_the_place_of_trials_is_not_waited_for(space, tmp_path):
+    os.mkfifo(tmp_path / "plans.jsonl")
+    with pytest.raises(CheckpointError, match=r"plans\.jsonl: is a pipe, expected a file"):
+        trials(tmp_path / "plans.jsonl", space, Judged())
