@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, own_static, static_beside
 from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.bundle.picture_file import LARGEST_FILE
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.files.onnx_file import LARGEST_GRAPH_BYTES
 from s2dnas_deploy.files.plain_file import read_file
@@ -242,7 +243,7 @@ def _digest_of(items: Sequence[Item]) -> str:
         source = item.source
         if isinstance(source, DataError):
             raise source
-        content = source.tobytes() if isinstance(source, np.ndarray) else Path(source).read_bytes()
+        content = source.tobytes() if isinstance(source, np.ndarray) else read_file(source, LARGEST_FILE)
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()
 
