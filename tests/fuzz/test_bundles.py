@@ -41,7 +41,8 @@ def damage(folder: Path, way: str, data: st.DataObject) -> None:
         path.write_bytes(content[:place])
     elif way == "line":
         lines = content.splitlines(keepends=True)
-        del lines[data.draw(st.integers(0, max(len(lines) - 1, 0))) :][:1]
+        number = data.draw(st.integers(0, max(len(lines) - 1, 0)))
+        del lines[number : number + 1]
         path.write_bytes(b"".join(lines))
     elif way == "exchange":
         other = folder / data.draw(NAMES)
