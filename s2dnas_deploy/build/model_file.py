@@ -260,6 +260,8 @@ def _check_shapes(graph: ChannelGraph, weights: Mapping[str, Tensor], last: int)
         if missing:
             raise CheckpointError(f"weights missing: {shown(missing[:4])}")
         own = {role: weights[key].to("meta", torch.float32) for role, key in keys.items()}
+        if any(not operators.has_rows(node, weight) for weight in own.values()):
+            raise CheckpointError(f"node {shown(node.name)} has a weight without a row for each channel")
         result = operators.run(node, [values[name] for name in node.inputs], own)
         if tuple(result.shape[1:]) != node.shape:
             raise CheckpointError(

@@ -56,6 +56,18 @@ class Operator:
         return self.carry is None
 
 
+def has_rows(node: Node, weight: Tensor) -> bool:
+    """Whether a weight can be divided as its node's channels are: a row for each, or one for all of them.
+
+    An operation itself would be content with less: torch broadcasts.
+    """
+    operator = OPERATORS[node.operator]
+    if operator.restrict is _restrict_nothing:
+        return True
+    rows = weight.shape[0] if weight.dim() else 0
+    return rows == node.channels or (rows == 1 and not operator.mixes)
+
+
 _MOST_CARRIED = 2**26
 
 # --- carries: where output channel p comes from -----------------------------------------------------

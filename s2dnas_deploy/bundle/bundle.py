@@ -15,6 +15,7 @@ nothing that its owner has not signed: no other byte of the folder is even parse
 """
 
 import hashlib
+import os
 import re
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -31,8 +32,8 @@ from s2dnas_deploy.bundle.manifest import (
 )
 from s2dnas_deploy.bundle.signature import LARGEST_BYTES, SIGNATURE, vouched
 from s2dnas_deploy.errors import BundleError
-from s2dnas_deploy.files.onnx_file import LARGEST_GRAPH_BYTES, GraphValue, read_signature
-from s2dnas_deploy.files.plain_file import read_file
+from s2dnas_deploy.files.onnx_file import GraphValue, read_signature
+from s2dnas_deploy.files.plain_file import open_file, read_file
 from s2dnas_deploy.quoting import shown
 
 MACS = "s2dnas.macs"  # in a graph's metadata: its MACs for one image
@@ -41,6 +42,7 @@ VERIFICATION = "verification.txt"
 _UNFINISHED = re.compile(r"\..*\.part")
 """What a replacement that was killed leaves in a bundle, until the next one; nobody reads it."""
 _LARGEST_TEXT_BYTES = 64 * 2**20
+_LONGEST_NAME_BYTES = 255
 _LONGEST_REPLACING, _BETWEEN_LOOKS = 2.0, 0.01  # seconds
 
 
@@ -98,7 +100,7 @@ def _state(folder: Path) -> tuple[tuple[int, int] | None, ...]:
 def _which(path: Path) -> tuple[int, int] | None:
     try:
         found = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # no name that a file could have
         return None
     return found.st_ino, found.st_ctime_ns
 
@@ -141,8 +143,8 @@ def _check_listed(folder: Path, manifest: Manifest, sums: Mapping[str, frozenset
 
 
 def _load(folder: Path, trust: Path | None) -> Bundle:
-    if not folder.is_dir():
-        found = "it is a file, a bundle is a folder" if folder.exists() else "there is no such folder"
+    if not os.path.isdir(folder):  # which Path's own does not survive, for names that no folder can have
+        found = "it is a file, a bundle is a folder" if os.path.exists(folder) else "there is no such folder"
         raise BundleError(f"{found}; s2dnas-export writes one")
     if not (folder / MANIFEST).is_file():
         raise BundleError(f"it has no {MANIFEST}, so it is no bundle; s2dnas-export writes one")
@@ -203,14 +205,19 @@ def static_beside(folder: Path) -> Path:
 
 def own_static(folder: Path, manifest: Manifest) -> Path | None:
     """The static network beside a bundle, if it is there and of the very export that made the bundle."""
-    beside = static_beside(folder)
-    if not beside.is_file():
+    beside, known = static_beside(folder), manifest.sources.get("static")
+    if known is None or not beside.is_file():
         return None
-    return (
-        beside
-        if manifest.sources.get("static") == source_digest(read_file(beside, LARGEST_GRAPH_BYTES))
-        else None
-    )
+    return beside if known == _digest_of_file(beside) else None
+
+
+def _digest_of_file(path: Path) -> str:
+    """As `source_digest`, of a file of any size."""
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        while content := file.read(2**20):
+            digest.update(content)
+    return f"sha256:{digest.hexdigest()}"
 
 
 def source_digest(content: bytes) -> str:
@@ -223,10 +230,15 @@ def sums_of(folder: Path, signed: Mapping[str, str] | None = None) -> dict[str, 
     sums: dict[str, frozenset[str]] = {}
     for line in _decoded(_content(folder, SUMS, signed=signed), SUMS).splitlines():
         sha256, space, name = line.partition("  ")
-        if not space or Path(name).name != name or len(sha256) != 64:
-            raise BundleError(f"{SUMS} has a line that is no sha256 and a plain file name: {line[:100]!r}")
+        if not space or not _is_plain_name(name) or len(sha256) != 64:
+            raise BundleError(f"{SUMS} has a line that is no sha256 and a plain file name: {shown(line)}")
         sums[name] = sums.get(name, frozenset()) | {sha256}
     return sums
+
+
+def _is_plain_name(name: str) -> bool:
+    is_name = name.isprintable() and len(name.encode()) <= _LONGEST_NAME_BYTES
+    return is_name and Path(name).name == name and name != ".."
 
 
 def _text(

@@ -16,12 +16,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from s2dnas_deploy.errors import BundleError, OptionError, S2dnasError
-from s2dnas_deploy.files.plain_file import open_file
+from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.quoting import in_a_line
 
 SIGNATURE = "bundle.sig"
 PASSWORD = "S2DNAS_KEY_PASSWORD"  # noqa: S105 - where it is found, not what it is
 LARGEST_BYTES = 2**20  # of a signature; that of three stages has 4 kB
+_LARGEST_KEY_BYTES = 2**16
 _CURVES = "on the curve P-256, P-384 or P-521"
 
 
@@ -114,9 +115,9 @@ def _public(key: Path) -> Any:
 
 
 def _no_file(key: Path) -> str | None:
-    """Why a key cannot be read, if it cannot; the library would wait for a pipe."""
+    """Why a key cannot be read, if it cannot; the library would wait for a pipe, and read any size."""
     try:
-        open_file(key).close()
+        read_file(key, _LARGEST_KEY_BYTES)
     except FileNotFoundError:
         return f"found no file {key}"
     except OSError as error:

@@ -23,6 +23,7 @@ GLOBAL STACK_GLOBAL REDUCE NEWOBJ BINPERSID
 """
 _CODES = [getattr(pickle, name)[0] for name in _OPCODES.split()]
 _LONGEST_NUMBER_BITS = 64
+_MOST_OPCODES = 2_000_000  # a state dict takes about 30 for a tensor; each may take 100 bytes of memory
 
 
 class StandIn:
@@ -35,6 +36,20 @@ class StandIn:
 
     def __setstate__(self, state: object) -> None:
         """Ignore what the object would hold."""
+
+
+class _Counted(dict[int, Callable[..., Any]]):
+    """What each opcode does, looked up no more often than data of any use need."""
+
+    def __init__(self, dispatch: dict[int, Callable[..., Any]]) -> None:
+        super().__init__(dispatch)
+        self._left = _MOST_OPCODES
+
+    def __getitem__(self, code: int) -> Callable[..., Any]:
+        self._left -= 1
+        if self._left < 0:
+            raise pickle.UnpicklingError(f"more than {_MOST_OPCODES:,} opcodes")
+        return super().__getitem__(code)
 
 
 class InertUnpickler(pickle._Unpickler):
@@ -50,6 +65,10 @@ class InertUnpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Callable[..., Any]]] = {
         code: pickle._Unpickler.dispatch[code] for code in _CODES
     }
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.dispatch = _Counted(type(self).dispatch)  # type: ignore[misc]  # each reads a pickle of its own
 
     def _set_item(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()

@@ -106,11 +106,8 @@ class Cascade:
         """
         from s2dnas_deploy.bundle.bundle import load_bundle
 
-        if not isinstance(bundle, (str, os.PathLike)):
-            raise OptionError(f"expected the folder of a bundle, got {shown(bundle)}")
-        if not isinstance(trust, (str, os.PathLike, type(None))):
-            raise OptionError(f"expected the file of a public key to trust, got {shown(trust)}")
-        read = load_bundle(bundle, trust)
+        key = None if trust is None else _path(trust, "the file of a public key to trust")
+        read = load_bundle(_path(bundle, "the folder of a bundle"), key)
         return cls(read, provider=provider, threads=threads, allow_fallback=allow_fallback)
 
     # --- answering -----------------------------------------------------------------------------------------
@@ -276,6 +273,13 @@ def _start(bundle: "Bundle", name: str, threads: int | None, *, allow_fallback: 
         if chosen is CPU or not (allow_fallback or is_choice(name)):
             raise
         return Stages(bundle, CPU, threads=threads)
+
+
+def _path(given: object, what: str) -> str:
+    path = os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
+    if not isinstance(path, str):
+        raise OptionError(f"expected {what}, got {shown(given)}")
+    return path
 
 
 def _numbers(thresholds: Sequence[float], count: int) -> tuple[float, ...]:

@@ -24,7 +24,7 @@ ARCHIVES = (".npz", ".npy")
 _NETWORKS = (".pt", ".pth", ".th", ".onnx", ".safetensors")
 _LONGEST_NAME = 2**16  # bytes; Linux takes 4096
 # Each is an item of some 300 bytes, so that an archive of single pixels would take 300 times its size.
-_MOST_IMAGES = 4_000_000
+_MOST_IMAGES = 1_000_000
 _IMAGE_KEYS = ("images", "x", "x_test", "x_val", "x_train")
 _LABEL_KEYS = ("labels", "y", "y_test", "y_val", "y_train")
 

@@ -126,6 +126,10 @@ def choose_provider(name: str, *, allow_fallback: bool = False) -> Provider:
     )
 
 
+# It would let a graph's metadata set a session's options, which can write files.
+os.environ.pop("ORT_LOAD_CONFIG_FROM_MODEL", None)
+
+
 def make_session(graph: bytes, provider: Provider, *, threads: int | None = None) -> Any:
     """A session on the provider asked for, or a `ProviderError`; of a graph that was checked."""
     options = onnxruntime.SessionOptions()

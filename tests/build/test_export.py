@@ -465,10 +465,10 @@ class _Calls(nn.Module):
     def __init__(self, function) -> None:
         super().__init__()
         self.function = function
-        self.scale = nn.Parameter(torch.ones(1))
+        self.mix = nn.Linear(3, 5)
 
     def forward(self, image, *features):
-        return self.function(self.scale * image.mean((2, 3)).repeat(1, 2)[:, :5], *features)
+        return self.function(self.mix(image.mean((2, 3))), *features)
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,13 @@ def test_infinite_paddings_come_back(saved):
         lambda weights: weights.update({"stem.weight": torch.zeros(1, 3, 3, 3)}),
         lambda weights: weights.update({"stem.weight": torch.zeros(1).expand(16, 3, 3, 3)}),
         lambda weights: weights.update({"stem.weight": torch.zeros(16, 3, 3, 3, dtype=torch.int32)}),
+        lambda weights: weights.update(
+            {key: torch.zeros(1) for key in weights if key.endswith("fc.bias")}  # which torch would broadcast
+        ),
+        lambda weights: weights.update(
+            {key: torch.tensor(0.0) for key in weights if key.endswith("fc.bias")}
+        ),
+        lambda weights: weights.update({"norm.weight": torch.ones(1)}),
     ],
 )
 def test_forged_weights_are_refused(saved, edit):

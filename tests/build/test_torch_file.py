@@ -351,7 +351,7 @@ def test_what_is_no_torch_file_is_told(tmp_path, content):
 
 def test_a_folder_or_a_pipe_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for name, reason in (("", "is a folder"), ("pipe", "is a pipe"), ("none", "no file ")):
+    for name, reason in (("", "got a folder"), ("pipe", "got a pipe"), ("none", "no file ")):
         with pytest.raises(CheckpointError, match=reason):
             read_torch_file(tmp_path / name)
 
@@ -377,3 +377,10 @@ def test_files_with_flipped_bytes_are_read_or_refused(tmp_path):
             path.write_bytes(damaged)
             with suppress(CheckpointError):
                 read_torch_file(path)
+
+
+def test_a_pickle_of_many_small_things_is_not_read_to_its_end(tmp_path):
+    """Eight million empty lists would take a minute and a gigabyte."""
+    (tmp_path / "many.pth").write_bytes(b"\x80\x02" + b"]" * 8_000_000 + b".")
+    with pytest.raises(CheckpointError, match="more than 2,000,000 opcodes"):
+        read_torch_file(tmp_path / "many.pth")

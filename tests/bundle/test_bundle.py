@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -26,7 +27,7 @@ from small_networks import residual
 
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bundle import manifest as manifest_module
-from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, verify_bundle
+from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, own_static, static_beside, verify_bundle
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import OLD, check_replaceable, save_bundle
 from s2dnas_deploy.cli import inspect
@@ -567,3 +568,21 @@ def test_kill_at_random_moments_leaves_no_half_bundle(tmp_path):
         "work.py",
         "out",
     }
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300, "\x1b[2J", ".."])
+def test_a_name_that_no_file_of_a_bundle_has_is_refused(folder, name):
+    with (folder / "SHA256SUMS").open("a") as stream:
+        stream.write(f"{'0' * 64}  {name}\n")
+    refused(folder, "no sha256 and a plain file name|is not listed|missing|folder")
+
+
+def test_a_static_network_of_any_size_is_looked_at_piece_by_piece(folder):
+    beside = static_beside(folder)
+    with beside.open("wb") as stream:
+        stream.truncate(2**28)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    manifest = load_bundle(folder).manifest
+    assert own_static(folder, replace(manifest, sources={"static": "sha256:0"})) is None
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17  # kilobytes
+    beside.unlink()

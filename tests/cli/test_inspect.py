@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 torch = pytest.importorskip("torch")
 
 from s2dnas_deploy import plan as plans  # noqa: E402
+from s2dnas_deploy.build import model_file  # noqa: E402
 from s2dnas_deploy.build.model_file import Model, save_model  # noqa: E402
 from s2dnas_deploy.build.network import carry_over  # noqa: E402
 from s2dnas_deploy.build.source import build_network  # noqa: E402
@@ -18,6 +19,7 @@ from s2dnas_deploy.build.static_network import read_network  # noqa: E402
 from s2dnas_deploy.bundle.preprocessing import Preprocessing  # noqa: E402
 from s2dnas_deploy.cli import inspect  # noqa: E402
 from s2dnas_deploy.cli.inspection_text import human, human_bytes, percent, table  # noqa: E402
+from s2dnas_deploy.errors import CheckpointError  # noqa: E402
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 DIGITS = ("--model", f"{MODELS}/digits_cnn.py:digits_cnn", "--input", "1x8x8")
@@ -116,7 +118,7 @@ def test_a_picture(model, tmp_path):
 
 def test_odd_provenance_does_no_harm(tmp_path):
     odd = {"network": "\x1b[31mred", "tool": [7], "extra": {"a": None}, "val_accuracy": [0.5]}
-    result = run(write_model(tmp_path / "odd.pt", "static", **odd))
+    result = run(write_model(tmp_path / "odd.pt", "static", **{"val_accuracy": [0.5], **odd}))
     assert result.exit_code == 0, result.output
     assert "\x1b" not in result.stdout
     assert "\\x1b[31mred" in result.stdout
@@ -137,7 +139,15 @@ def test_odd_provenance_does_no_harm(tmp_path):
     ],
 )
 def test_provenance_of_another_kind_is_refused(tmp_path, odd, where):
-    result = run(write_model(tmp_path / "odd.pt", "static", **odd))
+    with pytest.raises(CheckpointError, match="the provenance"):
+        write_model(tmp_path / "odd.pt", "static", **{"val_accuracy": [0.5], **odd})
+    whole = torch.load(write_model(tmp_path / "whole.pt", "static", val_accuracy=[0.5]), weights_only=True)
+    about = json.loads(whole["about"])
+    about["provenance"] = {**PROVENANCE, "val_accuracy": [0.5], **odd}
+    whole["about"] = json.dumps(about)
+    forged = {**whole, "digest": model_file._digest(whole["about"], whole["weights"])}
+    torch.save(forged, tmp_path / "forged.pt")
+    result = run(tmp_path / "forged.pt")
     assert result.exit_code == 3, result.output
     assert f"the provenance: {where}" in result.stderr
 

@@ -181,7 +181,7 @@ def test_where_results_go_and_what_is_discarded_is_for_the_command_line(folder, 
         ("lr = 1\nlr = 2", "is not TOML"),
         (f"data = {'[' * 100_000}", "is not TOML"),
         ("\x00", "is not TOML"),
-        ("x" * 2**20 + "\n", "bytes, expected at most 1,048,576"),
+        ("x" * 2**20 + "\n", "expected at most 1,048,576 bytes, got"),
     ],
 )
 def test_a_recipe_of_odd_values_is_a_usage_error(folder, text, message):
@@ -197,7 +197,7 @@ def test_a_recipe_is_a_file_of_text(folder):
     assert "is not TOML" in one_line(with_recipe(folder), 2)
     recipe.unlink()
     os.mkfifo(recipe)
-    assert "is a pipe, expected a file" in one_line(with_recipe(folder), 2)
+    assert "expected a file, got a pipe" in one_line(with_recipe(folder), 2)
     recipe.unlink()
     recipe.mkdir()
     assert "is a directory" in one_line(with_recipe(folder), 2)

@@ -201,7 +201,7 @@ def test_a_key_that_cannot_sign_is_refused_before_the_work(folder):
         ("rsa.pem", "expected a private key to sign with"),
         ("encrypted.pem", "put its password into $S2DNAS_KEY_PASSWORD"),
         ("nowhere.pem", "found no file nowhere.pem"),
-        ("pipe.pem", "which pipe.pem is not: is a pipe, expected a file"),
+        ("pipe.pem", "which pipe.pem is not: expected a file, got a pipe"),
     ):
         for done in (
             command(export, "model.pt", "--out", "other", "--sign", key),

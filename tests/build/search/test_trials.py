@@ -165,5 +165,5 @@ def test_damaged_trials_are_refused(space, tmp_path):
 
 def test_a_pipe_in_the_place_of_trials_is_not_waited_for(space, tmp_path):
     os.mkfifo(tmp_path / "plans.jsonl")
-    with pytest.raises(CheckpointError, match=r"plans\.jsonl: is a pipe, expected a file"):
+    with pytest.raises(CheckpointError, match=r"plans\.jsonl: expected a file, got a pipe"):
         trials(tmp_path / "plans.jsonl", space, Judged())
