@@ -30,7 +30,7 @@ from s2dnas_deploy.bundle.manifest import (
     GraphFile,
     Manifest,
 )
-from s2dnas_deploy.bundle.signature import LARGEST_BYTES, SIGNATURE, vouched
+from s2dnas_deploy.bundle.signature import LARGEST_BYTES, SIGNATURE, check_public_key, vouched
 from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.onnx_file import GraphValue, read_signature
 from s2dnas_deploy.files.plain_file import open_file, read_file
@@ -173,6 +173,7 @@ def _load(folder: Path, trust: Path | None) -> Bundle:
 
 def _signed(folder: Path, key: Path) -> dict[str, str]:
     """The sha256 of every file of the folder, as the owner of the key has signed them."""
+    check_public_key(key)  # before its absence hides behind that of a signature
     if not (folder / SIGNATURE).is_file():
         raise BundleError(f"it is not signed, for it has no {SIGNATURE}; only what {key} vouches for may run")
     signed = vouched(_content(folder, SIGNATURE, LARGEST_BYTES), key)
@@ -186,7 +187,7 @@ def _check_files(folder: Path, signed: Collection[str]) -> None:
     if missing := sorted(set(signed) - found):
         raise BundleError(f"{shown(missing[0])} is missing, which is signed")
     if added := sorted(found - set(signed)):
-        raise BundleError(f"it holds {shown(added[0])}, which is not signed")
+        raise BundleError(f"it holds {shown(added[0])}, which is not signed; remove it")
 
 
 def names_in(folder: Path) -> set[str]:
@@ -261,7 +262,10 @@ def _decoded(content: bytes, name: str) -> str:
 def _graph(folder: Path, graph: GraphFile, signed: Mapping[str, str] | None) -> bytes:
     content = _content(folder, graph.file, graph.size_bytes, signed)
     if len(content) != graph.size_bytes:
-        raise BundleError(f"{graph.file} has {len(content)} bytes, expected {graph.size_bytes}")
+        raise BundleError(
+            f"{graph.file} has {len(content)} bytes, expected {graph.size_bytes}; copy the bundle again, "
+            "as a whole"
+        )
     if hashlib.sha256(content).hexdigest() != graph.sha256:
         raise BundleError(f"{graph.file} is damaged or was replaced: its sha256 is not the manifest's")
     return content
@@ -277,7 +281,7 @@ def _content(
     try:
         content = read_file(folder / name, largest_bytes, follow_links=False)
     except FileNotFoundError as error:
-        raise BundleError(f"{name} is missing") from error
+        raise BundleError(f"{name} is missing; copy the bundle again, as a whole") from error
     except OSError as error:
         raise BundleError(f"{name}: {error.strerror}") from error
     if signed is not None and hashlib.sha256(content).hexdigest() != signed.get(name):

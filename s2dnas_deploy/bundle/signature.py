@@ -102,6 +102,11 @@ def _private(key: Path) -> Any:
         ) from error
 
 
+def check_public_key(key: Path) -> None:
+    """Refuse what is no key to trust."""
+    _public(key)
+
+
 def _public(key: Path) -> Any:
     with _extra_is_there():
         from model_signing._signing.sign_ec_key import Verifier

@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from s2dnas_deploy.run.limits import MOST_THREADS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+_TRUST = "S2DNAS_TRUST"
 PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino", "xnnpack", "coreml", "auto", "arm")
 _OPTIONS = (
     click.option(
@@ -35,11 +37,21 @@ _OPTIONS = (
     click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="Cores per stage. [default: all]"),
 )
 
+
+def _named_key(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """The key, which must be named if it is asked for: an empty variable is a mistake, not consent."""
+    is_empty = os.environ.get(_TRUST) == "" if value is None else value == Path()
+    if is_empty:
+        raise click.BadParameter(f"expected the file of a public key, got none; unset ${_TRUST} to trust all")
+    return value
+
+
 trust_option = click.option(
     "--trust",
     type=click.Path(path_type=Path),
+    callback=_named_key,
     metavar="KEY",
-    envvar="S2DNAS_TRUST",
+    envvar=_TRUST,
     help="Take no bundle but one that is signed, all of it, by the owner of this public key (PEM, elliptic "
     "curve). [default: $S2DNAS_TRUST]",
 )

@@ -62,6 +62,18 @@ def apply_recipe(ctx: click.Context, param: click.Parameter, value: Path | None)
     return value
 
 
+def check_code_of_recipe(model: str | None, recipe: Path | None) -> None:
+    """Refuse a network's code that only a recipe names and that does not lie with it."""
+    file = (model or "").rpartition(":")[0]
+    if recipe is None or not file.endswith(".py") or not is_from_recipe("model"):
+        return
+    if not _is_inside(file, recipe.parent):
+        raise click.UsageError(
+            f"{recipe} names the code of {shown(file)}, which is not in the recipe's folder; where you trust "
+            f"it, give --model {shown(model)} on the command line"
+        )
+
+
 def is_from_recipe(parameter: str) -> bool:
     """Whether a value of the command that runs comes from its recipe, and not from the command line."""
     return click.get_current_context().get_parameter_source(parameter) is ParameterSource.DEFAULT_MAP
@@ -126,11 +138,6 @@ def _resolved(key: str, setting: Any, folder: Path, refuse: Callable[[str], NoRe
         file, _, name = setting.rpartition(":")
         if not file.endswith(".py"):
             return setting
-        if not _is_inside(file, folder):
-            refuse(
-                f"names the code of {shown(file)}, which is not in the recipe's folder; where you trust it, "
-                f"give --model {shown(setting)} on the command line"
-            )
         return f"{folder / file}:{name}"
     if key in _PATHS and _is_there(folder / setting):
         return str(folder / setting)
@@ -140,7 +147,7 @@ def _resolved(key: str, setting: Any, folder: Path, refuse: Callable[[str], NoRe
 def _is_inside(file: str, folder: Path) -> bool:
     """Whether a file is in the folder or below it, links followed; ~ is somebody's home."""
     try:
-        return not file.startswith("~") and (folder / file).resolve().is_relative_to(folder.resolve())
+        return not file.startswith("~") and Path(file).resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError):  # links that lead to each other
         return False
 

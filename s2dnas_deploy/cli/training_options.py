@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from s2dnas_deploy.cli.command import Numbers
-from s2dnas_deploy.cli.recipe import is_from_recipe
+from s2dnas_deploy.cli.recipe import check_code_of_recipe, is_from_recipe
 
 if TYPE_CHECKING:
     from s2dnas_deploy.build.training.session import Request
@@ -104,6 +104,7 @@ def training_request(options: dict[str, Any]) -> "Request":
     from s2dnas_deploy.build.training.session import Request
     from s2dnas_deploy.build.training.settings import Settings
 
+    check_code_of_recipe(options["model"], options["recipe"])
     own = set(Settings.__dataclass_fields__)
     source = StaticSource(
         model=options["model"],

@@ -101,6 +101,11 @@ def run_job(request: RunRequest, stream: BinaryIO, reporter: Reporter, stop: Sto
     form = format_of(request.out, request.form)
     if request.resume and request.out is None:
         raise OptionError("--resume needs the --out of the interrupted run")
+    if request.out is not None and request.out.resolve().is_relative_to(request.bundle.resolve()):
+        raise OptionError(
+            f"--out {request.out} is inside the bundle, which holds what was exported and no more; "
+            "give a place outside"
+        )
     bundle = load_bundle(request.bundle, request.trust)
     with Cascade(
         bundle,

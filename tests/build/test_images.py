@@ -890,3 +890,12 @@ def test_the_digest_tells_images_labels_and_names_apart(tmp_path):
     assert len(digests) == 5
     assert digest() in digests
     assert all(re.fullmatch("[0-9a-f]{64}", text) for text in digests)
+
+
+def test_a_class_with_a_name_that_steers_a_terminal_is_told_before_any_training(tmp_path):
+    for name in ("cat", "a\tb"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{number}.png")
+    with pytest.raises(DataError, match="rename their folders"):
+        load_images(tmp_path, input_shape=(3, 8, 8), seed=0, val_fraction=0.3)

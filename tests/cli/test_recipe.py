@@ -61,9 +61,7 @@ def test_a_recipe_names_a_file_beside_it_or_below(folder):
     assert with_recipe(folder, "--restart").exit_code == 0
 
 
-@pytest.mark.parametrize(
-    "file", ["../net.py", "/net.py", "link.py", "loop.py", "~/net.py", "nets/../../net.py"]
-)
+@pytest.mark.parametrize("file", ["../net.py", "/net.py", "link.py", "loop.py", "nets/../../net.py"])
 def test_a_file_outside_the_recipes_folder_is_not_run(folder, file):
     inside = folder / "inside"
     inside.mkdir()
@@ -72,8 +70,19 @@ def test_a_file_outside_the_recipes_folder_is_not_run(folder, file):
     (inside / "loop.py").symlink_to("loop.py")
     (inside / "r.toml").write_text(RECIPE.replace("digits_cnn.py", file))
     line = one_line(with_recipe(inside), 2)
-    assert f"names the code of '{file}', which is not in the recipe's folder" in line
-    assert f"give --model '{file}:digits_cnn' on the command line" in line
+    assert "names the code of '" in line
+    assert f"{file.lstrip('/')}', which is not in the recipe's folder" in line
+    assert f"{file.lstrip('/')}:digits_cnn' on the command line" in line
+
+
+def test_a_tilde_in_a_recipe_is_nobodys_home(folder, monkeypatch):
+    (folder / "net.py").write_text("raise SystemExit(9)\n")
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(folder)
+    (folder / "r.toml").write_text(RECIPE.replace("digits_cnn.py", "~/net.py"))
+    result = CliRunner().invoke(train, ["--recipe", "r.toml", "--out", "m.pt"])
+    assert result.exit_code == 2, result.output
+    assert "is not in the recipe's folder" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -304,3 +313,19 @@ def test_a_model_that_cannot_be_used_ends_every_command_alike(tmp_path, command)
     torch.save({"format": "s2dnas-model", "version": torch.zeros(2)}, path)
     needed = ["--out", str(tmp_path / "b")] if command is export else []
     assert "has version a Tensor" in one_line(CliRunner().invoke(command, [str(path), *needed]), 3)
+
+
+def test_a_model_of_the_command_line_goes_over_that_of_a_recipe(tmp_path):
+    """Where somebody trusts the code, as the message says."""
+    shutil.copy(MODELS / "digits_cnn.py", tmp_path / "net.py")
+    (tmp_path / "recipes").mkdir()
+    recipe = tmp_path / "recipes" / "outside.toml"
+    recipe.write_text(RECIPE.replace("digits_cnn.py", "../net.py"))
+    words = ["--recipe", recipe, "--epochs", 0, "--static-epochs", 1, "--limit", 40]
+    words += ["--out", tmp_path / "m.pt"]
+    refused = CliRunner().invoke(train, [str(word) for word in words])
+    assert refused.exit_code == 2
+    assert "is not in the recipe's folder" in refused.stderr
+    words += ["--model", f"{tmp_path / 'net.py'}:digits_cnn"]
+    done = CliRunner().invoke(train, [str(word) for word in words])
+    assert done.exit_code == 0, done.output

@@ -15,6 +15,7 @@ pytest.importorskip("torch")
 
 from exports import model_of
 from keys import key_pair
+from scored_bundle import images_of, scored_bundle
 from small_networks import residual
 
 from s2dnas_deploy import plan as plans
@@ -248,3 +249,29 @@ def test_the_page_about_trust_can_be_followed(folder):
     )
     assert done.returncode == 0
     load_bundle("bundle", "bundle.pub")
+
+
+def test_an_empty_variable_is_no_consent(tmp_path):
+    scored_bundle(tmp_path / "b")
+    images = tmp_path / "images.npz"
+    np.savez(images, images=images_of(np.full((2, 3), 0.9)))
+    words = ["--bundle", str(tmp_path / "b"), str(images)]
+    for given in ({"env": {"S2DNAS_TRUST": ""}}, {"args": [*words, "--trust", ""]}):
+        result = CliRunner().invoke(classify, **{"args": words, **given})
+        assert result.exit_code == 2, result.output
+        assert "expected the file of a public key, got none" in result.stderr
+    missing = CliRunner().invoke(classify, [*words, "--trust", str(tmp_path / "none.pub")])
+    assert missing.exit_code == 3
+    assert "found no file" in missing.stderr
+
+
+def test_answers_are_not_written_into_the_bundle(tmp_path):
+    bundle = scored_bundle(tmp_path / "b").folder
+    images = tmp_path / "images.npz"
+    np.savez(images, images=images_of(np.full((2, 3), 0.9)))
+    result = CliRunner().invoke(
+        classify, ["--bundle", str(bundle), str(images), "--out", str(bundle / "a.csv")]
+    )
+    assert result.exit_code == 2
+    assert "is inside the bundle" in result.stderr
+    assert not (bundle / "a.csv").exists()

@@ -17,6 +17,7 @@ from s2dnas_deploy.build.images.labelled import ImageSplits, LabelledImages, dig
 from s2dnas_deploy.build.images.splits import UnreadImages, UnreadSplits, limited, with_val
 from s2dnas_deploy.bundle.pixels import InputFormat, Pixels
 from s2dnas_deploy.errors import DataError, UnreadableError
+from s2dnas_deploy.quoting import is_shown, shown
 
 OnProgress = Callable[[int, int], None]
 
@@ -44,6 +45,8 @@ def load_images(
     channels, height, width = input_shape
     wanted = InputFormat(channels=channels, height=height, width=width, resize=resize)
     found = _find(source, wanted)
+    odd = [name for name in found.class_names if not is_shown(name)]
+    _require(not odd, f"classes with names that can be shown, got {shown(odd)}; rename their folders")
     train, val = with_val(found, fraction=val_fraction, seed=seed)
     parts = {"train": train, "val": val} | ({} if found.test is None else {"test": found.test})
     if limit is not None:
