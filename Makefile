@@ -21,10 +21,11 @@ test-arm: $(VENV)/.done
 		[ $$code -eq 75 ] && echo "ARM: not tested here" && exit 0; exit $$code; }; \
 	[ ! -e $(ARM)/python ] || $(BIN)/python -m pytest -m slow tests/arm
 
-# Damaged and hostile files, thousands of new ones each time: `make fuzz CASES=10000` for more.
+# Damaged and hostile files, thousands of new ones each time: `make fuzz CASES=10000` for more, SEED=1 for the same again.
 CASES ?= 1000
+SEED ?= random
 fuzz: $(VENV)/.done
-	S2DNAS_FUZZ=$(CASES) $(BIN)/python -m pytest -n 2 -m fuzz --hypothesis-profile=fuzz
+	S2DNAS_FUZZ=$(CASES) $(BIN)/python -m pytest -n 2 -m fuzz --hypothesis-profile=fuzz --hypothesis-seed=$(SEED)
 
 lint: $(VENV)/.done
 	$(BIN)/ruff check .
