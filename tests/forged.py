@@ -16,7 +16,11 @@ def resum(folder: Path) -> None:
     """SHA256SUMS of the files that are there."""
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != "SHA256SUMS"]
     sums = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files)
-    (folder / "SHA256SUMS").write_text(sums)
+    # In place of whatever is there: a link leads elsewhere, and a pipe has no reader.
+    (folder / ".sums").write_text(sums)
+    if (folder / "SHA256SUMS").is_dir():
+        (folder / "SHA256SUMS").rmdir()
+    (folder / ".sums").replace(folder / "SHA256SUMS")
 
 
 def replace_graph(folder: Path, name: str, content: bytes) -> None:

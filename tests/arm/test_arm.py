@@ -139,7 +139,7 @@ def test_a_kit_runs_there_from_zip_to_results(tmp_path):
     with zipfile.ZipFile(board / "kit" / "results.zip") as archive:
         archive.extractall(tmp_path / "back")
     report = Report.load(next((tmp_path / "back").rglob("bench.json")))
-    assert report.environment.machine["architecture"] == "aarch64"
-    assert "asimd" in report.environment.machine["flags"]
+    assert report.environment.machine.architecture == "aarch64"
+    assert "asimd" in report.environment.machine.flags
     assert report.answers.images == 40
     assert set(report.runs[0].subjects) == {"cascade", "exit 0", "exit 1", "arithmetic", "memory"}
