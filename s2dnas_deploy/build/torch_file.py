@@ -22,10 +22,12 @@ from torch import Tensor
 from s2dnas_deploy.errors import CheckpointError
 from s2dnas_deploy.files.inert_pickle import InertUnpickler, StandIn, plain_key
 from s2dnas_deploy.files.plain_file import open_file
+from s2dnas_deploy.files.zip_archive import opened_archive
 from s2dnas_deploy.quoting import in_a_line, shown
 
 _ARCHIVE_START, _PICKLE_START = b"PK\x03\x04", b"\x80"
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the files that torch wrote before it wrote archives
+_MOST_RECORDS = 65_536  # a record is a tensor; large networks have some thousands, with their optimizer's
 _MOST_DIMENSIONS = 64
 _MOST_SHARED, _SHARED_BYTES = 4, 2**20
 """Tensors may read values more than once: so many times the file's size and this many bytes."""
@@ -82,7 +84,7 @@ _Take = Callable[[str, torch.dtype, int], Tensor]
 
 
 def _read_archive(file: BinaryIO, path: Path) -> Any:
-    with zipfile.ZipFile(file) as archive:
+    with opened_archive(file, _MOST_RECORDS) as archive:
         size_bytes = path.stat().st_size
         folder = _folder_in(archive, path, size_bytes)
         taken: dict[str, Tensor] = {}

@@ -1,7 +1,7 @@
 """NumPy's own files as plain arrays, from anyone's hands: nothing in them is run, and no claim is believed.
 
-Place in the flow: a path ──▶ arrays. numpy and zipfile make room for what a file says of itself; here, what
-it says is checked against the size of the file first. The rules:
+Place in the flow: a path ──▶ arrays. numpy makes room for what a file says of itself; here, what it says is
+checked against the size of the file first. The rules:
 
 - A `.npy` holds exactly the numbers or the text (no Python objects, no records) that its header claims.
 - An `.npz` holds `.npy` members only, stored or deflated, each name once, at most 1,000 of them.
@@ -9,18 +9,18 @@ it says is checked against the size of the file first. The rules:
   twentieth, what unpacks to more is a bomb. Neither kind may hold more than 16 GiB.
 """
 
-import io
 import math
 import os
 import re
 import zipfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from s2dnas_deploy.files.plain_file import open_file
+from s2dnas_deploy.files.zip_archive import ArchiveError, opened_archive
 from s2dnas_deploy.quoting import in_a_line, shown
 
 MOST_BYTES = 16 * 2**30
@@ -31,7 +31,6 @@ MOST_MEMBERS = 1000
 _MAGIC = b"\x93NUMPY"
 _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
 _LONGEST_HEADER = 10_000  # as numpy has it
-_LARGEST_DIRECTORY = 2**20
 _CHUNK_BYTES = 2**18
 # By the format's definition a literal of Python; without white space, this much of one is what numpy writes.
 _FIELD = re.compile(
@@ -48,10 +47,12 @@ class ArrayFileError(ValueError):
 def arrays_in(path: Path | str) -> NDArray[Any] | dict[str, NDArray[Any]]:
     """The array of a `.npy`, or those of an `.npz` by their names; raises nothing but `ArrayFileError`."""
     try:
-        with open_file(path) as file, _Frugal(io.FileIO(file.fileno(), closefd=False)) as frugal:
-            return _arrays(frugal, os.fstat(frugal.fileno()).st_size)
+        with open_file(path) as file:
+            return _arrays(file, os.fstat(file.fileno()).st_size)
     except ArrayFileError:
         raise
+    except ArchiveError as problem:
+        raise ArrayFileError(str(problem)) from problem
     except FileNotFoundError as problem:
         raise ArrayFileError("no such file") from problem
     except MemoryError as problem:
@@ -62,25 +63,14 @@ def arrays_in(path: Path | str) -> NDArray[Any] | dict[str, NDArray[Any]]:
         raise ArrayFileError(f"a damaged file ({in_a_line(problem)})") from problem
 
 
-class _Frugal(io.BufferedReader):
-    """Gives no more at once than this module asks for: zipfile reads a directory of any size in one go."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        wanted = _LARGEST_DIRECTORY + 1 if size is None or size < 0 else size
-        content = super().read(min(wanted, _LARGEST_DIRECTORY + 1))
-        if len(content) > _LARGEST_DIRECTORY:
-            raise ArrayFileError("an archive whose directory is larger than 1 MiB")
-        return content
-
-
-def _arrays(file: _Frugal, size: int) -> NDArray[Any] | dict[str, NDArray[Any]]:
+def _arrays(file: BinaryIO, size: int) -> NDArray[Any] | dict[str, NDArray[Any]]:
     start = file.read(len(_MAGIC))
     file.seek(0)
     if start == _MAGIC:
         return _array(file, size, "the file")
     if start[:2] != b"PK":
         raise ArrayFileError("something else" if start else "an empty file")
-    with zipfile.ZipFile(file) as archive:
+    with opened_archive(file, MOST_MEMBERS) as archive:
         _check_members(archive.infolist(), size)
         return {info.filename.removesuffix(".npy"): _member(archive, info) for info in archive.infolist()}
 
@@ -90,8 +80,6 @@ def _arrays(file: _Frugal, size: int) -> NDArray[Any] | dict[str, NDArray[Any]]:
 
 def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
     """Raise unless they can be what `np.savez` wrote, and together of a size that may be unpacked."""
-    if len(members) > MOST_MEMBERS:
-        raise ArrayFileError(f"{len(members):,} members, expected at most {MOST_MEMBERS:,}")
     if len({info.filename for info in members}) < len(members):
         raise ArrayFileError("several members of the same name")
     for info in members:

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import resource
+import struct
 import tracemalloc
 import zipfile
 from collections import OrderedDict
@@ -384,3 +385,19 @@ def test_a_pickle_of_many_small_things_is_not_read_to_its_end(tmp_path):
     (tmp_path / "many.pth").write_bytes(b"\x80\x02" + b"]" * 8_000_000 + b".")
     with pytest.raises(CheckpointError, match="more than 2,000,000 opcodes"):
         read_torch_file(tmp_path / "many.pth")
+
+
+def test_an_archive_that_is_all_directory_is_refused_before_it_is_taken_apart(tmp_path):
+    path = write_archive(tmp_path / "all.pth", {"w": 1})
+    content = path.read_bytes()
+    directory, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    entries = content[directory:end] * 40_000
+    footer = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 2, 2, len(entries), directory, 0)
+    path.write_bytes(content[:directory] + entries + footer)
+    assert "80,000 members, expected at most 65,536" in refused(path)
+
+
+@pytest.mark.slow
+def test_an_archive_of_fifty_thousand_tensors_is_read(tmp_path):
+    torch.save({f"layer.{i}": torch.full((1,), float(i)) for i in range(50_000)}, tmp_path / "w.pt")
+    assert read_torch_file(tmp_path / "w.pt")["layer.49999"].item() == 49_999
