@@ -4,7 +4,8 @@ Place in the flow: a path ──▶ arrays. numpy makes room for what a file say
 checked against the size of the file first. The rules:
 
 - A `.npy` holds exactly the numbers or the text (no Python objects, no records) that its header claims.
-- An `.npz` holds `.npy` members only, stored or deflated, each name once, at most 1,000 of them.
+- An `.npz` holds `.npy` members only, stored or deflated, each name once, at most 1,000 of them. One that
+  holds other things than numbers or text is not read, and is an error to whoever asks for it.
 - An archive may unpack to 64 MiB, and beyond that to 100 times its own size: images hardly get below a
   twentieth, what unpacks to more is a bomb. Neither kind may hold more than 16 GiB.
 """
@@ -13,6 +14,7 @@ import math
 import os
 import re
 import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -44,7 +46,33 @@ class ArrayFileError(ValueError):
     """A file that is none of NumPy's plain ones, or must not be read; one line that says why, not where."""
 
 
-def arrays_in(path: Path | str) -> NDArray[Any] | dict[str, NDArray[Any]]:
+class NotPlainError(ArrayFileError):
+    """An array of objects, dates or records."""
+
+
+class Arrays(Mapping[str, NDArray[Any]]):
+    """The arrays of an `.npz` by their names; to ask for one that is not plain is an `ArrayFileError`."""
+
+    def __init__(self, members: Mapping[str, NDArray[Any] | str]) -> None:
+        self._members = members  # or why there is none
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        found = self._members[name]
+        if isinstance(found, str):
+            raise NotPlainError(found)
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+
+def arrays_in(path: Path | str) -> NDArray[Any] | Arrays:
     """The array of a `.npy`, or those of an `.npz` by their names; raises nothing but `ArrayFileError`."""
     try:
         with open_file(path) as file:
@@ -63,7 +91,7 @@ def arrays_in(path: Path | str) -> NDArray[Any] | dict[str, NDArray[Any]]:
         raise ArrayFileError(f"a damaged file ({in_a_line(problem)})") from problem
 
 
-def _arrays(file: BinaryIO, size: int) -> NDArray[Any] | dict[str, NDArray[Any]]:
+def _arrays(file: BinaryIO, size: int) -> NDArray[Any] | Arrays:
     start = file.read(len(_MAGIC))
     file.seek(0)
     if start == _MAGIC:
@@ -72,7 +100,8 @@ def _arrays(file: BinaryIO, size: int) -> NDArray[Any] | dict[str, NDArray[Any]]
         raise ArrayFileError("something else" if start else "an empty file")
     with opened_archive(file, MOST_MEMBERS) as archive:
         _check_members(archive.infolist(), size)
-        return {info.filename.removesuffix(".npy"): _member(archive, info) for info in archive.infolist()}
+        members = archive.infolist()
+        return Arrays({info.filename.removesuffix(".npy"): _member(archive, info) for info in members})
 
 
 # --- archives ----------------------------------------------------------------------------------------------
@@ -96,9 +125,12 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
         )
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any]:
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any] | str:
     with archive.open(info) as stream:
-        array = _array(stream, info.file_size, f"its member {shown(info.filename)}")
+        try:
+            array = _array(stream, info.file_size, f"its member {shown(info.filename)}")
+        except NotPlainError as problem:
+            return str(problem)
         stream.read(1)  # what a checksum says, zipfile says at the end
         return array
 
@@ -138,13 +170,13 @@ def _header(stream: IO[bytes], what: str) -> tuple[np.dtype[Any], tuple[int, ...
         raise ArrayFileError(f"{what}, whose header is cut off, or longer than {_LONGEST_HEADER:,} bytes")
     fields = _fields(text)
     if fields is None:
-        raise ArrayFileError(
+        raise NotPlainError(
             f"{what}, which holds no plain numbers or text; the header is {shown(text.strip())}"
         )
     try:
         dtype = np.dtype(fields["descr"])
     except (TypeError, ValueError) as problem:
-        raise ArrayFileError(f"{what}, which holds numbers of an unknown type {fields['descr']}") from problem
+        raise NotPlainError(f"{what}, which holds numbers of an unknown type {fields['descr']}") from problem
     shape = tuple(int(length) for length in re.findall("[0-9]+", fields["shape"]))
     if not dtype.itemsize or len(shape) > 32 or max(shape, default=0) > 2**62:
         raise ArrayFileError(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from s2dnas_deploy.bundle.picture_file import is_picture
 from s2dnas_deploy.bundle.pixels import SUFFIXES
 from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.files.numpy_file import ArrayFileError, arrays_in
+from s2dnas_deploy.files.numpy_file import ArrayFileError, Arrays, arrays_in
 from s2dnas_deploy.quoting import named_in_line, shortened, shown
 
 ARCHIVES = (".npz", ".npy")
@@ -195,9 +195,9 @@ def _arrays_in(path: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
     where = named_in_line(path)
     try:
         arrays = arrays_in(path)
+        images, labels = (arrays, None) if isinstance(arrays, np.ndarray) else _parts_of(arrays, where)
     except ArrayFileError as problem:
         raise DataError(f"{where}: expected a NumPy archive of plain arrays, got: {problem}") from problem
-    images, labels = (arrays, None) if isinstance(arrays, np.ndarray) else _parts_of(arrays, where)
     if images.ndim not in (3, 4) or not images.size:
         raise DataError(
             f"{where}: expected images as [N, H, W], [N, H, W, C] or [N, C, H, W], "
@@ -210,9 +210,7 @@ def _arrays_in(path: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
     return images, labels
 
 
-def _parts_of(
-    arrays: dict[str, npt.NDArray[Any]], where: str
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
+def _parts_of(arrays: Arrays, where: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
     present = [key for key in _IMAGE_KEYS if key in arrays]
     if len(present) != 1:
         raise DataError(

@@ -163,9 +163,9 @@ def _images_in(folder: Path) -> list[npt.NDArray[Any]]:
     expected = f"{path}: expected images that s2dnas-search --write-probes wrote"
     try:
         arrays = arrays_in(path)
+        images = None if isinstance(arrays, np.ndarray) else arrays.get("images")
     except ArrayFileError as problem:
         raise DataError(f"{expected}, got {problem}") from problem
-    images = None if isinstance(arrays, np.ndarray) else arrays.get("images")
     if images is None or not images.ndim:
         raise DataError(f"{expected}, got other arrays")
     return list(images)

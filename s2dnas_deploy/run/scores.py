@@ -6,7 +6,7 @@ threshold needs another run.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError, RecordError
 from s2dnas_deploy.files.atomic import write_atomically
-from s2dnas_deploy.files.numpy_file import ArrayFileError, arrays_in
+from s2dnas_deploy.files.numpy_file import ArrayFileError, Arrays, arrays_in
 from s2dnas_deploy.quoting import shortened, shown
 from s2dnas_deploy.run.bulk import BulkOptions, decoded
 from s2dnas_deploy.run.cascade import Cascade
@@ -108,13 +108,11 @@ class ExitScores:
     def load(path: Path) -> "ExitScores":
         """Read what `save` wrote."""
         try:
-            arrays = arrays_in(path)
+            return _scores_in(arrays_in(path))
         except ArrayFileError as problem:
             raise RecordError(
                 f"{path}: expected exit scores that --scores has kept, got {problem}"
             ) from problem
-        try:
-            return _scores_in(arrays)
         except RecordError as problem:
             raise RecordError(f"{path}: expected exit scores that --scores has kept: {problem}") from problem
 
@@ -123,9 +121,9 @@ _KEYS = ("label", "confidence", "truth", "graphs", "images")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-def _scores_in(arrays: Array | Mapping[str, Array]) -> ExitScores:
+def _scores_in(arrays: Array | Arrays) -> ExitScores:
     """The scores that an archive's arrays are."""
-    if not isinstance(arrays, Mapping) or not {"label", "confidence"} <= set(arrays) <= set(_KEYS):
+    if isinstance(arrays, np.ndarray) or not {"label", "confidence"} <= set(arrays) <= set(_KEYS):
         keys = "a single array" if isinstance(arrays, np.ndarray) else shown(sorted(arrays))
         raise RecordError(f"expected the arrays {', '.join(_KEYS)}, the first two at least, got {keys}")
     graphs, images = (_digests(arrays[key], key) if key in arrays else () for key in ("graphs", "images"))

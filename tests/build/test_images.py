@@ -777,7 +777,7 @@ GOOD = {"x": numbered(4, 4, 5), "y": np.array([0, 0, 1, 1])}
         (GOOD | {"class_names": np.array(["a", "b", "c"])}, "none found for 'c'"),
         (GOOD | {"class_names": np.array(["a", "a"])}, r"class names that differ, got \['a', 'a'\]"),
         (GOOD | {"class_names": np.array([1, 2])}, r"'class_names': expected text \[K\], got int64 \[2\]"),
-        (GOOD | {"class_names": np.array(["a", 2], object)}, "expected a NumPy archive of plain arrays"),
+        (GOOD | {"class_names": np.array(["a", 2], object)}, r"plain arrays .*'class_names\.npy'"),
         (GOOD | {"x_test": GOOD["x"]}, "expected the keys 'x_test' and 'y_test' together, got no 'y_test'"),
         (GOOD | {"x_test": GOOD["x"], "y_test": [0, 0, 1, 2]}, "'y_test': expected labels 0 to 1"),
         (GOOD | {"x_test": numbered(2, 5, 5), "y_test": [0, 1]}, r"'x_test': expected 4x5 .*got 5x5 \(all 2"),
@@ -792,6 +792,12 @@ GOOD = {"x": numbered(4, 4, 5), "y": np.array([0, 0, 1, 1])}
 def test_archives_of_other_content_are_refused(tmp_path, arrays, message):
     with pytest.raises(DataError, match=message):
         load_from(write_archive(tmp_path / "data.npz", **arrays), input_shape=(1, 4, 5))
+
+
+def test_what_stands_beside_images_and_labels_in_an_archive_may_be_of_any_kind(tmp_path):
+    beside = {"taken": np.array(["2026-01-01"], "M8[D]"), "notes": np.array([{}], object)}
+    splits = load_from(write_archive(tmp_path / "data.npz", **GOOD, **beside), input_shape=(1, 4, 5))
+    assert splits.class_names == ("0", "1")
 
 
 def test_a_damaged_archive_is_refused(tmp_path):

@@ -80,7 +80,7 @@ def test_hostile_archives_are_refused_in_one_line_and_little_memory(tmp_path):
     told = read_in_a_child(tmp_path / "files", hostile_files.archives(), "archives")
     for name, (reason, _, seconds) in told.items():
         assert reason is not None, name
-        assert reason.startswith("ArrayFileError: "), (name, reason)
+        assert reason.startswith(("ArrayFileError: ", "NotPlainError: ")), (name, reason)
         assert len(reason.splitlines()) == 1
         assert len(reason) < 600, (name, reason)
         assert seconds < 5, (name, seconds)
@@ -115,7 +115,7 @@ def test_sound_archives_are_read_and_cut_or_changed_ones_are_refused_or_read(tmp
     path = tmp_path / name
     path.write_bytes(content)
     found = arrays_in(path)
-    arrays = found.values() if isinstance(found, dict) else [found]
+    arrays = [found] if isinstance(found, np.ndarray) else found.values()
     assert [array.shape for array in arrays if array.dtype == np.uint8] == [(2, 10, 12)]
     for end in range(0, len(content), 7):
         path.write_bytes(content[:end])
@@ -164,6 +164,30 @@ def test_large_archives_unpack_to_a_hundred_times_their_size_and_no_more(tmp_pat
         else:
             with pytest.raises(ArrayFileError, match="100 times the file"):
                 arrays_in(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize(
+    "other", [np.array([object, None], object), np.array(["2026-01-01"], "M8[D]"), np.zeros(2, "i4,f4")]
+)
+def test_a_member_that_is_not_plain_is_an_error_to_whoever_asks_for_it(tmp_path, other):
+    np.savez(tmp_path / "x.npz", images=np.zeros((2, 10, 12), np.uint8), other=other)
+    arrays = arrays_in(tmp_path / "x.npz")
+    assert list(arrays) == ["images", "other"]
+    assert arrays["images"].shape == (2, 10, 12)
+    with pytest.raises(ArrayFileError, match=r"'other\.npy', which holds no plain numbers or text"):
+        arrays["other"]
+
+
+def test_what_stands_beside_images_and_labels_may_be_of_any_kind(tmp_path):
+    arrays = {"images": np.zeros((2, 10, 12), np.uint8), "labels": [0, 1]}
+    taken = np.array(["2026-01-01", "2026-01-02"], "M8[D]")
+    np.savez(tmp_path / "x.npz", **arrays, taken=taken)
+    items = find_items([str(tmp_path / "x.npz")], ["a", "b"]).images
+    assert [item.truth for item in items] == ["a", "b"]
+    np.savez(tmp_path / "x.npz", **arrays | {"labels": np.array([0, 1], object)})
+    (item,) = find_items([str(tmp_path / "x.npz")], ["a", "b"]).images
+    with pytest.raises(DataError, match=r"plain arrays, got: its member 'labels\.npy'"):
+        raise item.source
 
 
 def test_archives_that_are_no_files_keep_nobody_waiting(tmp_path):

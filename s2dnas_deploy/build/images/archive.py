@@ -1,6 +1,5 @@
 """Labelled images from a NumPy archive (`.npz`), read without pickle."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from s2dnas_deploy.build.images.arrays import array_images
 from s2dnas_deploy.build.images.splits import Index, UnreadImages, UnreadSplits
 from s2dnas_deploy.bundle.pixels import InputFormat, as_planes
 from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.files.numpy_file import ArrayFileError, arrays_in
+from s2dnas_deploy.files.numpy_file import ArrayFileError, Arrays, arrays_in
 from s2dnas_deploy.quoting import named_in_line
 
 _TRAIN_KEYS = (("x_train", "y_train"), ("images", "labels"), ("x", "y"))
@@ -19,7 +18,19 @@ _TRAIN_KEYS = (("x_train", "y_train"), ("images", "labels"), ("x", "y"))
 
 def find_archive(path: Path, wanted: InputFormat) -> UnreadSplits:
     """Return the images of the archive under the keys it uses."""
-    arrays = _arrays_in(path)
+    try:
+        arrays = arrays_in(path)
+        if isinstance(arrays, np.ndarray):
+            raise ArrayFileError("a single array")
+        return _splits_in(arrays, wanted, path)
+    except ArrayFileError as problem:
+        raise DataError(
+            f"{path}: expected a NumPy archive of plain arrays (no Python objects), got: {problem}."
+            " Write it anew with np.savez(path, x_train=..., y_train=...)."
+        ) from problem
+
+
+def _splits_in(arrays: Arrays, wanted: InputFormat, path: Path) -> UnreadSplits:
     train_keys = _train_keys(arrays, path)
     parts = [
         _part(arrays, keys, wanted, path) for keys in (train_keys, ("x_val", "y_val"), ("x_test", "y_test"))
@@ -33,20 +44,7 @@ def find_archive(path: Path, wanted: InputFormat) -> UnreadSplits:
     return UnreadSplits(train=train, val=val, test=test, class_names=class_names, where=str(path))
 
 
-def _arrays_in(path: Path) -> Mapping[str, NDArray[Any]]:
-    try:
-        arrays = arrays_in(path)
-        if isinstance(arrays, np.ndarray):
-            raise ArrayFileError("a single array")
-    except ArrayFileError as problem:
-        raise DataError(
-            f"{path}: expected a NumPy archive of plain arrays (no Python objects), got: {problem}."
-            " Write it anew with np.savez(path, x_train=..., y_train=...)."
-        ) from problem
-    return arrays
-
-
-def _train_keys(arrays: Mapping[str, NDArray[Any]], path: Path) -> tuple[str, str]:
+def _train_keys(arrays: Arrays, path: Path) -> tuple[str, str]:
     present = [keys for keys in _TRAIN_KEYS if set(keys) & set(arrays)]
     if len(present) != 1:
         raise DataError(
@@ -57,9 +55,7 @@ def _train_keys(arrays: Mapping[str, NDArray[Any]], path: Path) -> tuple[str, st
     return present[0]
 
 
-def _part(
-    arrays: Mapping[str, NDArray[Any]], keys: tuple[str, str], wanted: InputFormat, path: Path
-) -> UnreadImages | None:
+def _part(arrays: Arrays, keys: tuple[str, str], wanted: InputFormat, path: Path) -> UnreadImages | None:
     missing = [key for key in keys if key not in arrays]
     if len(missing) == 2:
         return None
@@ -84,7 +80,7 @@ def _labels(labels: NDArray[Any], *, where: str) -> Index:
     return labels.astype(np.int64)
 
 
-def _class_names(arrays: Mapping[str, NDArray[Any]], labels: Index, path: Path) -> tuple[str, ...]:
+def _class_names(arrays: Arrays, labels: Index, path: Path) -> tuple[str, ...]:
     if "class_names" not in arrays:
         highest = int(labels.max())
         if highest >= len(labels):
