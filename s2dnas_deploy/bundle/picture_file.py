@@ -7,6 +7,8 @@ threads together hold no more than `MOST_BYTES` of pictures. The rules:
 - A file has at most 256 MiB, and in front of its pixels at most 8 MiB of other things.
 - A picture takes at most 320 MB to decode: 40 megapixels, or fewer in formats whose decoders take more
   (26 in packed TIFF, 20 in WebP, 16 in JPEG 2000).
+- A PNG of more, up to nearly 80, is decoded if it is in the network's colours and the right way up, and is
+  to be made smaller: it is resized as it is decoded, without another picture in between.
 - A JPEG of more is decoded at a half, a quarter or an eighth of its size, if it is to be made smaller anyway.
 """
 
@@ -20,7 +22,16 @@ from typing import BinaryIO
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from s2dnas_deploy.bundle.pixels import InputFormat, Pixels, in_colour, planes_of, readable_formats, resized
+from s2dnas_deploy.bundle.pixels import (
+    InputFormat,
+    Pixels,
+    covering,
+    in_colour,
+    is_as_wanted,
+    planes_of,
+    readable_formats,
+    resized,
+)
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.files.plain_file import open_file
 from s2dnas_deploy.quoting import in_a_line
@@ -35,6 +46,7 @@ _MOST_BEFORE_PIXELS = 8 * 2**20
 _MOST_READS_BEFORE_PIXELS, _MOST_READS = 200_000, 1_000_000
 # Per pixel, as measured: the decoded picture, and the one in the network's colours that is made of it.
 _EACH_BYTES = 8
+_EACH_BYTES_AS_WANTED = 4  # the decoded picture alone
 _EACH_BYTES_WEBP, _EACH_BYTES_LIBTIFF, _EACH_BYTES_JPEG2000 = 16, 12, {1: 9, 2: 14, 3: 19, 4: 24}
 _COEFFICIENT_BYTES = 2
 _REDUCTIONS = (1, 2, 4, 8)
@@ -72,6 +84,8 @@ def planes_in(path: str, wanted: InputFormat) -> Pixels:
 
 def _decoded(image: Image.Image, wanted: InputFormat) -> Pixels:
     image.load()
+    if image.format == "PNG" and not is_as_wanted(image, wanted):  # which may only stand behind the pixels
+        _within(_EACH_BYTES * image.width * image.height, image)
     picture = in_colour(image, wanted.channels)
     if not wanted.admits(picture.height, picture.width):
         raise OtherSizeError(picture)
@@ -190,6 +204,9 @@ def _bytes_to_decode(image: ImageFile.ImageFile, file: _Watched, wanted: InputFo
     if image.format == "TIFF" and image.tile and image.tile[0][0] != "raw":
         tags, each = image.tag_v2, _EACH_BYTES_LIBTIFF  # type: ignore[attr-defined]
         pixels = max(pixels, tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0))
+    if image.format == "PNG" and each * pixels > MOST_BYTES and wanted.resize and is_as_wanted(image, wanted):
+        width, height = covering(image, wanted)
+        each, pixels = _EACH_BYTES_AS_WANTED, pixels + width * (image.height + height)
     if image.tile and image.tile[0][0] == "ppm_plain":
         _refuse_long_text(file)
     return _within(each * pixels, image)

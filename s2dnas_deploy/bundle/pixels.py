@@ -26,6 +26,8 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 _LAYOUTS = "uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]"
 _MODES = {1: "L", 3: "RGB"}
+# A picture without these is neither turned nor blended; which way is up stands in any of the last.
+_CHANGES = {"transparency", "exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 _BAND_PIXELS = 2**18
 _MOST_BETWEEN = 2**24
 
@@ -105,10 +107,7 @@ def resized(image: Image.Image, wanted: InputFormat) -> Image.Image:
     """
     if wanted.resize is None or image.size == (wanted.width, wanted.height):
         return image
-    width, height = wanted.width, wanted.height
-    if wanted.resize == "crop":
-        scale = max(width / image.width, height / image.height)
-        width, height = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    width, height = covering(image, wanted)
     # Pillow changes the width first; a line of pixels would become a large picture in between.
     if width * max(height, image.height) > max(_MOST_BETWEEN, 4 * wanted.width * wanted.height):
         raise DataError(
@@ -117,6 +116,15 @@ def resized(image: Image.Image, wanted: InputFormat) -> Image.Image:
     cover = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (cover.width - wanted.width) // 2, (cover.height - wanted.height) // 2
     return cover.crop((left, top, left + wanted.width, top + wanted.height))
+
+
+def covering(image: Image.Image, wanted: InputFormat) -> tuple[int, int]:
+    """The width and height that a picture is resized to, before a crop takes the middle of it."""
+    width, height = wanted.width, wanted.height
+    if wanted.resize == "crop":
+        scale = max(width / image.width, height / image.height)
+        width, height = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    return width, height
 
 
 def planes_of(image: Image.Image) -> Pixels:
@@ -152,6 +160,11 @@ def fitted(images: Pixels, wanted: InputFormat) -> Pixels:
     planes = images.reshape(-1, *images.shape[2:])
     # Plane by plane is what pillow does within an RGB picture as well, and it allows any channel count.
     return np.stack([np.asarray(resized(Image.fromarray(plane), wanted)) for plane in planes]).reshape(shape)
+
+
+def is_as_wanted(image: Image.Image, wanted: InputFormat) -> bool:
+    """Whether `in_colour` is sure to leave a picture as it is, going by what has been read of its file."""
+    return image.mode == _MODES[wanted.channels] and not _CHANGES & image.info.keys()
 
 
 def can_recolour(channels: int, wanted: InputFormat) -> bool:

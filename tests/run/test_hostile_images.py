@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import hostile_files
@@ -302,6 +303,53 @@ def test_a_failed_picture_gives_its_memory_back(tmp_path, monkeypatch):
     with pytest.raises(DataError):
         planes_in(str(tmp_path / "x.png"), SMALL)
     assert room._free == picture_file.MOST_BYTES
+
+
+def png_with(content, kind, data):
+    """A PNG with one more chunk, behind its pixels."""
+    end = content.rindex(b"IEND") - 4
+    chunk = len(data).to_bytes(4, "big") + kind + data
+    return content[:end] + chunk + zlib.crc32(kind + data).to_bytes(4, "big") + content[end:]
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "data"),
+    [
+        ("RGB", None, b""),
+        ("RGBA", None, b""),
+        ("L", None, b""),
+        ("RGB", b"tRNS", bytes(6)),
+        ("RGB", b"eXIf", TURNED.tobytes()[6:]),
+    ],
+)
+def test_a_png_of_which_no_other_picture_is_made_may_be_twice_as_large(
+    tmp_path, monkeypatch, mode, kind, data
+):
+    content = hostile_files.saved(Image.linear_gradient("L").resize((400, 250)).convert(mode), "PNG")
+    (tmp_path / "x.png").write_bytes(content if kind is None else png_with(content, kind, data))
+    path, as_it_is = str(tmp_path / "x.png"), mode == "RGB" and kind is None
+    whole = planes_in(path, SMALL)
+    monkeypatch.setattr(picture_file, "MOST_BYTES", 4 * 400 * 250 + 4 * 16 * (250 + 16))
+    if as_it_is:
+        np.testing.assert_array_equal(planes_in(path, SMALL), whole)
+        monkeypatch.setattr(picture_file, "MOST_BYTES", picture_file.MOST_BYTES - 1)
+    with pytest.raises(DataError, match=r"400x250 pixels of PNG take \d MB"):
+        planes_in(path, SMALL)
+    with pytest.raises(DataError, match=r"400x250 pixels of PNG take \d MB"):
+        planes_in(path, InputFormat(channels=3, height=250, width=400, resize=None))
+
+
+@pytest.mark.slow
+def test_the_largest_png_takes_no_more_memory_than_is_stated(tmp_path):
+    large = Image.new("RGB", (10_000, 7_900), (1, 2, 3))
+    files = {"large.png": hostile_files.saved(large, "PNG", compress_level=1)}
+    ((reason, megabytes, _),) = read_in_a_child(tmp_path / "files", files, "images").values()
+    assert reason is None
+    assert megabytes * 2**20 < picture_file.MOST_BYTES + 16 * 2**20
 
 
 def photo(path, size, **options):
