@@ -68,6 +68,14 @@ def images_of(scores: np.ndarray) -> np.ndarray:
     return np.concatenate([scores.astype(np.float32), who], axis=1)[:, :, None, None]
 
 
+def with_images(folder: Path) -> Path:
+    """The folder, with a bundle and 40 images for it in an archive."""
+    scored_bundle(folder / "bundle")
+    scores = np.random.default_rng(0).random((40, 3))
+    np.savez(folder / "images.npz", images=images_of(scores), labels=np.arange(40))
+    return folder
+
+
 def _graph(k: int, stages: int, *, gathers: bool) -> bytes:
     size = stages + 1
     nodes, inputs, outputs = [], [], []

@@ -30,7 +30,7 @@ from s2dnas_deploy.bundle.manifest import (
     GraphFile,
     Manifest,
 )
-from s2dnas_deploy.bundle.signature import LARGEST_BYTES, SIGNATURE, check_public_key, vouched
+from s2dnas_deploy.bundle.signature import LARGEST_BYTES, SIGNATURE, Trusted
 from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.onnx_file import GraphValue, read_signature
 from s2dnas_deploy.files.plain_file import open_file, read_file
@@ -173,10 +173,10 @@ def _load(folder: Path, trust: Path | None) -> Bundle:
 
 def _signed(folder: Path, key: Path) -> dict[str, str]:
     """The sha256 of every file of the folder, as the owner of the key has signed them."""
-    check_public_key(key)  # before its absence hides behind that of a signature
+    trusted = Trusted(key)  # before its absence hides behind that of a signature
     if not (folder / SIGNATURE).is_file():
         raise BundleError(f"it is not signed, for it has no {SIGNATURE}; only what {key} vouches for may run")
-    signed = vouched(_content(folder, SIGNATURE, LARGEST_BYTES), key)
+    signed = trusted.vouched(_content(folder, SIGNATURE, LARGEST_BYTES))
     _check_files(folder, signed)
     return signed
 

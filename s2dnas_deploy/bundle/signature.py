@@ -52,32 +52,38 @@ class Signer:
         return signed.encode()
 
 
-def vouched(signature: bytes, key: Path) -> dict[str, str]:
-    """The sha256 of every file that a signature vouches for, which must be by the owner of a public key.
+class Trusted:
+    """A public key, found fit before a signature is looked for: what its owner vouches for may run."""
 
-    Whatever the library raises over a signature from anyone's hands, it has not verified it.
-    """
-    with _extra_is_there():
-        from cryptography.exceptions import InvalidSignature
-        from model_signing._signing.sign_sigstore_pb import Signature
-        from sigstore_models.bundle.v1 import Bundle
-    verifier = _public(key)
-    try:
-        read = Bundle.from_json(signature)
-        hint = read.verification_material.public_key.hint
-    except Exception as error:
-        raise BundleError(f"{SIGNATURE} is damaged, or is no signature by a key") from error
-    if not hint:  # of a release before 1.0, whose reader would print to stdout
-        raise BundleError(f"{SIGNATURE} does not say which key it is by; sign the bundle again")
-    try:
-        files = list(verifier.verify(Signature(read)).resource_descriptors())
-    except InvalidSignature as error:
-        raise BundleError(f"{SIGNATURE} is not by the key {key}, or was changed after it was made") from error
-    except Exception as error:
-        raise BundleError(f"{SIGNATURE} is not by the key {key}: {in_a_line(error)}") from error
-    if any(file.digest.algorithm != "sha256" for file in files):
-        raise BundleError(f"{SIGNATURE} is not about the sha256 of whole files; sign the bundle again")
-    return {file.identifier: file.digest.digest_hex for file in files}
+    def __init__(self, key: Path) -> None:
+        self._key, self._verifier = key, _public(key)
+
+    def vouched(self, signature: bytes) -> dict[str, str]:
+        """The sha256 of every file that a signature vouches for, which must be by the owner of the key.
+
+        Whatever the library raises over a signature from anyone's hands, it has not verified it.
+        """
+        with _extra_is_there():
+            from cryptography.exceptions import InvalidSignature
+            from model_signing._signing.sign_sigstore_pb import Signature
+            from sigstore_models.bundle.v1 import Bundle
+        try:
+            read = Bundle.from_json(signature)
+            hint = read.verification_material.public_key.hint
+        except Exception as error:
+            raise BundleError(f"{SIGNATURE} is damaged, or is no signature by a key") from error
+        if not hint:  # of a release before 1.0, whose reader would print to stdout
+            raise BundleError(f"{SIGNATURE} does not say which key it is by; sign the bundle again")
+        other = f"{SIGNATURE} is not by the key {self._key}"
+        try:
+            files = list(self._verifier.verify(Signature(read)).resource_descriptors())
+        except InvalidSignature as error:
+            raise BundleError(f"{other}, or was changed after it was made") from error
+        except Exception as error:
+            raise BundleError(f"{other}: {in_a_line(error)}") from error
+        if any(file.digest.algorithm != "sha256" for file in files):
+            raise BundleError(f"{SIGNATURE} is not about the sha256 of whole files; sign the bundle again")
+        return {file.identifier: file.digest.digest_hex for file in files}
 
 
 def _private(key: Path) -> Any:
@@ -100,11 +106,6 @@ def _private(key: Path) -> Any:
         raise OptionError(
             f"{expected}, which {key} with the password in ${PASSWORD} is not: {_why(error)}"
         ) from error
-
-
-def check_public_key(key: Path) -> None:
-    """Refuse what is no key to trust."""
-    _public(key)
 
 
 def _public(key: Path) -> Any:

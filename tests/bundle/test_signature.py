@@ -11,11 +11,12 @@ from pathlib import Path
 
 import onnx
 import pytest
+from dying_writes import die_at_write
 from keys import key_pair
 from scored_bundle import scored_bundle
 
 from s2dnas_deploy.bundle import bundle as bundle_module
-from s2dnas_deploy.bundle import saving
+from s2dnas_deploy.bundle import signature as signature_module
 from s2dnas_deploy.bundle.bundle import load_bundle, source_digest, verify_bundle
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import check_replaceable, replace_manifest, save_bundle
@@ -140,6 +141,13 @@ def test_any_file_that_was_changed_is_refused(folder, keys, name):
     refused(folder, keys[1], f"{name} is not the file that was signed")
 
 
+def test_a_trusted_key_is_parsed_once_for_each_load(folder, keys, monkeypatch):
+    real, parsed = signature_module._public, []
+    monkeypatch.setattr(signature_module, "_public", lambda key: parsed.append(key) or real(key))
+    load_bundle(folder, keys[1])
+    assert parsed == [keys[1]]
+
+
 def test_nothing_is_parsed_before_it_is_vouched_for(folder, keys, monkeypatch):
     (folder / "manifest.json").write_text("[" * 100_000)
     monkeypatch.setattr(Manifest, "from_json", lambda text: pytest.fail("it was parsed"))
@@ -147,14 +155,14 @@ def test_nothing_is_parsed_before_it_is_vouched_for(folder, keys, monkeypatch):
 
 
 def test_a_graph_that_is_replaced_after_the_signature_was_read_is_refused(folder, keys, monkeypatch):
-    real = bundle_module.vouched
+    real = bundle_module.Trusted.vouched
 
     def racing(*arguments):
         signed = real(*arguments)
         (folder / "stage_0.onnx").write_bytes((folder / "stage_1.onnx").read_bytes())
         return signed
 
-    monkeypatch.setattr(bundle_module, "vouched", racing)
+    monkeypatch.setattr(bundle_module.Trusted, "vouched", racing)
     refused(folder, keys[1], r"stage_0\.onnx is not the file that was signed")
 
 
@@ -297,19 +305,11 @@ def test_another_manifest_takes_the_signature_along_or_away(folder, keys):
 
 
 def test_killed_at_any_write_it_has_no_signature_of_another_state(made, keys, tmp_path, monkeypatch):
-    real, signer = saving.write_text_atomically, Signer(keys[0])
+    signer = Signer(keys[0])
     for survived in range(6):
         folder = Path(shutil.copytree(made, tmp_path / str(survived)))
         bundle = load_bundle(folder, keys[1])
-        writes = []
-
-        def dying(path, text, writes=writes, survived=survived):
-            if len(writes) == survived:
-                raise SystemExit("killed")
-            writes.append(path.name)
-            real(path, text)
-
-        monkeypatch.setattr(saving, "write_text_atomically", dying)
+        writes = die_at_write(survived, monkeypatch)
         if survived < 5:
             with pytest.raises(SystemExit):
                 replace_manifest(bundle, another(bundle.manifest), signer)

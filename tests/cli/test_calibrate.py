@@ -15,6 +15,7 @@ from PIL import Image
 
 pytest.importorskip("torch")
 
+from dying_writes import die_at_write
 from exports import chain_from, export_to
 from small_networks import residual
 
@@ -333,7 +334,6 @@ def test_no_images_and_images_that_cannot_be_read(bundle, tmp_path):
 
 
 def test_a_replacement_that_dies_at_any_write_leaves_a_whole_bundle(made, tmp_path, monkeypatch):
-    real = saving.write_text_atomically
     for survived in range(5):
         folder = Path(shutil.copytree(made[0], tmp_path / str(survived)))
         bundle = load_bundle(folder)
@@ -342,15 +342,7 @@ def test_a_replacement_that_dies_at_any_write_leaves_a_whole_bundle(made, tmp_pa
             for stage in bundle.manifest.stages
         )
         manifest = type(bundle.manifest)(**{**vars(bundle.manifest), "stages": stages})
-        writes = []
-
-        def dying(path, text, writes=writes, survived=survived):
-            if len(writes) == survived:
-                raise SystemExit("killed")
-            writes.append(path.name)
-            real(path, text)
-
-        monkeypatch.setattr(saving, "write_text_atomically", dying)
+        writes = die_at_write(survived, monkeypatch)
         if survived < 4:
             with pytest.raises(SystemExit):
                 replace_manifest(bundle, manifest)

@@ -9,13 +9,12 @@ import shutil
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 pytest.importorskip("onnx")
 
 from kill_points import Commands, contents, evenly
-from scored_bundle import images_of, scored_bundle
+from scored_bundle import with_images
 
 MANY = None if os.environ.get("S2DNAS_ALL_KILLS") else 12
 NET = """
@@ -55,11 +54,7 @@ def building():
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory):
     """A bundle, and images in an archive."""
-    folder = tmp_path_factory.mktemp("deployed")
-    scored_bundle(folder / "bundle")
-    scores = np.random.default_rng(0).random((40, 3))
-    np.savez(folder / "images.npz", images=images_of(scores), labels=np.arange(40))
-    return folder
+    return with_images(tmp_path_factory.mktemp("deployed"))
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,13 @@ import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 pytest.importorskip("onnx")
 
 from click.testing import CliRunner
 from forged import resum
-from scored_bundle import images_of, scored_bundle
+from scored_bundle import scored_bundle, with_images
 
 from s2dnas_deploy.cli import inspect, main, run
 from s2dnas_deploy.cli.console import readable
@@ -24,10 +23,7 @@ RUN = "run --bundle bundle images.npz"
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """A bundle, images in an archive, and what a run on them writes."""
-    folder = tmp_path_factory.mktemp("here")
-    scored_bundle(folder / "bundle")
-    scores = np.random.default_rng(0).random((40, 3))
-    np.savez(folder / "images.npz", images=images_of(scores), labels=np.arange(40))
+    folder = with_images(tmp_path_factory.mktemp("here"))
     done = shell(folder, f"{RUN} --out answers.csv")
     assert done.returncode == 0, done.stderr
     return folder
