@@ -14,6 +14,7 @@ what onnxruntime gets: a file that changes afterwards changes nothing. Whoever n
 nothing that its owner has not signed: no other byte of the folder is even parsed.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -132,9 +133,10 @@ def _check_listed(folder: Path, manifest: Manifest, sums: Mapping[str, frozenset
     exported = {MANIFEST, LABELS, CARD, VERIFICATION, *(graph.file for graph in manifest.graphs)}
     unlisted = sorted((present | exported) - {SUMS, SIGNATURE} - sums.keys())
     if unlisted:
+        first = unlisted[0]
+        advice = "export again" if first in exported else "remove it, for it is no part of the bundle"
         raise BundleError(
-            f"{shown(unlisted[0])} is not listed in {SUMS}, so nobody can tell whether it is the file that "
-            "was exported; export again, or remove it if it is no part of the bundle"
+            f"{shown(first)} is not listed in {SUMS}, so nobody can tell where it comes from; {advice}"
         )
     # What calibration replaces is listed as it was and as it will be, while it does; see `saving`.
     twice = sorted(name for name, known in sums.items() if len(known) > 1 and name not in (MANIFEST, CARD))
@@ -283,7 +285,8 @@ def _content(
     except FileNotFoundError as error:
         raise BundleError(f"{name} is missing; copy the bundle again, as a whole") from error
     except OSError as error:
-        raise BundleError(f"{name}: {error.strerror}") from error
+        advice = "; cp -rL copies a bundle with what its links lead to" if error.errno == errno.ELOOP else ""
+        raise BundleError(f"{name}: {error.strerror}{advice}") from error
     if signed is not None and hashlib.sha256(content).hexdigest() != signed.get(name):
         raise BundleError(f"{name} is not the file that was signed (its sha256 differs from {SIGNATURE})")
     return content

@@ -111,6 +111,13 @@ def _replace_texts(folder: Path, manifest: Manifest, signer: Signer | None) -> N
         write_text_atomically(folder / SIGNATURE, signature.decode())
 
 
+def check_card_replaceable(folder: Path) -> None:
+    """Find out before the work that `replace_manifest` can write the card."""
+    card = folder / CARD
+    if card.exists() and not card.is_file():
+        raise BundleError(f"bundle {folder}: {CARD} is no plain file, and is to be written anew; remove it")
+
+
 def check_replaceable(folder: Path) -> None:
     """Refuse to write where something else than a bundle would be lost."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):

@@ -14,6 +14,7 @@ from s2dnas_deploy.cli.command import Command, Counts, GuardedGroup
 from s2dnas_deploy.cli.console import Console, print_result
 from s2dnas_deploy.errors import BundleError, DataError
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
+from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.run.limits import MOST_BATCH, MOST_PROCESSES, MOST_THREADS
 
 if TYPE_CHECKING:
@@ -31,6 +32,23 @@ class _Bench(GuardedGroup):
         if args and args[0] not in (*self.commands, "-h", "--help", "--version"):
             args = [_MEASURE, *args]
         return super().parse_args(ctx, args)
+
+
+class _OnImages(Command):
+    """A command on a bundle, and on images that an option names."""
+
+    allow_extra_args = True
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Images that are named as arguments, or by a pattern that the shell has expanded, are a mistake."""
+        rest = super().parse_args(ctx, args)
+        if rest:
+            raise click.UsageError(
+                f"expected one bundle, got also {shown(rest[0])}: images are named by --data, a folder or a "
+                f"pattern in quotes, as in --data {rest[0]}",
+                ctx,
+            )
+        return rest
 
 
 @click.group(cls=_Bench, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -64,7 +82,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _NOISE = click.option("--noise", is_flag=True, help="Accept images that look like random noise.")
 
 
-@bench.command(_MEASURE, cls=Command)
+@bench.command(_MEASURE, cls=_OnImages)
 @click.argument("folder", metavar="[BUNDLE]", required=False, type=_FOLDER)
 @click.option(
     "--bundle",
@@ -203,7 +221,7 @@ def _time_probes(options: dict[str, Any]) -> None:
         )
 
 
-@bench.command("load", cls=Command)
+@bench.command("load", cls=_OnImages)
 @click.argument("bundle", type=_FOLDER)
 @trust_option
 @_images(required=True)
@@ -289,7 +307,7 @@ def load(**options: Any) -> None:
         sys.exit(1)
 
 
-@bench.command("pack", cls=Command)
+@bench.command("pack", cls=_OnImages)
 @click.argument("bundle", type=_FOLDER)
 @_images(required=True)
 @click.option(

@@ -136,6 +136,7 @@ def calibrate(**options: Any) -> None:
     """  # noqa: D301
     check_bundle_is_named(options["bundle"], options["images"])
     request = _request(options)
+    from s2dnas_deploy.bundle.saving import check_card_replaceable
     from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
     from s2dnas_deploy.run.calibration import calibrate as run_calibration
     from s2dnas_deploy.run.plot import calibration_svg
@@ -146,6 +147,7 @@ def calibrate(**options: Any) -> None:
             check_writable(options[key], f"--{key}")
     if request.write:
         check_writable(request.bundle / "manifest.json", "--bundle")
+        check_card_replaceable(request.bundle)
     with Console(quiet=options["quiet"]) as console:
         calibration = run_calibration(request, console)
         if options["plot"] is not None:

@@ -49,7 +49,10 @@ class Head:
         version = document.get("version")
         if type(version) is not int or version != self.version:
             found = shown(version) if "version" in document else "none"
-            raise MisfitError(f"version: expected {self.version}, which this release reads, got {found}")
+            raise MisfitError(
+                f"version: expected {self.version}, which this release reads, got {found}; update "
+                f"s2dnas_deploy, or write it anew with {self.writer}"
+            )
         return {key: value for key, value in document.items() if key not in ("format", "version")}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.bundle.bundle import MACS
-from s2dnas_deploy.bundle.manifest import CONFIDENCE, LABEL
+from s2dnas_deploy.bundle.manifest import ANSWERS, CONFIDENCE, LABEL
 from s2dnas_deploy.errors import BundleError, OptionError, ProviderError
 from s2dnas_deploy.files.onnx_file import LARGEST_GRAPH_BYTES, read_signature
 from s2dnas_deploy.files.plain_file import read_file
@@ -57,6 +57,12 @@ class Baseline:
         self._input = inputs[0]
         names = [output.name for output in self._session.get_outputs()]
         self._outputs = [LABEL, CONFIDENCE] if {LABEL, CONFIDENCE} <= set(names) else names[:1]
+        more = sorted(set(names) - set(ANSWERS))
+        if len(self._outputs) > 1 and more:
+            raise OptionError(
+                f"{path}: expected the static network, as s2dnas-export --static writes it beside a bundle; "
+                f"this is a part of one, for beside its answers it gives {shown(more[0])}"
+            )
         size = self._input.shape[0]
         self.fixed_batch = size if isinstance(size, int) else None
 

@@ -290,7 +290,7 @@ def test_a_missing_file_is_found(folder, name):
 @pytest.mark.parametrize("version", [0, 2, "1", None])
 def test_an_unknown_version_is_refused(folder, version):
     edit(folder, lambda d: d.update(version=version))
-    refused(folder, "version: expected 1, which this release reads")
+    refused(folder, "version: expected 1, which this release reads, got .*; update s2dnas_deploy, or write")
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,13 @@ def test_sums_may_not_lead_out_of_the_folder(folder):
 def test_a_link_is_refused(folder, exported):
     (folder / "stage_0.onnx").unlink()
     (folder / "stage_0.onnx").symlink_to(exported / "stage_0.onnx")
-    refused(folder, "no plain file")
+    refused(folder, r"stage_0\.onnx: .* no plain file; cp -rL copies a bundle with what its links lead to")
+
+
+def test_a_file_that_was_not_exported_is_named_to_be_removed(folder):
+    (folder / ".DS_Store").touch()
+    with pytest.raises(BundleError, match=r"'\.DS_Store' is not listed in SHA256SUMS, .*; remove it"):
+        verify_bundle(folder)
 
 
 def test_data_in_another_file_is_refused(folder):

@@ -326,6 +326,24 @@ def test_a_measurement_that_cannot_work_is_refused_from_python_too(wrong, option
         MeasureRequest(bundle=Path("bundle"), places=("images",), **wrong)
 
 
+@pytest.mark.parametrize(("empty", "option"), [("batches", "--batch"), ("providers", "--provider")])
+def test_a_measurement_in_no_setting_is_refused_from_python_too(empty, option):
+    with pytest.raises(OptionError, match=f"at least one {option} to measure with, got none"):
+        MeasureRequest(bundle=Path("bundle"), places=("images",), **{empty: ()})
+
+
+@pytest.mark.parametrize("words", [[], ["measure"], ["load"], ["pack"]])
+def test_images_that_are_named_as_arguments_are_told_their_option(tmp_path, words):
+    images = tmp_path / "images"
+    images.mkdir()
+    given = ["--data", images] if words in (["load"], ["pack"]) else []
+    result = command(bench, *words, tmp_path, images, *given)
+    assert result.exit_code == 2, result.output
+    assert f"expected one bundle, got also {str(images)!r}: images are named by --data" in result.stderr
+    assert f"--data {images}" in result.stderr
+    assert command(bench, *words, tmp_path, "--nonsense").exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("wrong", "option"),
     [

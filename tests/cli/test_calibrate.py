@@ -325,6 +325,24 @@ def test_what_cannot_be(bundle, made, options, code, message):
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
 
 
+def test_a_stage_of_a_bundle_is_no_static_network(bundle, made):
+    for stage, reason in ((0, "this is a part of one, for beside its answers it gives '"), (1, "one input")):
+        result = run("--bundle", bundle, made[1], "--static", bundle / f"stage_{stage}.onnx", "--dry-run")
+        assert result.exit_code == 2, result.output
+        assert reason in result.stderr
+
+
+def test_a_card_that_is_a_folder_is_found_before_the_work(bundle, made):
+    (bundle / "README.md").unlink()
+    (bundle / "README.md").mkdir()
+    before = {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()}
+    result = run("--bundle", bundle, made[1], "--max-drop", "2%")
+    assert result.exit_code == 3, result.output
+    assert "README.md is no plain file, and is to be written anew; remove it" in result.stderr
+    assert "exit scores" not in result.stderr
+    assert {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()} == before
+
+
 def test_no_images_and_images_that_cannot_be_read(bundle, tmp_path):
     assert "no images: give some" in run("--bundle", bundle).stderr
     (tmp_path / "bad.png").write_bytes(b"")

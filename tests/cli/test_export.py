@@ -131,13 +131,16 @@ def test_int8(digits, tmp_path):
 
 def test_a_network_with_its_own_exits(tmp_path):
     labels = tmp_path / "labels.txt"
-    labels.write_text("".join(f"digit {i}\n" for i in range(10)))
+    labels.write_text(
+        "".join(f"digit {i}\n" for i in range(10)), encoding="utf-8-sig"
+    )  # as Windows' editors write it
     network = ["--model", f"{MODELS}/branchy.py:branchy_digits", "--input", "1x8x8", "--normalize", "unit"]
     result = run(*network, "--labels", labels, "--out", tmp_path / "b")
     assert result.exit_code == 0, result.output
     assert "with the weights its factory gives it" in result.stderr
     manifest = load_bundle(tmp_path / "b").manifest
-    assert (manifest.name, len(manifest.stages), manifest.labels[3]) == ("branchy_digits", 3, "digit 3")
+    assert (manifest.name, len(manifest.stages)) == ("branchy_digits", 3)
+    assert manifest.labels == tuple(f"digit {i}" for i in range(10))
 
 
 def test_the_weights_of_such_a_network_are_loaded(tmp_path):

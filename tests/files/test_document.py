@@ -71,6 +71,9 @@ def test_values_of_all_kinds_come_back():
     )
 
 
+UPDATE = "; update s2dnas_deploy, or write it anew with a test"
+
+
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
@@ -107,8 +110,8 @@ def test_values_of_all_kinds_come_back():
         ({"named": {"k": 2}}, "named['k']: expected a number from 0 to 1, got 2"),
         ({"named": {"": 1}}, "named: expected text of length 1 to 1,000, got ''"),
         ({"format": "g"}, "format: expected \"f\", as a test writes it, got 'g'"),
-        ({"version": 3}, "version: expected 2, which this release reads, got 3"),
-        ({"version": 2.0}, "version: expected 2, which this release reads, got 2.0"),
+        ({"version": 3}, f"version: expected 2, which this release reads, got 3{UPDATE}"),
+        ({"version": 2.0}, f"version: expected 2, which this release reads, got 2.0{UPDATE}"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_told_where(entries, message):

@@ -226,7 +226,7 @@ def _class_names(own: OwnNetwork, splits: ImageSplits | None) -> tuple[str, ...]
     """From --labels, else from the data."""
     if own.labels is not None:
         try:
-            text = read_file(own.labels, _LARGEST_LABELS_BYTES).decode()
+            text = read_file(own.labels, _LARGEST_LABELS_BYTES).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise OptionError(f"--labels {own.labels} is not text in UTF-8: {in_a_line(error)}") from error
         return tuple(line for line in text.splitlines() if line)

@@ -80,6 +80,9 @@ class MeasureRequest:
     """The public key by whose owner the bundle must be signed."""
 
     def __post_init__(self) -> None:
+        for option, given in (("--provider", self.providers), ("--batch", self.batches)):
+            if not given:
+                raise OptionError(f"expected at least one {option} to measure with, got none")
         checked = {
             "threads": tuple(whole_number(each, "--threads", 1, MOST_THREADS) for each in self.threads),
             "batches": tuple(whole_number(each, "--batch", 1, MOST_BATCH) for each in self.batches),
