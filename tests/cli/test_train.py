@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from small_networks import MODELS
 
 from s2dnas_deploy.build.model_file import load_model
+from s2dnas_deploy.build.training import session
 from s2dnas_deploy.cli import main, train
 
 DIGITS = [
@@ -91,6 +92,28 @@ def test_a_static_network_that_was_trained_here_is_not_replaced_by_another(tmp_p
     assert kept.read_bytes() == trained
     assert run(*here, "--weights", other, "--restart").exit_code == 0
     assert kept.read_bytes() != trained
+
+
+def test_a_model_of_another_run_is_found_before_a_static_network_is_trained(tmp_path, monkeypatch):
+    out, divided = tmp_path / "m.pt", ["--plan", "uniform:0.5,0.5"]
+    begun = ["--static-epochs", 1, "--out", out]
+    assert run(*divided, "--epochs", 0, *begun).exit_code == 0
+    (tmp_path / "m.run" / "static.pt").unlink()
+    again = run(*divided, "--epochs", 0, "--checkpoint-seconds", 5, *begun)  # the same, trained anew
+    assert "nothing to do" in again.stderr
+    (tmp_path / "m.run" / "static.pt").unlink()
+    monkeypatch.setattr(session, "train", lambda *_: pytest.fail("it was trained"))
+    there = out.read_bytes()
+    refused = run(*divided, "--epochs", 1, *begun)
+    assert (refused.exit_code, out.read_bytes()) == (3, there)
+    assert f"{out} is there already and comes from another run (epochs 0, now 1)" in refused.stderr
+    out.unlink()
+    assert run(*divided, "--epochs", 0, "--out", out).exit_code == 0
+    refused = run(*divided, "--epochs", 0, *begun)
+    assert refused.exit_code == 3
+    assert "comes from another run (other starting weights)" in refused.stderr
+    out.write_bytes(b"no model")
+    assert "move it away, or --restart" in run(*divided, "--epochs", 0, *begun).stderr
 
 
 def test_the_digits_recipe_and_the_command_line_over_it(tmp_path):

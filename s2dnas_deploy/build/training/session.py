@@ -6,7 +6,7 @@ network first if asked, divides it by the plan, trains that, judges it once on t
 
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
@@ -84,7 +84,8 @@ def train_model(request: Request, reporter: Reporter) -> Model:
     prepared = prepare(request, reporter)
     # An illegal plan is refused before anything is trained.
     plan = read_plan(request.plan, prepared.static, align=request.align, seed=request.settings.seed)
-    carry_over(prepared.static, plan)
+    divided = carry_over(prepared.static, plan)
+    _refuse_anothers(request, divided, prepared)
     if not prepared.is_trained and not request.static_epochs and plan.stages > 1:
         reporter.say(
             "no --weights: the network is taken as untrained, and the stages have no teacher. Weights that "
@@ -280,13 +281,33 @@ def _finished(out: Path, task: Task, identity: str, *, restart: bool) -> Model |
         return None
     model = _read_there(out)
     if model.provenance.get("run") != identity:
-        raise CheckpointError(
-            f"{out} is there already and comes from another run ({_differences(model, task)}); "
-            "move it away, give another --out, or --restart to replace it"
-        )
+        raise _of_another_run(out, _differences(model, task.settings, task.network, task.splits))
     if _shapes(model.network) != _shapes(task.network):
         raise CheckpointError(f"{out} is not what its run makes: move it away, or --restart to replace it")
     return model
+
+
+def _refuse_anothers(request: Request, divided: MultiStageNetwork, prepared: Prepared) -> None:
+    """Find out before a static network is trained what is known by then: that `--out` is of another run.
+
+    Whether it is of this very run is known when the weights are, which that begins with.
+    """
+    if prepared.is_trained or not request.static_epochs or request.restart or not request.out.exists():
+        return
+    model = _read_there(request.out)
+    found = _differences(model, request.settings, divided, prepared.splits)
+    about = model.provenance
+    # One that begins with a static network trained there has been told how good that is, and no weights.
+    if found or about.get("weights") is not None or about.get("static_accuracy") is None:
+        raise _of_another_run(request.out, found)
+
+
+def _of_another_run(out: Path, differences: Sequence[str]) -> CheckpointError:
+    return CheckpointError(
+        f"{out} is there already and comes from another run "
+        f"({'; '.join(differences) or 'other starting weights'}); "
+        "move it away, give another --out, or --restart to replace it"
+    )
 
 
 def _read_there(path: Path) -> Model:
@@ -301,15 +322,17 @@ def _shapes(network: MultiStageNetwork) -> tuple[str, dict[str, torch.Size]]:
     return network.division.plan.digest, {key: value.shape for key, value in network.weights().items()}
 
 
-def _differences(model: Model, task: Task) -> str:
-    """In what a run differs from the one that made a model, in a few words."""
-    was, now = model.provenance.get("settings", {}), json.loads(json.dumps(asdict(task.settings)))
+def _differences(
+    model: Model, settings: Settings, network: MultiStageNetwork, splits: ImageSplits
+) -> list[str]:
+    """In what a run differs from the one that made a model, as far as settings, plan and images tell."""
+    was, now = model.provenance.get("settings", {}), json.loads(json.dumps(settings.decisive))
     found = [f"{key} {was[key]}, now {now[key]}" for key in now if key in was and was[key] != now[key]]
-    if model.network.division.plan.digest != task.network.division.plan.digest:
+    if model.network.division.plan.digest != network.division.plan.digest:
         found.append("another plan")
-    if model.images_digest != task.splits.digest:
+    if model.images_digest != splits.digest:
         found.append("other images")
-    return "; ".join(found) or "other starting weights"
+    return found
 
 
 def static_accuracy(

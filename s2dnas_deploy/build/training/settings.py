@@ -4,7 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from math import inf
-from typing import Literal
+from typing import Any, Literal
 
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.quoting import shown
@@ -78,10 +78,14 @@ class Settings:
         )
 
     @property
+    def decisive(self) -> dict[str, Any]:
+        """What decides the weights (how often a checkpoint is written does not)."""
+        return {key: value for key, value in asdict(self).items() if key != "checkpoint_seconds"}
+
+    @property
     def digest(self) -> str:
-        """Tells runs apart that would give other weights (how often a checkpoint is written does not)."""
-        content = {key: value for key, value in asdict(self).items() if key != "checkpoint_seconds"}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        """Tells runs apart that would give other weights."""
+        return hashlib.sha256(json.dumps(self.decisive, sort_keys=True).encode()).hexdigest()
 
 
 def _check(holds: bool, name: str, got: object, expected: str) -> None:
