@@ -36,6 +36,7 @@ from s2dnas_deploy.run.inputs import Item, find_items, truth_of
 from s2dnas_deploy.run.job import say_if_fallen_back
 from s2dnas_deploy.run.providers import choose_provider
 from s2dnas_deploy.run.scores import ExitScores, exit_scores, graphs_of
+from s2dnas_deploy.run.stages import Array
 from s2dnas_deploy.run.timing import stage_ms
 
 _TIMED_IMAGES = 32
@@ -284,7 +285,11 @@ def _asked(
         raise others
     baseline = Baseline(static, choose_provider("cpu"), threads=request.threads, mean=p.mean, std=p.std)
     told, digest = counted(reporter.phase("answers of the static network")), hashlib.sha256()
-    answers = static_answers(baseline, cascade, items, told, seen=lambda images: digest.update(images.data))
+
+    def seen(images: Array) -> None:
+        digest.update(np.ascontiguousarray(images).data)
+
+    answers = static_answers(baseline, cascade, items, told, seen)
     if scores.images not in ("", digest.hexdigest()):
         raise others
     return answers

@@ -164,7 +164,7 @@ def exit_scores(
     for images in _batches(decoded((item.source for item in items), cascade.reader, options), options.batch):
         rows = slice(done, done + len(images))
         label[:, rows], confidence[:, rows] = _scores_of(cascade, images)
-        digest.update(images.data)
+        digest.update(np.ascontiguousarray(images).data)  # those that came channels first are views
         done += len(images)
         progress(done, total)
     return ExitScores(

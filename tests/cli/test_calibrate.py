@@ -104,6 +104,31 @@ def test_scores_are_kept_and_need_no_images_again(bundle, made, tmp_path):
     assert load_bundle(bundle).manifest.promise is None  # a dry run
 
 
+@pytest.mark.parametrize("float_input", [False, True], ids=["bytes", "floats"])
+def test_the_order_of_channels_changes_neither_scores_nor_which_images_they_are_of(
+    tmp_path, static, float_input
+):
+    whole = residual()
+    chain = chain_from(whole, plans.from_text("uniform:0.5,0.5", whole.divisible.space))
+    export_to(tmp_path / "bundle", chain, float_input=float_input)
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    orders = {"last": images, "first": images.transpose(0, 3, 1, 2)}
+    kept = []
+    for name, each in orders.items():
+        np.savez(tmp_path / f"{name}.npz", images=each, labels=np.arange(40) % 5)
+        scores = tmp_path / f"scores-{name}.npz"
+        how = ["--target-macs", "1G", "--scores", scores, "--dry-run"]
+        result = run("--bundle", tmp_path / "bundle", tmp_path / f"{name}.npz", *how)
+        assert result.exit_code == 0, result.output
+        kept.append(ExitScores.load(scores))
+    assert kept[0].images == kept[1].images
+    assert np.array_equal(kept[0].confidence, kept[1].confidence)
+    if not float_input:  # the static network takes what a bundle of bytes does
+        against = ["--static", static, "--max-drop", "50%", "--scores", tmp_path / "scores-last.npz"]
+        result = run("--bundle", tmp_path / "bundle", tmp_path / "first.npz", *against)
+        assert result.exit_code == 0, result.output
+
+
 def test_images_named_twice_prove_nothing(bundle, made):
     result = run("--bundle", bundle, made[1], made[1], "--max-drop", "10%")
     assert result.exit_code == 1
