@@ -4,6 +4,7 @@ Place in the flow: `RunRequest` ──▶ items ──bulk──▶ records ─�
 """
 
 import hashlib
+import os
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -101,7 +102,7 @@ def run_job(request: RunRequest, stream: BinaryIO, reporter: Reporter, stop: Sto
     form = format_of(request.out, request.form)
     if request.resume and request.out is None:
         raise OptionError("--resume needs the --out of the interrupted run")
-    if request.out is not None and request.out.resolve().is_relative_to(request.bundle.resolve()):
+    if request.out is not None and _is_inside(request.out, request.bundle):
         raise OptionError(
             f"--out {request.out} is inside the bundle, which holds what was exported and no more; "
             "give a place outside"
@@ -244,6 +245,11 @@ def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Su
         provider=bulk.cascade.provider,
         interrupted=interrupted,
     )
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path leads into a folder, links followed; those that lead to each other lead nowhere."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _identity(request: RunRequest, cascade: Cascade) -> dict[str, object]:

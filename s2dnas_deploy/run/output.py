@@ -12,7 +12,7 @@ file that is appended to is locked for as long as a process writes it.
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from s2dnas_deploy.run.records import COLUMNS, Format, Record, header_of, record
 
 _ROWS = 20_000
 _COMPLETE = "complete"
+_LONGEST_LINE = 2**24  # bytes; the probabilities of as many classes as a bundle may have take a tenth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,12 +215,16 @@ class Output:
                 file.seek(0)
             return self._records_in(file)
 
-    def _records_in(self, lines: Iterable[bytes]) -> list[Record]:
-        return [
-            self._record_in(line[:-1], f"record {number}")
-            for number, line in enumerate(lines, start=1)
-            if line.endswith(b"\n")
-        ]
+    def _records_in(self, file: BinaryIO) -> list[Record]:
+        """Those of whole lines; a file that is one endless line is not read to its end."""
+        records = list[Record]()
+        while line := file.readline(_LONGEST_LINE + 1):
+            what = f"record {len(records) + 1}"
+            if len(line) > _LONGEST_LINE:
+                raise self._strange(ValueError(f"{what} is longer than {_LONGEST_LINE:,} bytes"))
+            if line.endswith(b"\n"):
+                records.append(self._record_in(line[:-1], what))
+        return records
 
     def _record_in(self, line: bytes, what: str) -> Record:
         try:

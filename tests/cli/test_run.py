@@ -570,6 +570,24 @@ def start_and_stop_soon(bundle, folder, out, form=None):
     return summary
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_an_output_that_is_one_endless_line_is_refused_and_not_read(bundle, folder, tmp_path, ending):
+    out = tmp_path / f"out.{ending}"
+    assert run("--bundle", bundle, folder, "--out", out, "--resume").exit_code == 0
+    with out.open("ab") as file:
+        file.truncate(2**40)
+    again = run("--bundle", bundle, folder, "--out", out, "--resume")
+    assert again.exit_code == 3
+    assert "is longer than 16,777,216 bytes" in again.stderr
+
+
+def test_an_output_that_is_a_link_to_itself_is_no_traceback(bundle, folder, tmp_path):
+    (tmp_path / "out.csv").symlink_to("out.csv")
+    result = run("--bundle", bundle, folder, "--out", tmp_path / "out.csv")
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert "symbolic links" in result.stderr
+
+
 def test_a_run_is_resumed_only_with_the_same_images_and_bundle(bundle, folder, tmp_path):
     out = tmp_path / "out.jsonl"
     start_and_stop_soon(bundle, folder, out)
