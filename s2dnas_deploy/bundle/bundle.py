@@ -241,7 +241,7 @@ def sums_of(folder: Path, signed: Mapping[str, str] | None = None) -> dict[str, 
 
 def _is_plain_name(name: str) -> bool:
     is_name = name.isprintable() and len(name.encode()) <= _LONGEST_NAME_BYTES
-    return is_name and Path(name).name == name and name != ".."
+    return is_name and Path(name).name == name and name not in ("", "..")
 
 
 def _text(

@@ -87,6 +87,11 @@ def replace_manifest(bundle: Bundle, manifest: Manifest, signer: Signer | None =
             )
         if signer is not None:
             verify_bundle(bundle.folder)  # only what was exported is signed
+        for name in (CARD, SIGNATURE):  # the others have just been read
+            if (bundle.folder / name).exists() and not (bundle.folder / name).is_file():
+                raise BundleError(
+                    f"bundle {bundle.folder}: {name} is no file, so it was not replaced; remove it"
+                )
         _replace_texts(bundle.folder, manifest, signer)
     load_bundle(bundle.folder)
 

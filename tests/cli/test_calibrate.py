@@ -164,6 +164,18 @@ def test_a_bundle_that_was_replaced_meanwhile_is_left_alone(bundle):
     assert verify_bundle(bundle).manifest.stages[0].exit.threshold == 0.3
 
 
+@pytest.mark.parametrize("name", ["README.md", "bundle.sig"])
+def test_a_folder_in_the_place_of_what_is_replaced_leaves_the_bundle_as_it_was(bundle, name):
+    (bundle / name).unlink(missing_ok=True)
+    (bundle / name).mkdir()
+    before = load_bundle(bundle).manifest
+    sums = (bundle / "SHA256SUMS").read_bytes()
+    with pytest.raises(BundleError, match=f"{name} is no file"):
+        replace_manifest(load_bundle(bundle), replace(before, name="other"))
+    assert load_bundle(bundle).manifest == before
+    assert (bundle / "SHA256SUMS").read_bytes() == sums
+
+
 def test_a_bundle_that_is_being_written_is_not_written_to(bundle):
     before = load_bundle(bundle)
     with lock_folder(bundle), pytest.raises(BundleError, match="is being written by another process"):
