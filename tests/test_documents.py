@@ -234,7 +234,7 @@ def test_journals(tmp_path, every):
     def read(text):
         out.write_text(json.dumps(RECORD) + "\n")
         (tmp_path / ".out.jsonl.run.json").write_text(text)
-        with Output(out, "jsonl", run, resume=True):
+        with Output(out, "jsonl", run, images=1, resume=True):
             pass
 
     # It may be another run's: that is no fault of the file.

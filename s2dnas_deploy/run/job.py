@@ -128,7 +128,7 @@ def run_job(request: RunRequest, stream: BinaryIO, reporter: Reporter, stop: Sto
             sink.write(header_of(form))
             return _answer(bulk, items.images, sink, _Watch(reporter, stop))
         run = _identity(request, cascade) | {"format": form}
-        with Output(request.out, form, run, resume=request.resume) as output:
+        with Output(request.out, form, run, images=len(items), resume=request.resume) as output:
             _check_same_items(output.written, items.images, output, len(bulk.rules))
             if output.finished:
                 _check_complete(output, len(items))
@@ -282,11 +282,6 @@ def _check_same_items(written: Sequence[Record], items: Sequence[Item], output: 
     if deepest >= exits:
         raise RecordError(
             f"{output.out} tells of exit {deepest}, of {exits} from 0: it is damaged; remove it to begin anew"
-        )
-    if len(written) > len(items):
-        raise OptionError(
-            f"{output.out} holds {len(written)} images, but only {len(items)} are given now; "
-            "resume with the same images"
         )
     for number, (record, item) in enumerate(zip(written, items, strict=False)):
         name = flat(item.name) if output.line_form == "csv" else item.name

@@ -44,8 +44,9 @@ _JOURNAL = Form(record=_Journal, error=RecordError, largest_bytes=2**20)
 class Output:
     """A file of records at `out`, new or resumed; held by this process until it is closed."""
 
-    def __init__(self, out: Path, form: Format, run: Mapping[str, Any], *, resume: bool) -> None:
-        self.out, self.form, self.run = out, form, dict(run)
+    def __init__(self, out: Path, form: Format, run: Mapping[str, Any], *, images: int, resume: bool) -> None:
+        """`images` are to be answered: there are no more records than that."""
+        self.out, self.form, self.run, self.images = out, form, dict(run), images
         self.line_form: Format = "jsonl" if form == "parquet" else form
         self.lines = out.with_name(f".{out.name}.lines.part") if form == "parquet" else out
         self.journal = out.with_name(f".{out.name}.run.json")
@@ -205,8 +206,11 @@ class Output:
         if self.form == "parquet":
             pyarrow, wanted = _pyarrow(), [name for name in COLUMNS if name != "probabilities"]
             try:
-                rows = pyarrow.parquet.read_table(self.out, columns=wanted).to_pylist()
-                return [record_of_row(row, f"record {number}") for number, row in enumerate(rows, start=1)]
+                with pyarrow.parquet.ParquetFile(self.out) as file:
+                    self._check_count(file.metadata.num_rows)  # some kilobytes may hold millions, all alike
+                    batches = file.iter_batches(batch_size=_ROWS, columns=wanted)
+                    rows = (row for batch in batches for row in batch.to_pylist())
+                    return [record_of_row(row, f"record {n}") for n, row in enumerate(rows, start=1)]
             except (ValueError, OSError, pyarrow.ArrowException, RecordError) as problem:
                 raise self._strange(problem) from problem
         header = header_of(self.form)
@@ -214,6 +218,13 @@ class Output:
             if file.read(len(header)) != header:
                 file.seek(0)
             return self._records_in(file)
+
+    def _check_count(self, records: int) -> None:
+        if records > self.images:
+            raise OptionError(
+                f"{self.out} holds {records} images, but only {self.images} are given now; "
+                "resume with the same images"
+            )
 
     def _records_in(self, file: BinaryIO) -> list[Record]:
         """Those of whole lines; a file that is one endless line is not read to its end."""
@@ -223,6 +234,7 @@ class Output:
             if len(line) > _LONGEST_LINE:
                 raise self._strange(ValueError(f"{what} is longer than {_LONGEST_LINE:,} bytes"))
             if line.endswith(b"\n"):
+                self._check_count(len(records) + 1)
                 records.append(self._record_in(line[:-1], what))
         return records
 

@@ -581,6 +581,21 @@ def test_an_output_that_is_one_endless_line_is_refused_and_not_read(bundle, fold
     assert "is longer than 16,777,216 bytes" in again.stderr
 
 
+def test_a_parquet_of_more_records_than_images_is_refused_before_they_are_read(bundle, folder, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "out.parquet"
+    assert run("--bundle", bundle, folder, "--out", out, "--resume").exit_code == 0
+    alike = pyarrow.array(["x"]).dictionary_encode()
+    names = pyarrow.DictionaryArray.from_arrays(np.zeros(1_000_000, np.int32), alike.dictionary)
+    parquet.write_table(pyarrow.table({"file": names}), out, compression="zstd")
+    begun = time.process_time()
+    again = run("--bundle", bundle, folder, "--out", out, "--resume")
+    assert time.process_time() - begun < 2
+    assert again.exit_code == 2
+    assert "holds 1000000 images, but only" in again.stderr
+
+
 def test_an_output_that_is_a_link_to_itself_is_no_traceback(bundle, folder, tmp_path):
     (tmp_path / "out.csv").symlink_to("out.csv")
     result = run("--bundle", bundle, folder, "--out", tmp_path / "out.csv")
