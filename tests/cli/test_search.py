@@ -299,3 +299,12 @@ def test_killed_in_every_phase_it_comes_to_the_same_plan(weights, tmp_path):
     ours, theirs = (load_model(tmp_path / name).network for name in ("a.pt", "b.pt"))
     assert ours.division.plan.digest == theirs.division.plan.digest
     assert all(torch.equal(a, theirs.weights()[key]) for key, a in ours.weights().items())
+
+
+def test_a_device_profile_of_any_size_is_refused_before_it_is_read(weights, tmp_path):
+    device = tmp_path / "device.json"
+    with device.open("wb") as file:
+        file.truncate(2**40)
+    result = run(*options(weights, tmp_path / "m.pt", f"--cost={device}"))
+    assert result.exit_code == 3, result.output
+    assert "expected at most" in result.stderr

@@ -12,7 +12,9 @@ from typing import Any
 from s2dnas_deploy.build.search.space import Kind
 from s2dnas_deploy.build.training.checkpoint import add_weights
 from s2dnas_deploy.build.training.session import Prepared, Request
-from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.errors import OptionError, RecordError
+from s2dnas_deploy.files.document import LARGEST_BYTES
+from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.run.profile import device_here
 
 TIMED_ON, THREADS = "cpu", 1  # how this machine's stages are timed
@@ -89,7 +91,7 @@ class SearchRequest:
         if self.cost == "clock":
             own["device"] = this_device()
         elif self.cost != "macs":
-            own["cost"] = hashlib.sha256(Path(self.cost).read_bytes()).hexdigest()
+            own["cost"] = _digest_of(Path(self.cost))
         return {
             "scores": SCORES,
             **own,
@@ -99,3 +101,11 @@ class SearchRequest:
             "weights": weights.hexdigest(),
             "settings": replace(self.training.settings, epochs=0).digest,
         }
+
+
+def _digest_of(profile: Path) -> str:
+    """Of a device profile, which is looked at before it is read: it may be a pipe, or of any size."""
+    try:
+        return hashlib.sha256(read_file(profile, LARGEST_BYTES)).hexdigest()
+    except OSError as problem:
+        raise RecordError(f"{profile}: {problem.strerror}") from problem
