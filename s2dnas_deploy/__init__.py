@@ -7,12 +7,16 @@
 it answers with are found here, and imported when they are asked for.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from s2dnas_deploy.run.cascade import Cascade, Prediction, Predictions
 
 __version__ = "0.2.0.dev0"
+# onnxruntime 1.31 would send what it has noted of its use. It looks when it is imported, which is after this.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 __all__ = ["Cascade", "Prediction", "Predictions", "__version__"]
 
 
