@@ -28,7 +28,7 @@ from pages import put_table
 
 from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.bundle.bundle import load_bundle, static_beside
-from s2dnas_deploy.cli.recipe import tomllib
+from s2dnas_deploy.cli.recipe import parse_toml
 from s2dnas_deploy.run.bench.report import Report
 from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC
 from s2dnas_deploy.run.bench.summary import Latency, summarise
@@ -75,7 +75,7 @@ def main(network: str, data: str, work: Path, search: str | None, *, seconds: in
 def _trained(network: str, data: str, static: Path, model: Path, search: str | None) -> None:
     """The static and the multi-stage network; what is there already is not trained again."""
     recipe = HERE.parent / "models" / f"{network}.toml"
-    known = tomllib.loads(recipe.read_text(encoding="utf-8"))
+    known = parse_toml(recipe.read_text(encoding="utf-8"))
     images = ["--recipe", str(recipe), "--data", data]
     epochs, lr = known["static_epochs"], known.get("static_lr", known["lr"])
     alone = f"--plan static --static-epochs 0 --epochs {epochs} --lr {lr} --self-distill 0".split()

@@ -19,11 +19,6 @@ from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.files.strict_json import MisfitError, parse
 from s2dnas_deploy.quoting import in_a_line, is_shown, shown
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 _PATHS = {"weights", "plan", "data", "cost"}
 _OF_A_PLAN = {"plan", "align", "exit_weights"}
 _OF_THE_COMMAND_LINE = {"out", "restart", "write_probes", "ray"}
@@ -85,10 +80,23 @@ def _read(path: Path, refuse: Callable[[str], NoReturn]) -> dict[str, Any]:
     except OSError as error:
         refuse(error.strerror or in_a_line(error))
     try:
-        recipe: dict[str, Any] = tomllib.loads(content.decode("utf-8"))
+        recipe = parse_toml(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits; lists in lists in lists
         refuse(f"is not TOML: {in_a_line(error)}")
+    except ModuleNotFoundError as error:
+        refuse(f"needs {error.name} to be read, which the extra [build] of s2dnas-deploy installs")
     return recipe
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML document. The parser is imported here: on Python 3.10 a device has none."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+
+    tables: dict[str, Any] = tomllib.loads(text)
+    return tables
 
 
 def _key(option: click.Parameter) -> str:

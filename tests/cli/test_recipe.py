@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -210,6 +212,17 @@ def test_a_recipe_is_a_file_of_text(folder):
     recipe.unlink()
     recipe.mkdir()
     assert "is a directory" in one_line(with_recipe(folder), 2)
+
+
+def test_a_device_needs_no_parser_of_recipes():
+    code = "import sys; sys.modules.update(tomllib=None, tomli=None); import s2dnas_deploy.cli"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_parser_that_is_not_there_is_told_in_a_line(folder, monkeypatch):
+    for name in ("tomllib", "tomli"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert "which the extra [build] of s2dnas-deploy installs" in one_line(with_recipe(folder), 2)
 
 
 # --- numbers ------------------------------------------------------------------------------------------------
