@@ -4,6 +4,8 @@ VENV ?= .venv
 DEVICE_VENV ?= .venv-device
 OLD_VENV ?= .venv-old
 ARM ?= .venv-arm
+# Python 3.10 cannot have all of these versions: `make test PINS=` takes what there is for it.
+PINS ?= -c constraints.txt
 BIN = $(VENV)/bin
 
 .PHONY: test test-slow test-arm fuzz lint demo clean
@@ -13,7 +15,7 @@ test: $(VENV)/.done $(DEVICE_VENV)/.done lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.done $(DEVICE_VENV)/.done $(OLD_VENV)/.done
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow --ignore tests/arm
+	$(BIN)/python -m pytest -m slow
 
 # The runtime on a 64-bit ARM device, emulated; says so and ends well where its packages cannot be had.
 test-arm: $(VENV)/.done
@@ -39,15 +41,15 @@ demo: $(VENV)/.done
 # The workstation: everything, pinned.
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[build,dev]'
+	$(BIN)/python -m pip install --quiet $(PINS) -e '.[build,dev]'
 	# Only its definitions of networks are used, in tests; its own torch requirement would bring another torch.
-	$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt torchvision
+	$(BIN)/python -m pip install --quiet --no-deps $(PINS) torchvision
 	touch $@
 
 # A device: the base install, without torch. Tests run its Python to prove that it suffices.
 $(DEVICE_VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEVICE_VENV)
-	$(DEVICE_VENV)/bin/python -m pip install --quiet -c constraints.txt -e .
+	$(DEVICE_VENV)/bin/python -m pip install --quiet $(PINS) -e .
 	touch $@
 
 # An old device: onnxruntime of November 2024 and nothing of ours. Tests run bundles with it.

@@ -27,7 +27,7 @@ from machine import machine
 from pages import put_table
 
 from s2dnas_deploy import Cascade
-from s2dnas_deploy.bundle.manifest import IMAGE
+from s2dnas_deploy.decide.flow import IMAGE
 from s2dnas_deploy.run.bulk import BulkOptions, decoded
 from s2dnas_deploy.run.inputs import Item, find_items
 

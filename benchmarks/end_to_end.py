@@ -117,9 +117,8 @@ def _is_of(out: Path, bundle: Path) -> bool:
     """Whether a measurement that is there already is of this bundle with these thresholds."""
     if not out.exists():
         return False
-    measured, stages = Report.load(out).measured, load_bundle(bundle).manifest.stages
+    measured, thresholds = Report.load(out).measured, load_bundle(bundle).manifest.flow.thresholds
     static = hashlib.sha256(static_beside(bundle).read_bytes()).hexdigest()
-    thresholds = tuple(stage.exit.threshold for stage in stages[:-1])
     return (measured.thresholds, measured.static_digest) == (thresholds, static)
 
 

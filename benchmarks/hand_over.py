@@ -22,7 +22,7 @@ from sessions import BoundSessions, bundle_of, images_from
 from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.build.network import as_static, carry_over
 from s2dnas_deploy.build.static_source import read_plan
-from s2dnas_deploy.bundle.manifest import ANSWERS, IMAGE
+from s2dnas_deploy.decide.flow import ANSWERS, IMAGE
 
 RESULTS = Path(__file__).parent / "results"
 Task = Callable[[], None]

@@ -22,7 +22,8 @@ from pages import put_table
 
 from s2dnas_deploy import Cascade
 from s2dnas_deploy.bundle.bundle import load_bundle
-from s2dnas_deploy.bundle.manifest import IMAGE
+from s2dnas_deploy.decide.flow import IMAGE
+from s2dnas_deploy.decide.rules import Threshold
 from s2dnas_deploy.run.inputs import find_items
 
 RESULT = Path(__file__).parent / "results" / "overhead.json"
@@ -73,7 +74,7 @@ def _measure(cascade: Cascade, pixels: np.ndarray, batch: int, blocks: int) -> d
     ratios = [_timed(predict) / _timed(bare) for _ in range(blocks)]
     return {
         "batch": batch,
-        "shares": (np.bincount(exits, minlength=len(cascade.rules)) / len(exits)).tolist(),
+        "shares": (np.bincount(exits, minlength=len(cascade.names)) / len(exits)).tolist(),
         "ratio": statistics.median(ratios),
         "ratios": ratios,
     }
@@ -88,12 +89,14 @@ def _bare_sessions(cascade: Cascade) -> list[Any]:
 def _calls(cascade: Cascade, sessions: list[Any], images: np.ndarray) -> Calls:
     """The stages that a batch runs, each with its inputs: those of the samples that are still in."""
     calls, values = [], {IMAGE: images}
-    for session, rule in zip(sessions, cascade.rules, strict=True):
+    for session, stop in zip(sessions, cascade.flow.stops, strict=True):
         outputs = [value.name for value in session.get_outputs()]
         feeds = {value.name: values[value.name] for value in session.get_inputs()}
         calls.append((session, outputs, feeds))
         values |= dict(zip(outputs, session.run(outputs, feeds), strict=True))
-        stay = ~rule.leaves(values["confidence"])
+        if not isinstance(stop.then.by, Threshold):
+            break
+        stay = ~stop.then.by.reached(values["confidence"])
         if not stay.any():
             break
         values = {name: np.ascontiguousarray(value[stay]) for name, value in values.items()}

@@ -17,7 +17,7 @@ on the same ones: one CPU thread, one image at a time, from bytes in memory to a
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from itertools import chain, product
@@ -263,10 +263,9 @@ def by_cascade(bundle: Bundle, thresholds: Sequence[float]) -> Answer:
 
 
 def _nested(bundle: Bundle, thresholds: Sequence[float]) -> bytes:
-    rules = (entry.exit for entry in bundle.manifest.stages)
-    exits = [replace(rule, threshold=t) for rule, t in zip(rules, (*thresholds, None), strict=True)]
+    flow = bundle.manifest.flow.with_thresholds(thresholds)
     models = [onnx.load_from_string(graph) for graph in bundle.graphs]
-    whole: bytes = nest(models, exits, len(bundle.manifest.labels)).SerializeToString()
+    whole: bytes = nest(models, flow, len(bundle.manifest.labels)).SerializeToString()
     return whole
 
 

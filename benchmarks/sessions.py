@@ -14,8 +14,9 @@ from s2dnas_deploy.build.export.samples import ExportImages, Pixels
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages, load_images
 from s2dnas_deploy.build.model_file import Model
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
-from s2dnas_deploy.bundle.manifest import CONFIDENCE, IMAGE, LABEL
 from s2dnas_deploy.cli.console import Console
+from s2dnas_deploy.decide.flow import IMAGE, LABEL
+from s2dnas_deploy.decide.rules import CONFIDENCE
 
 
 def images_from(data: str, static: Model) -> ExportImages:

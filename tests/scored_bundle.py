@@ -5,18 +5,15 @@ hands all of it on as a feature, and later stages read nothing else; so a sample
 shows.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
+from handmade import handmade_bundle
 from onnx import TensorProto, helper
 
-from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
-from s2dnas_deploy.bundle.card import readme
-from s2dnas_deploy.bundle.exits import ExitRule
-from s2dnas_deploy.bundle.manifest import GraphFile, Manifest, StageEntry, TensorSpec
-from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.bundle.saving import save_bundle
+from s2dnas_deploy.bundle.bundle import Bundle
+from s2dnas_deploy.bundle.manifest import Tensor
+from s2dnas_deploy.decide.flow import IMAGE, chain
 
 CLASSES = 1000
 
@@ -24,42 +21,18 @@ CLASSES = 1000
 def scored_bundle(folder: Path, thresholds=(0.5, 0.5), *, gathers: bool = False) -> Bundle:
     """A bundle of one stage more than there are thresholds."""
     stages = len(thresholds) + 1
-    graphs = [_graph(k, stages, gathers=gathers) for k in range(stages)]
-    told = TensorSpec(name="told", type="float32", shape=(stages + 1,))
-    manifest = Manifest(
-        name="scored",
-        precision="float32",
-        image_type="float32",
-        gathers=gathers,
-        preprocessing=Preprocessing(
-            input_shape=(stages + 1, 1, 1), mean=(0.0,) * (stages + 1), std=(1.0,) * (stages + 1)
-        ),
-        labels=tuple(f"sample {i}" for i in range(CLASSES)),
-        stages=tuple(
-            StageEntry(
-                graph=GraphFile(
-                    file=f"stage_{k}.onnx",
-                    sha256=hashlib.sha256(graph).hexdigest(),
-                    size_bytes=len(graph),
-                ),
-                reads_image=k == 0,
-                reads=() if k == 0 else (told,),
-                gives=(told,) if k == 0 else (),
-                exit=ExitRule(rule="max_prob", threshold=(*thresholds, None)[k]),
-                macs=10 ** (k + 1),
-            )
-            for k, graph in enumerate(graphs)
-        ),
+    names = [f"stage_{k}" for k in range(stages)]
+    reads, gives = [(IMAGE,), *[("told",)] * (stages - 1)], [("told",), *[()] * (stages - 1)]
+    return handmade_bundle(
+        folder,
+        chain(zip(names, reads, gives, strict=True), thresholds),
+        [_graph(k, stages, gathers=gathers) for k in range(stages)],
+        image_shape=(stages + 1, 1, 1),
+        tensors={"told": Tensor(type="float32", shape=(stages + 1,))},
+        labels=[f"sample {i}" for i in range(CLASSES)],
+        macs=[10 ** (k + 1) for k in range(stages)],
+        rows={name: {"rows_0": ("told",)} for name in names[1:]} if gathers else {},
     )
-    texts = {
-        "manifest.json": manifest.to_json(),
-        "labels.txt": "".join(f"{label}\n" for label in manifest.labels),
-        "README.md": readme(manifest),
-        "verification.txt": "made by hand\n",
-    }
-    files = {name: text.encode() for name, text in texts.items()}
-    save_bundle({**files, **{f"stage_{k}.onnx": graph for k, graph in enumerate(graphs)}}, folder)
-    return load_bundle(folder)
 
 
 def images_of(scores: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ Part of the bridge: all that a device needs, in one folder.
     stage_K.onnx       one graph per stage
     labels.txt         one class a line
     README.md, verification.txt
+    plan.json          of a network that was divided: the plan; nothing runs by it
     SHA256SUMS         of every file above
     bundle.sig         if it is signed, of all these; see `signature`
 
@@ -22,24 +23,23 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from s2dnas_deploy.bundle.manifest import (
-    CONFIDENCE,
-    IMAGE,
-    LABEL,
-    PROBABILITIES,
-    GraphFile,
-    Manifest,
-)
+from s2dnas_deploy.bundle.manifest import GraphFile, Manifest
 from s2dnas_deploy.bundle.signature import LARGEST_BYTES, SIGNATURE, Trusted
-from s2dnas_deploy.errors import BundleError
+from s2dnas_deploy.decide.flow import IMAGE, LABEL, PROBABILITIES
+from s2dnas_deploy.decide.rules import CONFIDENCE
+from s2dnas_deploy.errors import BundleError, PlanError
 from s2dnas_deploy.files.onnx_file import GraphValue, read_signature
 from s2dnas_deploy.files.plain_file import open_file, read_file
 from s2dnas_deploy.quoting import shown
 
+if TYPE_CHECKING:
+    from s2dnas_deploy.plan import Plan
+
 MACS = "s2dnas.macs"  # in a graph's metadata: its MACs for one image
 MANIFEST, LABELS, CARD, SUMS = "manifest.json", "labels.txt", "README.md", "SHA256SUMS"
-VERIFICATION = "verification.txt"
+VERIFICATION, PLAN = "verification.txt", "plan.json"
 _UNFINISHED = re.compile(r"\..*\.part")
 """What a replacement that was killed leaves in a bundle, until the next one; nobody reads it."""
 _LARGEST_TEXT_BYTES = 64 * 2**20
@@ -59,15 +59,53 @@ class Bundle:
 
 
 def load_bundle(folder: Path | str, trust: Path | str | None = None) -> Bundle:
-    """Read and check a bundle; whatever does not fit is a `BundleError`.
+    """Read a bundle and check all that running it needs.
 
-    `trust` is a public key: what its owner has not signed does not fit.
+    Args:
+        folder: the bundle.
+        trust: the file of a public key: what its owner has not signed does not fit.
+
+    Returns:
+        The manifest and the graphs, as bytes that were checked.
+
+    Raises:
+        BundleError: what does not fit, in a line.
+
+    Example:
+        >>> load_bundle("bundle/").manifest.flow.thresholds
     """
     return _undisturbed(_load, Path(folder), trust)
 
 
+def plan_of(bundle: Bundle) -> "Plan | None":
+    """The plan by which the network was divided, where the bundle has it: who owns which channels."""
+    from s2dnas_deploy.plan import Plan  # nothing that runs a bundle needs it
+
+    sums = sums_of(bundle.folder)
+    if PLAN not in sums:
+        return None
+    try:
+        return Plan.from_json(_text(bundle.folder, PLAN, sums, None))
+    except PlanError as error:
+        raise BundleError(f"{PLAN}: {error}") from error
+
+
 def verify_bundle(folder: Path | str, trust: Path | str | None = None) -> Bundle:
-    """As `load_bundle`, and also that every file that was exported is there, unchanged, and no other."""
+    """Read a bundle and check every file of it: all are there, unchanged, and no other.
+
+    Args:
+        folder: the bundle.
+        trust: as for `load_bundle`.
+
+    Returns:
+        As `load_bundle` does.
+
+    Raises:
+        BundleError: what does not fit, in a line.
+
+    Example:
+        >>> verify_bundle("bundle/", trust="release.pub").manifest.name
+    """
     return _undisturbed(_verified, Path(folder), trust)
 
 
@@ -295,16 +333,15 @@ def _content(
 def _check_signature(content: bytes, manifest: Manifest, stage: int) -> None:
     """The stage's graph takes and gives exactly what the manifest says."""
     signature, entry = read_signature(content), manifest.stages[stage]
-    inputs: dict[str, tuple[str, tuple[int | None, ...]]]
-    inputs = {spec.name: (spec.type, (None, *spec.shape)) for spec in entry.reads}
-    if entry.reads_image:
-        inputs[IMAGE] = (manifest.image_type, (None, *manifest.image_shape))
-    inputs |= dict.fromkeys(manifest.row_inputs(stage), ("int64", (None,)))
-    outputs: dict[str, tuple[str, tuple[int | None, ...]]]
-    outputs = {spec.name: (spec.type, (None, *spec.shape)) for spec in entry.gives}
-    outputs[LABEL] = ("int64", (None,))
-    outputs[CONFIDENCE] = ("float32", (None,))
-    outputs[PROBABILITIES] = ("float32", (None, len(manifest.labels)))
+    tensors: dict[str, tuple[str, tuple[int | None, ...]]] = {
+        name: (tensor.type, (None, *tensor.shape)) for name, tensor in manifest.tensors.items()
+    }
+    tensors[IMAGE] = (manifest.image_type, (None, *manifest.image_shape))
+    tensors[LABEL] = ("int64", (None,))
+    tensors[CONFIDENCE] = ("float32", (None,))
+    tensors[PROBABILITIES] = ("float32", (None, len(manifest.labels)))
+    inputs = {name: tensors[name] for name in entry.reads} | dict.fromkeys(entry.rows, ("int64", (None,)))
+    outputs = {output: tensors[name] for name, output in entry.outputs_of.items()}
     _check_values("input", signature.inputs, inputs)
     _check_values("output", signature.outputs, outputs)
 

@@ -23,14 +23,14 @@ def readme(manifest: Manifest) -> str:
             f"mean {_numbers(p.mean)} and std {_numbers(p.std)}."
         ),
         "",
-        "| stage | graph | size | MACs | reads | gives | leaves if |",
+        "| stage | graph | size | MACs | reads | gives | then |",
         "| ---: | --- | ---: | ---: | ---: | ---: | --- |",
     ]
     for k, stage in enumerate(manifest.stages):
         lines.append(
             f"| {k} | {stage.graph.file} | {stage.graph.size_bytes / 1e6:.2f} MB | "
             f"{stage.macs / 1e6:.2f} M | {len(stage.reads)} features | "
-            f"{len(stage.gives)} features | {stage.exit.in_words} |"
+            f"{len(stage.gives)} features | {stage.in_words} |"
         )
     if manifest.expected is not None:
         e = manifest.expected

@@ -1,43 +1,44 @@
 """The manifest: all that a device must know about a bundle, as one JSON document with a version.
 
 Part of the bridge: export writes it, the device reads it. Everything is checked when it is made, so that
-whoever holds a `Manifest` may rely on it: each feature that a stage reads is given by an earlier one, with
-the same type and shape; every name of a file is a plain name within the folder. `manifest.schema.json` says
-the same to other programs, as far as a schema can.
+whoever holds a `Manifest` may rely on it: whatever way a sample comes to a stage, what the stage reads has
+been given; every name of a file is a plain name within the folder. `manifest.schema.json`, made of these
+records, says the same to other programs, as far as a schema can. `manifest_1` reads what release 0.1.0 wrote.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from math import prod
 from typing import Annotated, Literal
 
-from s2dnas_deploy.bundle.exits import ExitRule
+from s2dnas_deploy.bundle.exits import Exit
 from s2dnas_deploy.bundle.preprocessing import MOST_NUMBERS, Preprocessing
+from s2dnas_deploy.decide.flow import ANSWER, ANSWERS, IMAGE, Choices, Flow, Route, Stop
+from s2dnas_deploy.decide.rules import CONFIDENCE, Largest, Threshold
 from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.bounds import Between, Length, Matching, Name, Printable, Share
 from s2dnas_deploy.files.document import Form, Head, check_record
 from s2dnas_deploy.quoting import shown
 
 FORMAT = "s2dnas-bundle"
-VERSION = 1
-IMAGE = "image"
-LABEL, CONFIDENCE, PROBABILITIES = ANSWERS = ("label", "confidence", "probabilities")
+VERSION = 2
 MAX_STAGES = 16  # those of a plan, which is not imported: a device would load all that plans need
 _MOST_MACS = 2**62
 _Images = Annotated[int, Between(1, 2**53)]
 _Drop = Annotated[float, Between(-1, 1)]
 _PerExit = Annotated[tuple[Share, ...], Length(1, MAX_STAGES)]
-_Facts = Annotated[Mapping[Name, Annotated[str, Printable()]], Length(0, 1000)]
-_Features = Annotated[tuple["TensorSpec", ...], Length(0, 10_000)]
+Facts = Annotated[Mapping[Name, Annotated[str, Printable()]], Length(0, 1000)]
+Macs = Annotated[int, Between(0, _MOST_MACS)]
+_Names = Annotated[tuple[Name, ...], Length(0, 10_000)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TensorSpec:
-    """A tensor between stages: name, element type, and shape without the batch."""
+class Tensor:
+    """What stages hand to each other: element type, and shape without the batch."""
 
-    name: Name
     type: Literal["float32", "float16", "uint8", "int8"]
     shape: Annotated[tuple[Annotated[int, Between(1, MOST_NUMBERS)], ...], Length(0, 8)]
 
@@ -60,19 +61,57 @@ class GraphFile:
 
 @dataclass(frozen=True, kw_only=True)
 class StageEntry:
-    """One stage: its graph, what it reads and gives, its exit, and its MACs for one image."""
+    """One stage: its graph, the tensors that it reads and gives, its exit if it has one, where samples go.
 
+    A graph's inputs and outputs are called as the tensors are; `outputs` has those that are not, by tensor. A
+    graph that picks the samples itself has inputs of their numbers: `rows` says of which tensors each is.
+    """
+
+    name: Name
     graph: GraphFile
-    reads_image: bool
-    reads: _Features
-    gives: _Features
-    exit: ExitRule
-    macs: Annotated[int, Between(0, _MOST_MACS)]
+    reads: _Names
+    gives: _Names
+    outputs: Annotated[Mapping[Name, Name], Length(0, 10_000)] = field(default_factory=dict)
+    rows: Annotated[Mapping[Name, _Names], Length(0, 10_000)] = field(default_factory=dict)
+    exit: Exit | None
+    macs: Macs
+    """For one image."""
+    then: Route
 
     def __post_init__(self) -> None:
         check_record(self, BundleError)
-        double = _double(spec.name for spec in self.reads)
-        _check(not double, "what a stage reads", double, "no feature twice")
+        for what, names in (("reads", self.reads), ("gives", self.gives)):
+            double = _double(names)
+            expect(not double, f"what stage {shown(self.name)} {what}", double, "no tensor twice")
+        expect(
+            self.outputs.keys() <= set(self.gives), "outputs", sorted(self.outputs), "tensors that it gives"
+        )
+        picked = sorted(name for names in self.rows.values() for name in names)
+        expect(
+            not self.rows or picked == sorted(self.reads), "rows", picked, "every tensor that it reads, once"
+        )
+        double = _double([*self.inputs, *self.outputs_of.values()])
+        expect(not double, f"inputs and outputs of stage {shown(self.name)}", double, "different names")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the graph's inputs."""
+        return (*self.reads, *self.rows)
+
+    @property
+    def outputs_of(self) -> dict[str, str]:
+        """The name of the graph's output for every tensor that it gives, its answer included."""
+        answers = ANSWERS if self.exit is not None else ()
+        return {name: self.outputs.get(name, name) for name in (*self.gives, *answers)}
+
+    @property
+    def in_words(self) -> str:
+        """When a sample goes where."""
+        rule, ways = self.then.by, self.then.to
+        when = rule.in_words
+        if self.exit is not None and isinstance(rule, Threshold) and rule.of == CONFIDENCE:
+            when = when.replace(CONFIDENCE, self.exit.rule) + ", not calibrated" * (not self.exit.calibrated)
+        return f"{when}: {', else '.join(ways)}" if ways != (ANSWER,) else "always: answer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,52 +157,74 @@ class Manifest:
     name: Name
     precision: Literal["float32", "int8", "float16"]
     image_type: Literal["uint8", "float32"]
-    gathers: bool
     preprocessing: Preprocessing
     labels: Annotated[tuple[Name, ...], Length(1, 100_000)]
+    tensors: Annotated[Mapping[Name, Tensor], Length(0, 10_000)]
+    start: Route
     stages: Annotated[tuple[StageEntry, ...], Length(1, MAX_STAGES)]
+    settings: Annotated[Mapping[Name, Choices], Length(0, 64)] = field(default_factory=dict)
     single_file: GraphFile | None = None
     expected: Expected | None = None
     promise: Promise | None = None
-    tools: _Facts = field(default_factory=dict)
-    sources: _Facts = field(default_factory=dict)
+    tools: Facts = field(default_factory=dict)
+    sources: Facts = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_record(self, BundleError)
         double = _double(self.labels)
-        _check(not double, "labels", double, "no name twice (say 'crane, bird' and 'crane, machine')")
+        expect(not double, "labels", double, "no name twice (say 'crane, bird' and 'crane, machine')")
         double = _double(graph.file for graph in self.graphs)
-        _check(not double, "the graphs' files", double, "a file for each stage")
+        expect(not double, "the graphs' files", double, "a file for each stage")
         macs = sum(self.macs)
-        _check(1 <= macs <= _MOST_MACS, "MACs of all stages", macs, f"1 to {_MOST_MACS:,}")
-        self._check_exits()
-        self._check_features()
+        expect(1 <= macs <= _MOST_MACS, "MACs of all stages", macs, f"1 to {_MOST_MACS:,}")
+        self._check_tensors()
+        if self.gathers:
+            self._check_rows()
         if self.expected is not None:
             counts = {len(self.expected.exit_accuracy), len(self.expected.exit_share)}
-            _check(counts == {len(self.stages)}, "what is expected", counts, f"{len(self.stages)} exits")
+            expect(counts == {len(self.stages)}, "what is expected", counts, f"{len(self.stages)} exits")
 
-    def _check_exits(self) -> None:
-        *early, last = (stage.exit for stage in self.stages)
-        _check(last.threshold is None, "the last exit's threshold", last.threshold, "none: it takes all")
-        for k, rule in enumerate(early):
-            _check(rule.threshold is not None, f"the threshold of exit {k}", None, "a number")
+    def _check_tensors(self) -> None:
+        """Samples bring what is read, rules fit what they look at, and there is memory for it."""
+        taken = sorted(self.tensors.keys() & {IMAGE, *ANSWERS})
+        expect(not taken, "tensors", taken, "names that are not taken")
+        given = {name for stage in self.stages for name in stage.gives}
+        strange = sorted(given ^ self.tensors.keys())
+        expect(not strange, "tensors", strange, "all that stages give, and nothing else")
+        for stop in self.flow.stops:
+            self._check_rule(stop)
+        numbers = sum(prod(tensor.shape) for tensor in self.tensors.values())
+        expect(numbers <= MOST_NUMBERS, "numbers in all tensors", numbers, f"at most {MOST_NUMBERS:,}")
 
-    def _check_features(self) -> None:
-        """Features flow forward only, both ends agree on what they are, and there is memory for them."""
-        given: dict[str, TensorSpec] = {}
-        rows = [rows_of(k) for k in range(len(self.stages))]
+    def _check_rule(self, stop: Stop) -> None:
+        rule = stop.then.by
+        if not isinstance(rule, Threshold | Largest):
+            return
+        shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
+        shape = {**dict.fromkeys(ANSWERS, ()), ANSWERS[2]: (len(self.labels),), **shapes}[rule.of]
+        whose = f"what the rule of stage {shown(stop.name)} looks at"
+        if isinstance(rule, Largest):
+            expect(shape == (len(stop.then.to),), whose, list(shape), f"{len(stop.then.to)} numbers")
+        elif rule.column is None:
+            expect(shape == (), whose, list(shape), "one number, or a column")
+        else:
+            expect(len(shape) == 1 and rule.column < shape[0], whose, list(shape), f"column {rule.column}")
+
+    def _check_rows(self) -> None:
+        """Who comes from other stages is picked by their numbers, and those are of one stage's batch."""
+        flow = self.flow
+        fed = {place for targets in flow.targets for place in targets}
         for k, stage in enumerate(self.stages):
-            for spec in stage.reads:
-                name = shown(spec.name)
-                if spec.name not in given:
-                    raise BundleError(f"stage {k} reads {name}, which no earlier stage gives")
-                _check(spec == given[spec.name], f"{name} read by stage {k}", spec, given[spec.name])
-            for spec in stage.gives:
-                taken = spec.name in given or spec.name in (IMAGE, *ANSWERS, *rows)
-                _check(not taken, f"a feature of stage {k}", spec.name, "a name that is not taken")
-                given[spec.name] = spec
-        numbers = sum(prod(spec.shape) for spec in given.values())
-        _check(numbers <= MOST_NUMBERS, "numbers in all features", numbers, f"at most {MOST_NUMBERS:,}")
+            expect(
+                bool(stage.rows) or k not in fed,
+                f"stage {shown(stage.name)}, to which samples come from others",
+                "no rows",
+                "inputs that pick them, as other stages have",
+            )
+            for name, picked in stage.rows.items():
+                sources = {flow.givers[k][tensor] for tensor in picked}
+                one = len(sources) == 1 and all(len(source) == 1 for source in sources)
+                expect(one or len(picked) == 1, shown(name), list(picked), "tensors that one stage has given")
 
     @property
     def graphs(self) -> tuple[GraphFile, ...]:
@@ -177,20 +238,42 @@ class Manifest:
         channels, height, width = self.preprocessing.input_shape
         return (height, width, channels) if self.image_type == "uint8" else (channels, height, width)
 
-    def row_inputs(self, stage: int) -> tuple[str, ...]:
-        """The inputs by which a stage that gathers is told which rows of what it reads go on."""
-        if not self.gathers or stage == 0:
-            return ()
-        entry = self.stages[stage]
-        given = [{spec.name for spec in earlier.gives} for earlier in self.stages[:stage]]
-        read = {spec.name for spec in entry.reads}
-        sources = [j for j, names in enumerate(given) if names & read or (j == 0 and entry.reads_image)]
-        return tuple(rows_of(j) for j in sources)
+    @property
+    def gathers(self) -> bool:
+        """Whether graphs pick the samples that go on themselves, so that features may stay on a device."""
+        return any(stage.rows for stage in self.stages)
+
+    @cached_property
+    def flow(self) -> Flow:
+        """Which samples go where."""
+        return Flow(
+            start=self.start,
+            stops=tuple(
+                Stop(
+                    name=stage.name,
+                    reads=stage.reads,
+                    gives=stage.gives,
+                    answers=stage.exit is not None,
+                    then=stage.then,
+                )
+                for stage in self.stages
+            ),
+            settings=self.settings,
+        )
 
     @property
     def macs(self) -> tuple[int, ...]:
         """MACs of each stage for one image."""
         return tuple(stage.macs for stage in self.stages)
+
+    def with_thresholds(self, thresholds: Sequence[float]) -> "Manifest":
+        """The same bundle with other thresholds, chosen on images, one for each exit that may be passed."""
+        flow = self.flow.with_thresholds(thresholds)
+        stages = [
+            replace(stage, then=stop.then, exit=stage.exit and replace(stage.exit, calibrated=True))
+            for stage, stop in zip(self.stages, flow.stops, strict=True)
+        ]
+        return replace(self, stages=tuple(stages))
 
     def to_json(self) -> str:
         """The manifest as a JSON document."""
@@ -201,11 +284,16 @@ class Manifest:
 
     @staticmethod
     def from_json(text: str) -> "Manifest":
-        """Read what `to_json` wrote; a document of another form or version is a `BundleError`."""
-        return _FORM.read(text, "the manifest")
+        """Read what `to_json` wrote, in this release or in 0.1.0; any other document is a `BundleError`."""
+        from s2dnas_deploy.bundle import manifest_1
+
+        document = FORM.parsed(text, "the manifest")
+        if manifest_1.is_one(document):
+            return manifest_1.FORM.of(document, "the manifest").now
+        return FORM.of(document, "the manifest")
 
 
-_FORM = Form(
+FORM = Form(
     record=Manifest,
     error=BundleError,
     head=Head(format=FORMAT, version=VERSION, writer="s2dnas-export"),
@@ -213,16 +301,12 @@ _FORM = Form(
 )
 
 
-def rows_of(stage: int) -> str:
-    """The input that says which rows go on, of the features that `stage` gave; of the image, 0's."""
-    return f"rows_{stage}"
-
-
 def _double(names: Iterable[str]) -> list[str]:
     """Some of the names that are there more than once."""
     return sorted(name for name, count in Counter(names).items() if count > 1)[:3]
 
 
-def _check(holds: bool, name: str, got: object, expected: object) -> None:
+def expect(holds: bool, name: str, got: object, expected: object) -> None:
+    """A `BundleError` that says what was expected, where something else is."""
     if not holds:
         raise BundleError(f"{name}: expected {expected}, got {shown(got)}")

@@ -1,6 +1,7 @@
 """A bundle in words: what it holds, what each stage costs, and what to expect of it."""
 
-from s2dnas_deploy.bundle.bundle import Bundle
+from s2dnas_deploy.bundle.bundle import Bundle, plan_of
+from s2dnas_deploy.plan import Plan
 
 
 def bundle_in_words(bundle: Bundle) -> str:
@@ -12,14 +13,15 @@ def bundle_in_words(bundle: Bundle) -> str:
         f"images {channels}x{height}x{width} as {m.image_type}",
         "",
         f"{'stage':>5} {'graph':<14} {'size':>10} {'MACs':>11} {'reads':>6} {'gives':>6} {'per image':>11}"
-        "  leaves if",
+        "  then",
     ]
     for k, stage in enumerate(m.stages):
-        handed = sum(_bytes(spec.type, spec.shape) for spec in stage.gives)
+        given = [m.tensors[name] for name in stage.gives]
+        handed = sum(_bytes(tensor.type, tensor.shape) for tensor in given)
         lines.append(
             f"{k:>5} {stage.graph.file:<14} {stage.graph.size_bytes / 1e6:>7.2f} MB "
             f"{stage.macs / 1e6:>9.2f} M {len(stage.reads):>6} {len(stage.gives):>6} "
-            f"{handed / 1e3:>8.1f} kB  {stage.exit.in_words}"
+            f"{handed / 1e3:>8.1f} kB  {stage.in_words}"
         )
     if m.single_file is not None:
         lines.append(
@@ -38,7 +40,24 @@ def bundle_in_words(bundle: Bundle) -> str:
         ]
     if m.promise is not None:
         lines += ["", m.promise.statement]
+    plan = plan_of(bundle)
+    if plan is not None:
+        lines += ["", *_channels(plan)]
     return "\n".join([*lines, "", "made with " + ", ".join(f"{tool} {v}" for tool, v in m.tools.items())])
+
+
+def _channels(plan: Plan) -> list[str]:
+    """Who owns how many channels of each group."""
+    longest = max(len("group"), *map(len, plan.channels))
+    stages = range(plan.stages)
+    return [
+        "channels by the stage that owns them",
+        f"  {'group':<{longest}}" + "".join(f"{f'stage {k}':>9}" for k in stages),
+        *(
+            f"  {name:<{longest}}" + "".join(f"{count:>9}" for count in counts)
+            for name, counts in plan.channels.items()
+        ),
+    ]
 
 
 def _bytes(kind: str, shape: tuple[int, ...]) -> int:

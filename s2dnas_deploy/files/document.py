@@ -6,9 +6,10 @@ kind and within the `bounds` that the record declares, or one error that says wh
     stages[1].exit.threshold: expected a number, got 'high'
 
 Kinds are `int`, `float`, `bool`, `str`, `Any`, `Literal[…]`, `X | None`, `tuple[X, ...]`, `tuple[X, Y]`,
-`Mapping[str, X]` and dataclasses of those. The same bounds hold for records made in code, where their
-`__post_init__` says `check_record(self, …)`. The standard library does, for msgspec and pydantic take a
-double key without a word, and either is one more compiled wheel on every board.
+`Mapping[str, X]`, dataclasses of those, and `X | Y` of dataclasses that their first field, a `Literal`, tells
+apart. The same bounds hold for records made in code, whose `__post_init__` says `check_record(self, …)`. The
+standard library does, for msgspec and pydantic take a double key without a word, and either is one more
+compiled wheel on every board.
 """
 
 import math
@@ -30,7 +31,7 @@ from s2dnas_deploy.quoting import in_a_line, shortened, shown
 Record = TypeVar("Record")
 
 LARGEST_BYTES = 64 * 2**20
-_LONGEST_TEXT, _LONGEST_LIST = 10_000, 1_000_000  # where a record does not say otherwise
+LONGEST_TEXT, LONGEST_LIST = 10_000, 1_000_000  # where a record does not say otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +94,16 @@ class Form(Generic[Record]):
 
     def read(self, content: bytes | str, what: str) -> Record:
         """The record in a text; a message calls it `what`."""
+        return self.of(self.parsed(content, what), what)
+
+    def parsed(self, content: bytes | str, what: str) -> Any:
+        """The plain values of a text, for `of`."""
         try:
-            document = parse(
+            return parse(
                 content, largest_bytes=self.largest_bytes, odd_text=self.odd_text, infinite=self.infinite
             )
         except MisfitError as misfit:
             raise self._error(what, misfit) from misfit
-        return self.of(document, what)
 
     def of(self, document: Any, what: str) -> Record:
         """The record of values that were parsed with another document."""
@@ -146,8 +150,8 @@ def _record_reader(kind: Any, how: _How) -> _Read:
         for each in fields(kind)
         if how is _How.READ and not (each.default is MISSING and each.default_factory is MISSING)
     }
-    hints = _hints(kind)
-    rest = next((name for name, hint in hints.items() if Others() in _bounds(hint)), None)
+    hints = hints_of(kind)
+    rest = next((name for name, hint in hints.items() if Others() in bounds_of(hint)), None)
     readers = {name: _reader(hint, how) for name, hint in hints.items() if name != rest}
 
     def read(value: Any) -> Any:
@@ -178,15 +182,17 @@ def _record_reader(kind: Any, how: _How) -> _Read:
 @cache
 def _checks(kind: Any) -> tuple[tuple[str, _Read], ...]:
     """How each field of a record is checked that was made in code."""
-    return tuple((name, _reader(hint, _How.MADE)) for name, hint in _hints(kind).items())
+    return tuple((name, _reader(hint, _How.MADE)) for name, hint in hints_of(kind).items())
 
 
-def _hints(kind: Any) -> dict[str, Any]:
+def hints_of(kind: Any) -> dict[str, Any]:
+    """The annotation of each field of a record."""
     hints = get_type_hints(kind, include_extras=True)
     return {each.name: hints[each.name] for each in fields(kind)}
 
 
-def _bounds(kind: Any) -> tuple[Any, ...]:
+def bounds_of(kind: Any) -> tuple[Any, ...]:
+    """The bounds that an annotation declares."""
     return get_args(kind)[1:] if get_origin(kind) is Annotated else ()
 
 
@@ -195,14 +201,14 @@ def _bounds(kind: Any) -> tuple[Any, ...]:
 
 def _reader(kind: Any, how: _How) -> _Read:
     """How a value of a kind is read."""
-    plain = get_args(kind)[0] if _bounds(kind) else kind
+    plain = get_args(kind)[0] if bounds_of(kind) else kind
     own = get_origin(plain) or plain
     read, word = _plain_reader(plain, how), _WORDS.get(own, "a value")
-    lengths = [bound for bound in _bounds(kind) if isinstance(bound, Length)]
-    bounds = [bound for bound in _bounds(kind) if isinstance(bound, Bound) and bound not in lengths]
+    lengths = [bound for bound in bounds_of(kind) if isinstance(bound, Length)]
+    bounds = [bound for bound in bounds_of(kind) if isinstance(bound, Bound) and bound not in lengths]
     sized: tuple[type[Sized], ...] = {str: (str,), tuple: (list, tuple), Mapping: (Mapping,)}.get(own, ())
     if sized:
-        lengths = lengths or [Length(0, _LONGEST_TEXT if own is str else _LONGEST_LIST)]
+        lengths = lengths or [Length(0, LONGEST_TEXT if own is str else LONGEST_LIST)]
     low = max((each.low for each in lengths), default=0)
     high = min((each.high for each in lengths), default=0)
 
@@ -220,7 +226,7 @@ def _reader(kind: Any, how: _How) -> _Read:
 
 def _plain_reader(kind: Any, how: _How) -> _Read:
     if is_dataclass(kind):
-        return _instance_reader(kind) if how is _How.MADE else _record_reader(kind, how)  # type: ignore[arg-type]
+        return _instance_reader((kind,)) if how is _How.MADE else _record_reader(kind, how)  # type: ignore[arg-type]
     if kind in _OF_KIND:
         return _OF_KIND[kind]
     return _OF_ORIGIN[get_origin(kind)](get_args(kind), how)
@@ -262,19 +268,47 @@ def _expect_object(value: Any) -> Mapping[str, Any]:
     return value
 
 
-def _instance_reader(kind: Any) -> _Read:
+def _instance_reader(kinds: tuple[Any, ...]) -> _Read:
+    words = "a " + " or ".join(kind.__name__ for kind in kinds)
+
     def read(value: Any) -> Any:
-        if not isinstance(value, kind):
-            raise _misfit(f"a {kind.__name__}", value)
+        if not isinstance(value, kinds):
+            raise _misfit(words, value)
         return value
 
     return read
 
 
-def _optional_reader(kinds: tuple[Any, ...], how: _How) -> _Read:
-    (known,) = (each for each in kinds if each is not type(None))
-    read = _reader(known, how)
+def _union_reader(kinds: tuple[Any, ...], how: _How) -> _Read:
+    known = tuple(each for each in kinds if each is not type(None))
+    read = _reader(known[0], how) if len(known) == 1 else _tagged_reader(known, how)
+    if len(known) == len(kinds):
+        return read
     return lambda value: None if value is None else read(value)
+
+
+def _tagged_reader(kinds: tuple[Any, ...], how: _How) -> _Read:
+    """One of several records, which their first field tells apart."""
+    if how is _How.MADE:
+        return _instance_reader(kinds)
+    tag, tags = tags_of(kinds)
+    readers = {name: _record_reader(kind, how) for name, kind in tags.items()}
+
+    def read(value: Any) -> Any:
+        own = _expect_object(value).get(tag)
+        if not isinstance(own, str) or own not in readers:
+            misfit = _misfit(" or ".join(readers), own)
+            misfit.under(f".{tag}")
+            raise misfit
+        return readers[own](value)
+
+    return read
+
+
+def tags_of(kinds: tuple[Any, ...]) -> tuple[str, dict[str, Any]]:
+    """The field that tells several records apart, and the record by what it holds."""
+    tag = fields(kinds[0])[0].name
+    return tag, {get_args(hints_of(kind)[tag])[0]: kind for kind in kinds}
 
 
 def _choice_reader(choices: tuple[Any, ...], how: _How) -> _Read:
@@ -333,8 +367,8 @@ _OF_KIND: Mapping[Any, _Read] = {
     str: _read_text,
 }
 _OF_ORIGIN: Mapping[Any, Callable[[tuple[Any, ...], _How], _Read]] = {
-    Union: _optional_reader,
-    UnionType: _optional_reader,
+    Union: _union_reader,
+    UnionType: _union_reader,
     Literal: _choice_reader,
     tuple: _tuple_reader,
     Mapping: _mapping_reader,
@@ -356,7 +390,7 @@ def _described(value: object) -> str:
     """As JSON has it, and of lists and long texts no more than how long they are."""
     if isinstance(value, (Mapping, list, tuple)):
         return f"{'an object' if isinstance(value, Mapping) else 'a list'} of {len(value):,}"
-    if isinstance(value, str) and len(value) > _LONGEST_TEXT:
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
         return f"text of {len(value):,} characters"
     if isinstance(value, Real) and not isinstance(value, (int, float)):  # NumPy's, of a record made in code
         own = f"{type(value).__name__}({shortened(str(value), 40)})"

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.bundle.bundle import MACS
-from s2dnas_deploy.bundle.manifest import ANSWERS, CONFIDENCE, LABEL
+from s2dnas_deploy.decide.flow import ANSWERS, LABEL
+from s2dnas_deploy.decide.rules import CONFIDENCE
 from s2dnas_deploy.errors import BundleError, OptionError, ProviderError
 from s2dnas_deploy.files.onnx_file import LARGEST_GRAPH_BYTES, read_signature
 from s2dnas_deploy.files.plain_file import read_file

@@ -1,10 +1,9 @@
 """Any number of images: decoding and inference overlap, late stages run full, the order stays.
 
-Place in the flow: sources ──threads──▶ pixels ──▶ room 0 ──stage 0──▶ room 1 ──stage 1──▶ … ──▶ answers.
+Place in the flow: sources ──threads──▶ pixels ──▶ rooms ──▶ answers, in the order of the sources.
 
-Each stage has a room that holds one batch. Those who do not leave after stage k go to room k + 1, from as
-many batches as it takes; a stage runs when its room is full. So memory is one batch of images and of the
-features that are still read, per stage, and the images read ahead, whatever the number of images.
+Survivors of many batches wait together before a stage, until its room is full. So memory is a batch of images
+and features per stage, and the images read ahead, whatever the number of images.
 
 After every window of images all rooms are emptied, full or not. That bounds how long an answer can wait for
 its room to fill (and how many answers wait for it, to keep the order), and it makes the answers of a window
@@ -12,25 +11,27 @@ depend on the images of that window alone: a run that goes on from a window's st
 """
 
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from s2dnas_deploy.bundle.manifest import ANSWERS, CONFIDENCE, IMAGE, LABEL, PROBABILITIES
+from s2dnas_deploy.decide.course import Rows
+from s2dnas_deploy.decide.flow import LABEL, PROBABILITIES
+from s2dnas_deploy.decide.rules import CONFIDENCE
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.run.cascade import Cascade, Prediction
+from s2dnas_deploy.run.lanes import Lanes
 from s2dnas_deploy.run.limits import MOST_BATCH, MOST_WORKERS, whole_number
 from s2dnas_deploy.run.pictures import Given, Reader
 from s2dnas_deploy.run.providers import usable_cores
-from s2dnas_deploy.run.stages import Array, Stages, features_read_after
+from s2dnas_deploy.run.rooms import Numbers, Rooms
+from s2dnas_deploy.run.stages import Array
 
 WINDOW_BATCHES = 64
 Answer = Prediction | DataError
@@ -43,6 +44,7 @@ class BulkOptions:
     batch: int = 32
     thresholds: Sequence[float] | None = None
     last_stage: int | None = None
+    settings: Mapping[str, str] | None = None
     probabilities: bool = False
     workers: int | None = None
 
@@ -68,22 +70,30 @@ def bulk_options(**options: Any) -> BulkOptions:
 
 
 class Bulk:
-    """One way through many images; counts what each stage had to do."""
+    """One way through many images, and the desk for it; counts what each stage had to do."""
 
     def __init__(self, cascade: Cascade, options: BulkOptions) -> None:
         self.cascade, self.options = cascade, options
-        self.rules = cascade.rules_with(options.thresholds, options.last_stage)
-        self.stage_samples = [0] * len(self.rules)
-        self.stage_seconds = [0.0] * len(self.rules)
+        course = cascade.course(options.thresholds, options.last_stage, options.settings)
+        flow, self._names = course.flow, cascade.names
+        self.hears_all = flow.remembers
+        self.exits = len(flow.stops)
+        """Of so many stages an answer may be."""
+        self.stage_samples = [0] * len(flow.stops)
+        self.stage_seconds = [0.0] * len(flow.stops)
+        self._waiting: dict[int, Answer] = {}
+        # By number of a sample that is on its way, the stages so far; in a chain the exit tells them.
+        self.is_chain = flow.is_chain
+        self._ways: dict[int, tuple[str, ...]] | None = None if flow.is_chain else {}
         stages = cascade.stages
-        self._desk: _Rooms | _Device = _Device(self) if stages.resident else _Rooms(self, stages)
+        self._rooms = (Lanes if stages.resident else Rooms)(stages, options.batch)
+        self._rooms.open(course, self)
 
     def answers(
         self, sources: Iterable[Given], stop: Callable[[], bool] = lambda: False
     ) -> Generator[Answer]:
         """One answer per source, in order; `stop` is asked at every image whether to leave it at that."""
-        waiting: dict[int, Answer] = {}
-        given = 0
+        waiting, given = self._waiting, 0
         with closing(decoded(sources, self.cascade.reader, self.options)) as images:
             for number, image in enumerate(images):
                 if stop():
@@ -91,148 +101,54 @@ class Bulk:
                 if isinstance(image, DataError):
                     waiting[number] = image
                 else:
-                    self._desk.enter(number, image, waiting)
-                if (number + 1) % self.options.window == 0:
-                    self._desk.empty(waiting)
-                while given in waiting:
-                    yield waiting.pop(given)
+                    self._rooms.enter(number, image)
+                drained = (number + 1) % self.options.window == 0
+                if drained:
+                    self._rooms.drain()
+                # While samples are on their way, an answer may not be the last one.
+                while given in waiting and (drained or not self.hears_all):
+                    yield self._final(given)
                     given += 1
-        self._desk.empty(waiting)
+        self._rooms.drain()
         while given in waiting:
-            yield waiting.pop(given)
+            yield self._final(given)
             given += 1
 
-    def note(self, stage: int, count: int, seconds: float) -> None:
-        """A stage has run."""
-        self.stage_samples[stage] += count
+    def _final(self, number: int) -> Answer:
+        answer = self._waiting.pop(number)
+        if self._ways is None or isinstance(answer, DataError):
+            return answer
+        return replace(answer, way=self._ways.pop(number))
+
+    # --- the desk ------------------------------------------------------------------------------------------
+
+    def ran(self, stage: int, numbers: Numbers, seconds: float) -> None:
+        """As a `Desk`."""
+        self.stage_samples[stage] += len(numbers)
         self.stage_seconds[stage] += seconds
+        if self._ways is not None:
+            for number in numbers.tolist():
+                self._ways[number] = (*self._ways.get(number, ()), self._names[stage])
 
-    def prediction(self, label: int, confidence: float, exit_: int, likely: Array | None) -> Prediction:
-        """What is said of one image."""
-        return Prediction(
-            label=label,
-            name=self.cascade.labels[label],
-            confidence=confidence,
-            exit=exit_,
-            probabilities=likely,
+    def take(self, stage: int, numbers: Numbers, arrays: Mapping[str, Array], rows: Rows | slice) -> None:
+        """As a `Desk`."""
+        each = zip(
+            numbers.tolist(), arrays[LABEL][rows].tolist(), arrays[CONFIDENCE][rows].tolist(), strict=True
         )
-
-
-class _Rooms:
-    """A room before each stage; survivors of many batches gather there."""
-
-    def __init__(self, bulk: Bulk, stages: Stages) -> None:
-        self.bulk, self.stages = bulk, stages
-        manifest = stages.manifest
-        self.carried = tuple(features_read_after(manifest, k) for k in range(len(bulk.rules)))
-        self.rooms = []
-        for k in range(len(bulk.rules)):
-            brought = self.carried[k - 1] if k else (IMAGE,)
-            given = [spec.name for spec in manifest.stages[k].gives]
-            names = (*brought, *given, *ANSWERS, *stages.rows[k])
-            self.rooms.append(_Room(stages, names, bulk.options.batch, k))
-
-    def enter(self, number: int, image: Array, waiting: dict[int, Answer]) -> None:
-        room = self.rooms[0]
-        room.buffers.arrays[IMAGE][room.count] = image
-        room.numbers[room.count] = number
-        room.count += 1
-        if room.count == self.bulk.options.batch:
-            self._serve(0, waiting)
-
-    def empty(self, waiting: dict[int, Answer]) -> None:
-        """Serve everybody who waits, so that nobody does."""
-        for k, room in enumerate(self.rooms):
-            if room.count:
-                self._serve(k, waiting)
-
-    def _serve(self, k: int, waiting: dict[int, Answer]) -> None:
-        """Run stage k on its room: some leave, the others go to the next room."""
-        room, count = self.rooms[k], self.rooms[k].count
-        begun = time.perf_counter()
-        self.stages.run(k, room.buffers, count)
-        self.bulk.note(k, count, time.perf_counter() - begun)
-        room.count = 0
-        arrays = room.buffers.arrays
-        leaves = self.bulk.rules[k].leaves(arrays[CONFIDENCE][:count])
-        self._let_go(k, leaves.nonzero()[0], waiting)
-        stay = (~leaves).nonzero()[0]
-        while len(stay):
-            following = self.rooms[k + 1]
-            fit = stay[: self.bulk.options.batch - following.count]
-            following.welcome(room, fit, self.carried[k])
-            stay = stay[len(fit) :]
-            if following.count == self.bulk.options.batch:
-                self._serve(k + 1, waiting)
-
-    def _let_go(self, k: int, rows: npt.NDArray[np.intp], waiting: dict[int, Answer]) -> None:
-        room, arrays = self.rooms[k], self.rooms[k].buffers.arrays
-        for row, number, label, confidence in zip(
-            rows.tolist(),
-            room.numbers[rows].tolist(),
-            arrays[LABEL][rows].tolist(),
-            arrays[CONFIDENCE][rows].tolist(),
-            strict=True,
-        ):
-            likely = arrays[PROBABILITIES][row].copy() if self.bulk.options.probabilities else None
-            waiting[number] = self.bulk.prediction(label, confidence, k, likely)
-
-
-class _Room:
-    """One batch before a stage: which images are there, and what the stage reads of them."""
-
-    def __init__(self, stages: Stages, names: Iterable[str], batch: int, stage: int) -> None:
-        self.buffers = stages.buffers(batch, names)
-        self.numbers = np.zeros(batch, np.int64)
-        self.count = 0
-        for name in stages.rows[stage]:  # graphs that pick rows themselves find all of theirs here
-            self.buffers.arrays[name][:] = np.arange(len(self.buffers.arrays[name]))
-
-    def welcome(self, room: "_Room", rows: npt.NDArray[np.intp], names: Iterable[str]) -> None:
-        """Let these rows of the room before in, with what is still to be read of them."""
-        seats = slice(self.count, self.count + len(rows))
-        for name in names:
-            room.buffers.arrays[name].take(rows, axis=0, out=self.buffers.arrays[name][seats], mode="clip")
-        self.numbers[seats] = room.numbers[rows]
-        self.count += len(rows)
-
-
-class _Device:
-    """Features live on the device and stay there: each batch goes through the stages by itself."""
-
-    def __init__(self, bulk: Bulk) -> None:
-        self.bulk = bulk
-        self.numbers: list[int] = []
-        self.images: list[Array] = []
-
-    def enter(self, number: int, image: Array, waiting: dict[int, Answer]) -> None:
-        self.numbers.append(number)
-        self.images.append(image)
-        if len(self.images) == self.bulk.options.batch:
-            self.empty(waiting)
-
-    def empty(self, waiting: dict[int, Answer]) -> None:
-        if not self.images:
-            return
-        options = self.bulk.options
-        said = self.bulk.cascade.predict(
-            np.stack(self.images),
-            thresholds=options.thresholds,
-            last_stage=options.last_stage,
-            probabilities=options.probabilities,
-            timed=True,
-        )
-        for k, seconds in enumerate((said.stage_seconds or ())[: len(self.bulk.rules)]):
-            self.bulk.note(k, int((said.exit >= k).sum()), seconds)
-        likely = said.probabilities
-        for i, number in enumerate(self.numbers):
-            waiting[number] = self.bulk.prediction(
-                int(said.label[i]),
-                float(said.confidence[i]),
-                int(said.exit[i]),
-                None if likely is None else likely[i].copy(),
+        likely = arrays[PROBABILITIES][rows].copy() if self.options.probabilities else None
+        for at, (number, label, confidence) in enumerate(each):
+            self._waiting[number] = Prediction(
+                label=label,
+                name=self.cascade.labels[label],
+                confidence=confidence,
+                exit=stage,
+                way=self._names[: stage + 1] if self._ways is None else (),
+                probabilities=None if likely is None else likely[at],
             )
-        self.numbers, self.images = [], []
+
+    def keeps(self, place: int, numbers: Numbers) -> bool:
+        """As a `Desk`."""
+        return False
 
 
 def decoded(sources: Iterable[Given], reader: Reader, options: BulkOptions) -> Generator[Array | DataError]:

@@ -23,7 +23,10 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 
-from s2dnas_deploy.bundle.exits import limit_of
+from s2dnas_deploy.decide.course import course_of
+from s2dnas_deploy.decide.flow import chain
+from s2dnas_deploy.decide.rules import CONFIDENCE, NEVER
+from s2dnas_deploy.decide.walk import walk
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.files.bounds import Between, Share
 from s2dnas_deploy.run.risk import LEAST_DELTA, Test, least_images, most_useful
@@ -33,7 +36,6 @@ Numbers = npt.NDArray[np.float64]
 Losses = npt.NDArray[np.int8]
 
 MAX_DROP = 0.01  # unless told otherwise
-NEVER = 2.0  # a threshold above 1, so that nobody leaves; see `bundle.exits`
 ALWAYS = 1e-6  # one that is as good as none: the path ends there
 _TAU = np.linspace(14.0, -14.0, 5601)
 _OFFSETS: tuple[float, ...] = tuple(0.25 * i for i in range(13))
@@ -325,11 +327,10 @@ def mean_cost(
 
 
 def exits_taken(scores: ExitScores, thresholds: Sequence[float] | Numbers) -> npt.NDArray[np.int64]:
-    """Where each image leaves, [N]."""
-    exits = np.full(len(scores), scores.exits - 1)
-    for k in reversed(range(scores.exits - 1)):
-        exits[scores.confidence[k] >= limit_of(thresholds[k])] = k
-    return exits
+    """Where each image exits, [N]."""
+    flow = chain([(f"stage_{k}", (), ()) for k in range(scores.exits)], [float(each) for each in thresholds])
+    values = [{CONFIDENCE: confidence} for confidence in scores.confidence]
+    return walk(course_of(flow), values, len(scores)).exit
 
 
 def _point(

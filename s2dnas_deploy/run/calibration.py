@@ -111,6 +111,7 @@ class Calibration:
 def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
     """Choose thresholds and write them into the bundle."""
     bundle = load_bundle(request.bundle, request.trust)
+    _refuse_without_path(bundle)
     signer = None
     if request.sign is not None:
         signer = Signer(request.sign)
@@ -118,8 +119,6 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
     unsigned = request.write and signer is None and (request.bundle / SIGNATURE).exists()
     if unsigned:
         reporter.say(f"{request.bundle} is signed: other thresholds end that, unless --sign signs them")
-    if len(bundle.manifest.stages) < 2:
-        raise OptionError(f"{request.bundle} has one stage, so no threshold")
     with Cascade(
         bundle, provider=request.provider, threads=request.threads, allow_fallback=request.allow_fallback
     ) as cascade:
@@ -166,6 +165,17 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
     )
 
 
+def _refuse_without_path(bundle: Bundle) -> None:
+    """Only a chain has a path of thresholds along which ever more samples exit early."""
+    if not bundle.manifest.flow.is_chain:
+        raise OptionError(
+            f"{bundle.folder} is no chain of stages with an exit each: its samples go by other rules than "
+            "one threshold after the other, so there is no path of thresholds to choose on"
+        )
+    if len(bundle.manifest.stages) < 2:
+        raise OptionError(f"{bundle.folder} has one stage, so no threshold")
+
+
 def promise_of(choice: Choice, goal: Goal, images: int) -> Promise:
     """What was proven, in words."""
     drop, probability = f"{100 * goal.drop:g}", f"{goal.probability:g}"
@@ -209,13 +219,8 @@ def _observed(against: Against, drop: float) -> str:
 
 def with_choice(bundle: Bundle, choice: Choice, promise: Promise, scores: ExitScores) -> Manifest:
     """The manifest with the thresholds, and what to expect of them."""
-    manifest = bundle.manifest
-    thresholds = (*choice.point.thresholds, None)
-    stages = tuple(
-        replace(stage, exit=replace(stage.exit, threshold=threshold, calibrated=True))
-        for stage, threshold in zip(manifest.stages, thresholds, strict=True)
-    )
-    return replace(manifest, stages=stages, promise=promise, expected=_expected(manifest, choice, scores))
+    manifest = bundle.manifest.with_thresholds(choice.point.thresholds)
+    return replace(manifest, promise=promise, expected=_expected(manifest, choice, scores))
 
 
 def _expected(manifest: Manifest, choice: Choice, scores: ExitScores) -> Expected | None:
@@ -248,8 +253,8 @@ def _scores(
 def _kept(path: Path, cascade: Cascade) -> ExitScores:
     """Scores from a file, if they are of this bundle."""
     scores = ExitScores.load(path)
-    if scores.exits != len(cascade.rules):
-        raise RecordError(f"{path} holds scores of {scores.exits} exits, the bundle has {len(cascade.rules)}")
+    if scores.exits != len(cascade.names):
+        raise RecordError(f"{path} holds scores of {scores.exits} exits, the bundle has {len(cascade.names)}")
     if scores.graphs and scores.graphs != graphs_of(cascade.manifest):
         raise RecordError(
             f"{path} holds scores of another bundle: its graphs are not those of {cascade.folder}; give "

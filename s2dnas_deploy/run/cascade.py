@@ -1,31 +1,35 @@
-"""The cascade: stages run one after the other, each only for the samples that none before it was sure of.
+"""The cascade: each image goes from stage to stage as the bundle's routes send it, no further than it must.
 
 Place in the flow: bundle ──load──▶ `Cascade` ──predict──▶ `Predictions` of a batch
                                             ──stream───▶ one `Prediction` after the other
 
-Which samples leave where is for `bundle.exits` to say. What reads bundles and pictures is
-imported by what needs it: to import this costs little more than to import onnxruntime.
+Which samples go where is for `decide` to say, and `rooms` takes them there. What reads bundles and pictures
+is imported by what needs it: to import this costs little more than to import onnxruntime.
 """
 
 import contextlib
 import os
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from s2dnas_deploy.bundle.exits import ExitRule
+from s2dnas_deploy.decide.course import Course, Rows, course_of
+from s2dnas_deploy.decide.flow import LABEL, PROBABILITIES, Flow
+from s2dnas_deploy.decide.rules import CONFIDENCE, NEVER
 from s2dnas_deploy.errors import DataError, OptionError, ProviderError
 from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.run.clock import StageClock
+from s2dnas_deploy.run.lanes import Lanes
 from s2dnas_deploy.run.limits import finite_number, whole_number
 from s2dnas_deploy.run.providers import CPU, choose_provider, is_choice
-from s2dnas_deploy.run.seats import Seats
+from s2dnas_deploy.run.rooms import Numbers, Rooms
 from s2dnas_deploy.run.stages import Array, Stages
 
 if TYPE_CHECKING:
@@ -34,34 +38,65 @@ if TYPE_CHECKING:
 
 
 _LARGEST_KEPT = 1024  # memory for larger batches is given back after each
+_MOST_COURSES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Where the seconds of a batch went: copied in, in each stage (0 if it did not run), and all the rest."""
+
+    copied: float
+    stages: tuple[float, ...]
+    rest: float
+    """Deciding, moving survivors together, taking answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
     """What the cascade says of a batch, one row per sample.
 
-    `label` int64 [N], `confidence` float32 [N], `exit` int64 [N]: the stage after which the sample left;
-    `probabilities` float32 [N, classes] and `stage_seconds` (per stage, 0 if it did not run) if asked for.
+    `label` int64 [N], `confidence` float32 [N], `exit` int64 [N]: the stage whose answer it is, by number;
+    `probabilities` float32 [N, classes] and `timing` if asked for.
     """
 
     label: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float32]
     exit: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.float32] | None = None
-    stage_seconds: tuple[float, ...] | None = None
+    timing: Timing | None = None
+    stages: tuple[str, ...]
+    """The names of the bundle's stages."""
+    _ran: npt.NDArray[np.bool_] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.label)
 
+    @property
+    def way(self) -> npt.NDArray[np.bool_]:
+        """The stages that each sample went through, bool [N, stages]."""
+        if self._ran is not None:
+            return self._ran
+        way: npt.NDArray[np.bool_] = np.arange(len(self.stages)) <= self.exit[:, None]
+        return way
+
+    @property
+    def stage_seconds(self) -> tuple[float, ...] | None:
+        """Seconds in each stage, 0 if it did not run; if asked for."""
+        return None if self.timing is None else self.timing.stages
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prediction:
-    """What the cascade says of one image: the class by number and name, how sure it is, and where it left."""
+    """What the cascade says of one image: the class by number and name, how sure it is, and where it exited.
+
+    `exit` is the stage whose answer it is, by number, and `way` has the names of all that it went through.
+    """
 
     label: int
     name: str
     confidence: float
     exit: int
+    way: tuple[str, ...]
     probabilities: npt.NDArray[np.float32] | None = None
 
 
@@ -81,13 +116,16 @@ class Cascade:
         self._how = {"provider": provider, "threads": threads, "allow_fallback": allow_fallback}
         self.folder, self.manifest, self.trust = bundle.folder, bundle.manifest, bundle.trust
         self.labels = bundle.manifest.labels
+        self.names = tuple(stage.name for stage in bundle.manifest.stages)
         self.reader = Reader(bundle.manifest)
-        self.rules = tuple(entry.exit for entry in bundle.manifest.stages)
+        self.flow = bundle.manifest.flow
+        """Which samples go where, unless a call says otherwise."""
         self._stages: Stages | None = _start(bundle, provider, threads, allow_fallback=allow_fallback)
         self.provider = self._stages.provider.name
         """The provider that runs the stages; not the one asked for, if it fell back."""
         self._clock = StageClock(bundle.manifest.macs)
-        self._free: list[Seats] = []
+        self._free: list[Rooms | Lanes] = []
+        self._course_of = lru_cache(_MOST_COURSES)(self._made_course)
         self._lock = threading.Lock()
 
     @classmethod
@@ -100,9 +138,26 @@ class Cascade:
         allow_fallback: bool = False,
         trust: Path | str | None = None,
     ) -> "Cascade":
-        """Load a bundle from its folder, on `threads` cores (all that the process may use, by default).
+        """Load a bundle from its folder.
 
-        With `trust`, a public key: only one that its owner has signed, all of it.
+        Args:
+            bundle: the folder.
+            provider: `auto` (the best there is), `cpu`, `cuda`, `tensorrt`, `openvino`, …
+            threads: cores to use; all that the process may use, by default.
+            allow_fallback: whether the CPU will do where the provider asked for is not there.
+            trust: the file of a public key: only a bundle that its owner has signed, all of it.
+
+        Returns:
+            The cascade, ready to answer. Closing it gives memory and sessions back.
+
+        Raises:
+            BundleError: the bundle is damaged, hostile, not signed or of an unknown version.
+            ProviderError: the provider is not there, or does not start.
+            OptionError: an argument cannot be what it is.
+
+        Example:
+            >>> with Cascade.load("bundle/", provider="cpu", threads=1) as cascade:
+            ...     print(cascade.labels[cascade.predict(["cat.jpg"]).label[0]])
         """
         from s2dnas_deploy.bundle.bundle import load_bundle
 
@@ -118,67 +173,104 @@ class Cascade:
         *,
         thresholds: Sequence[float] | None = None,
         last_stage: int | None = None,
+        settings: Mapping[str, str] | None = None,
         deadline_ms: float | None = None,
         probabilities: bool = False,
         timed: bool = False,
     ) -> Predictions:
-        """Answer for a batch: an array (uint8 [N, H, W, C], or as `--float-input` takes), paths, pictures.
+        """Answer for a batch of images.
 
-        `thresholds` replaces the bundle's, one per exit but the last. No stage after `last_stage` runs. With
-        `deadline_ms` a stage runs only if, by the times seen so far, it ends within so many milliseconds of
-        the call; stage 0 always runs.
+        Args:
+            images: an array, uint8 [N, H, W, C] (float32 [N, C, H, W] for a bundle of `--float-input`), or a
+                list of paths, of Pillow's pictures or of such arrays without N.
+            thresholds: in place of the bundle's, one for each exit that may be passed; above 1, nobody exits.
+            last_stage: of a chain, no stage after it runs.
+            settings: what the bundle lets callers choose, by name, such as `{"width": "half"}`.
+            deadline_ms: a stage runs only if, by the times seen so far, it ends within so many milliseconds
+                of the call. Those without which there is no answer run always.
+            probabilities: whether those of all classes are wanted, too.
+            timed: whether it is wanted how long each stage took.
+
+        Returns:
+            One answer per image, in the same order.
+
+        Raises:
+            DataError: an image cannot be read, or is not of the shape and type that the bundle takes.
+            OptionError: an argument cannot be what it is.
+            BundleError: a graph does not compute what the manifest says.
+            ProviderError: the provider failed, as when memory runs out.
+
+        Example:
+            >>> said = cascade.predict(np.zeros((8, 32, 32, 3), np.uint8), thresholds=(0.9, 0.8))
+            >>> said.label, said.confidence, said.exit, said.way  # [8], [8], [8], [8, stages]
         """
         start = time.perf_counter()
         if deadline_ms is not None:
             deadline_ms = finite_number(deadline_ms, "deadline in milliseconds", least=0)
-        rules = self.rules_with(thresholds, last_stage)
+        course = self.course(thresholds, last_stage, settings)
         pixels = self.reader.batch(images)
-        count = len(pixels)
-        deadline = None if deadline_ms is None else start + deadline_ms / 1e3
-        timed = timed or deadline is not None
-        seconds = [0.0] * len(self.rules)
-        label = np.empty(count, np.int64)
-        confidence = np.empty(count, np.float32)
-        exits = np.empty(count, np.int64)
-        every = np.empty((count, len(self.labels)), np.float32) if probabilities else None
-        rows: Any = slice(None)  # of the answer, those that are still in
-        with self.seats(count) as seats:
-            if count:
-                seats.sit(pixels)
-            for k, rule in enumerate(rules if count else ()):
-                begun = time.perf_counter() if timed else 0.0
-                said, sure, likely = seats.run(k)
-                if timed:
-                    seconds[k] = time.perf_counter() - begun
-                    self._clock.note(k, seats.count, seconds[k])
-                # All who are still in get this answer; those who go on get a better one later.
-                label[rows], confidence[rows], exits[rows] = said, sure, k
-                if every is not None:
-                    every[rows] = likely
-                go_on = (~rule.leaves(sure)).nonzero()[0]
-                if not len(go_on):
-                    break
-                if (
-                    deadline is not None
-                    and time.perf_counter() + self._clock.expects(k + 1, len(go_on)) > deadline
-                ):
-                    break
-                if len(go_on) < seats.count:
-                    rows = go_on if isinstance(rows, slice) else rows[go_on]
-                    seats.stay(go_on, k)
+        desk = _Batch(
+            course.flow,
+            len(pixels),
+            classes=len(self.labels) if probabilities else None,
+            clock=self._clock if timed or deadline_ms is not None else None,
+            deadline=None if deadline_ms is None else start + deadline_ms / 1e3,
+        )
+        with self.rooms(len(pixels)) as rooms:
+            rooms.open(course, desk)
+            begun = time.perf_counter()
+            rooms.enter_all(pixels)
+            entered = time.perf_counter()
+            if len(pixels):
+                rooms.drain()
+            ended = time.perf_counter()
+        timing = None
+        if desk.clock is not None:
+            seconds = (*desk.seconds, *[0.0] * (len(self.flow.stops) - len(desk.seconds)))
+            rest = ended - entered - sum(seconds)
+            timing = Timing(copied=entered - begun, stages=seconds, rest=rest)
         return Predictions(
-            label=label,
-            confidence=confidence,
-            exit=exits,
-            probabilities=every,
-            stage_seconds=tuple(seconds) if timed else None,
+            label=desk.label,
+            confidence=desk.confidence,
+            exit=desk.exit,
+            probabilities=desk.probabilities,
+            timing=timing,
+            stages=self.names,
+            _ran=desk.went,
         )
 
-    def stream(self, sources: "Iterable[Given]", **options: Any) -> Iterator[Prediction]:
-        """Answer for any number of images, one after the other, in bounded memory; see `bulk`.
+    def all_exits(self, images: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """What every exit of a chain says of a batch: labels and confidences, [exits, N]."""
+        course = self.course((NEVER,) * len(self.flow.early))
+        desk = _Recorder(len(self.names), len(images))
+        with self.rooms(len(images)) as rooms:
+            rooms.open(course, desk)
+            rooms.enter_all(images)
+            rooms.drain()
+        return desk.label, desk.confidence
 
-        Options are those of `bulk.BulkOptions`: batch, thresholds, last_stage, probabilities, workers. An
-        image that cannot be read ends it with a `DataError`; see `stream_with_errors`.
+    def stream(self, sources: "Iterable[Given]", **options: Any) -> Iterator[Prediction]:
+        """Answer for any number of images, one after the other, in bounded memory.
+
+        Images are read ahead by threads, and those that go on wait for others, so late stages run full.
+
+        Args:
+            sources: paths, Pillow's pictures or arrays of one image each; any iterable, even without end.
+            **options: `batch` (32 images at a time), `workers` (threads that read images), and `thresholds`,
+                `last_stage`, `settings` and `probabilities` as for `predict`.
+
+        Yields:
+            One `Prediction` per source, in the same order.
+
+        Raises:
+            DataError: an image cannot be read; `stream_with_errors` gives the error in its place.
+            OptionError: an option cannot be what it is.
+            BundleError: a graph does not compute what the manifest says.
+            ProviderError: the provider failed, as when memory runs out.
+
+        Example:
+            >>> for said in cascade.stream(sorted(Path("images").glob("*.jpg")), batch=64):
+            ...     print(said.name, said.confidence, said.exit)
         """
         return _raising(self.stream_with_errors(sources, **options))
 
@@ -197,21 +289,31 @@ class Cascade:
             raise DataError(f"expected images, one after the other, got {shown(sources)}") from problem
         return bulk.answers(each)
 
-    def rules_with(
-        self, thresholds: Sequence[float] | None = None, last_stage: int | None = None
-    ) -> tuple[ExitRule, ...]:
-        """The exits in use: with other thresholds, or only up to a stage, which then takes all."""
-        rules = self.rules
+    def course(
+        self,
+        thresholds: Sequence[float] | None = None,
+        last_stage: int | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> Course:
+        """The course that samples take: with other thresholds, up to a stage, by the caller's settings."""
+        return self._course_of(
+            None if thresholds is None else _numbers(thresholds, len(self.flow.early)),
+            None if last_stage is None else whole_number(last_stage, "last stage", 0, len(self.names) - 1),
+            () if settings is None else _chosen(settings),
+        )
+
+    def _made_course(
+        self,
+        thresholds: tuple[float, ...] | None,
+        last_stage: int | None,
+        settings: tuple[tuple[str, str], ...],
+    ) -> Course:
+        flow = self.flow
         if thresholds is not None:
-            early = [
-                replace(rule, threshold=threshold)
-                for rule, threshold in zip(rules, _numbers(thresholds, len(rules) - 1), strict=False)
-            ]
-            rules = (*early, rules[-1])
+            flow = flow.with_thresholds(thresholds)
         if last_stage is not None:
-            last_stage = whole_number(last_stage, "last stage", 0, len(rules) - 1)
-            rules = (*rules[:last_stage], replace(rules[last_stage], threshold=None))
-        return rules
+            flow = flow.up_to(last_stage)
+        return course_of(flow, dict(settings))
 
     # --- parts ---------------------------------------------------------------------------------------------
 
@@ -223,19 +325,20 @@ class Cascade:
         return self._stages
 
     @contextlib.contextmanager
-    def seats(self, count: int) -> Iterator[Seats]:
-        """Seats for a batch, used by no one else meanwhile."""
+    def rooms(self, count: int) -> Iterator[Rooms | Lanes]:
+        """Rooms for a batch, used by no one else meanwhile."""
         stages = self.stages
         with self._lock:
-            seats = self._free.pop() if self._free else None
-        if seats is None or seats.capacity < count:
-            seats = Seats(stages, 1 << (max(count, 1) - 1).bit_length())
+            rooms = self._free.pop() if self._free else None
+        if rooms is None or rooms.capacity < count:
+            capacity = 1 << (max(count, 1) - 1).bit_length()
+            rooms = Lanes(stages, capacity) if self.manifest.gathers else Rooms(stages, capacity)
         try:
-            yield seats
+            yield rooms
         finally:
             with self._lock:
-                if self._stages is not None and seats.capacity <= _LARGEST_KEPT:
-                    self._free.append(seats)
+                if self._stages is not None and rooms.capacity <= _LARGEST_KEPT:
+                    self._free.append(rooms)
 
     # --- life ----------------------------------------------------------------------------------------------
 
@@ -257,7 +360,69 @@ class Cascade:
 
     def __repr__(self) -> str:
         state = "closed" if self._stages is None else self.provider
-        return f"<Cascade {self.manifest.name}: {len(self.rules)} stages, {state}>"
+        return f"<Cascade {self.manifest.name}: {len(self.names)} stages, {state}>"
+
+
+class _Batch:
+    """The desk of one batch: an answer for each sample, and until when it may take."""
+
+    def __init__(
+        self, flow: Flow, count: int, *, classes: int | None, clock: StageClock | None, deadline: float | None
+    ) -> None:
+        self.clock, self._deadline = clock, deadline
+        self.hears_all = deadline is not None or flow.remembers
+        self.label = np.empty(count, np.int64)
+        self.confidence = np.empty(count, np.float32)
+        self.exit = np.full(count, -1, np.int64) if self.hears_all else np.empty(count, np.int64)
+        self.probabilities = None if classes is None else np.empty((count, classes), np.float32)
+        self.seconds = [0.0] * len(flow.stops)
+        # In a chain the exit tells the way.
+        self.went = None if flow.is_chain else np.zeros((count, len(flow.stops)), np.bool_)
+
+    def ran(self, stage: int, numbers: Numbers, seconds: float) -> None:
+        """As a `Desk`."""
+        self.seconds[stage] += seconds
+        if self.clock is not None:
+            self.clock.note(stage, len(numbers), seconds)
+        if self.went is not None:
+            self.went[numbers, stage] = True
+
+    def take(self, stage: int, numbers: Numbers, arrays: Mapping[str, Array], rows: Rows | slice) -> None:
+        """As a `Desk`."""
+        self.label[numbers] = arrays[LABEL][rows]
+        self.confidence[numbers] = arrays[CONFIDENCE][rows]
+        self.exit[numbers] = stage
+        if self.probabilities is not None:
+            self.probabilities[numbers] = arrays[PROBABILITIES][rows]
+
+    def keeps(self, place: int, numbers: Numbers) -> bool:
+        """As a `Desk`."""
+        if self._deadline is None or (self.exit[numbers] < 0).any():
+            return False
+        assert self.clock is not None, "who has a deadline looks at a clock"
+        return time.perf_counter() + self.clock.expects(place, len(numbers)) > self._deadline
+
+
+class _Recorder:
+    """A desk that writes every stage's answers down, [stages, N]."""
+
+    hears_all = True
+
+    def __init__(self, stages: int, count: int) -> None:
+        self.label = np.zeros((stages, count), np.int64)
+        self.confidence = np.zeros((stages, count), np.float32)
+
+    def ran(self, stage: int, numbers: Numbers, seconds: float) -> None:
+        """As a `Desk`."""
+
+    def take(self, stage: int, numbers: Numbers, arrays: Mapping[str, Array], rows: Rows | slice) -> None:
+        """As a `Desk`."""
+        self.label[stage, numbers] = arrays[LABEL][rows]
+        self.confidence[stage, numbers] = arrays[CONFIDENCE][rows]
+
+    def keeps(self, place: int, numbers: Numbers) -> bool:
+        """As a `Desk`."""
+        return False
 
 
 def _start(bundle: "Bundle", name: str, threads: int | None, *, allow_fallback: bool) -> Stages:
@@ -286,9 +451,15 @@ def _numbers(thresholds: Sequence[float], count: int) -> tuple[float, ...]:
     are_some = isinstance(thresholds, (Sequence, np.ndarray)) and not isinstance(thresholds, (str, bytes))
     if not are_some or getattr(thresholds, "ndim", 1) != 1 or len(thresholds) != count:
         raise OptionError(
-            f"expected {count} thresholds, one number for each exit but the last, got {shown(thresholds)}"
+            f"expected {count} thresholds, a number for each exit that may be passed, got {shown(thresholds)}"
         )
     return tuple(finite_number(threshold, "threshold (above 1, nobody leaves)") for threshold in thresholds)
+
+
+def _chosen(settings: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    if not isinstance(settings, Mapping) or not all(isinstance(each, str) for each in settings.values()):
+        raise OptionError(f"expected settings by name, such as {{'width': 'half'}}, got {shown(settings)}")
+    return tuple(sorted(settings.items()))
 
 
 def _raising(answers: Generator[Prediction | DataError]) -> Iterator[Prediction]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from s2dnas_deploy.bundle.manifest import CONFIDENCE, IMAGE, LABEL, PROBABILITIES, rows_of
+from s2dnas_deploy.decide.flow import IMAGE, LABEL, PROBABILITIES
+from s2dnas_deploy.decide.rules import CONFIDENCE
 from s2dnas_deploy.run.providers import CPU, make_session
 
 Array = npt.NDArray[Any]
@@ -45,6 +46,11 @@ class StageSession:
             probabilities=named.pop(PROBABILITIES),
             features=named,
         )
+
+
+def rows_of(stage: int) -> str:
+    """The input by which a graph picks, of what `stage` gave, those that go on; of the image, 0's."""
+    return f"rows_{stage}"
 
 
 def whole_batch(images: Array, stages: int) -> dict[str, Array]:

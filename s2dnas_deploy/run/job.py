@@ -129,7 +129,7 @@ def run_job(request: RunRequest, stream: BinaryIO, reporter: Reporter, stop: Sto
             return _answer(bulk, items.images, sink, _Watch(reporter, stop))
         run = _identity(request, cascade) | {"format": form}
         with Output(request.out, form, run, images=len(items), resume=request.resume) as output:
-            _check_same_items(output.written, items.images, output, len(bulk.rules))
+            _check_same_items(output.written, items.images, output, bulk.exits)
             if output.finished:
                 _check_complete(output, len(items))
                 reporter.say(f"{request.out} is complete already; remove it to run again")
@@ -200,8 +200,8 @@ class _Watch:
 
 def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Summary:
     """Write a record for every item that has none; go on from the start of the window where those end."""
-    macs = bulk.cascade.manifest.macs[: len(bulk.rules)]
-    tallies = _Tallies(len(bulk.rules))
+    macs = bulk.cascade.manifest.macs[: bulk.exits]
+    tallies = _Tallies(bulk.exits)
     for record in sink.written:
         tallies.add(record)
     done = told = len(sink.written)
@@ -213,7 +213,7 @@ def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Su
         for number, answer in enumerate(answers, start=first):
             if number < done:
                 continue
-            record = record_of(items[number], answer)
+            record = record_of(items[number], answer, way=not bulk.is_chain)
             sink.write(line_of(record, sink.form))
             tallies.add(record)
             told = number + 1

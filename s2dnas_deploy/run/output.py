@@ -107,6 +107,7 @@ class Output:
                 "index": pyarrow.int64(),
                 "confidence": pyarrow.float32(),
                 "exit": pyarrow.int64(),
+                "way": pyarrow.string(),
                 "truth": pyarrow.string(),
                 "probabilities": pyarrow.list_(pyarrow.float32()),
                 "error": pyarrow.string(),

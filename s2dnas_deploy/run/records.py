@@ -30,14 +30,14 @@ _ENDINGS: Mapping[str, Format] = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
-COLUMNS = ("file", "label", "index", "confidence", "exit", "truth", "probabilities", "error")
+COLUMNS = ("file", "label", "index", "confidence", "exit", "way", "truth", "probabilities", "error")
 Record = dict[str, Any]
 _NOT_COUNTED = ("confidence", "probabilities")
 _COUNT = re.compile("[0-9]{1,18}")
 
 
-def record_of(item: Item, answer: Prediction | DataError) -> Record:
-    """What is written of one image: `label` and so on, or `error`."""
+def record_of(item: Item, answer: Prediction | DataError, *, way: bool = False) -> Record:
+    """What is written of one image: `label` and so on, or `error`. In a chain the exit tells the `way`."""
     record: Record = {"file": item.name}
     if isinstance(answer, Prediction):
         record |= {
@@ -46,6 +46,8 @@ def record_of(item: Item, answer: Prediction | DataError) -> Record:
             "confidence": _number(answer.confidence),
             "exit": answer.exit,
         }
+        if way:
+            record["way"] = " > ".join(answer.way)
     if item.truth is not None:
         record["truth"] = item.truth
     if isinstance(answer, Prediction) and answer.probabilities is not None:
@@ -117,6 +119,7 @@ class _Line:
     index: Count | None = None
     confidence: float | None = None
     exit: Count | None = None
+    way: str | None = None
     truth: str | None = None
     probabilities: Any = None
     error: Annotated[str, Length(0, 2**20)] | None = None

@@ -156,14 +156,14 @@ def exit_scores(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ExitScores:
     """Run every stage on every image; an image that cannot be read is an error. Truth if all have one."""
-    exits, total = len(cascade.rules), len(items)
+    exits, total = len(cascade.names), len(items)
     label = np.empty((exits, total), np.int64)
     confidence = np.empty((exits, total), np.float32)
     digest = hashlib.sha256()
     done = 0
     for images in _batches(decoded((item.source for item in items), cascade.reader, options), options.batch):
         rows = slice(done, done + len(images))
-        label[:, rows], confidence[:, rows] = _scores_of(cascade, images)
+        label[:, rows], confidence[:, rows] = cascade.all_exits(images)
         digest.update(np.ascontiguousarray(images).data)  # those that came channels first are views
         done += len(images)
         progress(done, total)
@@ -179,19 +179,6 @@ def exit_scores(
 def graphs_of(manifest: Manifest) -> tuple[str, ...]:
     """The sha256 of each stage: whose scores these are."""
     return tuple(stage.graph.sha256 for stage in manifest.stages)
-
-
-def _scores_of(cascade: Cascade, images: Array) -> tuple[Array, Array]:
-    """Labels and confidences [exits, batch], nobody leaving."""
-    count = len(images)
-    said = []
-    with cascade.seats(count) as seats:
-        seats.sit(images)
-        for k in range(len(cascade.rules)):
-            label, sure, _ = seats.run(k)
-            said.append((label.copy(), sure.copy()))
-    labels, confidences = zip(*said, strict=True)
-    return np.stack(labels), np.stack(confidences)
 
 
 def _batches(images: Iterable[Array | DataError], size: int) -> Iterable[Array]:

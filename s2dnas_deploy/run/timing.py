@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from s2dnas_deploy.bundle.manifest import MAX_STAGES
+from s2dnas_deploy.decide.rules import NEVER
 from s2dnas_deploy.errors import RecordError
 from s2dnas_deploy.files.bounds import Between, Length
 from s2dnas_deploy.files.document import check_record
@@ -62,14 +63,10 @@ def stage_ms(cascade: Cascade, images: Sequence[Array]) -> tuple[float, ...]:
 
 def _block(cascade: Cascade, images: Sequence[Array]) -> list[float]:
     """Seconds of each stage, a median over runs on one image after the other for a short while."""
-    runs: list[list[float]] = []
+    runs: list[Sequence[float]] = []
     started = time.perf_counter()
-    with cascade.seats(1) as seats:
-        while len(runs) < _FEWEST_RUNS or time.perf_counter() - started < _BLOCK_SECONDS:
-            seats.sit(images[len(runs) % len(images)][None])
-            runs.append([])
-            for k in range(len(cascade.rules)):
-                begun = time.perf_counter()
-                seats.run(k)
-                runs[-1].append(time.perf_counter() - begun)
+    never = (NEVER,) * len(cascade.flow.early)
+    while len(runs) < _FEWEST_RUNS or time.perf_counter() - started < _BLOCK_SECONDS:
+        said = cascade.predict(images[len(runs) % len(images)][None], thresholds=never, timed=True)
+        runs.append(said.stage_seconds or ())
     return [statistics.median(each) for each in zip(*runs, strict=True)]

@@ -34,7 +34,7 @@ with Cascade.load(bundle, provider="arm", threads=1) as cascade:
         )
     streamed = list(cascade.stream(files, batch=5))
     answers["stream of files"] = said(*zip(*((p.label, p.confidence, p.exit) for p in streamed), strict=True))
-    every = cascade.predict(images, thresholds=(2.0,) * (len(cascade.rules) - 1), probabilities=True)
+    every = cascade.predict(images, thresholds=(2.0,) * len(cascade.flow.early), probabilities=True)
     answers["all stages"] = said(every.label, every.confidence, every.exit)
     answers["probabilities"] = every.probabilities.tolist()
 print(json.dumps({"machine": platform.machine(), "answers": answers}))

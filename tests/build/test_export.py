@@ -126,8 +126,8 @@ def test_graphs_take_and_give_what_the_manifest_says_and_nothing_else(bundle, ch
         assert reads == {feature.name for feature in link.reads}
         names |= {v.name for v in signature.outputs} - {"label", "confidence", "probabilities"}
         assert stage.macs == link.macs > 0
-        assert all(name.startswith(f"stage{k}/") for name in (spec.name for spec in stage.gives))
-    read_somewhere = {spec.name for stage in bundle.manifest.stages for spec in stage.reads}
+        assert all(name.startswith(f"stage{k}/") for name in stage.gives)
+    read_somewhere = {name for stage in bundle.manifest.stages for name in stage.reads} - {"image"}
     assert names == read_somewhere
 
 
@@ -227,11 +227,12 @@ def test_confidence_goes_from_no_idea_to_certain(rule):
 
 
 def test_thresholds_and_temperatures_are_one_for_all_or_one_each():
-    rules = ExportOptions(thresholds=(0.5, 0.7), temperatures=(2.0,)).exits(3)
-    assert [rule.threshold for rule in rules] == [0.5, 0.7, None]
-    assert [rule.temperature for rule in rules] == [2.0, 2.0, 2.0]
+    options = ExportOptions(thresholds=(0.5, 0.7), temperatures=(2.0,))
+    assert options.early(3) == (0.5, 0.7)
+    assert ExportOptions(thresholds=(0.6,)).early(3) == (0.6, 0.6)
+    assert [each.temperature for each in options.exits(3)] == [2.0, 2.0, 2.0]
     with pytest.raises(OptionError, match="3 thresholds for 2 exits but the last"):
-        ExportOptions(thresholds=(0.5, 0.6, 0.7)).exits(3)
+        ExportOptions(thresholds=(0.5, 0.6, 0.7)).early(3)
 
 
 # --- verification ------------------------------------------------------------------------------------------
@@ -294,7 +295,7 @@ def test_int8_hands_bytes_over_and_agrees(tmp_path, split):
     static = residual()
     chain = chain_from(static, plan_for(static, THREE), split=split)
     bundle = export_to(tmp_path / "b", chain, images_for(chain, 200), precision="int8")
-    kinds = {spec.type for stage in bundle.manifest.stages for spec in stage.reads}
+    kinds = {tensor.type for tensor in bundle.manifest.tensors.values()}
     assert kinds == {"uint8"}
     for graph in bundle.graphs:
         model = onnx.load_model_from_string(graph)
@@ -314,7 +315,7 @@ def test_int8_needs_images(chain, tmp_path):
 
 def test_float16_keeps_confidence_in_float32(chain, tmp_path):
     bundle = export_to(tmp_path / "b", chain, precision="float16")
-    assert {spec.type for stage in bundle.manifest.stages for spec in stage.gives} == {"float16"}
+    assert {tensor.type for tensor in bundle.manifest.tensors.values()} == {"float16"}
     signature = read_signature(bundle.graphs[0])
     assert {v.name: v.type for v in signature.outputs}["confidence"] == "float32"
     weights = onnx.load_model_from_string(bundle.graphs[0]).graph.initializer
@@ -355,8 +356,9 @@ def test_a_single_file_that_answers_otherwise_is_found(chain, tmp_path, monkeypa
     from s2dnas_deploy.build.export import assemble
 
     real = assemble.nest
-    other = ExportOptions(thresholds=(0.0,)).exits(3)  # always sure at once
-    monkeypatch.setattr(assemble, "nest", lambda models, exits, classes: real(models, other, classes))
+    monkeypatch.setattr(  # always sure at once
+        assemble, "nest", lambda models, flow, classes: real(models, flow.with_thresholds([0, 0]), classes)
+    )
     with pytest.raises(VerificationError, match="single file answers image 0 otherwise"):
         export_to(tmp_path / "b", chain, single_file=True, thresholds=(2.0,))
 
@@ -536,7 +538,8 @@ def test_verify_counts_what_differs(chain, bundle):
         for k, (link, rule) in enumerate(zip(chain.links, rules, strict=True))
     ]
     swapped = [bundle.graphs[0], bundle.graphs[1], bundle.graphs[2]]
-    result = verify(chain, graphs, swapped, pixels(chain, 21), images_are="test", precision="float32")
+    told = {"images_are": "test", "precision": "float32", "flow": bundle.manifest.flow}
+    result = verify(chain, graphs, swapped, pixels(chain, 21), **told)
     assert [each.images for each in result.exits] == [21, 21, 21]
     assert all(each.agreement == 1 for each in result.exits)
 

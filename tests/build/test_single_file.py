@@ -38,12 +38,12 @@ def around(value):
 )
 def test_it_leaves_where_the_cascade_does(tmp_path, thresholds):
     bundle = scored_bundle(tmp_path / "b", thresholds)
-    rules = [stage.exit for stage in bundle.manifest.stages]
-    content = nest([onnx.load_model_from_string(graph) for graph in bundle.graphs], rules, CLASSES)
+    flow = bundle.manifest.flow
+    content = nest([onnx.load_model_from_string(graph) for graph in bundle.graphs], flow, CLASSES)
     assert sum(node.op_type == "If" for node in content.graph.node) <= sum(t <= 1 for t in thresholds)
     single = StageSession(content.SerializeToString())
     values = np.concatenate([SURE, *map(around, thresholds)]).astype(np.float32)
-    scores = np.random.default_rng(0).choice(values, (150, len(rules)))
+    scores = np.random.default_rng(0).choice(values, (150, len(flow.stops)))
     scores[: len(values), 0] = values
     images = images_of(scores)
     with Cascade.load(bundle.folder, provider="cpu", threads=1) as cascade:
@@ -57,9 +57,8 @@ def test_a_single_file_that_leaves_where_nobody_may_is_found(tmp_path):
     """A threshold just above 1 is no threshold of about 1: no tolerance makes up for that."""
     bundle = scored_bundle(tmp_path / "b", (1.00005,))
     models = [onnx.load_model_from_string(graph) for graph in bundle.graphs]
-    rules = [stage.exit for stage in bundle.manifest.stages]
-    other = [stage.exit for stage in scored_bundle(tmp_path / "other", (1.0,)).manifest.stages]
+    flow, other = bundle.manifest.flow, bundle.manifest.flow.with_thresholds([1.0])
     images = images_of(np.ones((3, 2)))
-    verify_single_file(nest(models, rules, CLASSES).SerializeToString(), bundle.graphs, rules, images)
+    verify_single_file(nest(models, flow, CLASSES).SerializeToString(), bundle.graphs, flow, images)
     with pytest.raises(VerificationError, match="answers image 0 otherwise"):
-        verify_single_file(nest(models, other, CLASSES).SerializeToString(), bundle.graphs, rules, images)
+        verify_single_file(nest(models, other, CLASSES).SerializeToString(), bundle.graphs, flow, images)

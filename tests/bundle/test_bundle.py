@@ -34,6 +34,7 @@ from s2dnas_deploy.cli import inspect
 from s2dnas_deploy.errors import BundleError, OptionError
 from s2dnas_deploy.files.atomic import exchange
 from s2dnas_deploy.files.onnx_file import read_signature
+from s2dnas_deploy.files.schema import schema_of
 
 SCHEMA = json.loads(Path(manifest_module.__file__).with_name("manifest.schema.json").read_text())
 
@@ -121,6 +122,8 @@ def test_sums_are_what_sha256sum_writes(exported):
 
 def test_the_manifest_fits_its_schema_and_comes_back_equal(exported):
     text = (exported / "manifest.json").read_text()
+    made = schema_of(manifest_module.FORM, SCHEMA["title"])
+    assert made == SCHEMA, "write it anew: .ci/schema"
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(json.loads(text), SCHEMA)
     manifest = Manifest.from_json(text)
@@ -130,21 +133,27 @@ def test_the_manifest_fits_its_schema_and_comes_back_equal(exported):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda d: d.update(version=2),
+        lambda d: d.update(version=3),
         lambda d: d.update(labels=[]),
         lambda d: d["stages"][0]["graph"].update(file="../stage_0.onnx"),
         lambda d: d["stages"][0]["graph"].update(sha256="0"),
         lambda d: d["stages"][0]["exit"].update(rule="hope"),
         lambda d: d["stages"][0]["exit"].update(temperature=0),
-        lambda d: d["stages"][0]["gives"][0].update(shape=[0]),
+        lambda d: tensor(d).update(shape=[0]),
+        lambda d: tensor(d).update(type="float64"),
         lambda d: d["stages"][1].pop("reads"),
         lambda d: d.update(precision="int4"),
         lambda d: d["preprocessing"].update(std=[0, 1, 1]),
-        lambda d: d.update(gathers="yes"),
+        lambda d: d["stages"][0]["then"]["by"].update(rule="hope"),
+        lambda d: d["stages"][0]["then"]["by"].pop("at"),
+        lambda d: d["stages"][0]["then"]["by"].update(column=-1),
+        lambda d: d["stages"][0]["then"].update(to=[]),
+        lambda d: d["stages"][0].pop("then"),
+        lambda d: d["start"]["by"].update(unknown=1),
+        lambda d: d["settings"].update(width={"choices": [], "default": "half", "macs": None}),
         lambda d: d.update(name="a\x1b[2J"),
         lambda d: d.update(name=""),
         lambda d: d.update(unknown=1),
-        lambda d: d.update(labels=["a"] * 5),
         lambda d: d["labels"].append("b\x07"),
         lambda d: d["labels"].append("b" * 1001),
         lambda d: d.update(stages=d["stages"] * 6),
@@ -153,8 +162,8 @@ def test_the_manifest_fits_its_schema_and_comes_back_equal(exported):
         lambda d: d["stages"][0]["graph"].update(size_bytes=2**40),
         lambda d: d["stages"][0]["graph"].update(size_bytes=0),
         lambda d: d["preprocessing"].update(input_shape=[3, 2**30, 8]),
-        lambda d: d["stages"][0]["gives"][0].update(shape=[2**40]),
-        lambda d: d["stages"][0]["gives"][0].update(shape=[1] * 9),
+        lambda d: tensor(d).update(shape=[2**40]),
+        lambda d: tensor(d).update(shape=[1] * 9),
         lambda d: d.update(expected=expected(images=0)),
         lambda d: d.update(expected=expected(cascade_accuracy=1.5)),
         lambda d: d.update(expected=expected(exit_accuracy=[0.5, -0.1, 0.5])),
@@ -180,8 +189,20 @@ def test_schema_and_loader_refuse_alike(exported, change):
         Manifest.from_json(json.dumps(document))
 
 
-def wide(name):
-    return {"name": name, "type": "float32", "shape": [2**28]}
+def tensor(document):
+    return next(iter(document["tensors"].values()))
+
+
+def last(document):
+    return document["stages"][2]["then"]
+
+
+def picks_rows(stage):
+    stage["rows"] = {"rows_0": stage["reads"]}
+
+
+def setting(name):
+    return {"rule": "setting", "name": name}
 
 
 def test_a_bundle_has_as_many_stages_as_a_plan_may_have():
@@ -287,10 +308,10 @@ def test_a_missing_file_is_found(folder, name):
     refused(folder, name)
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "2", None])
 def test_an_unknown_version_is_refused(folder, version):
     edit(folder, lambda d: d.update(version=version))
-    refused(folder, "version: expected 1, which this release reads, got .*; update s2dnas_deploy, or write")
+    refused(folder, "version: expected 2, which this release reads, got .*; update s2dnas_deploy, or write")
 
 
 @pytest.mark.parametrize(
@@ -354,33 +375,64 @@ def test_data_in_another_file_is_refused_wherever_it_hides():
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda d: d["stages"][0]["gives"][0].update(shape=[1, 1, 1]), "read by stage 1: expected"),
+        (lambda d: tensor(d).update(shape=[1, 1, 1]), r"the manifest says float32 \[N, 1, 1, 1\]"),
         (
             lambda d: d["preprocessing"].update(input_shape=[3, 9, 9]),
             r"input 'image' is uint8 \[N, 8, 8, 3\]",
         ),
         (lambda d: d.update(image_type="float32"), "input 'image' is uint8"),
-        (lambda d: d.update(gathers=True), "rows"),
-        (lambda d: d["stages"][2]["exit"].update(threshold=0.5), "it takes all"),
-        (lambda d: d["stages"][0]["exit"].update(threshold=None), "threshold of exit 0"),
-        (lambda d: d["stages"].reverse(), "it takes all"),
-        (lambda d: d["stages"][0].update(gives=[]), "which no earlier stage gives"),
+        (
+            lambda d: d["stages"][1]["rows"].update(rows_0=["image"]),
+            "rows: expected every tensor",
+        ),
+        (
+            lambda d: picks_rows(d["stages"][1]),
+            "stage 'stage_2', to which samples come from",
+        ),
+        (lambda d: last(d).update(to=["answer", "answer"]), "leads to 2 places, its rule to 1"),
+        (
+            lambda d: d["stages"][0]["then"].update(to=["answer", "none"]),
+            "leads to 'none', which is no",
+        ),
+        (
+            lambda d: d["stages"][0].update(exit=None),
+            "'stage_0' goes by 'confidence', which is not given",
+        ),
+        (lambda d: d["stages"].reverse(), "leads back to 'stage_2', expected a later stage"),
+        (lambda d: d["stages"][0]["gives"].pop(), "tensors: expected all that stages give, and nothing else"),
+        (
+            lambda d: d["stages"][0].update(reads=["stage1/relu"]),
+            "reads 'stage1/relu', which is not",
+        ),
+        (lambda d: d["stages"][0]["outputs"].update(x="y"), "outputs: expected tensors that it gives"),
+        (
+            lambda d: d["stages"][1]["then"].update(by=setting("width")),
+            "'width', which is no setting",
+        ),
+        (
+            lambda d: d["stages"][0]["then"]["by"].update(of="probabilities"),
+            "expected one number, or",
+        ),
+        (lambda d: d["tensors"].update(image=tensor(d)), "tensors: expected names that are not taken"),
+        (lambda d: d["stages"][1].update(name="stage_0"), "no two stages may be called alike"),
+        (lambda d: d["stages"][0].update(name="answer"), "no two stages may be called alike"),
         (lambda d: d["labels"].append("one more"), "other labels"),
+        (lambda d: d.update(labels=["a"] * 5), "labels: expected no name twice"),
         (lambda d: d["stages"][0].update(macs="many"), "stages.0..macs: expected a whole number, got 'many'"),
         (lambda d: d.pop("stages"), 'expected "stages" among the keys'),
         (lambda d: [stage.update(macs=0) for stage in d["stages"]], "MACs of all stages: expected 1 to"),
         (lambda d: [stage.update(macs=2**62) for stage in d["stages"]], "MACs of all stages: expected 1 to"),
         (lambda d: d["stages"][0].update(macs=10**309), "expected whole numbers of 64 bits"),
-        (lambda d: d["stages"][1]["reads"].extend(d["stages"][1]["reads"][:1]), "no feature twice"),
-        (lambda d: d["stages"][0]["exit"].update(threshold=float("inf")), "finite, got Infinity"),
+        (lambda d: d["stages"][1]["reads"].extend(d["stages"][1]["reads"][:1]), "no tensor twice"),
+        (lambda d: d["stages"][0]["then"]["by"].update(at=float("inf")), "finite, got Infinity"),
         (lambda d: d["stages"][0]["exit"].update(temperature=float("nan")), "finite, got NaN"),
         (lambda d: d["preprocessing"].update(mean=[float("nan")] * 3), "finite, got NaN"),
         (lambda d: d.update(name="\ud800"), "half of one"),
         (lambda d: d["tools"].update({"\ud800": "1"}), "half of one"),
         (lambda d: d.update(name="x" * 1_000_000), "text of 1,000,000 characters"),
         (
-            lambda d: d["stages"][2].update(gives=[wide("a"), wide("b")]),
-            "numbers in all features: expected at",
+            lambda d: [each.update(shape=[2**28]) for each in d["tensors"].values()],
+            "numbers in all tensors: expected at",
         ),
         (lambda d: d.update(single_file=d["stages"][0]["graph"]), "a file for each stage"),
     ],
@@ -390,15 +442,8 @@ def test_a_manifest_that_does_not_fit_is_refused(folder, change, reason):
     refused(folder, reason)
 
 
-def test_shapes_wrong_at_both_ends_are_compared_with_the_graphs(folder):
-    def change(document):
-        name = document["stages"][0]["gives"][0]["name"]
-        for stage in document["stages"]:
-            for spec in (*stage["reads"], *stage["gives"]):
-                if spec["name"] == name:
-                    spec["shape"] = [99, 8, 8]
-
-    edit(folder, change)
+def test_shapes_are_compared_with_the_graphs(folder):
+    edit(folder, lambda document: tensor(document).update(shape=[99, 8, 8]))
     refused(folder, r"stage_0\.onnx: output 'stage0/.*the manifest says float32 \[N, 99, 8, 8\]")
 
 
@@ -413,9 +458,11 @@ def test_a_manifest_made_in_code_is_held_to_the_same_bounds(exported):
     ):
         with pytest.raises(BundleError):
             replace(manifest, **changes)
-    for changes in ({"threshold": float("inf")}, {"temperature": float("nan")}, {"threshold": "high"}):
+    with pytest.raises(BundleError):
+        replace(manifest.stages[0].exit, temperature=float("nan"))
+    for at in (float("inf"), float("nan"), "high"):
         with pytest.raises(BundleError):
-            replace(manifest.stages[0].exit, **changes)
+            replace(manifest.stages[0].then.by, at=at)
 
 
 def test_what_is_no_manifest_is_refused(folder):

@@ -24,6 +24,7 @@ from s2dnas_deploy.bundle import saving
 from s2dnas_deploy.bundle.bundle import load_bundle, verify_bundle
 from s2dnas_deploy.bundle.saving import replace_manifest, save_bundle
 from s2dnas_deploy.cli import calibrate as command
+from s2dnas_deploy.decide.flow import DONE
 from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.atomic import lock_folder
 from s2dnas_deploy.run.cascade import Cascade
@@ -65,14 +66,14 @@ def test_thresholds_land_in_the_bundle_with_their_promise(bundle, made, tmp_path
     manifest = verify_bundle(bundle).manifest
     first, second, last = (stage.exit for stage in manifest.stages)
     assert (first.calibrated, second.calibrated, last.calibrated) == (True, True, True)
-    assert last.threshold is None
+    assert manifest.stages[-1].then == DONE
     assert "always" in result.stdout
     assert manifest.promise.max_drop == pytest.approx(0.1)
     assert manifest.promise.probability == 0.95
     assert manifest.promise.images == 900
     assert manifest.promise.statement in result.stdout
     assert manifest.promise.statement in (bundle / "README.md").read_text()
-    assert "leaves if" in (bundle / "README.md").read_text()
+    assert "| then |" in (bundle / "README.md").read_text()
     assert ElementTree.parse(plot).getroot().tag.endswith("svg")
     assert "cascade.onnx has its thresholds inside" in result.stderr
     with Cascade.load(bundle) as cascade:
@@ -161,7 +162,7 @@ def test_a_bundle_that_was_replaced_meanwhile_is_left_alone(bundle):
     export_to(bundle, chain, thresholds=(0.3, 0.3))
     with pytest.raises(BundleError, match="was replaced since it was read"):
         replace_manifest(before, replace(before.manifest, name="other"))
-    assert verify_bundle(bundle).manifest.stages[0].exit.threshold == 0.3
+    assert verify_bundle(bundle).manifest.flow.thresholds[0] == 0.3
 
 
 @pytest.mark.parametrize("name", ["README.md", "bundle.sig"])
@@ -269,8 +270,8 @@ def test_budgets(bundle, made, target):
     result = run("--bundle", bundle, made[1], f"--target-{target}", budget)
     assert result.exit_code == 0, result.output
     manifest = load_bundle(bundle).manifest
-    assert 1e-6 < manifest.stages[0].exit.threshold < 1
-    assert f"{manifest.stages[0].exit.threshold:.7g}" in result.stdout
+    assert 1e-6 < manifest.flow.thresholds[0] < 1
+    assert f"{manifest.flow.thresholds[0]:.7g}" in result.stdout
     assert "nothing is proven" in manifest.promise.statement
     if target == "macs":
         assert manifest.expected.mean_macs <= (macs[0] + macs[2]) / 2 + 1
@@ -392,11 +393,7 @@ def test_a_replacement_that_dies_at_any_write_leaves_a_whole_bundle(made, tmp_pa
     for survived in range(5):
         folder = Path(shutil.copytree(made[0], tmp_path / str(survived)))
         bundle = load_bundle(folder)
-        stages = tuple(
-            stage if stage.exit.threshold is None else _with_threshold(stage, 0.125)
-            for stage in bundle.manifest.stages
-        )
-        manifest = type(bundle.manifest)(**{**vars(bundle.manifest), "stages": stages})
+        manifest = bundle.manifest.with_thresholds([0.125, 0.125])
         writes = die_at_write(survived, monkeypatch)
         if survived < 4:
             with pytest.raises(SystemExit):
@@ -413,12 +410,6 @@ def test_a_replacement_that_dies_at_any_write_leaves_a_whole_bundle(made, tmp_pa
         (folder / ".manifest.json.x.part").write_text("left behind")
         save_bundle({name: (made[0] / name).read_bytes() for name in _files(made[0])}, folder)
         assert verify_bundle(folder).manifest == bundle.manifest
-
-
-def _with_threshold(stage, threshold):
-    from dataclasses import replace
-
-    return replace(stage, exit=replace(stage.exit, threshold=threshold, calibrated=True))
 
 
 def _files(folder: Path) -> list[str]:

@@ -55,7 +55,7 @@ def test_model_pt_becomes_a_verified_bundle(digits, tmp_path):
     assert manifest.expected.exit_accuracy[-1] > 0.8
     assert f"{100 * manifest.expected.cascade_accuracy:.2f}%" in result.stdout
     assert manifest.sources["model"].startswith("sha256:")
-    assert manifest.stages[0].exit.threshold == 0.7
+    assert manifest.flow.thresholds[0] == 0.7
     assert not manifest.stages[0].exit.calibrated
 
 

@@ -9,12 +9,14 @@ import shutil
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("onnx")
 
 from kill_points import Commands, contents, evenly
 from scored_bundle import with_images
+from tiny_flows import FLOWS, images_of, tiny_bundle
 
 MANY = None if os.environ.get("S2DNAS_ALL_KILLS") else 12
 NET = """
@@ -58,6 +60,15 @@ def deployed(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def flowing(tmp_path_factory):
+    """A bundle whose samples go many ways, and images in an archive."""
+    folder = tmp_path_factory.mktemp("flowing")
+    tiny_bundle(folder / "bundle", *FLOWS["gate then exits"])
+    np.savez(folder / "images.npz", images=images_of(300))
+    return folder
+
+
+@pytest.fixture(scope="module")
 def network(tmp_path_factory):
     """The code of a network."""
     folder = tmp_path_factory.mktemp("network")
@@ -98,6 +109,10 @@ def test_a_run_that_is_killed_at_some_points(running, deployed, tmp_path, form):
     if form == "parquet":
         pytest.importorskip("pyarrow")
     check_kills(running, deployed, tmp_path, RUN.format(form), most=4)
+
+
+def test_a_run_of_many_ways_that_is_killed_at_some_points(running, flowing, tmp_path):
+    check_kills(running, flowing, tmp_path, f"{RUN.format('csv')} --batch 2", most=4)
 
 
 def test_a_calibration_that_is_killed_at_some_points(running, deployed, tmp_path):

@@ -18,6 +18,7 @@ FILES = (
     "README.md",
     "SHA256SUMS",
     "verification.txt",
+    "plan.json",
     "stage_0.onnx",
     "stage_1.onnx",
     "stage_2.onnx",

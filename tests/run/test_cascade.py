@@ -137,7 +137,7 @@ def test_other_thresholds_a_last_stage_and_probabilities(load):
         likely = cascade.predict(images_of(scores), probabilities=True).probabilities
         np.testing.assert_array_equal(likely[:, 7], np.float32([0.8, 0.6]))
         with pytest.raises(
-            OptionError, match="expected 2 thresholds, one number for each exit but the last, got"
+            OptionError, match="expected 2 thresholds, a number for each exit that may be passed, got"
         ):
             cascade.predict(images_of(scores), thresholds=(0.5,))
         with pytest.raises(OptionError, match="expected a whole number from 0 to 2 as last stage, got 3"):
@@ -224,7 +224,9 @@ def test_what_makes_no_sense_is_refused_in_our_own_words(load):
     image = images_of(np.zeros((1, 3), np.float32))
     with load() as cascade:
         for thresholds in (0.5, "12", b"12", {0.1, 0.2}, np.zeros(()), np.zeros((2, 1)), [0.5] * 100_000):
-            with one_line(OptionError, "expected 2 thresholds, one number for each exit but the last, got"):
+            with one_line(
+                OptionError, "expected 2 thresholds, a number for each exit that may be passed, got"
+            ):
                 cascade.predict(image, thresholds=thresholds)
             with one_line(OptionError, "expected 2 thresholds"):
                 cascade.stream(image, thresholds=thresholds)
@@ -302,7 +304,7 @@ def test_after_an_error_memory_and_locks_are_as_before(load):
         (kept,) = cascade._free
 
         def fails():
-            with cascade.seats(3):
+            with cascade.rooms(3):
                 raise KeyError
 
         for _ in range(3):
@@ -356,7 +358,7 @@ def test_unreadable_images_end_a_stream_or_are_answers(load):
 def test_memory_of_large_batches_is_given_back(load):
     with load() as cascade:
         cascade.predict(images_of(np.zeros((3000, 3), np.float32)))
-        assert all(seats.capacity <= 1024 for seats in cascade._free)
-        with cascade.seats(2):
+        assert all(rooms.capacity <= 1024 for rooms in cascade._free)
+        with cascade.rooms(2):
             cascade.close()
         assert not cascade._free

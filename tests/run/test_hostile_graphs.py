@@ -1,20 +1,16 @@
 """Graphs that do not give what they say: answers out of all classes, other shapes, failures at run time."""
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from handmade import handmade_bundle
 from onnx import TensorProto, helper, numpy_helper
 
-from s2dnas_deploy.bundle.bundle import load_bundle
-from s2dnas_deploy.bundle.exits import ExitRule
-from s2dnas_deploy.bundle.manifest import GraphFile, Manifest, StageEntry
-from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.bundle.saving import save_bundle
 from s2dnas_deploy.cli import bench, calibrate, run
+from s2dnas_deploy.decide.flow import IMAGE, chain
 from s2dnas_deploy.errors import BundleError, ProviderError
 from s2dnas_deploy.run.bulk import BulkOptions
 from s2dnas_deploy.run.cascade import Cascade
@@ -64,36 +60,9 @@ def graph(**nodes) -> bytes:
 
 def bundle_of(folder: Path, *graphs: bytes) -> Path:
     """Samples leave by the first of their three numbers, [sure, -, class]."""
-    last = len(graphs) - 1
-    manifest = Manifest(
-        name="hostile",
-        precision="float32",
-        image_type="float32",
-        gathers=False,
-        preprocessing=Preprocessing(input_shape=(3, 1, 1), mean=(0.0,) * 3, std=(1.0,) * 3),
-        labels=tuple(f"class {i}" for i in range(CLASSES)),
-        stages=tuple(
-            StageEntry(
-                graph=GraphFile(
-                    file=f"stage_{k}.onnx",
-                    sha256=hashlib.sha256(content).hexdigest(),
-                    size_bytes=len(content),
-                ),
-                reads_image=True,
-                reads=(),
-                gives=(),
-                exit=ExitRule(rule="max_prob", threshold=None if k == last else 0.5),
-                macs=10,
-            )
-            for k, content in enumerate(graphs)
-        ),
-    )
-    labels = "".join(f"{label}\n" for label in manifest.labels)
-    files = {f"stage_{k}.onnx": content for k, content in enumerate(graphs)}
-    save_bundle(
-        {"manifest.json": manifest.to_json().encode(), "labels.txt": labels.encode(), **files}, folder
-    )
-    return load_bundle(folder).folder
+    flow = chain([(f"stage_{k}", (IMAGE,), ()) for k in range(len(graphs))], [0.5] * (len(graphs) - 1))
+    labels = [f"class {i}" for i in range(CLASSES)]
+    return handmade_bundle(folder, flow, graphs, image_shape=(3, 1, 1), labels=labels).folder
 
 
 def images_of(*classes, sure=0.0) -> np.ndarray:
@@ -230,7 +199,7 @@ def test_another_type_than_is_declared_is_refused(tmp_path):
 
 def test_more_memory_than_numbers_can_say_is_refused(tmp_path):
     with Cascade.load(bundle_of(tmp_path / "b", graph()), provider="cpu") as cascade:
-        kinds = cascade.stages.kinds
+        kinds = cascade.stages.buffers(1).layout.kinds
         kinds["image"] = replace(kinds["image"], shape=(2**62,))
         with pytest.raises(BundleError, match="no memory holds the features of 3 images"):
             cascade.stages.buffers(3)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from s2dnas_deploy.bundle.exits import ExitRule
+from s2dnas_deploy.decide.rules import CONFIDENCE, Threshold
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.run.calibrate import (
     NEVER,
@@ -34,8 +34,8 @@ def two_exits(confidence, label=0, last=0) -> ExitScores:
 
 @pytest.mark.parametrize("threshold", ABOVE_1)
 def test_never_is_never_whatever_the_confidence(threshold):
-    rule = ExitRule(rule="max_prob", threshold=threshold)
-    assert not rule.leaves(ODD).any()
+    rule = Threshold(of=CONFIDENCE, at=threshold)
+    assert not rule.reached(ODD).any()
     assert rule.in_words.startswith("never")
     scores = two_exits(ODD, label=1)
     assert exits_taken(scores, [threshold]).tolist() == [1] * len(ODD)
@@ -46,9 +46,8 @@ def test_never_is_never_whatever_the_confidence(threshold):
 
 def test_up_to_1_confidences_are_compared_as_numbers():
     for threshold, leave in ((1.0, ODD >= 1), (0.0, ODD >= 0), (-2.0, ODD >= -2), (-1e300, ~np.isnan(ODD))):
-        assert ExitRule(rule="margin", threshold=threshold).leaves(ODD).tolist() == leave.tolist()
+        assert Threshold(of=CONFIDENCE, at=threshold).reached(ODD).tolist() == leave.tolist()
         assert exits_taken(two_exits(ODD), [threshold]).tolist() == (~leave).astype(int).tolist()
-    assert ExitRule(rule="margin", threshold=None).leaves(ODD).all()
 
 
 @pytest.mark.parametrize("threshold", [0.9, 0.3, 0.1, 0.7, 1 / 3, 0.99999999, 0.5, 1e-6])
@@ -56,11 +55,11 @@ def test_a_tie_leaves_in_calibration_as_when_run(threshold):
     tie = np.float32(threshold)
     around = np.array([np.nextafter(tie, np.float32(0)), tie, np.nextafter(tie, np.float32(9))])
     wanted = [False, True, True]
-    rule = ExitRule(rule="max_prob", threshold=threshold)
+    rule = Threshold(of=CONFIDENCE, at=threshold)
     for shape in ((3,), (3, 1)):  # NumPy 1 compares single numbers in double precision, arrays in single
         for each, leaves in zip(around.reshape(shape), wanted, strict=True):
-            assert rule.leaves(np.atleast_1d(each)).tolist() == [leaves]
-    assert rule.leaves(around).tolist() == wanted
+            assert rule.reached(np.atleast_1d(each)).tolist() == [leaves]
+    assert rule.reached(around).tolist() == wanted
     scores = two_exits(around, label=1)
     assert exits_taken(scores, (threshold,)).tolist() == [1, 0, 0]
     assert exits_taken(scores, np.array([threshold])).tolist() == [1, 0, 0]

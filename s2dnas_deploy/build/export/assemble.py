@@ -25,18 +25,20 @@ from s2dnas_deploy.build.export.samples import ExportImages, Pixels, made_up, no
 from s2dnas_deploy.build.export.simplify import check, simplify
 from s2dnas_deploy.build.export.single_file import nest
 from s2dnas_deploy.build.export.verify import verify, verify_single_file
-from s2dnas_deploy.bundle.bundle import LABELS, MACS, MANIFEST
+from s2dnas_deploy.bundle.bundle import CARD, LABELS, MACS, MANIFEST, PLAN, VERIFICATION
 from s2dnas_deploy.bundle.card import readme
-from s2dnas_deploy.bundle.exits import ExitRule
+from s2dnas_deploy.bundle.exits import Exit
 from s2dnas_deploy.bundle.manifest import (
     Expected,
     GraphFile,
     Manifest,
     StageEntry,
-    TensorSpec,
+    Tensor,
 )
 from s2dnas_deploy.bundle.saving import check_replaceable, save_bundle
 from s2dnas_deploy.bundle.signature import Signer
+from s2dnas_deploy.decide.flow import Flow
+from s2dnas_deploy.decide.flow import chain as chain_flow
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.run.chain import Array, whole_batch
@@ -61,9 +63,21 @@ class Export:
             raise OptionError(f"class name {broken[0]!r}: expected some text on one line")
 
     @property
-    def exits(self) -> tuple[ExitRule, ...]:
-        """The rule of each exit."""
+    def exits(self) -> tuple[Exit, ...]:
+        """The confidence of each exit."""
         return self.options.exits(len(self.chain.links))
+
+    @property
+    def flow(self) -> Flow:
+        """One stage after the other, each with its exit."""
+        links = self.chain.links
+        return chain_flow(
+            [
+                (_stage_name(k), link.read_names, [feature.name for feature in link.gives])
+                for k, link in enumerate(links)
+            ],
+            self.options.early(len(links)),
+        )
 
     def taken(self, images: Pixels) -> Array:
         """Images as the graphs take them: bytes as they are, or the numbers that the network reads."""
@@ -88,17 +102,20 @@ def write_bundle(export: Export, out: Path, reporter: Reporter, signer: Signer |
         shown,
         images_are="made up: no --data was given" if export.images is None else f"of {export.images.source}",
         precision=export.options.precision,
+        flow=export.flow,
     )
     if export.options.single_file:
-        verify_single_file(content[SINGLE_FILE], files, export.exits, export.taken(shown))
+        verify_single_file(content[SINGLE_FILE], files, export.flow, export.taken(shown))
     expected, table = _judged(export, files, reporter)
-    manifest = _manifest(export, models, content, expected)
+    manifest = _manifest(export, graphs, models, content, expected)
     texts = {
         MANIFEST: manifest.to_json(),
         LABELS: "".join(f"{label}\n" for label in manifest.labels),
-        "README.md": readme(manifest),
-        "verification.txt": "\n".join([verification.report(), *table, *remarks]).rstrip() + "\n",
+        CARD: readme(manifest),
+        VERIFICATION: "\n".join([verification.report(), *table, *remarks]).rstrip() + "\n",
     }
+    if export.chain.plan is not None:
+        texts[PLAN] = export.chain.plan.to_json()
     save_bundle({**content, **{name: text.encode() for name, text in texts.items()}}, out, signer)
     return manifest
 
@@ -148,15 +165,19 @@ def _files(export: Export, models: Sequence[ModelProto]) -> dict[str, bytes]:
     """The stages' files in order, and then the single file if one is wanted."""
     named = {_stage_file(k): model for k, model in enumerate(models)}
     if export.options.single_file:
-        named[SINGLE_FILE] = nest(models, export.exits, len(export.chain.class_names))
+        named[SINGLE_FILE] = nest(models, export.flow, len(export.chain.class_names))
     macs = {_stage_file(k): link.macs for k, link in enumerate(export.chain.links)}
     for name, model in named.items():
         _describe(model, export.chain, name, macs.get(name))
     return {name: model.SerializeToString() for name, model in named.items()}
 
 
+def _stage_name(stage: int) -> str:
+    return f"stage_{stage}"
+
+
 def _stage_file(stage: int) -> str:
-    return f"stage_{stage}.onnx"
+    return f"{_stage_name(stage)}.onnx"
 
 
 def _describe(model: ModelProto, chain: Chain, name: str, macs: int | None) -> None:
@@ -183,7 +204,7 @@ def _judged(export: Export, files: Sequence[bytes], reporter: Reporter) -> tuple
         return None, []
     images, labels = export.taken(export.images.validation), export.images.labels
     answers = answers_of(files, images)
-    expected = expected_of(answers, labels, export.exits, [link.macs for link in export.chain.links])
+    expected = expected_of(answers, labels, export.flow, [link.macs for link in export.chain.links])
     if export.options.precision == "float32":
         return expected, []
     models, _ = _written(_stage_graphs(export, half=False), images[:2], reporter)
@@ -195,17 +216,35 @@ def _judged(export: Export, files: Sequence[bytes], reporter: Reporter) -> tuple
 
 
 def _manifest(
-    export: Export, models: Sequence[ModelProto], content: Mapping[str, bytes], expected: Expected | None
+    export: Export,
+    graphs: Sequence[StageGraph],
+    models: Sequence[ModelProto],
+    content: Mapping[str, bytes],
+    expected: Expected | None,
 ) -> Manifest:
-    chain, options = export.chain, export.options
+    chain, options, flow = export.chain, export.options, export.flow
+    outputs = {value.name: value for model in models for value in model.graph.output}
     return Manifest(
         name=chain.name,
         precision=options.precision,
         image_type="float32" if options.float_input else "uint8",
-        gathers=options.gather,
         preprocessing=chain.preprocessing,
         labels=chain.class_names,
-        stages=_entries(export, models, content),
+        tensors={name: _tensor(outputs[name]) for stop in flow.stops for name in stop.gives},
+        start=flow.start,
+        stages=tuple(
+            StageEntry(
+                name=stop.name,
+                graph=_graph_file(_stage_file(k), content),
+                reads=stop.reads,
+                gives=stop.gives,
+                rows=graph.rows,
+                exit=graph.exit,
+                macs=graph.link.macs,
+                then=stop.then,
+            )
+            for k, (stop, graph) in enumerate(zip(flow.stops, graphs, strict=True))
+        ),
         single_file=_graph_file(SINGLE_FILE, content) if options.single_file else None,
         expected=expected,
         tools=_tools(),
@@ -213,29 +252,10 @@ def _manifest(
     )
 
 
-def _entries(
-    export: Export, models: Sequence[ModelProto], content: Mapping[str, bytes]
-) -> tuple[StageEntry, ...]:
-    entries = []
-    for k, (link, model, rule) in enumerate(zip(export.chain.links, models, export.exits, strict=True)):
-        values = {value.name: value for value in (*model.graph.input, *model.graph.output)}
-        entries.append(
-            StageEntry(
-                graph=_graph_file(_stage_file(k), content),
-                reads_image=link.reads_image,
-                reads=tuple(_spec(values[feature.name]) for feature in link.reads),
-                gives=tuple(_spec(values[feature.name]) for feature in link.gives),
-                exit=rule,
-                macs=link.macs,
-            )
-        )
-    return tuple(entries)
-
-
-def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     kind = value.type.tensor_type
     name = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
-    return TensorSpec(name=value.name, type=name, shape=tuple(d.dim_value for d in kind.shape.dim[1:]))
+    return Tensor(type=name, shape=tuple(d.dim_value for d in kind.shape.dim[1:]))
 
 
 def _graph_file(name: str, content: Mapping[str, bytes]) -> GraphFile:

@@ -19,6 +19,8 @@ from s2dnas_deploy.build.graph import INPUT
 from s2dnas_deploy.build.model_file import Model
 from s2dnas_deploy.build.stages import Feature, Stage, StageNetwork, slice_stages
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.decide.flow import IMAGE
+from s2dnas_deploy.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,11 @@ class Link:
     reads: tuple[Feature, ...]
     gives: tuple[Feature, ...]
     macs: int
+
+    @property
+    def read_names(self) -> tuple[str, ...]:
+        """All that it reads, by name."""
+        return (*([IMAGE] if self.reads_image else []), *(feature.name for feature in self.reads))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +51,8 @@ class Chain:
     reference: Callable[[Tensor], Sequence[Tensor]]
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
+    plan: Plan | None = None
+    """By which the network was divided; a network with exits of its own was by none."""
 
 
 def chain_of(model: Model, *, name: str, split: bool) -> Chain:
@@ -59,6 +68,7 @@ def chain_of(model: Model, *, name: str, split: bool) -> Chain:
         links=tuple(_link(stage, count) for stage, count in zip(stages, macs, strict=True)),
         class_names=model.class_names,
         preprocessing=model.preprocessing,
+        plan=model.network.division.plan,
     )
 
 

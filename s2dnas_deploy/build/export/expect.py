@@ -8,8 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from s2dnas_deploy.bundle.exits import ExitRule
 from s2dnas_deploy.bundle.manifest import Expected
+from s2dnas_deploy.decide.course import course_of
+from s2dnas_deploy.decide.flow import Flow
+from s2dnas_deploy.decide.rules import CONFIDENCE
+from s2dnas_deploy.decide.walk import walk
 from s2dnas_deploy.run.chain import Array, StageAnswer, StageSession, run_chain
 
 _BATCH = 100
@@ -25,24 +28,18 @@ def answers_of(files: Sequence[bytes], images: Array) -> list[StageAnswer]:
 def expected_of(
     answers: Sequence[StageAnswer],
     labels: npt.NDArray[np.int64],
-    exits: Sequence[ExitRule],
+    flow: Flow,
     macs: Sequence[int],
 ) -> Expected:
-    """Accuracy of each exit, and what comes of leaving early by the thresholds."""
-    left = np.ones(len(labels), dtype=bool)
-    right, shares, spent = 0, [], 0.0
-    for answer, rule, cost in zip(answers, exits, macs, strict=True):
-        spent += float(left.mean()) * cost
-        leaves = left & rule.leaves(answer.confidence)
-        right += int((answer.label == labels)[leaves].sum())
-        shares.append(float(leaves.mean()))
-        left &= ~leaves
+    """Accuracy of each exit, and what comes of exiting early by the flow's thresholds."""
+    walked = walk(course_of(flow), [{CONFIDENCE: answer.confidence} for answer in answers], len(labels))
+    right = np.stack([answer.label == labels for answer in answers])  # [exits, N]
     return Expected(
         images=len(labels),
-        exit_accuracy=tuple(float((answer.label == labels).mean()) for answer in answers),
-        exit_share=tuple(shares),
-        cascade_accuracy=right / len(labels),
-        mean_macs=spent,
+        exit_accuracy=tuple(right.mean(axis=1).tolist()),
+        exit_share=tuple(walked.exit_share.tolist()),
+        cascade_accuracy=float(right[walked.exit, np.arange(len(labels))].mean()),
+        mean_macs=walked.mean_cost(macs),
     )
 
 

@@ -26,11 +26,12 @@ from torch import Tensor, nn
 
 from s2dnas_deploy.build.export.chain import Link
 from s2dnas_deploy.build.export.confidence import probabilities_and_confidence
-from s2dnas_deploy.bundle.exits import ExitRule
-from s2dnas_deploy.bundle.manifest import ANSWERS, IMAGE, rows_of
+from s2dnas_deploy.bundle.exits import Exit
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.decide.flow import ANSWERS, IMAGE
 from s2dnas_deploy.errors import ModelError
 from s2dnas_deploy.quoting import in_a_line
+from s2dnas_deploy.run.chain import rows_of
 
 TRACED_BATCH = 2
 
@@ -52,9 +53,9 @@ class StageGraph(nn.Module):
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, link: Link, exit_rule: ExitRule, form: GraphForm, *, first: bool) -> None:
+    def __init__(self, link: Link, exit_: Exit, form: GraphForm, *, first: bool) -> None:
         super().__init__()
-        self.link, self.exit_rule, self.form = link, exit_rule, form
+        self.link, self.exit, self.form = link, exit_, form
         self.module = copy.deepcopy(link.module).half() if form.half else link.module
         sources = {feature.stage for feature in link.reads} | ({0} if link.reads_image else set())
         self.gathered = sorted(sources) if form.gather and not first else []
@@ -68,6 +69,16 @@ class StageGraph(nn.Module):
         """What `forward` takes, in order."""
         image = [IMAGE] if self.link.reads_image else []
         return [*image, *map(rows_of, self.gathered), *(feature.name for feature in self.link.reads)]
+
+    @property
+    def rows(self) -> dict[str, tuple[str, ...]]:
+        """By input that picks samples, what it picks them of."""
+        givers = {feature.name: feature.stage for feature in self.link.reads}
+        givers |= {IMAGE: 0} if self.link.reads_image else {}
+        return {
+            rows_of(stage): tuple(name for name, giver in givers.items() if giver == stage)
+            for stage in self.gathered
+        }
 
     @property
     def output_names(self) -> list[str]:
@@ -92,8 +103,8 @@ class StageGraph(nn.Module):
             image = image.index_select(0, rows[0]) if self.link.reads_image else image
         logits, *features = self.module(self.normalised(image), *left)
         logits = logits.float()  # a float16 is too coarse to tell 0.9995 from 1
-        rule = self.exit_rule
-        probabilities, confidence = probabilities_and_confidence(logits, rule.rule, rule.temperature)
+        rule, temperature = self.exit.rule, self.exit.temperature
+        probabilities, confidence = probabilities_and_confidence(logits, rule, temperature)
         return (logits.argmax(1), confidence, probabilities, *features)
 
     def normalised(self, image: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from s2dnas_deploy.bundle.exits import ConfidenceRule, ExitRule
+from s2dnas_deploy.bundle.exits import ConfidenceRule, Exit
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.quoting import shown
 
@@ -39,16 +39,14 @@ class ExportOptions:
                 f"thresholds {shown(self.thresholds)}: expected finite numbers; above 1, nobody leaves"
             )
 
-    def exits(self, count: int) -> tuple[ExitRule, ...]:
-        """The rule of each exit; one number given serves all of them, and the last exit takes all."""
+    def exits(self, count: int) -> tuple[Exit, ...]:
+        """The confidence of each exit; one temperature serves all of them."""
         temperatures = _for_each(self.temperatures, count, 1.0, "temperatures", "exits")
-        thresholds = _for_each(
-            self.thresholds, count - 1, DEFAULT_THRESHOLD, "thresholds", "exits but the last"
-        )
-        return tuple(
-            ExitRule(rule=self.rule, temperature=temperature, threshold=threshold)
-            for temperature, threshold in zip(temperatures, (*thresholds, None), strict=True)
-        )
+        return tuple(Exit(rule=self.rule, temperature=temperature) for temperature in temperatures)
+
+    def early(self, count: int) -> tuple[float, ...]:
+        """The thresholds of so many exits but the last, which takes all; one serves all of them."""
+        return _for_each(self.thresholds, count - 1, DEFAULT_THRESHOLD, "thresholds", "exits but the last")
 
 
 def _for_each(given: Sequence[float], count: int, default: float, what: str, whose: str) -> tuple[float, ...]:

@@ -26,7 +26,7 @@ from onnxruntime.quantization import (
 )
 
 from s2dnas_deploy.build.export.simplify import check
-from s2dnas_deploy.bundle.manifest import ANSWERS, IMAGE
+from s2dnas_deploy.decide.flow import ANSWERS, IMAGE
 from s2dnas_deploy.run.chain import Array, StageSession, whole_batch
 
 _LAYERS = ("Conv", "Gemm", "MatMul")

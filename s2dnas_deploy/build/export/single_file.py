@@ -17,16 +17,21 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from s2dnas_deploy.build.export.simplify import check
-from s2dnas_deploy.bundle.exits import ExitRule
-from s2dnas_deploy.bundle.manifest import ANSWERS, CONFIDENCE, IMAGE, LABEL, PROBABILITIES
+from s2dnas_deploy.decide.flow import ANSWERS, IMAGE, LABEL, PROBABILITIES, Flow
+from s2dnas_deploy.decide.rules import CONFIDENCE, Threshold
+from s2dnas_deploy.errors import OptionError
 
 EXIT = "exit"
 
 
-def nest(models: Sequence[ModelProto], exits: Sequence[ExitRule], classes: int) -> ModelProto:
+def nest(models: Sequence[ModelProto], flow: Flow, classes: int) -> ModelProto:
     """One graph: image [1, ...] → label [1], confidence [1], probabilities [1, classes], exit [1]."""
+    if not flow.is_chain:
+        raise OptionError("a single file is made of a chain of stages; the routes of this network are none")
+    rules = [stop.then.by for stop in flow.stops]
+    limits = [rule.limit if isinstance(rule, Threshold) else None for rule in rules]
     stages = [_Stage(k, model) for k, model in enumerate(models)]
-    nodes, initializers = _cascade(stages, exits, 0, classes)
+    nodes, initializers = _cascade(stages, limits, classes)
     image = next((value for model in models for value in model.graph.input if value.name == IMAGE), None)
     assert image is not None, "some stage reads the image"
     fixed = ValueInfoProto()
@@ -40,29 +45,29 @@ def nest(models: Sequence[ModelProto], exits: Sequence[ExitRule], classes: int) 
 
 
 def _cascade(
-    stages: Sequence["_Stage"], exits: Sequence[ExitRule], k: int, classes: int
+    stages: Sequence["_Stage"], limits: Sequence[np.float32 | None], classes: int
 ) -> tuple[list[NodeProto], list[TensorProto]]:
-    """The nodes from stage k on, which give the answers under their plain names."""
-    stage, reached = stages[k], exits[k].limit
+    """The nodes of these stages, which give the answers under their plain names."""
+    (stage, *later), (reached, *later_limits) = stages, limits
     if reached is None:
         names = zip(stage.answers(), (*ANSWERS, EXIT), strict=True)
         return [*stage.nodes, *(helper.make_node("Identity", [a], [b]) for a, b in names)], stage.initializers
-    nodes, initializers = _cascade(stages, exits, k + 1, classes)
+    nodes, initializers = _cascade(later, later_limits, classes)
     if np.isnan(reached):
         return [*stage.nodes, *nodes], [*stage.initializers, *initializers]
-    limit, condition = f"stage{k}:threshold", f"stage{k}:leaves"
+    limit, condition = f"stage{stage.index}:threshold", f"stage{stage.index}:exits"
     constant = numpy_helper.from_array(np.array([reached]), limit)
     axes = numpy_helper.from_array(np.array([0], dtype=np.int64), f"{limit}/axes")
     leave = helper.make_graph(
         [helper.make_node("Identity", [name], [f"{name}/left"]) for name in stage.answers()],
-        f"leave_at_{k}",
+        f"exit_at_{stage.index}",
         [],
         [_renamed(v, f"{n}/left") for v, n in zip(_answers("", classes), stage.answers(), strict=True)],
     )
-    prefix = f"stage{k}:from_here/"
+    prefix = f"stage{stage.index}:from_here/"
     go_on = helper.make_graph(
         [*nodes, *(helper.make_node("Identity", [n], [f"{prefix}{n}"]) for n in (*ANSWERS, EXIT))],
-        f"go_on_to_{k + 1}",
+        f"go_on_from_{stage.index}",
         [],
         _answers(prefix, classes),
         initializers,

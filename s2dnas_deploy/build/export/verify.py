@@ -23,8 +23,11 @@ from s2dnas_deploy.build.export.confidence import probabilities_and_confidence
 from s2dnas_deploy.build.export.graph import StageGraph
 from s2dnas_deploy.build.export.samples import normalised
 from s2dnas_deploy.build.export.single_file import EXIT
-from s2dnas_deploy.bundle.exits import ExitRule
-from s2dnas_deploy.bundle.manifest import IMAGE
+from s2dnas_deploy.bundle.exits import Exit
+from s2dnas_deploy.decide.course import course_of
+from s2dnas_deploy.decide.flow import IMAGE, Flow
+from s2dnas_deploy.decide.rules import CONFIDENCE, Rule, Threshold
+from s2dnas_deploy.decide.walk import walk
 from s2dnas_deploy.errors import VerificationError
 from s2dnas_deploy.run.chain import Array, StageAnswer, StageSession, run_chain, whole_batch
 
@@ -92,12 +95,16 @@ def verify(
     files: Sequence[bytes],
     images: npt.NDArray[np.uint8],
     *,
+    flow: Flow,
     images_are: str,
     precision: str,
 ) -> Verification:
     """Compare the ONNX files with torch on uint8 images [N, H, W, C]."""
     sessions = [StageSession(content) for content in files]
-    comparison = [_Exit(k, graph.exit_rule, precision) for k, graph in enumerate(graphs)]
+    pairs = zip(graphs, flow.stops, strict=True)
+    comparison = [
+        _Comparison(k, graph.exit, stop.then.by, precision) for k, (graph, stop) in enumerate(pairs)
+    ]
     for batch in _batches(images):
         _compare(chain, graphs, sessions, batch, comparison)
     verification = Verification(
@@ -110,29 +117,33 @@ def verify(
     return verification
 
 
-def verify_single_file(
-    content: bytes, files: Sequence[bytes], rules: Sequence[ExitRule], images: Array
-) -> None:
-    """The single file must leave where the chain says, with its answer; `images` as graphs take them."""
+def verify_single_file(content: bytes, files: Sequence[bytes], flow: Flow, images: Array) -> None:
+    """The single file must exit where the flow says, with its answer; `images` as graphs take them.
+
+    Where a confidence is as close to a threshold as rounding brings it, either decision is right.
+    """
     single = StageSession(content)
     sessions = [StageSession(each) for each in files]
     for i in range(min(len(images), _SINGLE_FILE_IMAGES)):
         answers = run_chain(sessions, images[i : i + 1])
         got = single.run({IMAGE: images[i : i + 1]})
         k = int(got.features[EXIT][0])
-        sure = [float(answer.confidence[0]) for answer in answers]
-        edge = [
-            rule.limit is not None and abs(c - rule.limit) <= TOLERANCE
-            for c, rule in zip(sure, rules, strict=True)
-        ]
-        passed = all(edge[j] or not rules[j].leaves(answers[j].confidence)[0] for j in range(k))
-        left = edge[k] or bool(rules[k].leaves(answers[k].confidence)[0])
         same = np.abs(got.probabilities - answers[k].probabilities).max() <= TOLERANCE
-        if not (passed and left and same):
+        if not (_may_exit(flow, answers, k) and same):
+            sure = [float(answer.confidence[0]) for answer in answers]
             raise VerificationError(
                 f"the single file answers image {i} otherwise than the chain of stages (it left at exit {k}, "
                 f"confidences {sure}); no bundle was written"
             )
+
+
+def _may_exit(flow: Flow, answers: Sequence[StageAnswer], k: int) -> bool:
+    """Whether the one sample may exit at k: thresholds before it a little higher, its own a little lower."""
+    shifts = [TOLERANCE if j < k else -TOLERANCE for j in range(len(flow.thresholds))]
+    pairs = zip(flow.thresholds, shifts, strict=True)
+    moved = [at if at > 1 else at + shift for at, shift in pairs]  # above 1, nobody exits
+    course = course_of(flow.with_thresholds(moved))
+    return int(walk(course, [{CONFIDENCE: answer.confidence} for answer in answers], 1).exit[0]) == k
 
 
 def _judge(verification: Verification) -> None:
@@ -170,7 +181,7 @@ def _compare(
     graphs: Sequence[StageGraph],
     sessions: Sequence[StageSession],
     batch: npt.NDArray[np.uint8],
-    comparison: Sequence["_Exit"],
+    comparison: Sequence["_Comparison"],
 ) -> None:
     floats = normalised(batch, chain.preprocessing)
     image = floats if graphs[0].form.float_input else batch
@@ -201,11 +212,12 @@ def _difference(ours: Array, theirs: Tensor, scale: float | None = None) -> floa
     return float(difference.max(initial=0)) / max(1.0, scale)
 
 
-class _Exit:
+class _Comparison:
     """Collects how one exit compares, batch by batch."""
 
-    def __init__(self, index: int, rule: ExitRule, precision: str) -> None:
-        self.index, self.rule, self.precision = index, rule, precision
+    def __init__(self, index: int, exit_: Exit, rule: Rule, precision: str) -> None:
+        self.index, self.exit, self.precision = index, exit_, precision
+        self.threshold = rule if isinstance(rule, Threshold) else None
         self.images = 0
         self.stage_difference = self.chain_difference = 0.0
         self.labels_differ = self.near_ties = 0
@@ -214,7 +226,7 @@ class _Exit:
     def answers_difference(self, answer: StageAnswer, logits: Tensor) -> float:
         """Of probabilities and confidence. d softmax = p (1 - p) d z, so they move with the logits' scale."""
         probabilities, confidence = self._expected(logits)
-        scale = float(logits.abs().max()) / self.rule.temperature
+        scale = float(logits.abs().max()) / self.exit.temperature
         return max(
             _difference(answer.probabilities, probabilities, scale),
             _difference(answer.confidence, confidence, scale),
@@ -232,10 +244,10 @@ class _Exit:
         near_tie = differs & (z.max(1) - own <= 10 * TOLERANCE * scale)
         self.near_ties += int(near_tie.sum())
         self.labels_differ += int((differs & ~near_tie).sum())
-        if self.rule.limit is not None:
+        if self.threshold is not None:
             wanted = confidence.double().numpy()
-            other = self.rule.leaves(answer.confidence) != self.rule.leaves(wanted)
-            near = other & (np.abs(wanted - self.rule.limit) <= 10 * TOLERANCE * scale)
+            other = self.threshold.reached(answer.confidence) != self.threshold.reached(wanted)
+            near = other & (np.abs(wanted - self.threshold.limit) <= 10 * TOLERANCE * scale)
             self.near_threshold += int(near.sum())
             self.decisions_differ += int((other & ~near).sum())
 
@@ -253,4 +265,4 @@ class _Exit:
         )
 
     def _expected(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return probabilities_and_confidence(logits, self.rule.rule, self.rule.temperature)
+        return probabilities_and_confidence(logits, self.exit.rule, self.exit.temperature)

@@ -4,6 +4,7 @@ Place in the flow: images ──▶ `Answered`, once, before anything is timed; 
 """
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.run.baseline import Baseline, static_answers
-from s2dnas_deploy.run.bench.report import Answers
+from s2dnas_deploy.run.bench.report import Answers, Way
 from s2dnas_deploy.run.bulk import BulkOptions
 from s2dnas_deploy.run.cascade import Cascade, Prediction
 from s2dnas_deploy.run.inputs import Item, truth_of
@@ -29,35 +30,47 @@ _DECODED = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """All images: where each leaves, and what every exit would say of it."""
+    """All images: whose answer each gets, and, of a chain, what every exit would say of it."""
 
     answers: Answers
     exits: npt.NDArray[np.int64]
-    scores: ExitScores
+    scores: ExitScores | None
 
 
 def answer(cascade: Cascade, items: Sequence[Item], reporter: Reporter) -> Answered:
-    """As `s2dnas-run` answers, and then what every exit says of every image."""
+    """As `s2dnas-run` answers, and then what every exit of a chain says of every image."""
     progress = reporter.phase("answering")
     left, right = np.empty(len(items), np.int64), 0
+    ways: Counter[tuple[int, tuple[str, ...]]] = Counter()
     for i, (item, said) in enumerate(zip(items, cascade.stream(item.source for item in items), strict=True)):
         assert isinstance(said, Prediction)
         left[i] = said.exit
+        ways[said.exit, said.way] += 1
         right += said.name == item.truth
         progress(i + 1, len(items), "")
-    scores = exit_scores(cascade, items, BulkOptions(), counted(reporter.phase("answering at every exit")))
-    labelled = scores.truth is not None
+    truth, scores = truth_of(items, cascade.labels), None
+    if cascade.flow.is_chain:
+        told = counted(reporter.phase("answering at every exit"))
+        scores = exit_scores(cascade, items, BulkOptions(), told)
     return Answered(
         answers=Answers(
             images=len(items),
-            counts=tuple(np.bincount(left, minlength=scores.exits).tolist()),
-            cascade_accuracy=right / len(items) if labelled else None,
-            exit_accuracy=tuple((scores.label == scores.truth).mean(1).tolist()) if labelled else None,
+            counts=tuple(np.bincount(left, minlength=len(cascade.names)).tolist()),
+            cascade_accuracy=None if truth is None else right / len(items),
+            exit_accuracy=None if scores is None or truth is None else _accuracies(scores, truth),
             static_accuracy=None,
+            ways=tuple(
+                Way(stages=tuple(map(cascade.names.index, way)), exit=exit_, images=count)
+                for (exit_, way), count in sorted(ways.items())
+            ),
         ),
         exits=left,
         scores=scores,
     )
+
+
+def _accuracies(scores: ExitScores, truth: npt.NDArray[np.int64]) -> tuple[float, ...]:
+    return tuple((scores.label == truth).mean(axis=1).tolist())
 
 
 def representative(exits: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:

@@ -209,9 +209,9 @@ def exported_with(bundle: Path, manifest: Manifest, reporter: Reporter) -> Path 
     return own
 
 
-def _frontier(scores: ExitScores, run: Run) -> tuple[Point, ...]:
+def _frontier(scores: ExitScores | None, run: Run) -> tuple[Point, ...]:
     """What other thresholds would come to, by the mean times of each exit as a network of its own."""
-    if scores.exits == 1:
+    if scores is None or scores.exits == 1:
         return ()
     means = [mean_of(run.subjects[exit_name(k)]) / run.batch for k in range(scores.exits)]
     cost = np.maximum.accumulate(means).tolist()  # a later exit that was timed as faster is noise
@@ -220,7 +220,7 @@ def _frontier(scores: ExitScores, run: Run) -> tuple[Point, ...]:
 
 
 def _measured(request: MeasureRequest, manifest: Manifest, known: _Known) -> Measured:
-    thresholds = tuple(entry.exit.threshold for entry in manifest.stages if entry.exit.threshold is not None)
+    thresholds = manifest.flow.thresholds
     told = "|".join([*(entry.graph.sha256 for entry in manifest.stages), *map(repr, thresholds)])
     return Measured(
         name=manifest.name,

@@ -68,7 +68,8 @@ def _facts(report: Report, summary: Summary) -> str:
         facts.append((percent(answers.cascade_accuracy), f"right, of {answers.images} images"))
     if answers.static_accuracy is not None:
         facts.append((percent(answers.static_accuracy), "right, the static network"))
-    facts.append((f"{100 * answers.shares[0]:.1f}%", "leave at the first exit"))
+    if answers.counts[0]:
+        facts.append((f"{100 * answers.shares[0]:.1f}%", "exit at the first stage"))
     return (
         '<div class="facts">'
         + "".join(f"<div><b>{b}</b>{escape(text)}</div>" for b, text in facts)

@@ -29,6 +29,7 @@ _MOST = 1_000_000
 _Starts = Annotated[tuple[Milliseconds, ...], Length(1, _MOST)]
 _PartMs = Annotated[float, Between(0, 10**9)]
 _Images = Annotated[int, Between(1, 2**53)]
+_Stage = Annotated[int, Between(0, MAX_STAGES - 1)]
 _Macs = Annotated[int, Between(1, 2**62)]
 _Batches = Annotated[tuple[_PartMs, ...], Length(1, _MOST)]
 Taken = Annotated[tuple[Annotated[tuple[_Batches, ...], Length(1, _MOST)], ...], Length(1, _MOST)]
@@ -50,7 +51,7 @@ class Measured:
     static_macs: _Macs | None
     images: Shown
     images_digest: Name
-    timed_exits: Annotated[tuple[Annotated[int, Between(0, MAX_STAGES - 1)], ...], Length(1, _MOST)]
+    timed_exits: Annotated[tuple[_Stage, ...], Length(1, _MOST)]
     """Where the images that were timed leave, in the order in which they were."""
 
     def __post_init__(self) -> None:
@@ -64,21 +65,49 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Way:
+    """Images that went through the same stages, by number, and got the answer of the same one."""
+
+    stages: Annotated[tuple[_Stage, ...], Length(1, MAX_STAGES)]
+    exit: _Stage
+    images: Count
+
+
+@dataclass(frozen=True, kw_only=True)
 class Answers:
-    """What all images came to, by exit; accuracies are None where the true classes are not known."""
+    """What all images came to, by exit; accuracies are None where the true classes are not known.
+
+    The accuracy of an exit on all images is told of a chain only. In measurements of 0.1.0, all of chains,
+    `ways` are None.
+    """
 
     images: _Images
     counts: Annotated[tuple[Count, ...], Length(1, MAX_STAGES)]
     cascade_accuracy: Share | None
     exit_accuracy: tuple[Share, ...] | None
     static_accuracy: Share | None
+    ways: Annotated[tuple[Way, ...], Length(1, _MOST)] | None = None
 
     def __post_init__(self) -> None:
         check_record(self, RecordError)
+        for way in self.ways or ():
+            if max(*way.stages, way.exit) >= len(self.counts):
+                raise RecordError(f"a way of {len(self.counts)} stages has more: {shown(way.stages)}")
+        if self.ways is not None and sum(way.images for way in self.ways) != self.images:
+            raise RecordError(f"expected ways of {self.images:,} images, got those of others")
         if sum(self.counts) != self.images:
             raise RecordError(f"{sum(self.counts):,} images left at some exit, of {self.images:,}")
         if self.exit_accuracy is not None and len(self.exit_accuracy) != len(self.counts):
             raise RecordError(f"{len(self.exit_accuracy)} accuracies for {len(self.counts)} exits")
+
+    @property
+    def all_ways(self) -> tuple[Way, ...]:
+        """The ways; in a chain, through all stages up to the exit."""
+        if self.ways is not None:
+            return self.ways
+        return tuple(
+            Way(stages=tuple(range(k + 1)), exit=k, images=count) for k, count in enumerate(self.counts)
+        )
 
     @property
     def shares(self) -> tuple[float, ...]:
@@ -141,7 +170,7 @@ class Run(Setting):
         check_record(self, RecordError)
         if self.provider not in PROVIDERS:
             raise RecordError(f"provider: expected {' or '.join(PROVIDERS)}, got {shown(self.provider)}")
-        exits = [exit_name(k) for k in range(len(self.stages))]
+        exits = [exit_name(k) for k in range(len(self.stages))] if exit_name(0) in self.subjects else []
         missing = [name for name in (CASCADE, *YARDSTICKS, *exits) if name not in self.subjects]
         if missing:
             raise RecordError(f"subjects: expected {missing[0]} among them, got none")

@@ -4,18 +4,16 @@ Place in the flow: `Job` ──load──▶ `Subject`s, which the `worker` call
 on sessions with the same settings, get pixels in the host's memory, and end with the answer there.
 """
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from s2dnas_deploy.decide.rules import NEVER
 from s2dnas_deploy.run.baseline import Baseline
 from s2dnas_deploy.run.bench.job import Job
-from s2dnas_deploy.run.calibrate import NEVER
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.providers import choose_provider
 from s2dnas_deploy.run.stages import Array
@@ -30,44 +28,6 @@ Subject = Callable[[Array], Any]
 def exit_name(stage: int) -> str:
     """The subject that answers everything at one exit."""
     return f"exit {stage}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """Where the milliseconds of one batch went: copied in, in each stage, survivors moved together."""
-
-    copied: float
-    stages: tuple[float, ...]
-    moved: float
-
-
-class InParts:
-    """The cascade's stages along the same exits, with a look at the clock around each piece of work."""
-
-    def __init__(self, cascade: Cascade) -> None:
-        self._cascade = cascade
-        self.stages = len(cascade.rules)
-
-    def __call__(self, images: Array) -> Parts:
-        """The same batch, in parts."""
-        cascade, clock = self._cascade, time.perf_counter
-        stages, moved = [0.0] * len(cascade.rules), 0.0
-        with cascade.seats(len(images)) as seats:
-            start = clock()
-            seats.sit(images)
-            copied = clock() - start
-            for k, rule in enumerate(cascade.rules):
-                start = clock()
-                _, sure, _ = seats.run(k)
-                stages[k] = clock() - start
-                start = clock()
-                go_on = (~rule.leaves(sure)).nonzero()[0]
-                if not len(go_on):
-                    break
-                seats.stay(go_on, k)
-                moved += clock() - start
-        in_ms = tuple(1e3 * seconds for seconds in stages)
-        return Parts(copied=1e3 * copied, stages=in_ms, moved=1e3 * moved)
 
 
 class Arithmetic:
@@ -100,16 +60,17 @@ def load_subject(job: Job, name: str) -> Subject:
     return _static(job) if name == STATIC else _cascade(job).predict
 
 
-def load_all(job: Job) -> tuple[dict[str, Subject], InParts]:
-    """All subjects, and the cascade in parts."""
+def load_all(job: Job) -> tuple[dict[str, Subject], Cascade]:
+    """All subjects, and the cascade itself."""
     cascade = _cascade(job)
     subjects: dict[str, Subject] = {CASCADE: cascade.predict}
-    for k in range(len(cascade.rules)):
-        never = (NEVER,) * (len(cascade.rules) - 1)
-        subjects[exit_name(k)] = partial(cascade.predict, thresholds=never, last_stage=k)
+    if cascade.flow.is_chain:
+        never = (NEVER,) * len(cascade.flow.early)
+        for k in range(len(cascade.names)):
+            subjects[exit_name(k)] = partial(cascade.predict, thresholds=never, last_stage=k)
     if job.static is not None:
         subjects[STATIC] = _static(job)
-    return {**subjects, ARITHMETIC: Arithmetic(), MEMORY: Memory()}, InParts(cascade)
+    return {**subjects, ARITHMETIC: Arithmetic(), MEMORY: Memory()}, cascade
 
 
 def _cascade(job: Job) -> Cascade:

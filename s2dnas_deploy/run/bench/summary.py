@@ -11,7 +11,7 @@ brings images to where stages read them, `moving` survivors together (compaction
 Python, and the calls.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.run.bench.job import block_rows
-from s2dnas_deploy.run.bench.report import Report, Run, Taken
+from s2dnas_deploy.run.bench.report import Report, Run, Taken, Way
 from s2dnas_deploy.run.bench.spread import Estimate, Processes, Timings, estimate, estimate_ratio
 from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC, YARDSTICKS
 
@@ -109,7 +109,14 @@ def arrays(taken: Taken) -> list[Timings]:
 
 def mean_macs(report: Report) -> float:
     """What an image costs on average."""
-    return float(np.dot(report.answers.shares, np.cumsum(report.measured.stage_macs)))
+    return macs_of(report.answers.all_ways, report.measured.stage_macs) or 0.0
+
+
+def macs_of(ways: Sequence[Way], each: Sequence[int]) -> float | None:
+    """What an image that went one of these ways costs on average, by the MACs of each stage; None of none."""
+    images = sum(way.images for way in ways)
+    spent = sum(way.images * sum(each[k] for k in way.stages) for way in ways)
+    return spent / images if images else None
 
 
 def _by_exit(run: Run, report: Report) -> tuple[Latency | None, ...]:

@@ -30,6 +30,8 @@ def write_wheel(folder: Path) -> Path:
     files[f"{info}/METADATA"] = str(about.metadata).encode()
     files[f"{info}/WHEEL"] = _WHEEL.encode()
     files[f"{info}/{_ENTRY_POINTS}"] = (about.read_text(_ENTRY_POINTS) or "").encode()
+    for name in about.metadata.get_all("License-File", []):  # which go along with every copy
+        files[f"{info}/licenses/{name}"] = (about.read_text(f"licenses/{name}") or "").encode()
     record = [f"{name},sha256={_digest(content)},{len(content)}" for name, content in files.items()]
     files[f"{info}/RECORD"] = "\n".join([*record, f"{info}/RECORD,,", ""]).encode()
     path = folder / f"{stem}-py3-none-any.whl"

@@ -5,17 +5,15 @@ Place in the flow: `Report` and `Summary` ──▶ cells and sentences, which `
 
 from collections.abc import Iterator, Mapping
 
-import numpy as np
-
 from s2dnas_deploy.run.bench.report import Report
 from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC
-from s2dnas_deploy.run.bench.summary import SpeedUp, mean_macs
+from s2dnas_deploy.run.bench.summary import SpeedUp, macs_of, mean_macs
 
 UNKNOWN = "–"
 LOSSES: Mapping[str, str] = {
     "kernels": "stages beyond their share of MACs (narrow kernels, hand-over)",
     "copying": "images copied in",
-    "moving": "survivors moved together (compaction)",
+    "moving": "deciding, and survivors moved together",
     "overhead": "Python and session calls",
 }
 _LITTLE = 0.5  # points
@@ -26,7 +24,8 @@ ANSWERS = ("", "images", "share", "accuracy of all", "MACs/image")
 
 def answer_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
     """Under the heads of `ANSWERS`: each exit, the cascade, and the static network if it was measured."""
-    answers, upto = report.answers, np.cumsum(report.measured.stage_macs).tolist()
+    answers, each = report.answers, report.measured.stage_macs
+    upto = [macs_of([way for way in answers.all_ways if way.exit == k], each) for k in range(len(each))]
     every = answers.exit_accuracy or [None] * len(answers.counts)
     rows = [
         (f"exit {k}", str(count), f"{100 * count / answers.images:.1f}%", percent(right), millions(macs))

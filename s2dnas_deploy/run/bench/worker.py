@@ -68,10 +68,10 @@ def _warm(job: Job) -> dict[str, Any]:
     """All subjects on a block, then all on the next, each time another one first."""
     from s2dnas_deploy.run.bench.subjects import CASCADE, exit_name, load_all
 
-    subjects, in_parts = load_all(job)
+    subjects, cascade = load_all(job)
     # What the one before has left in the caches is no subject's fault: calls that do not count bring its
     # weights there. The cascade's are those of every stage, as in a stream of images, which reaches them all.
-    every_stage = subjects[exit_name(in_parts.stages - 1)]
+    every_stage = subjects.get(exit_name(len(cascade.names) - 1), subjects[CASCADE])
     images = _images(job)
     blocks = job.blocks(len(images))
     for subject in reversed(subjects.values()):  # the very first run of a graph is no warm one
@@ -92,10 +92,12 @@ def _warm(job: Job) -> dict[str, Any]:
                 times.append(time.perf_counter() - start)
             taken[name].append([1e3 * seconds for seconds in times])
         warm_up(every_stage, given)
-        parts = [in_parts(batch) for batch in given]
-        taken["copied"].append([each.copied for each in parts])
-        taken["stages"].append([each.stages for each in parts])
-        taken["moved"].append([each.moved for each in parts])
+        parts = [
+            said.timing for said in (cascade.predict(batch, timed=True) for batch in given) if said.timing
+        ]
+        taken["copied"].append([1e3 * each.copied for each in parts])
+        taken["stages"].append([[1e3 * seconds for seconds in each.stages] for each in parts])
+        taken["moved"].append([1e3 * each.rest for each in parts])
         if number + 1 >= _FEWEST_BLOCKS and time.monotonic() > ends:
             break
     arrays = {name: np.array(values) for name, values in taken.items()}
