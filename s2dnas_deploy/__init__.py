@@ -1,28 +1,76 @@
-"""Turn a trained image CNN into a multi-stage network and deploy it: two wings and a bridge.
+"""Turn a trained image CNN into a dynamic one and deploy it: two wings on common ground.
 
     static CNN ──▶ channel graph ──▶ plan ──▶ multi-stage network ──▶ model.pt ──▶ bundle ──▶ cascade
 
 `build/` is the workstation's wing (torch), `run/` the device's (onnxruntime and numpy); they meet in
-`bundle/` and `plan.py` only. Importing this package imports none of the heavy libraries; `Cascade` and what
-it answers with are found here, and imported when they are asked for.
+`bundle/`, `decide/` and `plan.py` only. What is listed here is public, and nothing else. It is imported when
+it is asked for, so that importing the package imports none of the heavy libraries:
+
+    Cascade           a bundle, running
+    Prediction        what it says of one image
+    Predictions       what it says of a batch
+    Timing            where the seconds of a batch went
+    Bundle            a bundle that was read and checked
+    Manifest          what a bundle says of itself
+    load_bundle       read a bundle and check it
+    verify_bundle     the same, and every file of the folder
+    Flow              which samples go where
+    Plan              how a network is divided
+    load_model        a `model.pt`, as a network of torch (needs the extra `build`)
+    S2dnasError       the base of all errors that this package raises on purpose; `errors` has the tree
+    BundleError, DataError, OptionError, ProviderError      those that running a bundle can meet
 """
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.run.cascade import Cascade, Prediction, Predictions
+    from s2dnas_deploy.build.model_file import load_model
+    from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, verify_bundle
+    from s2dnas_deploy.bundle.manifest import Manifest
+    from s2dnas_deploy.decide.flow import Flow
+    from s2dnas_deploy.errors import BundleError, DataError, OptionError, ProviderError, S2dnasError
+    from s2dnas_deploy.plan import Plan
+    from s2dnas_deploy.run.cascade import Cascade, Prediction, Predictions, Timing
 
 __version__ = "0.2.0.dev0"
+
 # onnxruntime 1.31 would send what it has noted of its use. It looks when it is imported, which is after this.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__all__ = ["Cascade", "Prediction", "Predictions", "__version__"]
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "Cascade",
+    "DataError",
+    "Flow",
+    "Manifest",
+    "OptionError",
+    "Plan",
+    "Prediction",
+    "Predictions",
+    "ProviderError",
+    "S2dnasError",
+    "Timing",
+    "__version__",
+    "load_bundle",
+    "load_model",
+    "verify_bundle",
+]
+_HOMES = {
+    "run.cascade": ("Cascade", "Prediction", "Predictions", "Timing"),
+    "bundle.bundle": ("Bundle", "load_bundle", "verify_bundle"),
+    "bundle.manifest": ("Manifest",),
+    "decide.flow": ("Flow",),
+    "plan": ("Plan",),
+    "build.model_file": ("load_model",),
+    "errors": ("BundleError", "DataError", "OptionError", "ProviderError", "S2dnasError"),
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Cascade", "Prediction", "Predictions"):
-        from s2dnas_deploy.run import cascade
-
-        return getattr(cascade, name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
