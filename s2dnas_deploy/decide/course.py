@@ -28,11 +28,16 @@ Junction = Callable[[Mapping[str, Array], int], Sequence[Part]]
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """A flow whose settings are chosen: the place where all begin, and each stage's junction."""
+    """A flow whose settings are chosen: the place where all begin, and each stage's junction.
+
+    Of the flow it has at hand what is asked for in every batch: who answers, and what samples must bring.
+    """
 
     flow: Flow
     first: int
     junctions: tuple[Junction, ...]
+    answers: tuple[bool, ...]
+    live: tuple[tuple[str, ...], ...]
 
 
 def course_of(flow: Flow, settings: Mapping[str, str] | None = None) -> Course:
@@ -42,6 +47,8 @@ def course_of(flow: Flow, settings: Mapping[str, str] | None = None) -> Course:
         flow=flow,
         first=_only_target(flow, flow.start, chosen),
         junctions=tuple(_junction(flow, stop.then, chosen) for stop in flow.stops),
+        answers=tuple(stop.answers for stop in flow.stops),
+        live=flow.live,
     )
 
 

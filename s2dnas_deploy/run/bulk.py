@@ -76,7 +76,7 @@ class Bulk:
         self.cascade, self.options = cascade, options
         course = cascade.course(options.thresholds, options.last_stage, options.settings)
         flow, self._names = course.flow, cascade.names
-        self.hears_all = flow.remembers
+        self.hears_all, self.hurries = flow.remembers, False
         self.exits = len(flow.stops)
         """Of so many stages an answer may be."""
         self.stage_samples = [0] * len(flow.stops)

@@ -370,7 +370,8 @@ class _Batch:
         self, flow: Flow, count: int, *, classes: int | None, clock: StageClock | None, deadline: float | None
     ) -> None:
         self.clock, self._deadline = clock, deadline
-        self.hears_all = deadline is not None or flow.remembers
+        self.hurries = deadline is not None
+        self.hears_all = self.hurries or flow.remembers
         self.label = np.empty(count, np.int64)
         self.confidence = np.empty(count, np.float32)
         self.exit = np.full(count, -1, np.int64) if self.hears_all else np.empty(count, np.int64)
@@ -406,7 +407,7 @@ class _Batch:
 class _Recorder:
     """A desk that writes every stage's answers down, [stages, N]."""
 
-    hears_all = True
+    hears_all, hurries = True, False
 
     def __init__(self, stages: int, count: int) -> None:
         self.label = np.zeros((stages, count), np.int64)

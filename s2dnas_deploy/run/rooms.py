@@ -42,6 +42,9 @@ class Desk(Protocol):
     hears_all: bool
     """Whether it hears every answer, though better ones may follow; or only the last of each sample."""
 
+    hurries: bool
+    """Whether time may be up before samples are done."""
+
     def ran(self, stage: int, numbers: Numbers, seconds: float) -> None:
         """A stage has run on these samples."""
 
@@ -73,9 +76,7 @@ class Rooms:
     def open(self, course: Course, desk: Desk) -> None:
         """Begin anew: samples that enter from now on go this course, and their answers to this desk."""
         self._course, self._desk = course, desk
-        self._live = course.flow.live
-        self._answers = tuple(stop.answers for stop in course.flow.stops)
-        self._rooms: list[_Party | None] = [None] * len(course.flow.stops)
+        self._rooms: list[_Party | None] = [None] * len(course.answers)
 
     def enter(self, number: int, image: Array) -> None:
         """One more sample, by its number."""
@@ -119,26 +120,26 @@ class Rooms:
         assert party is not None, "somebody waits there"
         self._rooms[stage] = None
         count, desk, arrays = party.count, self._desk, party.buffers.arrays
-        numbers = party.numbers[:count]
+        everyone = party.numbers[:count]
         begun = time.perf_counter()
         self.runner.run(stage, party.buffers, count)
-        desk.ran(stage, numbers, time.perf_counter() - begun)
+        desk.ran(stage, everyone, time.perf_counter() - begun)
         parts = self._course.junctions[stage](arrays, count)
-        if desk.hears_all and self._answers[stage]:
-            desk.take(stage, numbers, arrays, slice(count))
-        if not self._move(stage, party, parts):
+        if desk.hears_all and self._course.answers[stage]:
+            desk.take(stage, everyone, arrays, slice(count))
+        if not self._move(stage, party, everyone, parts):
             party.count = 0
             self._idle.append(party)
 
-    def _move(self, stage: int, party: _Party, parts: Sequence[Part]) -> bool:
+    def _move(self, stage: int, party: _Party, everyone: Numbers, parts: Sequence[Part]) -> bool:
         """Send samples on; whether all went on together, their memory with them."""
         desk, arrays, count = self._desk, party.buffers.arrays, party.count
         for place, rows in parts:
-            numbers = party.numbers[:count] if rows is None else party.numbers[rows]
+            numbers = everyone if rows is None else everyone[rows]
             if place < 0:
                 if not desk.hears_all:
                     desk.take(stage, numbers, arrays, slice(count) if rows is None else rows)
-            elif desk.keeps(place, numbers):
+            elif desk.hurries and desk.keeps(place, numbers):
                 pass
             elif rows is None and self._rooms[place] is None:
                 self._rooms[place] = party
@@ -155,7 +156,7 @@ class Rooms:
             there = self._party_at(place)
             fit = rows[: self.capacity - there.count]
             seats = slice(there.count, there.count + len(fit))
-            for name in self._live[place]:
+            for name in self._course.live[place]:
                 out = there.buffers.arrays[name][seats]
                 party.buffers.arrays[name].take(fit, axis=0, out=out, mode="clip")
             there.numbers[seats] = party.numbers[fit]
