@@ -27,7 +27,9 @@ import numpy as np
 from machine import machine
 from pages import put_table
 
-from s2dnas_deploy.run.calibrate import (
+from s2dnas_deploy.decide.exact_tests import ExactTest, binomial_cdf
+from s2dnas_deploy.decide.scores import ExitScores
+from s2dnas_deploy.decide.thresholds import (
     ORDER_SHARE,
     Against,
     best_offset,
@@ -36,8 +38,6 @@ from s2dnas_deploy.run.calibrate import (
     mean_cost,
     path_of,
 )
-from s2dnas_deploy.run.risk import Test, binomial_cdf
-from s2dnas_deploy.run.scores import ExitScores
 
 RESULT = Path(__file__).parent / "results" / "guarantee.json"
 DELTA = 0.05
@@ -141,7 +141,7 @@ def _last_proven(worse: np.ndarray, better: np.ndarray, proves: Callable[[int, i
 
 def exact(worse: int, better: int, n: int, alpha: float, rng: np.random.Generator) -> bool:
     """The test of the package."""
-    return Test(images=n, alpha=alpha, delta=DELTA, paired=True).proves(worse, better)
+    return ExactTest(images=n, alpha=alpha, delta=DELTA, paired=True).proves(worse, better)
 
 
 def normal(worse: int, better: int, n: int, alpha: float, rng: np.random.Generator) -> bool:

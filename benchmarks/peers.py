@@ -52,9 +52,9 @@ from s2dnas_deploy.bundle.bundle import Bundle
 from s2dnas_deploy.bundle.manifest import CONFIDENCE
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli.console import Console
-from s2dnas_deploy.run.calibrate import in_points
+from s2dnas_deploy.decide.scores import ExitScores
+from s2dnas_deploy.decide.thresholds import in_points
 from s2dnas_deploy.run.cascade import Cascade
-from s2dnas_deploy.run.scores import ExitScores
 
 RESULTS = Path(__file__).parent / "results"
 PICTURES = Path(__file__).parents[1] / "docs"

@@ -30,7 +30,7 @@ from s2dnas_deploy.build.export.expect import answers_of
 from s2dnas_deploy.build.export.samples import Pixels
 from s2dnas_deploy.build.images import load_images
 from s2dnas_deploy.build.model_file import load_model
-from s2dnas_deploy.run.calibrate import in_points
+from s2dnas_deploy.decide.thresholds import in_points
 
 RESULT = Path(__file__).parent / "results" / "searched_plan.json"
 STATIC = "static"

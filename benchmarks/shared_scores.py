@@ -36,8 +36,8 @@ from s2dnas_deploy.build.training.devices import autocast_for
 from s2dnas_deploy.build.training.loop import Task, train
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.cli.console import Console
+from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.reporter import Progress
-from s2dnas_deploy.run.scores import ExitScores
 
 RESULT = Path(__file__).parent / "results" / "shared_scores.json"
 TARGETS = (0.15, 0.25, 0.4)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from s2dnas_deploy.decide.thresholds import Point
 from s2dnas_deploy.run.bench.report import Answers, Cold, Energy, Measured, Report, Run
-from s2dnas_deploy.run.calibrate import Point
 from s2dnas_deploy.run.environment import Environment, Machine, State
 
 TIMES = {

@@ -17,7 +17,7 @@ from s2dnas_deploy.cli.console import Console, print_result, say
 from s2dnas_deploy.run.limits import MOST_BATCH
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.run.calibrate import Against
+    from s2dnas_deploy.decide.thresholds import Against
     from s2dnas_deploy.run.calibration import Calibration, CalibrationRequest
 
 
@@ -186,8 +186,8 @@ def _request(options: dict[str, Any]) -> "CalibrationRequest":
         raise click.UsageError(f"--plot {options['plot']} does not end in .svg")
     if options["dry_run"] and options["sign"] is not None:
         raise click.UsageError("--dry-run writes nothing that could be signed: leave --sign out")
+    from s2dnas_deploy.decide.thresholds import MAX_DROP, Goal
     from s2dnas_deploy.run.bulk import BulkOptions
-    from s2dnas_deploy.run.calibrate import MAX_DROP, Goal
     from s2dnas_deploy.run.calibration import Budget, CalibrationRequest
     from s2dnas_deploy.run.inputs import listed_on
 
@@ -230,7 +230,7 @@ def _request(options: dict[str, Any]) -> "CalibrationRequest":
 
 def _against(options: dict[str, Any]) -> "Against":
     """What the cascade is to be compared with."""
-    from s2dnas_deploy.run.calibrate import Against
+    from s2dnas_deploy.decide.thresholds import Against
 
     if options["unlabelled"]:
         return Against.ANSWERS
@@ -241,7 +241,7 @@ def _against(options: dict[str, Any]) -> "Against":
 
 def _in_words(calibration: "Calibration") -> str:
     """The thresholds, where images leave, what that costs, and what is promised."""
-    from s2dnas_deploy.run.calibrate import ALWAYS
+    from s2dnas_deploy.decide.thresholds import ALWAYS
 
     choice = calibration.choice
     lines = [f"{'exit':>4} {'threshold':>10} {'share':>7}"]

@@ -19,11 +19,8 @@ from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, verify_bundle
 from s2dnas_deploy.bundle.manifest import Expected, Manifest, Promise
 from s2dnas_deploy.bundle.saving import replace_manifest
 from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
-from s2dnas_deploy.errors import DataError, OptionError, RecordError
-from s2dnas_deploy.reporter import Reporter, counted
-from s2dnas_deploy.run.baseline import Baseline, static_answers
-from s2dnas_deploy.run.bulk import BulkOptions
-from s2dnas_deploy.run.calibrate import (
+from s2dnas_deploy.decide.scores import ExitScores
+from s2dnas_deploy.decide.thresholds import (
     Against,
     Choice,
     Goal,
@@ -31,11 +28,15 @@ from s2dnas_deploy.run.calibrate import (
     choose_for_promise,
     in_points,
 )
+from s2dnas_deploy.errors import DataError, OptionError, RecordError
+from s2dnas_deploy.reporter import Reporter, counted
+from s2dnas_deploy.run.baseline import Baseline, static_answers
+from s2dnas_deploy.run.bulk import BulkOptions
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import Item, find_items, truth_of
 from s2dnas_deploy.run.job import say_if_fallen_back
 from s2dnas_deploy.run.providers import choose_provider
-from s2dnas_deploy.run.scores import ExitScores, exit_scores, graphs_of
+from s2dnas_deploy.run.recording import exit_scores, graphs_of
 from s2dnas_deploy.run.stages import Array
 from s2dnas_deploy.run.timing import stage_ms
 

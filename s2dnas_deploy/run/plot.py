@@ -1,6 +1,6 @@
 """A picture of a calibration: accuracy against cost along the path, and the point that was chosen."""
 
-from s2dnas_deploy.run.calibrate import Point
+from s2dnas_deploy.decide.thresholds import Point
 from s2dnas_deploy.run.calibration import Calibration
 from s2dnas_deploy.run.charts import Line, as_file, lines
 

@@ -25,10 +25,10 @@ from s2dnas_deploy.bundle.bundle import load_bundle, verify_bundle
 from s2dnas_deploy.bundle.saving import replace_manifest, save_bundle
 from s2dnas_deploy.cli import calibrate as command
 from s2dnas_deploy.decide.flow import DONE
+from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.atomic import lock_folder
 from s2dnas_deploy.run.cascade import Cascade
-from s2dnas_deploy.run.scores import ExitScores
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from s2dnas_deploy.errors import BundleError, ProviderError
 from s2dnas_deploy.run.bulk import BulkOptions
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.inputs import Item
-from s2dnas_deploy.run.scores import exit_scores
+from s2dnas_deploy.run.recording import exit_scores
 
 CLASSES = 10
 NODES = {

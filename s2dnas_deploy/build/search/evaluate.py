@@ -24,9 +24,9 @@ from s2dnas_deploy.build.training.devices import Autocast, autocast_for, choose_
 from s2dnas_deploy.build.training.loop import Task, checkpoint_of, train
 from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.errors import CheckpointError
 from s2dnas_deploy.plan import Plan
-from s2dnas_deploy.run.scores import ExitScores
 
 STATISTICS_IMAGES = 1000
 

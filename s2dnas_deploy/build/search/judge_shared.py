@@ -17,7 +17,7 @@ from s2dnas_deploy.build.network import MultiStageNetwork
 from s2dnas_deploy.build.training.batches import normalised
 from s2dnas_deploy.build.training.devices import Autocast
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.run.scores import ExitScores
+from s2dnas_deploy.decide.scores import ExitScores
 
 _BATCH = 250
 

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
+from s2dnas_deploy.decide.scores import ExitScores
+from s2dnas_deploy.decide.thresholds import choose_for_budget
 from s2dnas_deploy.files.bounds import Between, Share
-from s2dnas_deploy.run.calibrate import choose_for_budget
-from s2dnas_deploy.run.scores import ExitScores
 
 BETA = 0.5
 _Cost = Annotated[float, Between(0, 10**9)]

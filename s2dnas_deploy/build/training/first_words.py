@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from s2dnas_deploy.build.images import ImageSplits
 from s2dnas_deploy.build.images.splits import listed
 from s2dnas_deploy.build.training.settings import Settings
-from s2dnas_deploy.run.calibrate import MAX_DROP, Goal, in_points
-from s2dnas_deploy.run.risk import least_images, most_useful, smallest_drop
+from s2dnas_deploy.decide.exact_tests import least_images, most_useful, smallest_drop
+from s2dnas_deploy.decide.thresholds import MAX_DROP, Goal, in_points
 
 _DEFAULT = Goal(drop=MAX_DROP)
 _FAR_BELOW = 0.05

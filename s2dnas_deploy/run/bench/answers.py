@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.run.baseline import Baseline, static_answers
@@ -19,7 +20,7 @@ from s2dnas_deploy.run.bench.report import Answers, Way
 from s2dnas_deploy.run.bulk import BulkOptions
 from s2dnas_deploy.run.cascade import Cascade, Prediction
 from s2dnas_deploy.run.inputs import Item, truth_of
-from s2dnas_deploy.run.scores import ExitScores, exit_scores
+from s2dnas_deploy.run.recording import exit_scores
 from s2dnas_deploy.run.stages import Array
 
 _LIKE_NEIGHBOURS = 0.3

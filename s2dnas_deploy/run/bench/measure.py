@@ -19,6 +19,8 @@ import numpy.typing as npt
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, own_static, static_beside
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.picture_file import LARGEST_FILE
+from s2dnas_deploy.decide.scores import ExitScores
+from s2dnas_deploy.decide.thresholds import Against, Point, choose_for_budget
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.files.onnx_file import LARGEST_GRAPH_BYTES
 from s2dnas_deploy.files.plain_file import read_file
@@ -40,7 +42,6 @@ from s2dnas_deploy.run.bench.crew import IMAGES, Crew
 from s2dnas_deploy.run.bench.report import Measured, Report, Run, Setting
 from s2dnas_deploy.run.bench.subjects import exit_name
 from s2dnas_deploy.run.bench.summary import mean_of
-from s2dnas_deploy.run.calibrate import Against, Point, choose_for_budget
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.environment import look_around
 from s2dnas_deploy.run.inputs import Item, find_items
@@ -54,7 +55,6 @@ from s2dnas_deploy.run.limits import (
     whole_number,
 )
 from s2dnas_deploy.run.providers import choose_provider, is_choice, usable_cores
-from s2dnas_deploy.run.scores import ExitScores
 from s2dnas_deploy.run.stages import Array
 
 # More images are answered, but not timed: they would fill the memory and say the same.

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from s2dnas_deploy.bundle.manifest import MAX_STAGES
+from s2dnas_deploy.decide.thresholds import Point
 from s2dnas_deploy.errors import RecordError
 from s2dnas_deploy.files.bounds import Between, Count, Length, Name, Share, Shown
 from s2dnas_deploy.files.document import LARGEST_BYTES, Form, Head, check_record
 from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.run.bench.job import batches_of
 from s2dnas_deploy.run.bench.subjects import CASCADE, STATIC, YARDSTICKS, exit_name
-from s2dnas_deploy.run.calibrate import Point
 from s2dnas_deploy.run.environment import Environment
 from s2dnas_deploy.run.limits import MOST_BATCH
 from s2dnas_deploy.run.providers import PROVIDERS

@@ -6,8 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.errors import RecordError
-from s2dnas_deploy.run.scores import ExitScores
 
 SHA = "0123456789abcdef" * 4
 WHOLE = {

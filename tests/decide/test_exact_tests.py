@@ -6,9 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from s2dnas_deploy.decide.exact_tests import (
+    ExactTest,
+    _cdfs_along,
+    binomial_cdf,
+    least_images,
+    most_useful,
+    smallest_drop,
+)
 from s2dnas_deploy.errors import OptionError
-from s2dnas_deploy.run.risk import Test as RiskTest
-from s2dnas_deploy.run.risk import _cdfs_along, binomial_cdf, least_images, most_useful, smallest_drop
 
 
 def test_binomial_cdf_is_the_sum_of_its_terms():
@@ -27,7 +33,7 @@ def test_cdfs_along_a_path_are_those_of_each_of_its_points():
 
 
 def test_of_zeros_and_ones_as_many_are_allowed_as_the_binomial_allows():
-    test = RiskTest(images=1000, alpha=0.02, delta=0.05, paired=False)
+    test = ExactTest(images=1000, alpha=0.02, delta=0.05, paired=False)
     most = max(s for s in range(1000) if binomial_cdf(s, 1000, 0.02) <= 0.05)
     assert test.proves(most, 0)
     assert not test.proves(most + 1, 0)
@@ -36,7 +42,7 @@ def test_of_zeros_and_ones_as_many_are_allowed_as_the_binomial_allows():
 @pytest.mark.parametrize("images", [800, 3000, 10_000])
 @pytest.mark.parametrize("alpha", [0.005, 0.02])
 def test_the_paired_test_errs_as_often_as_it_may_and_hardly_less(images, alpha):
-    test = RiskTest(images=images, alpha=alpha, delta=0.05, paired=True)
+    test = ExactTest(images=images, alpha=alpha, delta=0.05, paired=True)
     generator = np.random.default_rng(images)
     worst = 0.0
     for share in (alpha, 1.1 * alpha, 1.5 * alpha, 3 * alpha, 8 * alpha, 20 * alpha):
@@ -52,14 +58,14 @@ def test_the_paired_test_errs_as_often_as_it_may_and_hardly_less(images, alpha):
 
 
 def test_more_images_prove_smaller_drops():
-    few, many = (RiskTest(images=n, alpha=0.01, delta=0.05, paired=True) for n in (1000, 10_000))
+    few, many = (ExactTest(images=n, alpha=0.01, delta=0.05, paired=True) for n in (1000, 10_000))
     assert not few.proves(40, 35)
     assert many.proves(400, 350)
 
 
 def test_least_images_is_the_least():
     for paired in (True, False):
-        test = RiskTest(images=1, alpha=0.01, delta=0.05, paired=paired)
+        test = ExactTest(images=1, alpha=0.01, delta=0.05, paired=paired)
         least = least_images(test)
         assert replace(test, images=least).proves(0, 0)
         assert not replace(test, images=least - 1).proves(0, 0)
@@ -70,7 +76,7 @@ def test_least_images_is_the_least():
 @pytest.mark.parametrize("images", [1, 20, 240, 5000])
 def test_the_smallest_drop_is_the_first_that_could_be_proven(images):
     def could_be_proven(drop):
-        return RiskTest(images=images, alpha=drop, delta=0.05, paired=True).proves(0, 0)
+        return ExactTest(images=images, alpha=drop, delta=0.05, paired=True).proves(0, 0)
 
     smallest = smallest_drop(images, 0.95)
     assert smallest == 1.0 or could_be_proven(smallest)
@@ -78,33 +84,33 @@ def test_the_smallest_drop_is_the_first_that_could_be_proven(images):
 
 
 def test_where_counts_are_unlucky_a_few_images_less_are_used():
-    unlucky = RiskTest(images=402, alpha=0.01, delta=0.05, paired=True)
+    unlucky = ExactTest(images=402, alpha=0.01, delta=0.05, paired=True)
     assert not unlucky.proves(0, 0)
     assert most_useful(unlucky).images == 398
     assert most_useful(replace(unlucky, images=500)).images == 500
 
 
 def test_too_few_images_are_told_from_unlucky_counts_at_once():
-    assert most_useful(RiskTest(images=350, alpha=0.01, delta=0.05, paired=True)) is None
-    assert most_useful(RiskTest(images=1_000_000, alpha=1e-7, delta=0.05, paired=True)) is None
+    assert most_useful(ExactTest(images=350, alpha=0.01, delta=0.05, paired=True)) is None
+    assert most_useful(ExactTest(images=1_000_000, alpha=1e-7, delta=0.05, paired=True)) is None
 
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_more_images_than_anyone_has_are_not_counted(paired):
     for alpha in (1e-7, 1e-12, 1e-300):
-        assert least_images(RiskTest(images=100, alpha=alpha, delta=0.05, paired=paired)) is None
+        assert least_images(ExactTest(images=100, alpha=alpha, delta=0.05, paired=paired)) is None
 
 
 def test_no_drop_and_certainty_cannot_be_tested():
     with pytest.raises(OptionError, match="a drop between 0 and 1"):
-        RiskTest(images=10, alpha=0.0, delta=0.05, paired=True)
+        ExactTest(images=10, alpha=0.0, delta=0.05, paired=True)
     for delta in (0.0, 1e-10, 1.0, float("nan")):
         with pytest.raises(OptionError, match=r"a probability between 0 and 0\.999999999"):
-            RiskTest(images=10, alpha=0.1, delta=delta, paired=True)
+            ExactTest(images=10, alpha=0.1, delta=delta, paired=True)
 
 
 @pytest.mark.parametrize("delta", [1e-9, 1e-6])
 def test_near_certainty_is_as_exact(delta):
     """Less than what is left out of a binomial's tails could not be told from nothing, and was promised."""
-    least = least_images(RiskTest(images=1, alpha=0.01, delta=delta, paired=False))
+    least = least_images(ExactTest(images=1, alpha=0.01, delta=delta, paired=False))
     assert least == math.ceil(math.log(delta) / math.log(0.99))

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from s2dnas_deploy.errors import DataError, OptionError, RecordError
-from s2dnas_deploy.run.calibrate import (
+from s2dnas_deploy.decide.scores import ExitScores
+from s2dnas_deploy.decide.thresholds import (
     NEVER,
     Against,
     Goal,
@@ -17,7 +17,7 @@ from s2dnas_deploy.run.calibrate import (
     losses_of,
     path_of,
 )
-from s2dnas_deploy.run.scores import ExitScores
+from s2dnas_deploy.errors import DataError, OptionError, RecordError
 
 COST = (1.0, 3.0, 10.0)
 SKILL = (0.80, 0.88, 0.93)

@@ -8,7 +8,7 @@ Candidates lie on a path from "nobody leaves" to "everybody leaves at exit 0", a
     threshold k = 1 / (1 + exp(-(τ - offset · k)))       one τ for all exits, on the scale of log odds
 
 The promise is proven by fixed-sequence testing (Angelopoulos et al., "Learn then Test", 2021; for early
-exits: "Fast yet Safe", arXiv 2405.20915): go along the path as long as `risk.Test` proves that the loss is
+exits: "Fast yet Safe", arXiv 2405.20915): go along the path as long as `ExactTest` proves that the loss is
 small, stop at the first candidate where it does not, take the one before. However long the path, a wrong
 candidate is taken with probability δ at most, for the first wrong one must be passed. That holds only if the
 path was fixed before the images were seen; so the offset is chosen on images that prove nothing afterwards.
@@ -24,13 +24,13 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.decide.course import course_of
+from s2dnas_deploy.decide.exact_tests import LEAST_DELTA, ExactTest, least_images, most_useful
 from s2dnas_deploy.decide.flow import chain
 from s2dnas_deploy.decide.rules import CONFIDENCE, NEVER
+from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.walk import walk
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.files.bounds import Between, Share
-from s2dnas_deploy.run.risk import LEAST_DELTA, Test, least_images, most_useful
-from s2dnas_deploy.run.scores import ExitScores
 
 Numbers = npt.NDArray[np.float64]
 Losses = npt.NDArray[np.int8]
@@ -86,9 +86,9 @@ class Goal:
         """What the mean loss must not exceed."""
         return self.drop if self.accuracy is None else 1 - self.accuracy + self.drop
 
-    def test(self, images: int) -> Test:
+    def test(self, images: int) -> ExactTest:
         """The test that proves it on so many images."""
-        return Test(
+        return ExactTest(
             images=images,
             alpha=self.bound,
             delta=1 - self.probability,
@@ -168,7 +168,7 @@ def _divided(
     )
 
 
-def _nothing_proven(goal: Goal, losses: Losses, test: Test) -> DataError:
+def _nothing_proven(goal: Goal, losses: Losses, test: ExactTest) -> DataError:
     """Even the last exit is not good enough, or not surely; `losses` [N] are its own."""
     mean, images = float(losses.mean()), len(losses)
     if goal.against is Against.ACCURACY:
@@ -360,7 +360,7 @@ def _curve(scores: ExitScores, losses: Losses, path: Numbers, cost: Sequence[flo
 _CURVE_POINTS = 60
 
 
-def _useful_images(worse: Numbers, better: Numbers, test: Test) -> int | None:
+def _useful_images(worse: Numbers, better: Numbers, test: ExactTest) -> int | None:
     """How many images would prove the candidate that was seen to lose α/2, by its spread here."""
     within = np.flatnonzero(worse - better <= test.alpha * test.images / 2)
     if not test.paired or not len(within):

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from s2dnas_deploy.decide.exact_tests import binomial_cdf
 from s2dnas_deploy.decide.rules import CONFIDENCE, Threshold
-from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.run.calibrate import (
+from s2dnas_deploy.decide.scores import ExitScores
+from s2dnas_deploy.decide.thresholds import (
     NEVER,
     Against,
     Goal,
@@ -15,8 +16,7 @@ from s2dnas_deploy.run.calibrate import (
     losses_of,
     path_of,
 )
-from s2dnas_deploy.run.risk import binomial_cdf
-from s2dnas_deploy.run.scores import ExitScores
+from s2dnas_deploy.errors import DataError
 
 ODD = np.float32([1, 1.0000001, 2, 1e30, np.inf, -np.inf, np.nan, 0, -0.0, -5])
 ABOVE_1 = (NEVER, 1 + 1e-9, 1.5, 1e300)

@@ -1,12 +1,10 @@
 """What every exit says of every image: the data that thresholds are chosen from.
 
-Place in the flow: bundle + images ──all stages──▶ `ExitScores` ──▶ `calibrate`. Once they are recorded, no
+Place in the flow: bundle + images ──all stages──▶ `ExitScores` ──▶ `thresholds`. Once they are recorded, no
 threshold needs another run.
 """
 
-import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.errors import DataError, RecordError
+from s2dnas_deploy.decide.course import Array
+from s2dnas_deploy.errors import RecordError
 from s2dnas_deploy.files.atomic import write_atomically
 from s2dnas_deploy.files.numpy_file import ArrayFileError, Arrays, arrays_in
 from s2dnas_deploy.quoting import shortened, shown
-from s2dnas_deploy.run.bulk import BulkOptions, decoded
-from s2dnas_deploy.run.cascade import Cascade
-from s2dnas_deploy.run.inputs import Item, truth_of
-from s2dnas_deploy.run.stages import Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,48 +141,3 @@ def _digests(array: Array, key: str) -> tuple[str, ...]:
 
 def _kind_of(array: Array) -> str:
     return f"{shortened(str(array.dtype), 50)} {shown(list(array.shape))}"
-
-
-def exit_scores(
-    cascade: Cascade,
-    items: Sequence[Item],
-    options: BulkOptions,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> ExitScores:
-    """Run every stage on every image; an image that cannot be read is an error. Truth if all have one."""
-    exits, total = len(cascade.names), len(items)
-    label = np.empty((exits, total), np.int64)
-    confidence = np.empty((exits, total), np.float32)
-    digest = hashlib.sha256()
-    done = 0
-    for images in _batches(decoded((item.source for item in items), cascade.reader, options), options.batch):
-        rows = slice(done, done + len(images))
-        label[:, rows], confidence[:, rows] = cascade.all_exits(images)
-        digest.update(np.ascontiguousarray(images).data)  # those that came channels first are views
-        done += len(images)
-        progress(done, total)
-    return ExitScores(
-        label=label,
-        confidence=confidence,
-        truth=truth_of(items, cascade.labels),
-        graphs=graphs_of(cascade.manifest),
-        images=digest.hexdigest(),
-    )
-
-
-def graphs_of(manifest: Manifest) -> tuple[str, ...]:
-    """The sha256 of each stage: whose scores these are."""
-    return tuple(stage.graph.sha256 for stage in manifest.stages)
-
-
-def _batches(images: Iterable[Array | DataError], size: int) -> Iterable[Array]:
-    batch: list[Array] = []
-    for image in images:
-        if isinstance(image, DataError):
-            raise image
-        batch.append(image)
-        if len(batch) == size:
-            yield np.stack(batch)
-            batch = []
-    if batch:
-        yield np.stack(batch)

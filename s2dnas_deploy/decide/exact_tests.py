@@ -40,7 +40,7 @@ _MOST_TRIED = 1_000_000  # images: more than that is no number to go by, and tak
 
 
 @dataclass(frozen=True, kw_only=True)
-class Test:
+class ExactTest:
     """A test at level `delta` of "the mean loss of `images` images is above `alpha`"."""
 
     images: int
@@ -78,7 +78,7 @@ class Test:
         return _smallest_z(self.images, self.alpha, self.delta)
 
 
-def most_useful(test: Test) -> Test | None:
+def most_useful(test: ExactTest) -> ExactTest | None:
     """The test on as many images as there are, or on a few less; None if too few to prove anything.
 
     Counts are whole: where n·α passes one, a few images more can prove less (400 to 404 at α = 1%).
@@ -92,7 +92,7 @@ def most_useful(test: Test) -> Test | None:
     return None
 
 
-def least_images(test: Test) -> int | None:
+def least_images(test: ExactTest) -> int | None:
     """How many images it takes to prove anything, if not one of them has a loss; None if over a million."""
     # Fewer would not do even if each loss were 0 or 1: (1 - α)ⁿ > δ.
     fewest = math.log(test.delta) / math.log1p(-test.alpha)
@@ -115,7 +115,7 @@ def smallest_drop(images: int, probability: float) -> float:
     first = 1000 * (1 - delta ** (1 / images))
     drops = (tenths / 1000 for tenths in range(math.ceil(first), 1000))
     return next(
-        (a for a in drops if Test(images=images, alpha=a, delta=delta, paired=True).proves(0, 0)), 1.0
+        (a for a in drops if ExactTest(images=images, alpha=a, delta=delta, paired=True).proves(0, 0)), 1.0
     )
 
 
