@@ -17,8 +17,8 @@ import click
 from click.testing import CliRunner
 from PIL import Image
 
-import s2dnas_deploy.cli.bundle_text
-import s2dnas_deploy.cli.run_text
+import s2dnas_deploy.cli.text.bundle
+import s2dnas_deploy.cli.text.run
 import s2dnas_deploy.run.job  # noqa: F401  # all here, or each child would import them anew
 
 Image.init()

@@ -6,15 +6,15 @@
 import click
 
 from s2dnas_deploy import __version__
-from s2dnas_deploy.cli.bench import bench
-from s2dnas_deploy.cli.calibrate import calibrate
 from s2dnas_deploy.cli.command import GuardedGroup
-from s2dnas_deploy.cli.demo import demo
-from s2dnas_deploy.cli.export import export
-from s2dnas_deploy.cli.inspect import inspect
-from s2dnas_deploy.cli.run import run
-from s2dnas_deploy.cli.search import search
-from s2dnas_deploy.cli.train import train
+from s2dnas_deploy.cli.commands.bench import bench
+from s2dnas_deploy.cli.commands.calibrate import calibrate
+from s2dnas_deploy.cli.commands.demo import demo
+from s2dnas_deploy.cli.commands.export import export
+from s2dnas_deploy.cli.commands.inspect import inspect
+from s2dnas_deploy.cli.commands.run import run
+from s2dnas_deploy.cli.commands.search import search
+from s2dnas_deploy.cli.commands.train import train
 
 
 @click.group(cls=GuardedGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,4 +1,4 @@
-"""What all commands share: errors as one message and an exit code, and the form of common values."""
+"""What all commands share: errors as one message and an exit code."""
 
 import errno
 import signal
@@ -13,8 +13,6 @@ import click
 from s2dnas_deploy import __version__
 from s2dnas_deploy.cli.console import lost_where_nobody_reads, open_closed_streams, readable, say, silence
 from s2dnas_deploy.errors import S2dnasError
-from s2dnas_deploy.files.strict_json import MisfitError, parse
-from s2dnas_deploy.quoting import shown
 
 INTERRUPTED = 130
 DEBUG = "s2dnas_deploy.debug"
@@ -154,95 +152,3 @@ def _of_system(error: OSError) -> str:
 def _end(message: str, code: int) -> NoReturn:
     say(message)
     sys.exit(code)
-
-
-class Shape(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
-    """An image's shape as `3x32x32`: channels, height, width."""
-
-    name = "CxHxW"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Three whole numbers with x between."""
-        if isinstance(value, tuple):
-            return value
-        parts = str(value).lower().split("x")
-        if len(parts) != 3 or not all(map(_is_size, parts)):
-            self.fail(
-                f"{shown(value)} is not of the form CHANNELSxHEIGHTxWIDTH, for example 3x32x32", param, ctx
-            )
-        first, second, last = (int(part) for part in parts)
-        if first * second * last > _MOST_VALUES:
-            self.fail(f"{value!r} has more than {_MOST_VALUES:,} values an image", param, ctx)
-        if last in (1, 3) and first == second > 4:
-            self.fail(f"{value!r} has its channels last; did you mean {last}x{first}x{second}?", param, ctx)
-        return first, second, last
-
-
-_MOST_VALUES = 100_000_000
-
-
-def _is_size(text: str) -> bool:
-    """Whether it is a whole number above 0 of no more digits than a size can have."""
-    return text.isdecimal() and len(text) <= 9 and int(text) > 0
-
-
-_LONGEST_OBJECT = 2**20
-
-
-class JsonObject(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
-    """A JSON object, such as `{"num_classes": 10}`."""
-
-    name = "JSON"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The object as a dictionary."""
-        if isinstance(value, dict):
-            return value
-        try:
-            result = parse(value, largest_bytes=_LONGEST_OBJECT)
-        except MisfitError as misfit:
-            self.fail(f"{shown(value)} is not JSON that a model can keep: {misfit}", param, ctx)
-        if not isinstance(result, dict):
-            self.fail(
-                f'{shown(value)} is not a JSON object; expected for example {{"num_classes": 10}}', param, ctx
-            )
-        return result
-
-
-class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
-    """Numbers with commas between, such as `1,1,2`."""
-
-    name = "N,N,…"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The numbers as a tuple."""
-        parts = value if isinstance(value, (tuple, list)) else str(value).split(",")
-        try:
-            return tuple(float(part) for part in parts)
-        except (TypeError, ValueError, OverflowError):
-            self.fail(f"{shown(value)} is not a list of numbers with commas between", param, ctx)
-
-
-class Counts(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
-    """Whole numbers above 0 with commas between, such as `1,2,4`."""
-
-    name = "N,N,…"
-
-    def __init__(self, *, most: int) -> None:
-        self.most = most
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The numbers as a tuple."""
-        if isinstance(value, (tuple, list)):
-            return tuple(value)
-        try:
-            counts = tuple(int(part) for part in str(value).split(","))
-        except ValueError:
-            counts = (0,)
-        if not 0 < min(counts) <= max(counts) <= self.most:
-            self.fail(
-                f"{shown(value)} is not a list of whole numbers from 1 to {self.most:,} with commas between",
-                param,
-                ctx,
-            )
-        return counts

@@ -4,12 +4,15 @@ Names of files, labels and bundles come from anyone, and a terminal obeys what i
 is for a person goes through `readable`.
 """
 
+import ctypes
 import io
+import logging
 import os
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 import click
@@ -80,6 +83,16 @@ def open_closed_streams() -> None:
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may know few letters
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def silence_pillow() -> None:
+    """Keep what pillow says of odd files from the terminal; what cannot be read is reported as an answer."""
+    from PIL import _imaging
+
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    with suppress(AttributeError, OSError):  # where libtiff is a part of pillow, or is not there
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 class Console:

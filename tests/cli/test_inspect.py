@@ -18,7 +18,7 @@ from s2dnas_deploy.build.source import build_network  # noqa: E402
 from s2dnas_deploy.build.static_network import read_network  # noqa: E402
 from s2dnas_deploy.bundle.preprocessing import Preprocessing  # noqa: E402
 from s2dnas_deploy.cli import inspect  # noqa: E402
-from s2dnas_deploy.cli.inspection_text import human, human_bytes, percent, table  # noqa: E402
+from s2dnas_deploy.cli.text.inspection import human, human_bytes, percent, table  # noqa: E402
 from s2dnas_deploy.errors import CheckpointError  # noqa: E402
 
 MODELS = Path(__file__).resolve().parents[2] / "models"

@@ -31,7 +31,7 @@ from small_networks import residual
 
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.cli import run as command
-from s2dnas_deploy.cli.run import _Stop
+from s2dnas_deploy.cli.commands.run import _Stop
 from s2dnas_deploy.run import stages
 from s2dnas_deploy.run.bulk import Bulk, BulkOptions
 from s2dnas_deploy.run.cascade import Cascade

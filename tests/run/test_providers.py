@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from scored_bundle import scored_bundle
 
-from s2dnas_deploy.cli import bundle_options
+from s2dnas_deploy.cli.options import bundle as bundle_options
 from s2dnas_deploy.errors import BundleError, OptionError, ProviderError
 from s2dnas_deploy.run import providers
 from s2dnas_deploy.run.cascade import Cascade

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_up_report import TIMES, made_up_report
 
-from s2dnas_deploy.cli.bench_text import report_csv, report_text
+from s2dnas_deploy.cli.text.bench import report_csv, report_text
 from s2dnas_deploy.errors import RecordError
 from s2dnas_deploy.run.bench.report import Report
 from s2dnas_deploy.run.bench.subjects import YARDSTICKS

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from s2dnas_deploy.cli.bundle_options import PROVIDERS, silence_pillow, trust_option
-from s2dnas_deploy.cli.calibrate import Share
-from s2dnas_deploy.cli.command import Command, Counts, GuardedGroup
-from s2dnas_deploy.cli.console import Console, print_result
+from s2dnas_deploy.cli.command import Command, GuardedGroup
+from s2dnas_deploy.cli.console import Console, print_result, silence_pillow
+from s2dnas_deploy.cli.options.bundle import PROVIDERS, trust_option
+from s2dnas_deploy.cli.options.kinds import Counts, Share
 from s2dnas_deploy.errors import BundleError, DataError
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
 from s2dnas_deploy.quoting import shown
@@ -380,7 +380,7 @@ def show(**options: Any) -> None:
 @click.option("--force", is_flag=True, help="Compare different machines, bundles or images all the same.")
 def compare(**options: Any) -> None:
     """Tell whether AFTER is slower than BEFORE, beyond noise; both were written by s2dnas-bench --out."""
-    from s2dnas_deploy.cli.bench_text import comparison_text
+    from s2dnas_deploy.cli.text.bench import comparison_text
     from s2dnas_deploy.run.bench.compare import compare as compare_reports
     from s2dnas_deploy.run.bench.report import Report
 
@@ -401,7 +401,7 @@ def _show(report: "Report", options: dict[str, Any]) -> None:
     """The table, and whatever is to be written: what cannot be shown is kept, and the other way round."""
     from dataclasses import asdict
 
-    from s2dnas_deploy.cli.bench_text import report_csv, report_text
+    from s2dnas_deploy.cli.text.bench import report_csv, report_text
     from s2dnas_deploy.run.bench.page import page_of
     from s2dnas_deploy.run.bench.summary import summarise
 

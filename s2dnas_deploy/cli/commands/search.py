@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s2dnas_deploy.cli.bundle_options import silence_pillow
 from s2dnas_deploy.cli.command import ResumableCommand
-from s2dnas_deploy.cli.console import Console, print_result
-from s2dnas_deploy.cli.network_options import network_options
-from s2dnas_deploy.cli.recipe import apply_recipe
-from s2dnas_deploy.cli.train import summary_of
-from s2dnas_deploy.cli.training_options import training_options, training_request
+from s2dnas_deploy.cli.commands.train import summary_of
+from s2dnas_deploy.cli.console import Console, print_result, silence_pillow
+from s2dnas_deploy.cli.options.network import network_options
+from s2dnas_deploy.cli.options.recipe import apply_recipe
+from s2dnas_deploy.cli.options.training import training_options, training_request
 
 if TYPE_CHECKING:
     from s2dnas_deploy.build.search.session import Found

@@ -6,67 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s2dnas_deploy.cli.bundle_options import (
+from s2dnas_deploy.cli.command import Command
+from s2dnas_deploy.cli.console import Console, print_result, say, silence_pillow
+from s2dnas_deploy.cli.options.bundle import (
     bundle_options,
     check_bundle_is_named,
     sign_option,
-    silence_pillow,
 )
-from s2dnas_deploy.cli.command import Command
-from s2dnas_deploy.cli.console import Console, print_result, say
+from s2dnas_deploy.cli.options.kinds import Macs, Share
 from s2dnas_deploy.run.limits import MOST_BATCH
 
 if TYPE_CHECKING:
     from s2dnas_deploy.decide.thresholds import Against
     from s2dnas_deploy.run.calibration import Calibration, CalibrationRequest
-
-
-class Share(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
-    """A share, as a number between 0 and 1 or in percent: 0.005 or 0.5%."""
-
-    name = "SHARE"
-
-    def __init__(self, *, most: float = 1.0) -> None:
-        self.most = most
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The share as a number."""
-        if isinstance(value, float):
-            return value
-        text = str(value)
-        try:
-            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        except ValueError:
-            self.fail(f"{value!r} is neither a number nor a percentage, such as 0.005 or 0.5%", param, ctx)
-        if not 0 < share < 1:
-            meant = f"; did you mean {text}%?" if 1 <= share < 100 and not text.endswith("%") else ""
-            self.fail(f"{value!r} is not above 0 and below 1 (or 100%){meant}", param, ctx)
-        if share >= self.most and not text.endswith("%"):
-            self.fail(
-                f"{value} would be {100 * share:g} points; for {value} points write {value}% or "
-                f"{share / 100:g}, and if you mean it {100 * share:g}%",
-                param,
-                ctx,
-            )
-        return share
-
-
-class Macs(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
-    """A number of MACs, such as 20M or 1.5G."""
-
-    name = "MACS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number, without K, M or G."""
-        text = str(value).upper()
-        unit = {"K": 1e3, "M": 1e6, "G": 1e9}.get(text[-1:])
-        try:
-            macs = float(text) if unit is None else float(text[:-1]) * unit
-        except ValueError:
-            macs = 0.0
-        if not 0 < macs < float("inf"):
-            self.fail(f"{value!r} is not a number of MACs, such as 20M or 1.5G", param, ctx)
-        return macs
 
 
 @click.command(cls=Command)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from s2dnas_deploy.cli.bench import bench
-from s2dnas_deploy.cli.calibrate import calibrate
 from s2dnas_deploy.cli.command import DEBUG, Command
+from s2dnas_deploy.cli.commands.bench import bench
+from s2dnas_deploy.cli.commands.calibrate import calibrate
+from s2dnas_deploy.cli.commands.export import export
+from s2dnas_deploy.cli.commands.inspect import inspect
+from s2dnas_deploy.cli.commands.run import run
+from s2dnas_deploy.cli.commands.search import search
+from s2dnas_deploy.cli.commands.train import train
 from s2dnas_deploy.cli.console import Console, print_result
-from s2dnas_deploy.cli.export import export
-from s2dnas_deploy.cli.inspect import inspect
-from s2dnas_deploy.cli.run import run
-from s2dnas_deploy.cli.search import search
-from s2dnas_deploy.cli.train import train
 from s2dnas_deploy.files.atomic import check_writable
 
 if TYPE_CHECKING:

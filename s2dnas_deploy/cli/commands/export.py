@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from s2dnas_deploy.bundle.exits import RULES
-from s2dnas_deploy.cli.bundle_options import sign_option, silence_pillow
-from s2dnas_deploy.cli.command import Command, Numbers
-from s2dnas_deploy.cli.console import Console, print_result
-from s2dnas_deploy.cli.network_options import network_options, spelled
+from s2dnas_deploy.cli.command import Command
+from s2dnas_deploy.cli.console import Console, print_result, silence_pillow
+from s2dnas_deploy.cli.options.bundle import sign_option
+from s2dnas_deploy.cli.options.kinds import Numbers
+from s2dnas_deploy.cli.options.network import network_options, spelled
 
 if TYPE_CHECKING:
     from s2dnas_deploy.build.export.session import ExportRequest

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import click
 
-from s2dnas_deploy.cli.command import JsonObject, Shape
+from s2dnas_deploy.cli.options.kinds import JsonObject, Shape
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s2dnas_deploy.cli.bundle_options import trust_option
 from s2dnas_deploy.cli.command import Command
 from s2dnas_deploy.cli.console import print_result, say
-from s2dnas_deploy.cli.inspection_text import in_words
-from s2dnas_deploy.cli.network_options import network_options, spelled
+from s2dnas_deploy.cli.options.bundle import trust_option
+from s2dnas_deploy.cli.options.network import network_options, spelled
+from s2dnas_deploy.cli.text.inspection import in_words
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
 from s2dnas_deploy.files.plain_file import open_file
 
@@ -96,7 +96,7 @@ def inspect(**options: Any) -> None:
 
 def _show_bundle(options: dict[str, Any]) -> None:
     from s2dnas_deploy.bundle.bundle import load_bundle, verify_bundle
-    from s2dnas_deploy.cli.bundle_text import bundle_in_words
+    from s2dnas_deploy.cli.text.bundle import bundle_in_words
 
     elsewhere = ("model", "input_shape", "weights", "weights_key", "plan", "picture", "write_plan")
     given = [name for name in elsewhere if options[name] is not None]

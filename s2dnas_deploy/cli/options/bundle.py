@@ -1,11 +1,7 @@
 """The options that name a bundle and how to run it, spelled alike wherever one is run."""
 
-import ctypes
-import logging
 import os
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,16 +72,6 @@ def check_bundle_is_named(bundle: Path, places: Sequence[str]) -> None:
             f"no bundle is named, and the current folder is none, for it has no {MANIFEST}: name one with "
             "--bundle, or in S2DNAS_BUNDLE; s2dnas-export writes it"
         )
-
-
-def silence_pillow() -> None:
-    """Keep what pillow says of odd files from the terminal; what cannot be read is reported as an answer."""
-    from PIL import _imaging
-
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
-    with suppress(AttributeError, OSError):  # where libtiff is a part of pillow, or is not there
-        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def bundle_options(function: Function) -> Function:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from s2dnas_deploy.cli.bundle_options import bundle_options, check_bundle_is_named, silence_pillow
-from s2dnas_deploy.cli.command import INTERRUPTED, Command, Numbers
-from s2dnas_deploy.cli.console import Console, say
+from s2dnas_deploy.cli.command import INTERRUPTED, Command
+from s2dnas_deploy.cli.console import Console, say, silence_pillow
+from s2dnas_deploy.cli.options.bundle import bundle_options, check_bundle_is_named
+from s2dnas_deploy.cli.options.kinds import Numbers
 from s2dnas_deploy.run.limits import MOST_BATCH, MOST_WORKERS
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def run(**options: Any) -> None:
     """  # noqa: D301
     check_bundle_is_named(options["bundle"], options["images"])
     request = _request(options)
-    from s2dnas_deploy.cli.run_text import summary_in_words
+    from s2dnas_deploy.cli.text.run import summary_in_words
     from s2dnas_deploy.run.job import run_job
 
     silence_pillow()

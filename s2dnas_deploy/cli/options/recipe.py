@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 from click.core import ParameterSource
 
-from s2dnas_deploy.cli.command import JsonObject, Numbers
+from s2dnas_deploy.cli.options.kinds import JsonObject, Numbers
 from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.files.strict_json import MisfitError, parse
 from s2dnas_deploy.quoting import in_a_line, is_shown, shown

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from s2dnas_deploy.cli.command import Numbers
-from s2dnas_deploy.cli.recipe import check_code_of_recipe, is_from_recipe
+from s2dnas_deploy.cli.options.kinds import Numbers
+from s2dnas_deploy.cli.options.recipe import check_code_of_recipe, is_from_recipe
 
 if TYPE_CHECKING:
     from s2dnas_deploy.build.training.session import Request

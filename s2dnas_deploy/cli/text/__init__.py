@@ -1,0 +1,1 @@
+"""Results in words: tables and sentences for a person, nothing computed but the rounding."""
