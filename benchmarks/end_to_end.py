@@ -40,7 +40,7 @@ BELOW_STATIC = ("--max-drop", "0.5%", "--static", "{static}")
 GOALS = {
     "0.5 points below the last exit, 95% sure": ("--max-drop", "0.5%"),
     "0.5 points below the static network, 95% sure": BELOW_STATIC,
-    "0.5 points below the static network, even odds": (*BELOW_STATIC, "--confidence", "0.5"),
+    "0.5 points below the static network, even odds": (*BELOW_STATIC, "--probability", "0.5"),
     "in {share:g} of the static network's time": ("--target-ms", "{budget_ms}"),
 }
 """What thresholds are chosen for, and how `s2dnas-calibrate` is told."""
@@ -95,7 +95,7 @@ def _measured(folder: Path, data: str, static: Path, *, seconds: int) -> Iterato
         bundle = folder / f"bundle-{precision}"
         kind = ["--int8"] if precision == "int8" else ["--held-out", str(held_out)]
         if not bundle.exists():
-            judged_by = ["--data", data, "--static", str(static)]
+            judged_by = ["--data", data, "--static-model", str(static)]
             _command("export", str(folder / "model.pt"), "--out", str(bundle), *judged_by, *kind)
         known = {"static": str(static_beside(bundle)), "share": SHARES[precision], "budget_ms": 0.0}
         for number, (goal, options) in enumerate(GOALS.items()):

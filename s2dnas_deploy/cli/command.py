@@ -12,6 +12,7 @@ import click
 
 from s2dnas_deploy import __version__
 from s2dnas_deploy.cli.console import lost_where_nobody_reads, open_closed_streams, readable, say, silence
+from s2dnas_deploy.cli.options.sections import write_sections
 from s2dnas_deploy.errors import S2dnasError
 
 INTERRUPTED = 130
@@ -55,6 +56,10 @@ def _readable_errors() -> Iterator[None]:
 class GuardedGroup(Guarded, click.Group):
     """A group of commands."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which a person needs them."""
+        return list(self.commands)
+
 
 class Command(Guarded):
     """A command that ends with the exit code of the error it met; `--debug` shows the traceback."""
@@ -71,6 +76,10 @@ class Command(Guarded):
         super().__init__(*args, **kwargs)
         click.version_option(__version__, prog_name="s2dnas_deploy")(self)
         self.params.append(click.Option(["--debug"], is_flag=True, help="Show the traceback of an error."))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options in their sections."""
+        write_sections(self.get_params(ctx), ctx, formatter)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn what it raises into a message and an exit code."""

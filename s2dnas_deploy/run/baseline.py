@@ -61,8 +61,8 @@ class Baseline:
         more = sorted(set(names) - set(ANSWERS))
         if len(self._outputs) > 1 and more:
             raise OptionError(
-                f"{path}: expected the static network, as s2dnas-export --static writes it beside a bundle; "
-                f"this is a part of one, for beside its answers it gives {shown(more[0])}"
+                f"{path}: expected the static network, as s2dnas-export --static-model writes it beside a "
+                f"bundle; this is a part of one, for beside its answers it gives {shown(more[0])}"
             )
         size = self._input.shape[0]
         self.fixed_batch = size if isinstance(size, int) else None

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, verify_bundle
+from s2dnas_deploy.bundle.bundle import MANIFEST, Bundle, load_bundle, verify_bundle
 from s2dnas_deploy.bundle.manifest import Expected, Manifest, Promise
-from s2dnas_deploy.bundle.saving import replace_manifest
+from s2dnas_deploy.bundle.saving import check_card_replaceable, replace_manifest
 from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.thresholds import (
@@ -29,6 +29,7 @@ from s2dnas_deploy.decide.thresholds import (
     in_points,
 )
 from s2dnas_deploy.errors import DataError, OptionError, RecordError
+from s2dnas_deploy.files.atomic import check_writable
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.run.baseline import Baseline, static_answers
 from s2dnas_deploy.run.bulk import BulkOptions
@@ -111,6 +112,7 @@ class Calibration:
 
 def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
     """Choose thresholds and write them into the bundle."""
+    _check_writable(request)
     bundle = load_bundle(request.bundle, request.trust)
     _refuse_without_path(bundle)
     signer = None
@@ -164,6 +166,15 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
         static_accuracy=_share_right(scores),
         unsigned=unsigned,
     )
+
+
+def _check_writable(request: CalibrationRequest) -> None:
+    """What is written in the end can be, which is better known before the work."""
+    if request.scores is not None:
+        check_writable(request.scores, "--scores")
+    if request.write:
+        check_writable(request.bundle / MANIFEST, "--bundle")
+        check_card_replaceable(request.bundle)
 
 
 def _refuse_without_path(bundle: Bundle) -> None:
@@ -280,7 +291,7 @@ def _asked(
     assert static is not None, "no static network was given"
     if not static.is_file():
         raise OptionError(
-            f"--static {static}: no such file; s2dnas-export --static writes one beside the bundle"
+            f"--static {static}: no such file; s2dnas-export --static-model writes one beside the bundle"
         )
     others = OptionError(
         f"--static {static} is asked about every image; expected the {len(scores)} that --scores "

@@ -19,12 +19,13 @@ import onnxruntime
 
 from s2dnas_deploy.bundle.preprocessing import ImageShape
 from s2dnas_deploy.errors import DataError, PlanError, RecordError
+from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
 from s2dnas_deploy.files.bounds import Length, Matching
 from s2dnas_deploy.files.document import Form, Head
 from s2dnas_deploy.files.numpy_file import ArrayFileError, arrays_in
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.quoting import shown
-from s2dnas_deploy.reporter import Progress
+from s2dnas_deploy.reporter import Progress, Reporter
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.environment import processor
 from s2dnas_deploy.run.timing import StageTimes, time_stages
@@ -128,6 +129,33 @@ def _plans(documents: Mapping[str, Mapping[str, Any]], path: Path) -> dict[str, 
         except PlanError as problem:
             raise RecordError(f"{path}: probes[{shown(name)}].plan: {problem}") from problem
     return plans
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileRequest:
+    """Which folder of probes to time, on what, and where the profile goes."""
+
+    probes: Path
+    provider: str = "auto"
+    threads: int = 1
+    out: Path
+
+
+def write_profile(request: ProfileRequest, reporter: Reporter) -> Profile:
+    """Time the probes, and write what a search on another machine needs to know of this one."""
+    check_writable(request.out)
+    profile = measure_profile(
+        request.probes,
+        provider=request.provider,
+        threads=request.threads,
+        progress=reporter.phase("timing"),
+    )
+    write_text_atomically(request.out, profile.to_json())
+    reporter.say(
+        f"{len(profile.times)} probes timed on {profile.device['processor']}, "
+        f"{profile.device['provider']}: {request.out}"
+    )
+    return profile
 
 
 def measure_profile(folder: Path, *, provider: str, threads: int | None, progress: Progress) -> Profile:

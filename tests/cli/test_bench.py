@@ -70,7 +70,7 @@ def bundle(tmp_path_factory) -> Path:
         folder / "m.pt",
         "--out",
         folder / "b",
-        "--static",
+        "--static-model",
         folder / "static.pt",
         "--threshold",
         threshold,
@@ -372,7 +372,7 @@ def test_help_is_the_groups(bundle):
 
 def test_the_static_network_must_be_one(bundle, tmp_path):
     model = bundle.parent / "m.pt"
-    result = command(export, model, "--out", tmp_path / "b", "--static", model)
+    result = command(export, model, "--out", tmp_path / "b", "--static-model", model)
     assert result.exit_code == 2
     assert "it has 3 stages; expected the static network" in result.stderr
     assert not (tmp_path / "b").exists()
@@ -384,7 +384,7 @@ def test_the_static_network_must_be_one(bundle, tmp_path):
 @pytest.fixture(scope="module")
 def kit(bundle, images, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("a board")
-    result = command(bench, "pack", bundle, "--data", images, "--out", folder / "kit.zip", "--images", 40)
+    result = command(bench, "pack", bundle, "--data", images, "--out", folder / "kit.zip", "--limit", 40)
     assert result.exit_code == 0, result.output
     with zipfile.ZipFile(folder / "kit.zip") as archive:
         assert archive.getinfo("kit/run.sh").external_attr >> 16 & 0o111, "run.sh may be executed"
@@ -428,7 +428,7 @@ def test_a_kit_installs_itself(bundle, images, kit, tmp_path, inside):
         version = ".".join(map(str, sys.version_info[:2]))
         out = tmp_path / "kit.zip"
         result = command(
-            bench, "pack", bundle, "--data", images, "--images", 40, "--out", out,
+            bench, "pack", bundle, "--data", images, "--limit", 40, "--out", out,
             "--platform", f"linux-{os.uname().machine}", "--python", version,
         )  # fmt: skip
         assert result.exit_code == 0, result.output

@@ -349,7 +349,7 @@ def test_an_exit_that_has_learnt_nothing_is_told_of(bundle, made, tmp_path):
         (["--static", "a.onnx", "--unlabelled"], 2, "--static needs true classes"),
         (["--static", "a.onnx", "--target-macs", "3M"], 2, "--target-macs and --static exclude"),
         (["--batch", "65537"], 2, "1<=x<=65536"),
-        (["--confidence", "0.99999999999"], 2, "expected a probability between 0 and 0.999999999, got"),
+        (["--probability", "0.99999999999"], 2, "expected a probability between 0 and 0.999999999, got"),
         (["--max-drop", "0.0000000000001%"], 1, "it takes more than a million to prove it if not one"),
         (["--threads", "5000"], 2, "1<=x<="),
     ],

@@ -155,7 +155,7 @@ def test_a_winner_that_is_beaten_makes_room(weights, tmp_path):
     assert load_model(tmp_path / "m.pt")
 
 
-@pytest.mark.parametrize("more", [["--evaluations=1"], ["--finalists=1", "--epochs=0"], ["--batch-size=16"]])
+@pytest.mark.parametrize("more", [["--evaluations=1"], ["--finalists=1", "--epochs=0"], ["--batch=16"]])
 def test_small_searches_end_well(weights, tmp_path, more):
     result = run(*options(weights, tmp_path / "m.pt", "--shared-epochs=0", "--target=0.9", *more))
     assert result.exit_code == 0, result.output

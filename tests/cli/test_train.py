@@ -21,7 +21,7 @@ from s2dnas_deploy.cli import main, train
 
 DIGITS = [
     "--model", f"{MODELS}/digits_cnn.py:digits_cnn", "--input", "1x8x8", "--data", "digits",
-    "--normalize", "data", "--augment", "crop", "--crop-padding", "1", "--batch-size", "64", "--lr", "0.05",
+    "--normalize", "data", "--augment", "crop", "--crop-padding", "1", "--batch", "64", "--lr", "0.05",
 ]  # fmt: skip
 
 
@@ -157,7 +157,7 @@ def test_a_recipe_with_an_unknown_key_is_a_usage_error(tmp_path):
         (["--plan", "uniform:0.5,0.6"], 2, "sum to 1"),
         (["--plan", "depth:nowhere"], 2, "no node 'nowhere' to exit at"),
         (["--plan", "static", "--weights", "missing.pt"], 3, "no weights file missing.pt"),
-        (["--plan", "static", "--batch-size", "1"], 2, "batch size: expected 2 to 1048576"),
+        (["--plan", "static", "--batch", "1"], 2, "batch size: expected 2 to 1048576"),
         (["--plan", "static", "--input", "8x8"], 2, "CHANNELSxHEIGHTxWIDTH"),
         (["--plan", "static", "--input", "8x8x1"], 2, "channels last; did you mean 1x8x8?"),
         (["--plan", "static", "--input", "3x8x8"], 1, "cannot be run on a 3x8x8 image"),

@@ -106,7 +106,9 @@ def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
         write_atomically(beside, lambda stream: stream.write(static))
         reporter.say(f"{beside}: the static network, for s2dnas-bench")
     elif beside.exists():
-        reporter.say(f"{beside} is of an earlier export: s2dnas-bench leaves it out (give --static anew)")
+        reporter.say(
+            f"{beside} is of an earlier export: s2dnas-bench leaves it out (give --static-model anew)"
+        )
     return manifest
 
 
@@ -125,11 +127,13 @@ def _static_graph(path: Path, export: Export, reporter: Reporter, *, split: bool
     model, chain = load_model(path), export.chain
     if model.network.stages != 1:
         raise OptionError(
-            f"--static {path}: it has {model.network.stages} stages; expected the static network, a model.pt "
-            "of one stage, such as s2dnas-train leaves in model.run/static.pt"
+            f"--static-model {path}: it has {model.network.stages} stages; expected the static network, a "
+            "model.pt of one stage, such as s2dnas-train leaves in model.run/static.pt"
         )
     if model.class_names != chain.class_names or not _reads_alike(model, chain):
-        raise OptionError(f"--static {path}: it is for other images or classes than the network to export")
+        raise OptionError(
+            f"--static-model {path}: it is for other images or classes than the network to export"
+        )
     reporter.say(f"exporting the static network, {path}")
     static = replace(
         export,

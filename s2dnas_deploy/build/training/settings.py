@@ -59,7 +59,7 @@ class Settings:
         _check(0 <= self.label_smoothing < 1, "label smoothing", self.label_smoothing, "from 0 to below 1")
         _check(0 <= self.distill <= 1, "distill", self.distill, "from 0 to 1")
         _check(0 <= self.self_distill <= 1, "self-distill", self.self_distill, "from 0 to 1")
-        _check(0 < self.temperature < inf, "temperature", self.temperature, "a finite number above 0")
+        _check(0 < self.temperature < inf, "distill temperature", self.temperature, "a finite number above 0")
         _check(0 <= self.ema < 1, "ema", self.ema, "from 0 (off) to below 1")
         weights, padding = self.exit_weights, self.crop_padding or 0
         _check(

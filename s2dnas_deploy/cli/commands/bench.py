@@ -2,16 +2,35 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from s2dnas_deploy.cli.command import Command, GuardedGroup
 from s2dnas_deploy.cli.console import Console, print_result, silence_pillow
-from s2dnas_deploy.cli.options.bundle import PROVIDERS, trust_option
+from s2dnas_deploy.cli.options.bundle import (
+    PROVIDERS,
+    batch_option,
+    provider_option,
+    static_option,
+    threads_option,
+    trust_option,
+)
 from s2dnas_deploy.cli.options.kinds import Counts, Share
+from s2dnas_deploy.cli.options.sections import (
+    ADVANCED,
+    INPUT,
+    OUTPUT,
+    RUNNING,
+    Declared,
+    gathered,
+    option,
+    quiet_option,
+    section,
+)
 from s2dnas_deploy.errors import BundleError, DataError
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
 from s2dnas_deploy.quoting import shown
@@ -21,7 +40,6 @@ if TYPE_CHECKING:
     from s2dnas_deploy.run.bench.report import Report
 
 _MEASURE = "measure"
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class _Bench(GuardedGroup):
@@ -64,75 +82,115 @@ def bench() -> None:
     """  # noqa: D301
 
 
-def _out(*names: str, what: str) -> Callable[[Function], Function]:
-    return click.option(*names, type=click.Path(dir_okay=False, path_type=Path), help=what)
+def _file(name: str, what: str) -> Declared[Any]:
+    return option(name, type=click.Path(dir_okay=False, path_type=Path), help=what)
 
 
-def _images(*, required: bool) -> Callable[[Function], Function]:
+def _images(*, required: bool) -> Declared[Any]:
     what = "Images, named as for s2dnas-run; may be repeated."
-    return click.option("--data", "places", multiple=True, required=required, metavar="IMAGES", help=what)
+    return option("--data", "places", multiple=True, required=required, metavar="IMAGES", help=what)
 
 
-_STATIC = click.option(
-    "--static",
-    type=click.Path(path_type=Path),
-    help="The static network as ONNX, to compare with. [default: BUNDLE.static.onnx, if export wrote it]",
-)
+def _seconds(default: float, what: str) -> Declared[Any]:
+    seconds = click.FloatRange(0, min_open=True)
+    return option("--seconds", type=seconds, default=default, show_default=True, help=what)
+
+
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_NOISE = click.option("--noise", is_flag=True, help="Accept images that look like random noise.")
+_REPORT = click.Path(exists=True, dir_okay=False, path_type=Path)
+_noise = option("--noise", is_flag=True, help="Accept images that look like random noise.")
+_html = _file("--html", "Write a page with plots.")
+_csv = _file("--csv", "Write a row for each network and setting.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    """Where a report goes, beside the terminal."""
+
+    out: Path | None = None
+    html: Path | None
+    csv: Path | None
+
+    def check(self) -> None:
+        """They can be written, which is better known before the work."""
+        for name, file in (("--out", self.out), ("--html", self.html), ("--csv", self.csv)):
+            if file is not None:
+                check_writable(file, name)
 
 
 @bench.command(_MEASURE, cls=_OnImages)
 @click.argument("folder", metavar="[BUNDLE]", required=False, type=_FOLDER)
-@click.option(
-    "--bundle",
-    type=_FOLDER,
-    help="The same, as the other commands take it. [default: $S2DNAS_BUNDLE, else the current folder]",
+@section(
+    INPUT,
+    option(
+        "--bundle",
+        type=_FOLDER,
+        help="The same, as the other commands take it. [default: $S2DNAS_BUNDLE, else the current folder]",
+    ),
+    trust_option,
+    _images(required=False),
+    static_option,
+    _noise,
 )
-@trust_option
-@_images(required=False)
-@_out("--out", what="Keep the measurement, every timing of it, in this JSON file.")
-@_out("--html", what="Write a page with plots.")
-@_out("--csv", what="Write a row for each network and setting.")
-@_STATIC
-@click.option(
-    "--provider",
-    "providers",
-    type=click.Choice(PROVIDERS),
-    multiple=True,
-    default=("auto",),
-    help="What runs the graphs; may be repeated. [default: auto]",
+@section(
+    OUTPUT,
+    _file("--out", "Keep the measurement, every timing of it, in this JSON file."),
+    _html,
+    _csv,
 )
-@click.option(
-    "--threads",
-    type=Counts(most=MOST_THREADS),
-    help="Cores per stage, or several, as 1,2. [default: all; 1 for probes]",
+@section(
+    "Settings to measure",
+    option(
+        "--provider",
+        "providers",
+        type=click.Choice(PROVIDERS),
+        multiple=True,
+        default=("auto",),
+        help="What runs the graphs; may be repeated. [default: auto]",
+    ),
+    option(
+        "--threads",
+        type=Counts(most=MOST_THREADS),
+        help="Cores per stage, or several numbers, as 1,2. [default: all; 1 for probes]",
+    ),
+    option(
+        "--batch",
+        "batches",
+        type=Counts(most=MOST_BATCH),
+        default="1",
+        show_default=True,
+        help="How many images go through the network at a time, or several numbers, as 1,8,32.",
+    ),
 )
-@click.option(
-    "--batch",
-    "batches",
-    type=Counts(most=MOST_BATCH),
-    default="1",
-    show_default=True,
-    help="Or several, as 1,8,32.",
+@section(
+    RUNNING,
+    _seconds(20.0, "How long each setting is measured."),
+    option(
+        "--processes",
+        type=click.IntRange(1, MOST_PROCESSES),
+        default=5,
+        show_default=True,
+        help="Fresh processes that share this time.",
+    ),
+    quiet_option,
 )
-@click.option(
-    "--seconds",
-    type=click.FloatRange(0, min_open=True),
-    default=20.0,
-    show_default=True,
-    help="For each setting.",
-)
-@click.option(
-    "--processes",
-    type=click.IntRange(1, MOST_PROCESSES),
-    default=5,
-    show_default=True,
-    help="Fresh processes that share them.",
-)
-@_NOISE
-@click.option("--quiet", is_flag=True, help="No messages and no progress, only the result.")
-def measure(**options: Any) -> None:
+@gathered("files", _Files)
+def measure(
+    *,
+    folder: Path | None,
+    bundle: Path | None,
+    trust: Path | None,
+    places: tuple[str, ...],
+    static: Path | None,
+    noise: bool,
+    files: _Files,
+    providers: tuple[str, ...],
+    threads: tuple[int, ...] | None,
+    batches: tuple[int, ...],
+    seconds: float,
+    processes: int,
+    quiet: bool,
+) -> None:
     """Time a BUNDLE on this device, with real images, against the static network.
 
     The cascade, each exit as a network of its own and the static network take turns on the same images, in
@@ -147,38 +205,43 @@ def measure(**options: Any) -> None:
     from s2dnas_deploy.bundle.bundle import MANIFEST
     from s2dnas_deploy.run.profile import PROBES
 
-    options["folder"] = _named(options["folder"], options.pop("bundle"))
-    if (options["folder"] / PROBES).is_file():
-        _time_probes(options)
+    named = _named(folder, bundle)
+    if (named / PROBES).is_file():
+        _refuse_to_trust(named, trust)
+        _time_probes(named, files.out, providers, threads or (1,), Console(quiet=quiet))
         return
-    if not (options["folder"] / MANIFEST).is_file():
+    if not (named / MANIFEST).is_file():
         raise DataError(
-            f"{options['folder']}: expected a bundle that s2dnas-export wrote, or a folder of probes that "
+            f"{named}: expected a bundle that s2dnas-export wrote, or a folder of probes that "
             "s2dnas-search --write-probes wrote; name it first, by --bundle, or in S2DNAS_BUNDLE"
         )
-    if not options["places"]:
+    if not places:
         raise click.UsageError("name the images to measure with: --data images/")
     from s2dnas_deploy.run.bench.measure import MeasureRequest
     from s2dnas_deploy.run.bench.measure import measure as measure_bundle
 
     silence_pillow()
-    _check_writable(options, "out", "html", "csv")
+    files.check()
     request = MeasureRequest(
-        bundle=options["folder"],
-        threads=options["threads"] or (),
-        **{
-            key: options[key]
-            for key in ("places", "static", "providers", "batches", "processes", "seconds", "noise", "trust")
-        },
+        bundle=named,
+        places=places,
+        static=static,
+        providers=providers,
+        threads=threads or (),
+        batches=batches,
+        processes=processes,
+        seconds=seconds,
+        noise=noise,
+        trust=trust,
     )
     report = None
     try:
-        with Console(quiet=options["quiet"]) as console:
+        with Console(quiet=quiet) as console:
             for report in measure_bundle(request, console):  # noqa: B007 - the last one has all of it
                 pass
     finally:  # of a sweep that was interrupted, what is finished
         if report is not None:
-            _show(report, options)
+            _show(report, files)
 
 
 def _named(folder: Path | None, bundle: Path | None) -> Path:
@@ -190,148 +253,166 @@ def _named(folder: Path | None, bundle: Path | None) -> Path:
     return folder or bundle or Path(os.environ.get("S2DNAS_BUNDLE", "."))
 
 
-def _time_probes(options: dict[str, Any]) -> None:
-    """A device profile for a search."""
-    from s2dnas_deploy.run.profile import measure_profile
-
-    if options["trust"] is not None:
+def _refuse_to_trust(probes: Path, trust: Path | None) -> None:
+    if trust is not None:
         raise BundleError(
-            f"{options['folder']} holds probes, which nobody signs; where only signed bundles may run "
+            f"{probes} holds probes, which nobody signs; where only signed bundles may run "
             "(--trust, or $S2DNAS_TRUST) they are not timed"
         )
-    threads = options["threads"] or (1,)
-    if options["out"] is None:
+
+
+def _time_probes(
+    probes: Path, out: Path | None, providers: Sequence[str], threads: Sequence[int], console: Console
+) -> None:
+    """A device profile for a search."""
+    from s2dnas_deploy.run.profile import ProfileRequest, write_profile
+
+    if out is None:
         raise click.UsageError("probes are timed for a search: say where the profile goes, --out device.json")
-    check_writable(options["out"])
-    if len(threads) > 1 or len(options["providers"]) > 1:
+    if len(threads) > 1 or len(providers) > 1:
         raise click.UsageError(
             "probes are timed in one setting: give one --provider and one number of --threads"
         )
-    with Console(quiet=options["quiet"]) as console:
-        profile = measure_profile(
-            options["folder"],
-            provider=options["providers"][0],
-            threads=threads[0],
-            progress=console.phase("timing"),
-        )
-        write_text_atomically(options["out"], profile.to_json())
-        console.say(
-            f"{len(profile.times)} probes timed on {profile.device['processor']}, "
-            f"{profile.device['provider']}: {options['out']}"
+    with console:
+        write_profile(
+            ProfileRequest(probes=probes, provider=providers[0], threads=threads[0], out=out), console
         )
 
 
 @bench.command("load", cls=_OnImages)
 @click.argument("bundle", type=_FOLDER)
-@trust_option
-@_images(required=True)
-@click.option(
-    "--scenario",
-    "scenarios",
-    type=click.Choice(["SingleStream", "MultiStream", "Offline", "Server"]),
-    multiple=True,
-    default=("SingleStream", "Offline"),
-    help="May be repeated. [default: SingleStream, Offline]",
+@section(INPUT, trust_option, _images(required=True), _noise)
+@section(
+    "Load",
+    option(
+        "--scenario",
+        "scenarios",
+        type=click.Choice(["SingleStream", "MultiStream", "Offline", "Server"]),
+        multiple=True,
+        default=("SingleStream", "Offline"),
+        help="How images arrive; may be repeated. [default: SingleStream, Offline]",
+    ),
+    _seconds(10.0, "How long each scenario goes on, at least."),
+    option(
+        "--queries-per-second",
+        type=click.FloatRange(0, min_open=True),
+        default=100.0,
+        show_default=True,
+        help="How many queries arrive in the scenario Server.",
+    ),
+    option(
+        "--within-ms",
+        type=click.FloatRange(0, min_open=True),
+        default=15.0,
+        show_default=True,
+        help="How soon 99% of them must be answered.",
+    ),
 )
-@click.option(
-    "--log",
-    type=click.Path(file_okay=False, path_type=Path),
-    default="loadgen",
-    show_default=True,
-    help="LoadGen's own log goes here, a folder for each scenario.",
+@section(
+    OUTPUT,
+    option(
+        "--log",
+        type=click.Path(file_okay=False, path_type=Path),
+        default="loadgen",
+        show_default=True,
+        help="LoadGen's own log goes here, a folder for each scenario.",
+    ),
 )
-@click.option(
-    "--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="What runs it."
-)
-@click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="Cores per stage. [default: all]")
-@click.option(
-    "--batch",
-    type=click.IntRange(1, MOST_BATCH),
-    default=32,
-    show_default=True,
-    help="At most so many at once.",
-)
-@click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True, help="Each."
-)
-@click.option(
-    "--queries-per-second",
-    type=click.FloatRange(0, min_open=True),
-    default=100.0,
-    show_default=True,
-    help="Of Server.",
-)
-@click.option(
-    "--within-ms",
-    type=click.FloatRange(0, min_open=True),
-    default=15.0,
-    show_default=True,
-    help="Of Server: how soon 99% must be answered.",
-)
-@_NOISE
-def load(**options: Any) -> None:
+@section(RUNNING, provider_option, threads_option, batch_option)
+def load(
+    *,
+    bundle: Path,
+    trust: Path | None,
+    places: tuple[str, ...],
+    noise: bool,
+    scenarios: tuple[str, ...],
+    seconds: float,
+    queries_per_second: float,
+    within_ms: float,
+    log: Path,
+    provider: str,
+    threads: int | None,
+    batch: int,
+) -> None:
     """Put a BUNDLE under the loads of MLPerf LoadGen, which must be installed (extra [loadgen]).
 
     \b
     s2dnas-bench load bundle/ --data images/
     s2dnas-bench load bundle/ --data images/ --scenario Server --queries-per-second 500 --within-ms 5
     """  # noqa: D301
+    from s2dnas_deploy.cli.text.bench import load_text
     from s2dnas_deploy.run.bench.loadgen import Load, run_loads
 
     silence_pillow()
-    check_writable(options["log"] / "log", "--log")
+    check_writable(log / "log", "--log")
     loads = [
         Load(
             scenario=name,
-            **{key: options[key] for key in ("seconds", "batch", "queries_per_second", "within_ms")},
+            seconds=seconds,
+            batch=batch,
+            queries_per_second=queries_per_second,
+            within_ms=within_ms,
         )
-        for name in options["scenarios"]
+        for name in scenarios
     ]
     results = run_loads(
-        options["bundle"],
-        options["places"],
-        loads,
-        options["log"],
-        provider=options["provider"],
-        threads=options["threads"],
-        noise=options["noise"],
-        trust=options["trust"],
+        bundle, places, loads, log, provider=provider, threads=threads, noise=noise, trust=trust
     )
     for result in results:
-        mean = "" if result.mean_ms is None else f", mean {result.mean_ms:.4f} ms"
-        valid = "valid" if result.is_valid else "INVALID"
-        print_result(
-            f"{result.scenario:>13}  {result.figure:>12.4f} {result.unit:<18}{mean}  {valid}  {result.log}"
-        )
+        print_result(load_text(result))
     if not all(result.is_valid for result in results):
         sys.exit(1)
 
 
 @bench.command("pack", cls=_OnImages)
 @click.argument("bundle", type=_FOLDER)
-@_images(required=True)
-@click.option(
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    default="kit.zip",
-    show_default=True,
-    help="The kit.",
+@section(
+    INPUT,
+    _images(required=True),
+    option(
+        "--limit",
+        formerly="--images",
+        type=click.IntRange(1),
+        metavar="N",
+        default=500,
+        show_default=True,
+        help="Use at most N images.",
+    ),
+    static_option,
+    option("--probes", type=_FOLDER, help="Also time these, which s2dnas-search --write-probes wrote."),
+    _noise,
 )
-@click.option("--images", type=click.IntRange(1), default=500, show_default=True, help="At most so many.")
-@_STATIC
-@click.option(
-    "--probes",
-    type=_FOLDER,
-    help="Also time these, which s2dnas-search --write-probes wrote.",
+@section(
+    OUTPUT,
+    option(
+        "--out",
+        type=click.Path(dir_okay=False, path_type=Path),
+        default="kit.zip",
+        show_default=True,
+        help="The kit.",
+    ),
 )
-@click.option(
-    "--platform",
-    type=click.Choice(["linux-aarch64", "linux-x86_64"]),
-    help="Put in all packages that such a board needs, which then needs no internet and no pip.",
+@section(
+    ADVANCED,
+    option(
+        "--platform",
+        type=click.Choice(["linux-aarch64", "linux-x86_64"]),
+        help="Put in all packages that such a board needs, which then needs no internet and no pip.",
+    ),
+    option("--python", default="3.11", show_default=True, help="With --platform: the board's Python."),
 )
-@click.option("--python", default="3.11", show_default=True, help="With --platform: the board's Python.")
-@_NOISE
-def pack(**options: Any) -> None:
+def pack(
+    *,
+    bundle: Path,
+    places: tuple[str, ...],
+    limit: int,
+    static: Path | None,
+    probes: Path | None,
+    noise: bool,
+    out: Path,
+    platform: Literal["linux-aarch64", "linux-x86_64"] | None,
+    python: str,
+) -> None:
     """Pack an edge kit: a zip from which a board measures BUNDLE by one command, and what to bring back.
 
     \b
@@ -342,62 +423,62 @@ def pack(**options: Any) -> None:
     from s2dnas_deploy.run.bench.pack import Kit, write_kit
 
     silence_pillow()
-    _check_writable(options, "out")
-    out = options.pop("out")
-    count = write_kit(Kit(**options), out)
+    check_writable(out, "--out")
+    kit = Kit(
+        bundle=bundle,
+        places=places,
+        images=limit,
+        static=static,
+        probes=probes,
+        platform=platform,
+        python=python,
+        noise=noise,
+    )
+    count = write_kit(kit, out)
     print_result(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB, {count} images; on the board: unzip it, sh kit/run.sh"
     )
 
 
-_report = click.Path(exists=True, dir_okay=False, path_type=Path)
-
-
 @bench.command("show", cls=Command)
-@click.argument("report", type=_report)
-@_out("--html", what="Write a page with plots.")
-@_out("--csv", what="Write a row for each network and setting.")
-def show(**options: Any) -> None:
+@click.argument("report", type=_REPORT)
+@section(OUTPUT, _html, _csv)
+@gathered("files", _Files)
+def show(*, report: Path, files: _Files) -> None:
     """Show what s2dnas-bench --out has kept in REPORT, as a table, a page or CSV."""
     from s2dnas_deploy.run.bench.report import Report
 
-    _check_writable(options, "html", "csv")
-    report = Report.load(options["report"])
-    _show(report, options)
+    files.check()
+    _show(Report.load(report), files)
 
 
 @bench.command("compare", cls=Command)
-@click.argument("before", type=_report)
-@click.argument("after", type=_report)
-@click.option(
-    "--fail-above",
-    "limit",
-    type=Share(),
-    default="5%",
-    show_default=True,
-    help="Exit code 1 if anything is slower by more than this, beyond noise.",
+@click.argument("before", type=_REPORT)
+@click.argument("after", type=_REPORT)
+@section(
+    RUNNING,
+    option(
+        "--fail-above",
+        type=Share(),
+        default="5%",
+        show_default=True,
+        help="End with exit code 1 if anything is slower by more than this, beyond noise.",
+    ),
+    option("--force", is_flag=True, help="Compare different machines, bundles or images all the same."),
 )
-@click.option("--force", is_flag=True, help="Compare different machines, bundles or images all the same.")
-def compare(**options: Any) -> None:
+def compare(*, before: Path, after: Path, fail_above: float, force: bool) -> None:
     """Tell whether AFTER is slower than BEFORE, beyond noise; both were written by s2dnas-bench --out."""
     from s2dnas_deploy.cli.text.bench import comparison_text
     from s2dnas_deploy.run.bench.compare import compare as compare_reports
     from s2dnas_deploy.run.bench.report import Report
 
-    before, after = Report.load(options["before"]), Report.load(options["after"])
-    comparison = compare_reports(before, after, force=options["force"])
-    print_result(comparison_text(comparison, options["limit"]))
-    if comparison.regressions(options["limit"]):
+    comparison = compare_reports(Report.load(before), Report.load(after), force=force)
+    print_result(comparison_text(comparison, fail_above))
+    if comparison.regressions(fail_above):
         sys.exit(1)
 
 
-def _check_writable(options: dict[str, Any], *keys: str) -> None:
-    for key in keys:
-        if options[key] is not None:
-            check_writable(options[key], f"--{key}")
-
-
-def _show(report: "Report", options: dict[str, Any]) -> None:
+def _show(report: "Report", files: _Files) -> None:
     """The table, and whatever is to be written: what cannot be shown is kept, and the other way round."""
     from dataclasses import asdict
 
@@ -409,10 +490,10 @@ def _show(report: "Report", options: dict[str, Any]) -> None:
     try:
         print_result(report_text(report, summaries))
     finally:
-        if options.get("out") is not None:
+        if files.out is not None:
             text = report.to_json(summary=[asdict(each) for each in summaries])
-            write_text_atomically(options["out"], text)
-        if options["csv"] is not None:
-            write_text_atomically(options["csv"], report_csv(report, summaries))
-        if options["html"] is not None:
-            write_text_atomically(options["html"], page_of(report, summaries))
+            write_text_atomically(files.out, text)
+        if files.csv is not None:
+            write_text_atomically(files.csv, report_csv(report, summaries))
+        if files.html is not None:
+            write_text_atomically(files.html, page_of(report, summaries))

@@ -16,6 +16,7 @@ from s2dnas_deploy.cli.commands.run import run
 from s2dnas_deploy.cli.commands.search import search
 from s2dnas_deploy.cli.commands.train import train
 from s2dnas_deploy.cli.console import Console, print_result
+from s2dnas_deploy.cli.options.sections import OUTPUT, option, section
 from s2dnas_deploy.files.atomic import check_writable
 
 if TYPE_CHECKING:
@@ -38,20 +39,23 @@ were normalised, and a folder of images with a folder for each class:
   s2dnas-search --model net.py:make_net --weights net.pth --input 3x224x224 --data images/ \\
       --normalize imagenet --resize crop --target 0.4 --out searched.pt
   s2dnas-export searched.pt --out bundle/ --data images/ --held-out held-out/ \\
-      --static searched.run/static.pt
+      --static-model searched.run/static.pt
   s2dnas-calibrate --bundle bundle/ held-out/validation.npz --max-drop 2%
   s2dnas-bench bundle/ --data images/test     (images that chose no threshold)"""
 
 
 @click.command(cls=Command)
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default="demo",
-    show_default=True,
-    help="Everything goes into this folder; a demo that was stopped goes on there.",
+@section(
+    OUTPUT,
+    option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        default="demo",
+        show_default=True,
+        help="Everything goes into this folder; a demo that was stopped goes on there.",
+    ),
+    option("--restart", is_flag=True, help="Discard what an earlier demo has trained."),
 )
-@click.option("--restart", is_flag=True, help="Discard what an earlier demo has trained.")
 def demo(out: Path, *, restart: bool) -> None:
     """Show every step on real handwritten digits: nothing to download, two minutes on two cores.
 
@@ -86,7 +90,7 @@ def _steps(out: Path, *, restart: bool) -> Iterator[tuple[str, Sequence[str]]]:
         "data",
         "--augment",
         "crop",
-        "--batch-size",
+        "--batch",
         64,
         "--seed",
         0,
@@ -112,7 +116,7 @@ def _steps(out: Path, *, restart: bool) -> Iterator[tuple[str, Sequence[str]]]:
         "one ONNX graph for each stage, and the static network's, to compare with",
         _words(
             *("s2dnas-export", out / "model.pt", "--out", bundle, "--data", images),
-            *("--static", out / "static.pt"),
+            *("--static-model", out / "static.pt"),
         ),
     )
     yield (

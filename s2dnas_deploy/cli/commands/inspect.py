@@ -12,7 +12,9 @@ import click
 from s2dnas_deploy.cli.command import Command
 from s2dnas_deploy.cli.console import print_result, say
 from s2dnas_deploy.cli.options.bundle import trust_option
-from s2dnas_deploy.cli.options.network import network_options, spelled
+from s2dnas_deploy.cli.options.network import NETWORK, NetworkOptions
+from s2dnas_deploy.cli.options.plan import align_option, plan_option
+from s2dnas_deploy.cli.options.sections import INPUT, OUTPUT, gathered, option, section
 from s2dnas_deploy.cli.text.inspection import in_words
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
 from s2dnas_deploy.files.plain_file import open_file
@@ -28,35 +30,71 @@ def _picture_file(ctx: click.Context, param: click.Parameter, value: Path | None
     return value
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Division:
+    """How a network is to be divided, as the command line says it."""
+
+    plan: str | None
+    align: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """In what form it is shown."""
+
+    as_json: bool
+    picture: Path | None
+    write_plan: Path | None
+
+
 @click.command(cls=Command)
 @click.argument("path", required=False, type=click.Path(exists=True, path_type=Path))
-@network_options
-@click.option("--plan", help="A JSON file, static, uniform:0.25,0.25,0.5, depth:NODE,NODE or random:STAGES.")
-@click.option(
-    "--align",
-    type=click.IntRange(1, 1_000_000),
-    default=1,
-    show_default=True,
-    help="Round plans to this many channels.",
+@section(INPUT, *NETWORK)
+@section(
+    "Stages",
+    plan_option(required=False),
+    align_option,
+    option(
+        "--seed",
+        type=click.IntRange(0, 2**63 - 1),
+        default=0,
+        show_default=True,
+        help="Another seed draws another random plan.",
+    ),
 )
-@click.option(
-    "--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="For random plans."
+@section(
+    "A bundle",
+    option("--verify", is_flag=True, help="Check that every file of a bundle is as it was exported."),
+    trust_option,
 )
-@click.option("--verify", is_flag=True, help="Check that every file of a bundle is as it was exported.")
-@trust_option
-@click.option("--json", "as_json", is_flag=True, help="Everything, exact, as JSON.")
-@click.option(
-    "--picture",
-    type=click.Path(dir_okay=False, path_type=Path),
-    callback=_picture_file,
-    help="Draw who owns what into a .svg or .png file.",
+@section(
+    OUTPUT,
+    option("--json", "as_json", is_flag=True, help="Print everything, exact, as JSON."),
+    option(
+        "--picture",
+        type=click.Path(dir_okay=False, path_type=Path),
+        callback=_picture_file,
+        help="Draw who owns what into a .svg or .png file.",
+    ),
+    option(
+        "--write-plan",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Write the plan as JSON, to be edited and given back as --plan.",
+    ),
 )
-@click.option(
-    "--write-plan",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the plan as JSON, to be edited and given back as --plan.",
-)
-def inspect(**options: Any) -> None:
+@gathered("network", NetworkOptions)
+@gathered("division", _Division)
+@gathered("form", _Shown)
+def inspect(
+    *,
+    path: Path | None,
+    network: NetworkOptions,
+    division: _Division,
+    form: _Shown,
+    verify: bool,
+    trust: Path | None,
+) -> None:
     """Show what PATH holds: a bundle, a model.pt, or a plan for the network that --model names.
 
     Without PATH and --plan it shows the network itself, and what of it can be divided.
@@ -68,49 +106,38 @@ def inspect(**options: Any) -> None:
     s2dnas-inspect --model net.py:make --input 3x32x32 --plan uniform:0.25,0.25,0.5 --write-plan plan.json
     s2dnas-inspect plan.json --model net.py:make --input 3x32x32
     """  # noqa: D301
-    if options["path"] is not None and options["path"].is_dir():
-        _show_bundle(options)
+    written = {"--picture": form.picture, "--write-plan": form.write_plan}
+    if path is not None and path.is_dir():
+        elsewhere = {"--plan": division.plan, **written}
+        given = [*network.given, *(name for name, value in elsewhere.items() if value is not None)]
+        if given:
+            raise click.UsageError(f"{path} is a folder, so a bundle: leave {given[0]} out")
+        _show_bundle(path, trust, verify=verify, as_json=form.as_json)
         return
-    if options["verify"]:
+    if verify:
         raise click.UsageError("--verify is for a bundle: give its folder")
-    given = click.get_current_context().get_parameter_source("trust")
-    if given is click.core.ParameterSource.COMMANDLINE:  # and not in the environment, for all bundles there
+    source = click.get_current_context().get_parameter_source("trust")
+    if source is click.core.ParameterSource.COMMANDLINE:  # and not in the environment, for all bundles there
         raise click.UsageError("--trust is for a bundle: give its folder")
-    for key in ("picture", "write_plan"):
-        if options[key] is not None:
-            check_writable(options[key], spelled(key))
-    subject = _subject(options)
-    if options["as_json"]:
-        print_result(json.dumps(subject.document, indent=1), exactly=True)
-    else:
-        print_result(in_words(subject.document))
-    if options["picture"] is not None:
-        from s2dnas_deploy.build.picture import save_picture
-
-        save_picture(subject.network, options["picture"], title=subject.document["name"])
-        say(f"wrote {options['picture']}")
-    if options["write_plan"] is not None:
-        write_text_atomically(options["write_plan"], subject.network.division.plan.to_json())
-        say(f"wrote {options['write_plan']}")
+    for name, file in written.items():
+        if file is not None:
+            check_writable(file, name)
+    _show(_subject(path, network, division), form)
 
 
-def _show_bundle(options: dict[str, Any]) -> None:
+def _show_bundle(folder: Path, trust: Path | None, *, verify: bool, as_json: bool) -> None:
     from s2dnas_deploy.bundle.bundle import load_bundle, verify_bundle
     from s2dnas_deploy.cli.text.bundle import bundle_in_words
 
-    elsewhere = ("model", "input_shape", "weights", "weights_key", "plan", "picture", "write_plan")
-    given = [name for name in elsewhere if options[name] is not None]
-    if given:
-        raise click.UsageError(f"{options['path']} is a folder, so a bundle: leave {spelled(given[0])} out")
-    bundle = (verify_bundle if options["verify"] else load_bundle)(options["path"], options["trust"])
-    if options["as_json"]:
+    bundle = (verify_bundle if verify else load_bundle)(folder, trust)
+    if as_json:
         print_result(bundle.manifest.to_json(), exactly=True)
     else:
         print_result(bundle_in_words(bundle))
-    if options["verify"]:
+    if verify:
         say("verified: every file is as it was written")
     if bundle.trust is not None:
-        say(f"signed by the owner of {options['trust']}: every file is as it was signed")
+        say(f"signed by the owner of {trust}: every file is as it was signed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +148,29 @@ class _Subject:
     document: dict[str, Any]
 
 
-def _subject(options: dict[str, Any]) -> _Subject:
+def _show(subject: _Subject, form: _Shown) -> None:
+    if form.as_json:
+        print_result(json.dumps(subject.document, indent=1), exactly=True)
+    else:
+        print_result(in_words(subject.document))
+    if form.picture is not None:
+        from s2dnas_deploy.build.picture import save_picture
+
+        save_picture(subject.network, form.picture, title=subject.document["name"])
+        say(f"wrote {form.picture}")
+    if form.write_plan is not None:
+        write_text_atomically(form.write_plan, subject.network.division.plan.to_json())
+        say(f"wrote {form.write_plan}")
+
+
+def _subject(path: Path | None, network: NetworkOptions, division: _Division) -> _Subject:
     """What PATH and the options are about."""
-    path: Path | None = options["path"]
     kind = None if path is None else _kind_of(path)
     if path is not None and kind == "model":
-        return _of_model(path, options)
-    if kind == "plan" and options["plan"] is not None:
-        raise click.UsageError(f"two plans were given, {path} and --plan {options['plan']}; leave one out")
-    return _of_network(options, str(path) if kind == "plan" else options["plan"])
+        return _of_model(path, network, division)
+    if kind == "plan" and division.plan is not None:
+        raise click.UsageError(f"two plans were given, {path} and --plan {division.plan}; leave one out")
+    return _of_network(network, str(path) if kind == "plan" else division.plan, division)
 
 
 def _kind_of(path: Path) -> str:
@@ -150,56 +191,48 @@ def _kind_of(path: Path) -> str:
     raise click.UsageError(f"{path} is neither a model.pt nor a plan; {expected}")
 
 
-def _of_model(path: Path, options: dict[str, Any]) -> _Subject:
+def _of_model(path: Path, network: NetworkOptions, division: _Division) -> _Subject:
     from s2dnas_deploy.build.describe import describe_model
     from s2dnas_deploy.build.model_file import load_model
     from s2dnas_deploy.build.network import as_static
 
-    given = [name for name in ("model", "input_shape", "weights", "weights_key") if options[name] is not None]
-    if given:
+    if network.given:
         raise click.UsageError(
-            f"{path} is a model.pt, which holds its own network: leave {spelled(given[0])} out"
+            f"{path} is a model.pt, which holds its own network: leave {network.given[0]} out"
         )
     model = load_model(path)
-    if options["plan"] is None:
+    if division.plan is None:
         return _Subject(network=model.network, document=describe_model(model, path))
     if model.network.stages != 1:
         raise click.UsageError(
             f"{path} has {model.network.stages} stages and holds its own plan: leave --plan out "
             "(only a model.pt of one stage can be divided by another plan)"
         )
-    return _divided(as_static(model.network), options["plan"], path.name, options)
+    return _divided(as_static(model.network), division.plan, path.name, division)
 
 
-def _of_network(options: dict[str, Any], plan: str | None) -> _Subject:
-    if options["model"] is None and options["weights"] is None:
+def _of_network(network: NetworkOptions, plan: str | None, division: _Division) -> _Subject:
+    named = network.model or (None if network.weights is None else network.weights.name)
+    if named is None:
         what = "a plan says nothing without its network" if plan else "nothing to inspect"
         raise click.UsageError(
             f"{what}: give a model.pt, or --model FILE.py:FACTORY and --input CHANNELSxHEIGHTxWIDTH"
         )
-    if options["model"] is not None and options["input_shape"] is None:
+    if network.model is not None and network.input_shape is None:
         raise click.UsageError("--model needs the shape of the images: give --input, for example 3x32x32")
-    from s2dnas_deploy.build.static_source import StaticSource, read_source
+    from s2dnas_deploy.build.static_source import read_source
 
-    source = StaticSource(
-        model=options["model"],
-        model_arguments=options["model_args"],
-        input_shape=options["input_shape"],
-        weights=options["weights"],
-        weights_key=options["weights_key"],
-        seed=options["seed"],
-    )
-    name = (options["model"] or options["weights"].name).rpartition(":")[2]
+    source = network.source(seed=division.seed)
     with redirect_stdout(sys.stderr):  # what the user's own code prints is no result
         static, _ = read_source(source)
-    return _divided(static, plan, name, options)
+    return _divided(static, plan, named.rpartition(":")[2], division)
 
 
-def _divided(static: "StaticNetwork", plan: str | None, name: str, options: dict[str, Any]) -> _Subject:
+def _divided(static: "StaticNetwork", plan: str | None, name: str, division: _Division) -> _Subject:
     from s2dnas_deploy.build.describe import describe
     from s2dnas_deploy.build.network import carry_over
     from s2dnas_deploy.build.static_source import read_plan
 
-    chosen = read_plan(plan or "static", static, align=options["align"], seed=options["seed"])
+    chosen = read_plan(plan or "static", static, align=division.align, seed=division.seed)
     network = carry_over(static, chosen)
     return _Subject(network=network, document=describe(network, name=name))

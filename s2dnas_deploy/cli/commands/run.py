@@ -2,19 +2,29 @@
 
 import signal
 import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from s2dnas_deploy.cli.command import INTERRUPTED, Command
 from s2dnas_deploy.cli.console import Console, say, silence_pillow
-from s2dnas_deploy.cli.options.bundle import bundle_options, check_bundle_is_named
-from s2dnas_deploy.cli.options.kinds import Numbers
-from s2dnas_deploy.run.limits import MOST_BATCH, MOST_WORKERS
+from s2dnas_deploy.cli.options.bundle import (
+    HOW_TO_RUN_IT,
+    WHICH_BUNDLE,
+    BundleOptions,
+    batch_option,
+    check_bundle_is_named,
+)
+from s2dnas_deploy.cli.options.kinds import Numbers, Setting
+from s2dnas_deploy.cli.options.sections import INPUT, OUTPUT, RUNNING, gathered, option, section
+from s2dnas_deploy.quoting import shown
+from s2dnas_deploy.run.limits import MOST_WORKERS
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.run.job import RunRequest
+    from s2dnas_deploy.run.records import Format
 
 SOME_FAILED = 6
 
@@ -25,35 +35,67 @@ class _Run(Command):
 
 @click.command(cls=_Run)
 @click.argument("images", nargs=-1, required=True)
-@bundle_options
-@click.option(
-    "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write to this file, .jsonl, .csv or .parquet. [default: stdout]",
+@section(INPUT, *WHICH_BUNDLE)
+@section(
+    "Which stages run",
+    option(
+        "--setting",
+        "settings",
+        type=Setting(),
+        multiple=True,
+        help="What the bundle lets you choose, such as width=half; may be repeated.",
+    ),
+    option(
+        "--threshold",
+        "thresholds",
+        type=Numbers(),
+        help="Leave at this confidence, one per exit but the last. [default: the bundle's]",
+    ),
+    option("--last-stage", type=click.IntRange(0), help="Run no stage after this one."),
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["jsonl", "csv", "parquet"]),
-    help="[default: as --out ends; jsonl on stdout]",
+@section(
+    OUTPUT,
+    option(
+        "--out",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Write to this file, .jsonl, .csv or .parquet. [default: stdout]",
+    ),
+    option(
+        "--format",
+        "form",
+        type=click.Choice(["jsonl", "csv", "parquet"]),
+        help="Form of the output. [default: as --out ends; jsonl on stdout]",
+    ),
+    option("--probabilities", is_flag=True, help="Also write the probability of every class."),
+    option("--resume", is_flag=True, help="Go on with the interrupted run that wrote --out."),
 )
-@click.option("--resume", is_flag=True, help="Go on with the interrupted run that wrote --out.")
-@click.option(
-    "--threshold",
-    "thresholds",
-    type=Numbers(),
-    help="Leave at this confidence, one per exit but the last. [default: the bundle's]",
+@section(
+    RUNNING,
+    *HOW_TO_RUN_IT,
+    batch_option,
+    option(
+        "--workers",
+        type=click.IntRange(1, MOST_WORKERS),
+        help="Threads that decode images. [default: one per core]",
+    ),
+    option("--quiet", is_flag=True, help="Print the answers only: no messages, progress and summary."),
 )
-@click.option("--last-stage", type=click.IntRange(0), help="Run no stage after this one.")
-@click.option("--probabilities", is_flag=True, help="Also write the probability of every class.")
-@click.option(
-    "--batch", type=click.IntRange(1, MOST_BATCH), default=32, show_default=True, help="Images per batch."
-)
-@click.option(
-    "--workers", type=click.IntRange(1, MOST_WORKERS), help="Threads that decode. [default: one per core]"
-)
-@click.option("--quiet", is_flag=True, help="No messages, no progress and no summary.")
-def run(**options: Any) -> None:
+@gathered("given", BundleOptions)
+def run(
+    *,
+    images: tuple[str, ...],
+    given: BundleOptions,
+    settings: tuple[tuple[str, str], ...],
+    thresholds: Sequence[float] | None,
+    last_stage: int | None,
+    out: Path | None,
+    form: "Format | None",
+    probabilities: bool,
+    resume: bool,
+    batch: int,
+    workers: int | None,
+    quiet: bool,
+) -> None:
     """Classify IMAGES: folders (with those below), files, 'patterns/*.jpg', .npy and .npz archives, or -.
 
     - reads the names of files and folders from stdin, one a line. One line is written per image, in order:
@@ -66,13 +108,34 @@ def run(**options: Any) -> None:
     s2dnas-run --bundle bundle/ --provider cuda --batch 256 images/
     find images -name '*.jpg' | s2dnas-run --bundle bundle/ -
     """  # noqa: D301
-    check_bundle_is_named(options["bundle"], options["images"])
-    request = _request(options)
+    check_bundle_is_named(given.bundle, images)
     from s2dnas_deploy.cli.text.run import summary_in_words
-    from s2dnas_deploy.run.job import run_job
+    from s2dnas_deploy.run.bulk import BulkOptions
+    from s2dnas_deploy.run.inputs import listed_on
+    from s2dnas_deploy.run.job import RunRequest, run_job
 
+    request = RunRequest(
+        bundle=given.bundle,
+        trust=given.trust,
+        places=images,
+        listed=listed_on(sys.stdin.buffer) if "-" in images else (),
+        provider=given.provider,
+        allow_fallback=given.allow_fallback,
+        threads=given.threads,
+        bulk=BulkOptions(
+            batch=batch,
+            thresholds=thresholds,
+            last_stage=last_stage,
+            settings=_by_name(settings),
+            probabilities=probabilities,
+            workers=workers,
+        ),
+        out=out,
+        form=form,
+        resume=resume,
+    )
     silence_pillow()
-    with Console(quiet=options["quiet"]) as console, _Stop() as stop:
+    with Console(quiet=quiet) as console, _Stop() as stop:
         summary = run_job(request, sys.stdout.buffer, console, stop)
         console.say(summary_in_words(summary))
     if summary.interrupted:
@@ -83,24 +146,13 @@ def run(**options: Any) -> None:
         sys.exit(SOME_FAILED)
 
 
-def _request(options: dict[str, Any]) -> "RunRequest":
-    from s2dnas_deploy.run.bulk import BulkOptions
-    from s2dnas_deploy.run.inputs import listed_on
-    from s2dnas_deploy.run.job import RunRequest
-
-    places = options["images"]
-    bulk = BulkOptions(
-        **{key: options[key] for key in ("batch", "thresholds", "last_stage", "probabilities", "workers")}
-    )
-    return RunRequest(
-        places=places,
-        listed=listed_on(sys.stdin.buffer) if "-" in places else (),
-        bulk=bulk,
-        **{
-            key: options[key]
-            for key in ("bundle", "provider", "allow_fallback", "threads", "out", "form", "resume", "trust")
-        },
-    )
+def _by_name(settings: Sequence[tuple[str, str]]) -> dict[str, str] | None:
+    """The choices by their settings' names; a setting that is given twice has two meanings."""
+    names = sorted(name for name, _ in settings)
+    for name, following in pairwise(names):
+        if name == following:
+            raise click.UsageError(f"--setting {shown(name)} is given twice: give each setting once")
+    return dict(settings) or None
 
 
 class _Stop:

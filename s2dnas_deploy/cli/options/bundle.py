@@ -1,37 +1,18 @@
 """The options that name a bundle and how to run it, spelled alike wherever one is run."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
+from s2dnas_deploy.cli.options.sections import option
 from s2dnas_deploy.errors import BundleError
-from s2dnas_deploy.run.limits import MOST_THREADS
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+from s2dnas_deploy.run.limits import MOST_BATCH, MOST_THREADS
 
 _TRUST = "S2DNAS_TRUST"
 PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino", "xnnpack", "coreml", "auto", "arm")
-_OPTIONS = (
-    click.option(
-        "--bundle",
-        type=click.Path(path_type=Path),
-        envvar="S2DNAS_BUNDLE",
-        default=".",
-        help="Folder of the bundle. [default: $S2DNAS_BUNDLE, else the current folder]",
-    ),
-    click.option(
-        "--provider",
-        type=click.Choice(PROVIDERS),
-        default="auto",
-        show_default=True,
-        help="What runs the graphs; auto and arm take the best there is.",
-    ),
-    click.option("--allow-fallback", is_flag=True, help="Use the CPU if the provider is not there."),
-    click.option("--threads", type=click.IntRange(1, MOST_THREADS), help="Cores per stage. [default: all]"),
-)
 
 
 def _named_key(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
@@ -42,7 +23,7 @@ def _named_key(ctx: click.Context, param: click.Parameter, value: Path | None) -
     return value
 
 
-trust_option = click.option(
+trust_option = option(
     "--trust",
     type=click.Path(path_type=Path),
     callback=_named_key,
@@ -51,13 +32,62 @@ trust_option = click.option(
     help="Take no bundle but one that is signed, all of it, by the owner of this public key (PEM, elliptic "
     "curve). [default: $S2DNAS_TRUST]",
 )
-sign_option = click.option(
+sign_option = option(
     "--sign",
     type=click.Path(path_type=Path),
     metavar="KEY",
-    help="Sign the bundle with this private key (PEM, elliptic curve); the password of an encrypted one is "
+    help="Sign the bundle with this private key (PEM, elliptic curve). The password of an encrypted key is "
     "read from $S2DNAS_KEY_PASSWORD.",
 )
+static_option = option(
+    "--static",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="STATIC.ONNX",
+    help="Compare with this static network. [default: BUNDLE.static.onnx, if export wrote it]",
+)
+threads_option = option(
+    "--threads", type=click.IntRange(1, MOST_THREADS), help="Cores per stage. [default: all]"
+)
+batch_option = option(
+    "--batch",
+    type=click.IntRange(1, MOST_BATCH),
+    default=32,
+    show_default=True,
+    help="How many images go through the network at a time, at most.",
+)
+provider_option = option(
+    "--provider",
+    type=click.Choice(PROVIDERS),
+    default="auto",
+    show_default=True,
+    help="What runs the graphs; auto and arm take the best there is.",
+)
+WHICH_BUNDLE = (
+    option(
+        "--bundle",
+        type=click.Path(path_type=Path),
+        envvar="S2DNAS_BUNDLE",
+        default=".",
+        help="Folder of the bundle. [default: $S2DNAS_BUNDLE, else the current folder]",
+    ),
+    trust_option,
+)
+HOW_TO_RUN_IT = (
+    provider_option,
+    option("--allow-fallback", is_flag=True, help="Use the CPU if the provider is not there."),
+    threads_option,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundleOptions:
+    """A bundle as the command line names it, and how to run it."""
+
+    bundle: Path
+    trust: Path | None
+    provider: str
+    allow_fallback: bool
+    threads: int | None
 
 
 def check_bundle_is_named(bundle: Path, places: Sequence[str]) -> None:
@@ -72,10 +102,3 @@ def check_bundle_is_named(bundle: Path, places: Sequence[str]) -> None:
             f"no bundle is named, and the current folder is none, for it has no {MANIFEST}: name one with "
             "--bundle, or in S2DNAS_BUNDLE; s2dnas-export writes it"
         )
-
-
-def bundle_options(function: Function) -> Function:
-    """Add --bundle, --trust, --provider, --allow-fallback and --threads to a command."""
-    for option in reversed((_OPTIONS[0], trust_option, *_OPTIONS[1:])):
-        function = option(function)
-    return function

@@ -146,3 +146,18 @@ class Macs(click.ParamType):  # type: ignore[type-arg]  # generic in new release
         if not 0 < macs < float("inf"):
             self.fail(f"{value!r} is not a number of MACs, such as 20M or 1.5G", param, ctx)
         return macs
+
+
+class Setting(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
+    """What a bundle lets its caller choose, such as `width=half`."""
+
+    name = "NAME=CHOICE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name and the choice."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, choice = str(value).partition("=")
+        if not (name and equals and choice):
+            self.fail(f"{shown(value)} is not of the form NAME=CHOICE, for example width=half", param, ctx)
+        return name, choice

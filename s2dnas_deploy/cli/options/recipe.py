@@ -7,7 +7,7 @@ machines work is said on the command line alone, and any other function is calle
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from s2dnas_deploy.cli.options.kinds import JsonObject, Numbers
+from s2dnas_deploy.cli.options.sections import Option, tell_renamed
 from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.files.strict_json import MisfitError, parse
 from s2dnas_deploy.quoting import in_a_line, is_shown, shown
@@ -43,6 +44,7 @@ def apply_recipe(ctx: click.Context, param: click.Parameter, value: Path | None)
         recipe = {key: setting for key, setting in recipe.items() if key not in _OF_A_PLAN}
     for key in sorted(_OF_THE_COMMAND_LINE & known.keys() & recipe.keys()):
         refuse(f"has the key {key}, which is for the command line: give --{key.replace('_', '-')} there")
+    recipe = _by_todays_names(recipe, known.values(), value, refuse)
     unknown = sorted(set(recipe) - set(known))
     if unknown:
         settable = ", ".join(sorted(known.keys() - _OF_THE_COMMAND_LINE))
@@ -101,7 +103,28 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 def _key(option: click.Parameter) -> str:
     """How a recipe spells an option: as on the command line, with underscores."""
-    return max(option.opts, key=len).lstrip("-").replace("-", "_")
+    return _spelled(max(option.opts, key=len))
+
+
+def _spelled(name: str) -> str:
+    return name.lstrip("-").replace("-", "_")
+
+
+def _by_todays_names(
+    recipe: Mapping[str, Any],
+    options: Iterable[click.Parameter],
+    path: Path,
+    refuse: Callable[[str], NoReturn],
+) -> dict[str, Any]:
+    """The recipe, whose keys may be names that options once had."""
+    now = {
+        _spelled(each.formerly): _key(each) for each in options if isinstance(each, Option) and each.formerly
+    }
+    for former in sorted(now.keys() & recipe.keys()):
+        if now[former] in recipe:
+            refuse(f"has {now[former]} and {former}, which are the same: keep {now[former]} alone")
+        tell_renamed(former, now[former], f" in {path}")
+    return {now.get(key, key): setting for key, setting in recipe.items()}
 
 
 def _expected_in_place(option: click.Parameter, setting: Any) -> str | None:

@@ -1,129 +1,196 @@
 """The options that say what to train on, and how, spelled alike wherever something is trained."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from s2dnas_deploy.cli.options.kinds import Numbers
-from s2dnas_deploy.cli.options.recipe import check_code_of_recipe, is_from_recipe
+from s2dnas_deploy.cli.options.network import NetworkOptions
+from s2dnas_deploy.cli.options.recipe import apply_recipe, check_code_of_recipe, is_from_recipe
+from s2dnas_deploy.cli.options.sections import option
 
 if TYPE_CHECKING:
     from s2dnas_deploy.build.training.session import Request
+    from s2dnas_deploy.build.training.settings import Settings
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-_OPTIONS = (
-    click.option(
-        "--data", help="Folder of classes, CIFAR python folder, .npz archive, or `digits`.", required=True
+recipe_option = option(
+    "--recipe",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    is_eager=True,
+    callback=apply_recipe,
+    help="A TOML file of these options; the command line overrides it.",
+)
+limit_option = option(
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Use at most N images of each part, for a quick try.",
+)
+IMAGES = (
+    option(
+        "--data",
+        required=True,
+        help="Labelled images: a folder of classes, a CIFAR python folder, an .npz archive, or `digits`.",
     ),
-    click.option(
-        "--val-fraction", type=float, default=0.1, show_default=True, help="Split off if there is no val/."
+    option(
+        "--val-fraction",
+        type=float,
+        default=0.1,
+        show_default=True,
+        help="Share of the images that becomes the validation images, if there is no val/.",
     ),
-    click.option("--resize", type=click.Choice(["crop", "stretch"]), help="Fit images of another size."),
-    click.option(
-        "--limit", type=click.IntRange(1), help="Use at most so many images per part, for a quick try."
-    ),
-    click.option(
+    option("--resize", type=click.Choice(["crop", "stretch"]), help="Fit images of another size."),
+    option(
         "--normalize",
         help="imagenet (if not given), cifar10, cifar100, data (measured), none (pixels 0 to 1), unit "
         "(-1 to 1), or M,M,M/S,S,S.",
     ),
-    click.option(
-        "--static-epochs",
-        type=int,
-        default=0,
-        show_default=True,
-        help="Without --weights: first train the static network for so long.",
-    ),
-    click.option("--static-lr", type=float, help="Peak learning rate of that; as --lr if not given."),
-    click.option(
+    limit_option,
+)
+TRAINING = (
+    option(
         "--epochs",
         type=int,
         default=10,
         show_default=True,
         help="Passes over the images; 0 only carries weights over.",
     ),
-    click.option("--batch-size", type=int, default=64, show_default=True),
-    click.option("--lr", type=float, default=0.05, show_default=True, help="Peak learning rate."),
-    click.option("--weight-decay", type=float, default=5e-4, show_default=True),
-    click.option(
-        "--warmup", type=float, default=0.1, show_default=True, help="Part of the run in which lr rises."
-    ),
-    click.option("--label-smoothing", type=float, default=0.0, show_default=True),
-    click.option(
-        "--distill",
-        type=float,
-        default=0.9,
+    option("--lr", type=float, default=0.05, show_default=True, help="Peak learning rate."),
+    option(
+        "--batch",
+        "batch_size",
+        formerly="--batch-size",
+        type=int,
+        default=64,
         show_default=True,
-        help="Weight of the static network's answers.",
+        help="How many images go through the network at a time.",
     ),
-    click.option(
-        "--self-distill", type=float, default=0.3, show_default=True, help="Share of the last exit in that."
-    ),
-    click.option(
-        "--temperature", type=float, default=3.0, show_default=True, help="Softens the answers distilled."
-    ),
-    click.option(
-        "--exit-weights", type=Numbers(), default=(), help="Weight of each exit's loss; all 1 if not given."
-    ),
-    click.option(
-        "--ema", type=float, default=0.995, show_default=True, help="Moving average of weights; 0 is off."
-    ),
-    click.option(
+    option(
         "--augment",
         type=click.Choice(["none", "crop", "flip", "crop-flip"]),
         default="crop-flip",
         show_default=True,
-        help="Flips change the meaning of digits and text.",
+        help="How images are varied. Flips change the meaning of digits and text.",
     ),
-    click.option(
+    option(
+        "--static-epochs",
+        type=int,
+        default=0,
+        show_default=True,
+        help="Without --weights: first train the static network for as many passes.",
+    ),
+    option("--static-lr", type=float, help="Peak learning rate of that; as --lr if not given."),
+)
+TRAINING_IN_DETAIL = (
+    option(
         "--crop-padding",
         type=int,
         help="Pixels that a crop may shift by; an eighth of the side if not given.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True),
-    click.option(
-        "--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", show_default=True
+    option("--warmup", type=float, default=0.1, show_default=True, help="Part of the run in which lr rises."),
+    option(
+        "--weight-decay", type=float, default=5e-4, show_default=True, help="How strongly weights shrink."
     ),
-    click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-    click.option(
-        "--checkpoint-seconds", type=float, default=30.0, show_default=True, help="At most so much is lost."
+    option(
+        "--label-smoothing",
+        type=float,
+        default=0.0,
+        show_default=True,
+        help="Share of a label that is spread over all classes.",
     ),
-    click.option(
-        "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where model.pt goes."
+    option(
+        "--distill",
+        type=float,
+        default=0.9,
+        show_default=True,
+        help="Weight of the static network's answers, against the labels.",
     ),
-    click.option("--restart", is_flag=True, help="Discard what an earlier run left at --out."),
+    option(
+        "--self-distill",
+        type=float,
+        default=0.3,
+        show_default=True,
+        help="Share of the last exit's answers in that.",
+    ),
+    option(
+        "--distill-temperature",
+        "temperature",
+        formerly="--temperature",
+        type=float,
+        default=3.0,
+        show_default=True,
+        help="Divides the logits of those answers, which softens them.",
+    ),
+    option(
+        "--exit-weights", type=Numbers(), default=(), help="Weight of each exit's loss; all 1 if not given."
+    ),
+    option(
+        "--ema", type=float, default=0.995, show_default=True, help="Moving average of weights; 0 is off."
+    ),
+)
+HOW_TO_TRAIN = (
+    option(
+        "--device",
+        default="auto",
+        show_default=True,
+        help="What trains the network: auto, cpu, cuda or cuda:N.",
+    ),
+    option(
+        "--precision",
+        type=click.Choice(["auto", "float32", "bfloat16"]),
+        default="auto",
+        show_default=True,
+        help="Numbers to compute with; auto takes bfloat16 where the device is fast with it.",
+    ),
+    option("--seed", type=int, default=0, show_default=True, help="Another seed draws other random numbers."),
+    option(
+        "--checkpoint-seconds",
+        type=float,
+        default=30.0,
+        show_default=True,
+        help="How often the run is kept: at most this much is lost.",
+    ),
+    option("--restart", is_flag=True, help="Discard what an earlier run left at --out."),
+)
+out_option = option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where model.pt goes."
 )
 
 
-def training_request(options: dict[str, Any]) -> "Request":
-    """What is asked for, as training takes it."""
-    from s2dnas_deploy.build.static_source import StaticSource
-    from s2dnas_deploy.build.training.session import Request
-    from s2dnas_deploy.build.training.settings import Settings
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What to train on and where the result goes, as the command line says it."""
 
-    check_code_of_recipe(options["model"], options["recipe"])
-    own = set(Settings.__dataclass_fields__)
-    source = StaticSource(
-        model=options["model"],
-        model_arguments=options["model_args"],
-        input_shape=options["input_shape"],
-        weights=options["weights"],
-        weights_key=options["weights_key"],
-        seed=options["seed"],
-        model_is_from_a_recipe=is_from_recipe("model"),
-    )
-    return Request(
-        source=source,
-        settings=Settings(**{key: value for key, value in options.items() if key in own}),
-        **{key: options[key] for key in Request.__dataclass_fields__ if key not in ("source", "settings")},
-    )
+    recipe: Path | None
+    data: str
+    val_fraction: float
+    resize: str | None
+    normalize: str | None
+    limit: int | None
+    static_epochs: int
+    static_lr: float | None
+    restart: bool
+    out: Path
 
+    def request(self, network: NetworkOptions, settings: "Settings", *, plan: str, align: int) -> "Request":
+        """The same as training takes it."""
+        from s2dnas_deploy.build.training.session import Request
 
-def training_options(function: Function) -> Function:
-    """Add them to a command."""
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+        check_code_of_recipe(network.model, self.recipe)
+        return Request(
+            source=network.source(seed=settings.seed, is_from_a_recipe=is_from_recipe("model")),
+            data=self.data,
+            val_fraction=self.val_fraction,
+            resize=self.resize,
+            limit=self.limit,
+            normalize=self.normalize,
+            plan=plan,
+            align=align,
+            static_epochs=self.static_epochs,
+            static_lr=self.static_lr,
+            settings=settings,
+            out=self.out,
+            restart=self.restart,
+        )

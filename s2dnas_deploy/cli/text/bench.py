@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
 from s2dnas_deploy.run.bench.compare import Comparison
 from s2dnas_deploy.run.bench.report import Report, Run
@@ -11,6 +12,9 @@ from s2dnas_deploy.run.bench.spread import Estimate
 from s2dnas_deploy.run.bench.subjects import CASCADE
 from s2dnas_deploy.run.bench.summary import QUANTILES, Summary, rows_of
 from s2dnas_deploy.run.bench.words import ANSWERS, LOSSES, UNKNOWN, answer_rows, speed_in_words, verdict
+
+if TYPE_CHECKING:
+    from s2dnas_deploy.run.bench.loadgen import LoadResult
 
 _COLUMNS = ("provider", "threads", "batch", "subject", "batches")
 
@@ -43,6 +47,13 @@ def comparison_text(comparison: Comparison, limit: float) -> str:
         "changes are relative to yardsticks that were timed along, so the machine's mood is taken out"
     )
     return "\n".join(lines)
+
+
+def load_text(result: "LoadResult") -> str:
+    """LoadGen's figure for a scenario, and whether the run is valid."""
+    mean = "" if result.mean_ms is None else f", mean {result.mean_ms:.4f} ms"
+    valid = "valid" if result.is_valid else "INVALID"
+    return f"{result.scenario:>13}  {result.figure:>12.4f} {result.unit:<18}{mean}  {valid}  {result.log}"
 
 
 def report_csv(report: Report, summaries: Sequence[Summary]) -> str:

@@ -1,0 +1,17 @@
+"""A plan that a search found, in words."""
+
+from s2dnas_deploy.build.search.session import Found
+from s2dnas_deploy.cli.text.training import summary_in_words
+
+
+def found_in_words(found: Found) -> str:
+    """The plan, what the search thought of it, and what came of it."""
+    worth = found.trial.worth
+    lines = [f"exits at {', '.join(found.plan.exits)}"]
+    lines += [f"  {name}: {' / '.join(map(str, counts))}" for name, counts in found.plan.channels.items()]
+    if found.plan.no_reuse:
+        lines.append(f"  no reuse at {', '.join(sorted(found.plan.no_reuse))}")
+    costs = " / ".join(f"{100 * cost:.1f}%" for cost in worth.exit_cost)
+    lines.append(f"cost of leaving at each exit, of the static network's: {costs}")
+    lines.append(f"in the search: {100 * worth.accuracy:.2f}% at an average of {100 * worth.cost:.1f}%")
+    return "\n".join([*lines, summary_in_words(found.model, found.out)])

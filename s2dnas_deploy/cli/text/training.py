@@ -1,0 +1,22 @@
+"""A trained model in words: the accuracy of each exit."""
+
+from pathlib import Path
+
+from s2dnas_deploy.build.model_file import Model
+
+
+def summary_in_words(model: Model, out: Path) -> str:
+    """What was reached, an exit a line."""
+    about = model.provenance
+    test = about.get("test_accuracy") or [None] * model.network.stages
+    lines = [f"{'':14}{'val':>8}{'test':>8}"]
+    before = about.get("static_accuracy")
+    if before is not None:
+        lines.append(f"{'static':14}{_percent(before['val'])}{_percent(before.get('test'))}")
+    for stage, (val, tested) in enumerate(zip(about["val_accuracy"], test, strict=True)):
+        lines.append(f"{f'exit {stage}':14}{_percent(val)}{_percent(tested)}")
+    return "\n".join([*lines, f"model: {out}"])
+
+
+def _percent(value: float | None) -> str:
+    return f"{'-':>8}" if value is None else f"{100 * value:7.2f}%"
