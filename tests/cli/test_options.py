@@ -118,7 +118,7 @@ def test_a_recipe_with_a_key_and_its_former_name_is_refused(recipe):
 # --- help ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "command"), commands())
+@pytest.mark.parametrize(("name", "command"), list(commands()))
 def test_help_shows_every_option_once_in_its_section(name, command):
     text = CliRunner().invoke(command, ["--help"]).stdout
     titles = [each.section for each in options_of(command)] + ["Help"]

@@ -1,10 +1,14 @@
 """A plan that a search found, in words."""
 
-from s2dnas_deploy.build.search.session import Found
+from typing import TYPE_CHECKING
+
 from s2dnas_deploy.cli.text.training import summary_in_words
 
+if TYPE_CHECKING:
+    from s2dnas_deploy.build.search.session import Found
 
-def found_in_words(found: Found) -> str:
+
+def found_in_words(found: "Found") -> str:
     """The plan, what the search thought of it, and what came of it."""
     worth = found.trial.worth
     lines = [f"exits at {', '.join(found.plan.exits)}"]

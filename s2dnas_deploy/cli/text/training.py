@@ -1,11 +1,13 @@
 """A trained model in words: the accuracy of each exit."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from s2dnas_deploy.build.model_file import Model
+if TYPE_CHECKING:
+    from s2dnas_deploy.build.model_file import Model
 
 
-def summary_in_words(model: Model, out: Path) -> str:
+def summary_in_words(model: "Model", out: Path) -> str:
     """What was reached, an exit a line."""
     about = model.provenance
     test = about.get("test_accuracy") or [None] * model.network.stages
