@@ -14,10 +14,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from s2dnas_deploy.bundle.picture_file import is_picture
-from s2dnas_deploy.bundle.pixels import SUFFIXES
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.files.numpy_file import ArrayFileError, Arrays, arrays_in
+from s2dnas_deploy.images.picture_file import is_picture
+from s2dnas_deploy.images.pixels import SUFFIXES
 from s2dnas_deploy.quoting import named_in_line, shortened, shown
 
 ARCHIVES = (".npz", ".npy")

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.bundle.picture_file import OtherSizeError, planes_in
-from s2dnas_deploy.bundle.pixels import (
+from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.images.picture_file import OtherSizeError, planes_in
+from s2dnas_deploy.images.pixels import (
     InputFormat,
     as_planes,
     can_recolour,
@@ -24,7 +25,6 @@ from s2dnas_deploy.bundle.pixels import (
     require_picture_channels,
     resized,
 )
-from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.quoting import in_a_line, named_in_line
 
 Array: TypeAlias = npt.NDArray[Any]

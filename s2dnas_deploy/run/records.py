@@ -14,10 +14,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal
 
-from s2dnas_deploy.bundle.pixels import SUFFIXES
 from s2dnas_deploy.errors import DataError, OptionError, RecordError
 from s2dnas_deploy.files.bounds import Count, Length
 from s2dnas_deploy.files.document import Form
+from s2dnas_deploy.images.pixels import SUFFIXES
 from s2dnas_deploy.quoting import in_a_line, named_in_line
 from s2dnas_deploy.run.cascade import Prediction
 from s2dnas_deploy.run.inputs import Item

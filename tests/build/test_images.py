@@ -13,8 +13,8 @@ from PIL import Image
 
 from s2dnas_deploy.build.images import ImageSplits, LabelledImages, load, load_images
 from s2dnas_deploy.build.images.splits import hold_out
-from s2dnas_deploy.bundle.pixels import SUFFIXES, InputFormat, fitted, in_colour, planes_of, resized
 from s2dnas_deploy.errors import DataError, UnreadableError
+from s2dnas_deploy.images.pixels import SUFFIXES, InputFormat, fitted, in_colour, planes_of, resized
 
 RGB = (3, 4, 5)
 

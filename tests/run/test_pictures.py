@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.bundle.pixels import in_colour, planes_of, readable_formats
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.images.pixels import in_colour, planes_of, readable_formats
 from s2dnas_deploy.run.pictures import Reader
 
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from s2dnas_deploy.build.images.arrays import array_images
 from s2dnas_deploy.build.images.splits import Index, UnreadImages, UnreadSplits
-from s2dnas_deploy.bundle.pixels import InputFormat, as_planes
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.files.numpy_file import ArrayFileError, Arrays, arrays_in
+from s2dnas_deploy.images.pixels import InputFormat, as_planes
 from s2dnas_deploy.quoting import named_in_line
 
 _TRAIN_KEYS = (("x_train", "y_train"), ("images", "labels"), ("x", "y"))

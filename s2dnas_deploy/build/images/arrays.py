@@ -4,8 +4,8 @@ import numpy as np
 
 from s2dnas_deploy.build.images.parallel import work_in_chunks
 from s2dnas_deploy.build.images.splits import Fill, Index, OnRead, UnreadImages
-from s2dnas_deploy.bundle.pixels import InputFormat, Pixels, can_recolour, fitted
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.images.pixels import InputFormat, Pixels, can_recolour, fitted
 
 
 def array_images(images: Pixels, labels: Index, wanted: InputFormat, *, where: str) -> UnreadImages:

@@ -9,10 +9,10 @@ import numpy as np
 
 from s2dnas_deploy.build.images.arrays import array_images
 from s2dnas_deploy.build.images.splits import Index, UnreadImages, UnreadSplits
-from s2dnas_deploy.bundle.pixels import InputFormat, Pixels
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.files.inert_pickle import InertUnpickler, StandIn
 from s2dnas_deploy.files.plain_file import read_file
+from s2dnas_deploy.images.pixels import InputFormat, Pixels
 from s2dnas_deploy.quoting import in_a_line, shown
 
 _LARGEST_BYTES = 2**30  # the largest of these files has 155 MB

@@ -5,8 +5,8 @@ import numpy.typing as npt
 
 from s2dnas_deploy.build.images.arrays import array_images
 from s2dnas_deploy.build.images.splits import UnreadSplits, hold_out
-from s2dnas_deploy.bundle.pixels import InputFormat
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.images.pixels import InputFormat
 
 # Fixed: whatever the seed of a run, it is judged by the same images.
 _TEST_SEED = 1797

@@ -16,9 +16,9 @@ from s2dnas_deploy.build.images.splits import (
     UnreadSplits,
     listed,
 )
-from s2dnas_deploy.bundle.picture_file import OtherSizeError, planes_in
-from s2dnas_deploy.bundle.pixels import SUFFIXES, InputFormat, Pixels, require_picture_channels
 from s2dnas_deploy.errors import DataError, UnreadableError
+from s2dnas_deploy.images.picture_file import OtherSizeError, planes_in
+from s2dnas_deploy.images.pixels import SUFFIXES, InputFormat, Pixels, require_picture_channels
 
 _PART_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 # Folders of these names alone are parts under another name, hardly ever classes.

@@ -15,8 +15,8 @@ from s2dnas_deploy.build.images.digits import find_digits
 from s2dnas_deploy.build.images.folder import find_folder
 from s2dnas_deploy.build.images.labelled import ImageSplits, LabelledImages, digest_of
 from s2dnas_deploy.build.images.splits import UnreadImages, UnreadSplits, limited, with_val
-from s2dnas_deploy.bundle.pixels import InputFormat, Pixels
 from s2dnas_deploy.errors import DataError, UnreadableError
+from s2dnas_deploy.images.pixels import InputFormat, Pixels
 from s2dnas_deploy.quoting import is_shown, shown
 
 OnProgress = Callable[[int, int], None]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from s2dnas_deploy.bundle.pixels import Pixels
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.images.pixels import Pixels
 from s2dnas_deploy.quoting import named_in_line, shortened
 
 _MOST_NAMED, _LONGEST_LIST = 100, 400

@@ -18,12 +18,12 @@ import numpy.typing as npt
 
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, own_static, static_beside
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.bundle.picture_file import LARGEST_FILE
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.thresholds import Against, Point, choose_for_budget
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.files.onnx_file import LARGEST_GRAPH_BYTES
 from s2dnas_deploy.files.plain_file import read_file
+from s2dnas_deploy.images.picture_file import LARGEST_FILE
 from s2dnas_deploy.quoting import shortened, spelled_out
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.baseline import Baseline

@@ -22,7 +22,9 @@ from typing import BinaryIO
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from s2dnas_deploy.bundle.pixels import (
+from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.files.plain_file import open_file
+from s2dnas_deploy.images.pixels import (
     InputFormat,
     Pixels,
     covering,
@@ -32,8 +34,6 @@ from s2dnas_deploy.bundle.pixels import (
     readable_formats,
     resized,
 )
-from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.files.plain_file import open_file
 from s2dnas_deploy.quoting import in_a_line
 
 MOST_BYTES = 320_000_000

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from s2dnas_deploy.bundle import picture_file, pixels
-from s2dnas_deploy.bundle.picture_file import OtherSizeError, is_picture, planes_in
-from s2dnas_deploy.bundle.pixels import InputFormat, in_colour, resized
 from s2dnas_deploy.errors import DataError, UnreadableError
 from s2dnas_deploy.files import numpy_file
 from s2dnas_deploy.files.numpy_file import ArrayFileError, arrays_in
+from s2dnas_deploy.images import picture_file, pixels
+from s2dnas_deploy.images.picture_file import OtherSizeError, is_picture, planes_in
+from s2dnas_deploy.images.pixels import InputFormat, in_colour, resized
 from s2dnas_deploy.run.inputs import find_items
 
 SMALL = InputFormat(channels=3, height=16, width=16, resize="stretch")
@@ -27,8 +27,8 @@ EXACT = InputFormat(channels=3, height=10, width=12, resize=None)
 # Reads every file of a folder, and says what came of it and by how much the memory had to grow.
 _CHILD = """
 import json, os, sys, time
-from s2dnas_deploy.bundle.picture_file import planes_in
-from s2dnas_deploy.bundle.pixels import InputFormat, readable_formats
+from s2dnas_deploy.images.picture_file import planes_in
+from s2dnas_deploy.images.pixels import InputFormat, readable_formats
 from s2dnas_deploy.files import numpy_file
 from s2dnas_deploy.files.numpy_file import arrays_in
 from s2dnas_deploy.run.bench.memory import peak_bytes
