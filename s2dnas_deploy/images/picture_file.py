@@ -9,7 +9,7 @@ threads together hold no more than `MOST_BYTES` of pictures. The rules:
   (26 in packed TIFF, 20 in WebP, 16 in JPEG 2000).
 - A PNG of more, up to nearly 80, is decoded if it is in the network's colours and the right way up, and is
   to be made smaller: it is resized as it is decoded, without another picture in between.
-- A JPEG of more is decoded at a half, a quarter or an eighth of its size, if it is to be made smaller anyway.
+- A JPEG that is to be made smaller is decoded at a half, a quarter or an eighth of its size (see `jpeg`).
 """
 
 import ctypes
@@ -24,7 +24,9 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.files.plain_file import open_file
+from s2dnas_deploy.images.jpeg import coefficient_bytes, reduced, reductions
 from s2dnas_deploy.images.pixels import (
+    Box,
     InputFormat,
     Pixels,
     covering,
@@ -48,13 +50,9 @@ _MOST_READS_BEFORE_PIXELS, _MOST_READS = 200_000, 1_000_000
 _EACH_BYTES = 8
 _EACH_BYTES_AS_WANTED = 4  # the decoded picture alone
 _EACH_BYTES_WEBP, _EACH_BYTES_LIBTIFF, _EACH_BYTES_JPEG2000 = 16, 12, {1: 9, 2: 14, 3: 19, 4: 24}
-_COEFFICIENT_BYTES = 2
-_REDUCTIONS = (1, 2, 4, 8)
-_MOST_LAYERED_PIXELS = 3_000_000_000
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 # Pillow reads plain PPM in Python: slowly, and each comment by copying all that follows it.
 _LARGEST_PLAIN_FILE, _MOST_COMMENTS = 16 * 2**20, 1000
-_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 
 
 class OtherSizeError(DataError):
@@ -74,22 +72,26 @@ def planes_in(path: str, wanted: InputFormat) -> Pixels:
         with _opened(path) as (file, image):
             if not (wanted.admits(image.height, image.width) or wanted.admits(image.width, image.height)):
                 raise OtherSizeError(image)
-            with _ROOM.taken(_bytes_to_decode(image, file, wanted)), closing(image):
-                return _decoded(image, wanted)
+            if image.format in ("JPEG", "MPO"):
+                needed, box = _made_smaller(image, file, wanted)
+            else:
+                needed, box = _bytes_to_decode(image, file, wanted), None
+            with _ROOM.taken(needed), closing(image):
+                return _decoded(image, wanted, box)
     except DataError:
         raise
     except Exception as problem:  # Pillow's decoders raise almost anything on damaged bytes.
         raise DataError(_reason(problem)) from problem
 
 
-def _decoded(image: Image.Image, wanted: InputFormat) -> Pixels:
+def _decoded(image: Image.Image, wanted: InputFormat, box: Box | None) -> Pixels:
     image.load()
     if image.format == "PNG" and not is_as_wanted(image, wanted):  # which may only stand behind the pixels
         _within(_EACH_BYTES * image.width * image.height, image)
     picture = in_colour(image, wanted.channels)
     if not wanted.admits(picture.height, picture.width):
         raise OtherSizeError(picture)
-    return planes_of(resized(picture, wanted))
+    return planes_of(resized(picture, wanted, box))
 
 
 def is_picture(path: str) -> bool:
@@ -193,10 +195,8 @@ def _trim() -> None:
 
 
 def _bytes_to_decode(image: ImageFile.ImageFile, file: _Watched, wanted: InputFormat) -> int:
-    """How much memory it takes, at a size that a JPEG may be reduced to; raise if it is too much."""
+    """How much memory it takes; raise if it is too much."""
     pixels, each = image.width * image.height, _EACH_BYTES
-    if image.format in ("JPEG", "MPO"):
-        return _bytes_for_jpeg(image, file, wanted)
     if image.format == "WEBP":
         return _within(_EACH_BYTES_WEBP * pixels + 2 * file.size, image)
     if image.format == "JPEG2000":
@@ -205,64 +205,23 @@ def _bytes_to_decode(image: ImageFile.ImageFile, file: _Watched, wanted: InputFo
         tags, each = image.tag_v2, _EACH_BYTES_LIBTIFF  # type: ignore[attr-defined]
         pixels = max(pixels, tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0))
     if image.format == "PNG" and each * pixels > MOST_BYTES and wanted.resize and is_as_wanted(image, wanted):
-        width, height = covering(image, wanted)
+        width, height = covering(image.size, wanted)
         each, pixels = _EACH_BYTES_AS_WANTED, pixels + width * (image.height + height)
     if image.tile and image.tile[0][0] == "ppm_plain":
         _refuse_long_text(file)
     return _within(each * pixels, image)
 
 
-def _bytes_for_jpeg(image: ImageFile.ImageFile, file: _Watched, wanted: InputFormat) -> int:
-    """Those in layers are held as coefficients until the last layer, whatever size they are decoded at."""
-    width, height, layers = image.width, image.height, _layers_in(file)
-    if layers * width * height > _MOST_LAYERED_PIXELS:
-        raise DataError(f"{width}x{height} pixels in {layers:,} layers; save it anew, with fewer")
-    coefficients = _coefficients(image) if layers > 1 else 0
-    fitting = [
-        reduction
-        for reduction in _REDUCTIONS
-        if reduction == 1
-        or (wanted.resize and min(width, height) // reduction >= max(wanted.width, wanted.height))
-    ]
-    needed = [coefficients + _EACH_BYTES * (width // each) * (height // each) for each in fitting]
-    chosen = next((number for number, size in enumerate(needed) if size <= MOST_BYTES), len(needed) - 1)
-    if chosen:
-        image.draft(image.mode, (width // fitting[chosen], height // fitting[chosen]))
-    return _within(needed[chosen], image)
-
-
-def _coefficients(image: Image.Image) -> int:
-    """What they take, by how densely each colour is sampled."""
-    sampling = [(across, down) for _, across, down, _ in image.layer]  # type: ignore[attr-defined]
-    densest = max(across for across, _ in sampling) * max(down for _, down in sampling)
-    share = sum(across * down for across, down in sampling) / max(densest, 1)
-    return int(_COEFFICIENT_BYTES * share * image.width * image.height)
-
-
-def _layers_in(file: BinaryIO) -> int:
-    """How often a JPEG's decoder has to go over the picture: its scans, without those of a thumbnail."""
-    file.seek(_first_scan(file))
-    layers, before = 0, b""
-    while content := file.read(2**16):
-        content = before + content
-        end = content.find(_END_OF_IMAGE)
-        layers += content.count(_START_OF_SCAN, 0, len(content) if end < 0 else end)
-        if end >= 0:
-            break
-        before = content[-1:]
-    return layers
-
-
-def _first_scan(file: BinaryIO) -> int:
-    """Where it begins, behind the segments that have a length."""
-    at = 0
-    while True:
-        file.seek(at)
-        start = file.read(4)
-        if len(start) < 4 or start.startswith(_START_OF_SCAN):
-            return at
-        has_length = start[0] == 0xFF and start[1] not in (0, 1, 0xFF) and not 0xD0 <= start[1] <= 0xD9
-        at += 2 + int.from_bytes(start[2:], "big") if has_length else 1
+def _made_smaller(image: ImageFile.ImageFile, file: _Watched, wanted: InputFormat) -> tuple[int, Box | None]:
+    """How much memory a JPEG takes, as small as is best, or smaller if it must be; and where it lies then."""
+    coefficients, (width, height) = coefficient_bytes(image, file), image.size
+    needed = {
+        each: coefficients + _EACH_BYTES * (width // each) * (height // each)
+        for each in reductions(image, wanted)
+    }
+    chosen = next((each for each, size in needed.items() if size <= MOST_BYTES), max(needed))
+    box = reduced(image, chosen) if chosen > 1 else None
+    return _within(needed[chosen], image), box
 
 
 def _refuse_long_text(file: BinaryIO) -> None:

@@ -19,6 +19,8 @@ from PIL import Image, ImageOps
 from s2dnas_deploy.errors import DataError
 
 Pixels = NDArray[np.uint8]
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
 
 RESIZE_WAYS = ("stretch", "crop")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -100,30 +102,31 @@ def in_colour(image: Image.Image, channels: int) -> Image.Image:
     return image.convert(_MODES[channels])
 
 
-def resized(image: Image.Image, wanted: InputFormat) -> Image.Image:
-    """Return the picture in the wanted size, or as it is if no resizing was asked for.
+def resized(image: Image.Image, wanted: InputFormat, box: Box | None = None) -> Image.Image:
+    """Return the picture, or what of it is in the box, in the wanted size; as it is if nothing was asked for.
 
     Raises a `DataError` that does not say which picture, if it is a line of pixels rather than a picture.
     """
     if wanted.resize is None or image.size == (wanted.width, wanted.height):
         return image
-    width, height = covering(image, wanted)
+    left, top, right, bottom = box or (0, 0, *image.size)
+    width, height = covering((right - left, bottom - top), wanted)
     # Pillow changes the width first; a line of pixels would become a large picture in between.
     if width * max(height, image.height) > max(_MOST_BETWEEN, 4 * wanted.width * wanted.height):
         raise DataError(
             f"{image.width}x{image.height} pixels are too long and narrow for {wanted.width}x{wanted.height}"
         )
-    cover = image.resize((width, height), Image.Resampling.BILINEAR)
-    left, top = (cover.width - wanted.width) // 2, (cover.height - wanted.height) // 2
-    return cover.crop((left, top, left + wanted.width, top + wanted.height))
+    cover = image.resize((width, height), Image.Resampling.BILINEAR, box)
+    across, down = (cover.width - wanted.width) // 2, (cover.height - wanted.height) // 2
+    return cover.crop((across, down, across + wanted.width, down + wanted.height))
 
 
-def covering(image: Image.Image, wanted: InputFormat) -> tuple[int, int]:
-    """The width and height that a picture is resized to, before a crop takes the middle of it."""
+def covering(size: tuple[float, float], wanted: InputFormat) -> tuple[int, int]:
+    """The width and height that a picture of a size is resized to, before a crop takes the middle of it."""
     width, height = wanted.width, wanted.height
     if wanted.resize == "crop":
-        scale = max(width / image.width, height / image.height)
-        width, height = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+        scale = max(width / size[0], height / size[1])
+        width, height = max(width, round(size[0] * scale)), max(height, round(size[1] * scale))
     return width, height
 
 
