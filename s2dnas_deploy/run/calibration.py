@@ -34,7 +34,7 @@ from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.run.baseline import Baseline, static_answers
 from s2dnas_deploy.run.bulk import BulkOptions
 from s2dnas_deploy.run.cascade import Cascade
-from s2dnas_deploy.run.inputs import Item, find_items, truth_of
+from s2dnas_deploy.run.inputs import Item, announced, find_items, truth_of
 from s2dnas_deploy.run.job import say_if_fallen_back
 from s2dnas_deploy.run.providers import choose_provider
 from s2dnas_deploy.run.recording import exit_scores, graphs_of
@@ -128,10 +128,7 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
         say_if_fallen_back(request.provider, cascade, reporter)
         items: tuple[Item, ...] = ()
         if request.places:
-            found = find_items(request.places, cascade.labels, request.listed)
-            if found.passed_over:
-                reporter.say(f"files that are no images, passed over: {found.passed_over}")
-            items = found.images
+            items = announced(find_items(request.places, cascade.labels, request.listed), reporter)
             _refuse_doubles(items)
         scores = _scores(request, cascade, items, reporter)
         against = _against(request, scores)

@@ -6,6 +6,7 @@ except to tell whether a file without a picture's ending is one.
 
 import glob
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.files.numpy_file import ArrayFileError, Arrays, arrays_in
-from s2dnas_deploy.images.picture_file import is_picture
+from s2dnas_deploy.images.archive import SUFFIXES as ARCHIVES
+from s2dnas_deploy.images.archive import ArchivePart, ImageArchive
+from s2dnas_deploy.images.listing import class_of, listed_in
 from s2dnas_deploy.images.pixels import SUFFIXES
 from s2dnas_deploy.quoting import named_in_line, shortened, shown
+from s2dnas_deploy.reporter import Reporter
 
-ARCHIVES = (".npz", ".npy")
+_ARCHIVE = re.compile(r"(?P<path>.*\.np[yz])(:(?P<part>train|val|test))?", re.IGNORECASE | re.DOTALL)
 _NETWORKS = (".pt", ".pth", ".th", ".onnx", ".safetensors")
 _LONGEST_NAME = 2**16  # bytes; Linux takes 4096
 # Each is an item of some 300 bytes, so that an archive of single pixels would take 300 times its size.
 _MOST_IMAGES = 1_000_000
-_IMAGE_KEYS = ("images", "x", "x_test", "x_val", "x_train")
-_LABEL_KEYS = ("labels", "y", "y_test", "y_val", "y_train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,10 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class Items:
-    """All images that were found, and how many other files were passed over in folders."""
+    """All images that were found, and what a person should know of that."""
 
     images: tuple[Item, ...]
-    passed_over: int = 0
-
-    def __len__(self) -> int:
-        return len(self.images)
+    notes: tuple[str, ...] = ()
 
 
 def find_items(places: Sequence[str], labels: Sequence[str], listed: Iterable[str] = ()) -> Items:
@@ -59,25 +57,37 @@ def find_items(places: Sequence[str], labels: Sequence[str], listed: Iterable[st
     """
     classes = frozenset(labels)
     found: list[Item] = []
+    notes: list[str] = []
     passed_over = 0
     for place in places:
         for each in [line for line in listed if line] if place == "-" else _expanded(place):
             if os.path.isdir(each):
-                paths, others = _in_folder(each)
-                found += [_file(path, classes) for path in paths]
+                items, others = _in_folder(each, classes)
+                found += items
                 passed_over += others
-            elif each.lower().endswith(ARCHIVES):
+            elif named := _ARCHIVE.fullmatch(each):
                 try:
-                    found += _in_archive(each, labels)
+                    items, note = _in_archive(each, named["path"], named["part"], labels)
                 except DataError as problem:
-                    found.append(Item(name=each, source=problem))
+                    items, note = [Item(name=each, source=problem)], None
+                found += items
+                notes += [note] if note else []
             else:
                 if place != "-":
                     _check_may_be_image(each)
                 found.append(_file(each, classes))
     if not found:
         raise _nothing_in(places)
-    return Items(images=tuple(found), passed_over=passed_over)
+    if passed_over:
+        notes.append(f"files that are no images, passed over: {passed_over}")
+    return Items(images=tuple(found), notes=tuple(notes))
+
+
+def announced(items: Items, reporter: Reporter) -> tuple[Item, ...]:
+    """The images, once a person has been told what there is to say of them."""
+    for note in items.notes:
+        reporter.say(note)
+    return items.images
 
 
 def listed_on(stdin: BinaryIO) -> tuple[str, ...]:
@@ -143,86 +153,65 @@ def _expanded(place: str) -> list[str]:
     return found
 
 
-def _in_folder(folder: str) -> tuple[list[str], int]:
-    """The pictures in a folder and in those below, and how many files are none. Links are followed, once."""
-    pictures, others = [], 0
-    seen = {os.path.realpath(folder)}
-    for place, folders, names in os.walk(folder, onerror=_refuse_unlisted, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in list(folders):
-            real = os.path.realpath(os.path.join(place, name))
-            if real in seen:
-                folders.remove(name)
-            seen.add(real)
-        for name in sorted(names):
-            path = os.path.join(place, name)
-            if name.startswith("."):
-                others += 1
-            elif name.lower().endswith(SUFFIXES) or (os.path.isfile(path) and is_picture(path)):
-                pictures.append(path)
-            else:
-                others += 1
-    return pictures, others
+def _in_folder(folder: str, classes: frozenset[str]) -> tuple[list[Item], int]:
+    """The pictures in a folder and in those below, and how many files are none."""
+    listing = listed_in(folder)
+    before, around = len(os.path.join(folder, "")), Path(folder).parts
+    items = [
+        Item(name=path, source=path, truth=class_of(path[before:].split(os.sep)[:-1], around, classes))
+        for path in listing.pictures
+    ]
+    return items, listing.passed_over
 
 
 def _file(path: str, classes: frozenset[str]) -> Item:
-    around = reversed(Path(path).parts[:-1])
-    return Item(name=path, source=path, truth=next((part for part in around if part in classes), None))
+    return Item(name=path, source=path, truth=class_of((), Path(path).parts[:-1], classes))
 
 
-def _in_archive(path: str, labels: Sequence[str]) -> list[Item]:
-    """The images of a .npy file or of a .npz archive, named PATH[0], PATH[1] and so on."""
-    images, truth = _arrays_in(path)
-    where = named_in_line(path)
-    if truth is not None and truth.shape == (len(images), 1):  # as some data sets have it
-        truth = truth[:, 0]
-    if truth is not None and (truth.shape != (len(images),) or truth.dtype.kind not in "iu"):
+def _in_archive(
+    place: str, path: str, asked: str | None, labels: Sequence[str]
+) -> tuple[list[Item], str | None]:
+    """The images of a .npy file or of a part of an .npz archive, named PLACE[0], PLACE[1] and so on.
+
+    And a word on which part it is, where there are others.
+    """
+    archive = ImageArchive(path)
+    name = asked.lower() if asked else archive.judged_by
+    if name not in archive.parts:
+        raise DataError(f"{archive.where}: expected a part {name!r}, got only {', '.join(archive.parts)}")
+    part = archive.part(name)
+    if len(part.images) > _MOST_IMAGES:
         raise DataError(
-            f"{where}: expected a whole number as the label of each of {len(images)} images, "
-            f"got {truth.dtype} {shown(list(truth.shape))}"
+            f"{part.where}: expected at most {_MOST_IMAGES:,} images, got {len(part.images):,}; "
+            "save them in parts"
         )
-    numbers = [None] * len(images) if truth is None else truth.tolist()
-    for i, label in enumerate(numbers):
-        if label is not None and not 0 <= label < len(labels):
-            raise DataError(f"{where}: expected labels from 0 to {len(labels) - 1}, got {label} at image {i}")
-    return [
-        Item(name=f"{path}[{i}]", source=image, truth=None if label is None else labels[label])
-        for i, (image, label) in enumerate(zip(images, numbers, strict=True))
+    truths = _truths(archive, part, labels)
+    items = [
+        Item(name=f"{place}[{i}]", source=image, truth=truth)
+        for i, (image, truth) in enumerate(zip(part.images, truths, strict=True))
     ]
+    others = [f"{archive.where}:{other}" for other in archive.parts if other != name]
+    if asked or not others:
+        return items, None
+    return items, f"{archive.where}: its {name} images are taken; the others are {', '.join(others)}"
 
 
-def _arrays_in(path: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-    where = named_in_line(path)
-    try:
-        arrays = arrays_in(path)
-        images, labels = (arrays, None) if isinstance(arrays, np.ndarray) else _parts_of(arrays, where)
-    except ArrayFileError as problem:
-        raise DataError(f"{where}: expected a NumPy archive of plain arrays, got: {problem}") from problem
-    if images.ndim not in (3, 4) or not images.size:
+def _truths(archive: ImageArchive, part: ArchivePart, labels: Sequence[str]) -> Sequence[str | None]:
+    """The true class of each image: by its name, where the archive names its classes, else by its number."""
+    if part.labels is None:
+        return [None] * len(part.images)
+    names = archive.class_names()
+    unknown = sorted(set(names or ()) - set(labels))
+    if unknown:
         raise DataError(
-            f"{where}: expected images as [N, H, W], [N, H, W, C] or [N, C, H, W], "
-            f"got {images.dtype} {shown(list(images.shape))}"
+            f"{archive.where}, 'class_names': expected classes that the bundle knows, got {shown(unknown)}."
+            " Save the archive without 'class_names' if its labels number the bundle's classes."
         )
-    if len(images) > _MOST_IMAGES:
+    names = names or tuple(labels)
+    if int(part.labels.max()) >= len(names):
+        at = int(part.labels.argmax())
         raise DataError(
-            f"{where}: expected at most {_MOST_IMAGES:,} images, got {len(images):,}; save them in parts"
+            f"{part.where_labels}: expected labels from 0 to {len(names) - 1}, "
+            f"got {part.labels[at]} at image {at}"
         )
-    return images, labels
-
-
-def _parts_of(arrays: Arrays, where: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-    present = [key for key in _IMAGE_KEYS if key in arrays]
-    if len(present) != 1:
-        raise DataError(
-            f"{where}: expected the images under exactly one of {', '.join(_IMAGE_KEYS)}, "
-            f"got the keys {named_in_line(', '.join(arrays)) or '(none)'}"
-        )
-    labels = arrays.get(_LABEL_KEYS[_IMAGE_KEYS.index(present[0])])
-    return arrays[present[0]], labels
-
-
-def _refuse_unlisted(problem: OSError) -> None:
-    """Raise, for to pass over a folder that cannot be listed would be to lose images silently."""
-    raise DataError(
-        f"{named_in_line(str(problem.filename))}: cannot be listed: {problem.strerror}"
-    ) from problem
+    return [names[label] for label in part.labels]

@@ -19,7 +19,7 @@ from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.bulk import Bulk, BulkOptions
 from s2dnas_deploy.run.cascade import Cascade
-from s2dnas_deploy.run.inputs import Item, find_items
+from s2dnas_deploy.run.inputs import Item, announced, find_items
 from s2dnas_deploy.run.output import Output, spelled
 from s2dnas_deploy.run.providers import is_choice
 from s2dnas_deploy.run.records import Format, Record, flat, format_of, header_of, line_of, record_of
@@ -115,9 +115,7 @@ def run_job(request: RunRequest, stream: BinaryIO, reporter: Reporter, stop: Sto
         allow_fallback=request.allow_fallback,
     ) as cascade:
         bulk = Bulk(cascade, request.bulk)
-        items = find_items(request.places, cascade.labels, request.listed)
-        if items.passed_over:
-            reporter.say(f"files that are no images, passed over: {items.passed_over}")
+        items = announced(find_items(request.places, cascade.labels, request.listed), reporter)
         say_if_fallen_back(request.provider, cascade, reporter)
         if cascade.stages.goes_through_host:
             reporter.say(
@@ -126,17 +124,17 @@ def run_job(request: RunRequest, stream: BinaryIO, reporter: Reporter, stop: Sto
         if request.out is None:
             sink = _Sink(file=stream, form=form, name="stdout")
             sink.write(header_of(form))
-            return _answer(bulk, items.images, sink, _Watch(reporter, stop))
+            return _answer(bulk, items, sink, _Watch(reporter, stop))
         run = _identity(request, cascade) | {"format": form}
         with Output(request.out, form, run, images=len(items), resume=request.resume) as output:
-            _check_same_items(output.written, items.images, output, bulk.exits)
+            _check_same_items(output.written, items, output, bulk.exits)
             if output.finished:
                 _check_complete(output, len(items))
                 reporter.say(f"{request.out} is complete already; remove it to run again")
             sink = _Sink(
                 file=output.file, form=output.line_form, name=str(request.out), written=output.written
             )
-            summary = _answer(bulk, items.images, sink, _Watch(reporter, stop))
+            summary = _answer(bulk, items, sink, _Watch(reporter, stop))
             if not summary.interrupted and not output.finished:
                 output.complete()
         return summary

@@ -204,12 +204,12 @@ def test_archives_that_are_no_files_keep_nobody_waiting(tmp_path):
 @pytest.mark.parametrize(
     ("truth", "reason"),
     [
-        (np.array([0.0, 1.0]), "expected a whole number as the label of each of 2 images, got float64"),
+        (np.array([0.0, 1.0]), "expected labels as integers .N., counted from 0, got float64"),
         (np.array([True, False]), "got bool"),
-        (np.array([0, -1]), "expected labels from 0 to 1, got -1 at image 1"),
+        (np.array([0, -1]), "expected labels from 0, got -1 at image 1"),
         (np.array([2, 0]), "expected labels from 0 to 1, got 2 at image 0"),
         (np.array([2**64 - 1, 0], np.uint64), "got 18446744073709551615"),
-        (np.array([0, 1, 0]), r"got int64 \[3\]"),
+        (np.array([0, 1, 0]), "expected one label for each image, got 2 images, 3 labels"),
         (np.array([[0, 1], [1, 0]]), r"got int64 \[2, 2\]"),
         (np.array(["a", "b"]), "got <U1"),
     ],

@@ -3,7 +3,6 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
@@ -17,10 +16,10 @@ from s2dnas_deploy.build.images.splits import (
     listed,
 )
 from s2dnas_deploy.errors import DataError, UnreadableError
+from s2dnas_deploy.images.listing import PART_NAMES, folders_in, listed_in
 from s2dnas_deploy.images.picture_file import OtherSizeError, planes_in
 from s2dnas_deploy.images.pixels import SUFFIXES, InputFormat, Pixels, require_picture_channels
 
-_PART_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 # Folders of these names alone are parts under another name, hardly ever classes.
 _PART_LIKE = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
 
@@ -50,10 +49,10 @@ def find_folder(root: Path, wanted: InputFormat) -> UnreadSplits:
 
 def _parts_of(root: Path) -> dict[str, Path]:
     """Return the folder of each part there is; the whole folder is for training if it is not divided."""
-    folders = _visible_folders(root)
-    named = {part: [f for f in folders if f.name.lower() in names] for part, names in _PART_NAMES.items()}
+    folders = folders_in(root)
+    named = {part: [f for f in folders if f.name.lower() in names] for part, names in PART_NAMES.items()}
     # A folder `train` of pictures among other classes is the class of trains.
-    if any(_visible_folders(train) for train in named["train"]):
+    if any(folders_in(train) for train in named["train"]):
         for part, found in named.items():
             if len(found) > 1:
                 raise DataError(
@@ -71,10 +70,10 @@ def _parts_of(root: Path) -> dict[str, Path]:
 
 
 def _class_folders(root: Path) -> list[Path]:
-    folders = _visible_folders(root)
+    folders = folders_in(root)
     if folders:
         return folders
-    loose = sum(1 for entry in _entries(root) if _is_image_name(entry.name))
+    loose = len(listed_in(str(root)).pictures)
     got = f"{loose:,} images directly in it and no class folders" if loose else "no folders in it"
     raise DataError(
         f"{root}: expected one folder per class ({root.name}/CLASS/*.jpg), got {got}."
@@ -84,23 +83,19 @@ def _class_folders(root: Path) -> list[Path]:
 
 def _files_of(part_root: Path, class_names: tuple[str, ...], train_root: Path) -> dict[str, list[str]]:
     """Return the image files of each class, in an order that depends on their names only."""
-    folders = {folder.name: folder for folder in _class_folders(part_root)}
-    unknown = sorted(set(folders) - set(class_names))
+    unknown = sorted({folder.name for folder in _class_folders(part_root)} - set(class_names))
     if unknown:
         raise DataError(
             f"{part_root}: expected only classes that {train_root} has, got {listed(unknown)} as well."
             " Remove these folders, or add images of these classes to train on."
         )
-    return {name: _image_files(folders[name]) if name in folders else [] for name in class_names}
-
-
-def _image_files(folder: Path) -> list[str]:
-    return sorted(
-        os.path.join(place, name)
-        for place, _, names in os.walk(folder, onerror=_refuse_unlisted)
-        for name in names
-        if _is_image_name(name)
-    )
+    files: dict[str, list[str]] = {name: [] for name in class_names}
+    before = len(os.path.join(part_root, ""))
+    for path in listed_in(str(part_root)).pictures:
+        name, is_below, _ = path[before:].partition(os.sep)
+        if is_below:
+            files[name].append(path)
+    return files
 
 
 def _require_no_empty_class(files: dict[str, list[str]], train_root: Path) -> None:
@@ -161,27 +156,3 @@ def _decode(path: str, out: Pixels, wanted: InputFormat, faults: _Faults) -> Non
         faults.misfits.append((path, found.height, found.width))
     except DataError as problem:
         faults.unreadable.append((path, str(problem)))
-
-
-def _visible_folders(root: Path) -> list[Path]:
-    return sorted(entry for entry in _entries(root) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return list(folder.iterdir())
-    except OSError as problem:
-        _refuse_unlisted(problem)
-
-
-def _refuse_unlisted(problem: OSError) -> NoReturn:
-    """Raise, for to pass over a folder that cannot be listed would be to lose images silently."""
-    raise DataError(
-        f"{problem.filename}: expected a folder that can be listed, got: {problem.strerror}."
-        " Mend its permissions."
-    ) from problem
-
-
-def _is_image_name(name: str) -> bool:
-    # A leading dot marks what file managers leave behind ("._cat.jpg" is no picture).
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")

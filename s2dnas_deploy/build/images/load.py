@@ -16,6 +16,7 @@ from s2dnas_deploy.build.images.folder import find_folder
 from s2dnas_deploy.build.images.labelled import ImageSplits, LabelledImages, digest_of
 from s2dnas_deploy.build.images.splits import UnreadImages, UnreadSplits, limited, with_val
 from s2dnas_deploy.errors import DataError, UnreadableError
+from s2dnas_deploy.images.archive import SUFFIXES
 from s2dnas_deploy.images.pixels import InputFormat, Pixels
 from s2dnas_deploy.quoting import is_shown, shown
 
@@ -76,7 +77,7 @@ def _find(source: str, wanted: InputFormat) -> UnreadSplits:
     if path.is_dir():
         cifar = cifar_folder(path)
         return find_folder(path, wanted) if cifar is None else find_cifar(cifar, wanted)
-    if path.is_file() and path.suffix.lower() == ".npz":
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
         return find_archive(path, wanted)
     got = "another kind of file (unpack it first if it is packed)" if path.exists() else "nothing there"
     raise DataError(

@@ -355,9 +355,10 @@ def load(
         )
         for name in scenarios
     ]
-    results = run_loads(
-        bundle, places, loads, log, provider=provider, threads=threads, noise=noise, trust=trust
-    )
+    with Console(quiet=False) as console:
+        results = run_loads(
+            bundle, places, loads, log, console, provider=provider, threads=threads, noise=noise, trust=trust
+        )
     for result in results:
         print_result(load_text(result))
     if not all(result.is_valid for result in results):
@@ -434,7 +435,8 @@ def pack(
         python=python,
         noise=noise,
     )
-    count = write_kit(kit, out)
+    with Console(quiet=False) as console:
+        count = write_kit(kit, out, console)
     print_result(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB, {count} images; on the board: unzip it, sh kit/run.sh"
     )

@@ -23,9 +23,10 @@ from typing import Any
 import numpy as np
 
 from s2dnas_deploy.errors import DataError, S2dnasError
+from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.bench.answers import image_bytes, pixels_of, refuse_noise
 from s2dnas_deploy.run.cascade import Cascade
-from s2dnas_deploy.run.inputs import evenly, find_items
+from s2dnas_deploy.run.inputs import announced, evenly, find_items
 from s2dnas_deploy.run.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, finite_number, whole_number
 from s2dnas_deploy.run.stages import Array
 
@@ -108,6 +109,7 @@ def run_loads(
     places: Sequence[str],
     loads: Sequence[Load],
     log: Path,
+    reporter: Reporter,
     *,
     provider: str,
     threads: int | None,
@@ -117,7 +119,7 @@ def run_loads(
     """One load after the other on the same images; each has a folder in `log`."""
     _loadgen()  # before the work
     with Cascade.load(bundle, provider=provider, threads=threads, trust=trust) as cascade:
-        items = find_items(places, cascade.labels).images
+        items = announced(find_items(places, cascade.labels), reporter)
         images = pixels_of(cascade, evenly(items, max(_MOST_BYTES // image_bytes(cascade.manifest), 1)))
         if not noise:
             refuse_noise(images)

@@ -44,7 +44,7 @@ from s2dnas_deploy.run.bench.subjects import exit_name
 from s2dnas_deploy.run.bench.summary import mean_of
 from s2dnas_deploy.run.cascade import Cascade
 from s2dnas_deploy.run.environment import look_around
-from s2dnas_deploy.run.inputs import Item, find_items
+from s2dnas_deploy.run.inputs import Item, announced, find_items
 from s2dnas_deploy.run.limits import (
     LEAST_SECONDS,
     MOST_BATCH,
@@ -154,7 +154,7 @@ def _find_out(request: MeasureRequest, bundle: Bundle, setting: Setting, reporte
     """All that needs sessions in this process, which are gone when others take timings."""
     baseline = _baseline(request, bundle.manifest, setting, reporter)
     with Cascade(bundle, provider=setting.provider, threads=setting.threads) as cascade:
-        items = find_items(request.places, cascade.labels).images
+        items = announced(find_items(request.places, cascade.labels), reporter)
         if not request.noise:
             refuse_noise(pixels_of(cascade, items[:: max(len(items) // LOOKED_AT, 1)]))
         if baseline is not None:

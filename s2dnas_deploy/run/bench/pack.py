@@ -25,10 +25,11 @@ from s2dnas_deploy.bundle.bundle import own_static, static_beside, verify_bundle
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import BundleError, DataError, OptionError, S2dnasError
 from s2dnas_deploy.files.atomic import write_atomically
+from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.baseline import Baseline
 from s2dnas_deploy.run.bench.answers import refuse_noise
 from s2dnas_deploy.run.bench.wheel import write_wheel
-from s2dnas_deploy.run.inputs import Item, evenly, find_items, truth_of
+from s2dnas_deploy.run.inputs import Item, announced, evenly, find_items, truth_of
 from s2dnas_deploy.run.pictures import Reader
 from s2dnas_deploy.run.profile import PROBES
 from s2dnas_deploy.run.providers import CPU
@@ -58,7 +59,7 @@ class Kit:
     noise: bool = False
 
 
-def write_kit(kit: Kit, out: Path) -> int:
+def write_kit(kit: Kit, out: Path, reporter: Reporter) -> int:
     """Write the zip; how many images are in it."""
     manifest = verify_bundle(kit.bundle).manifest
     static = kit.static or own_static(kit.bundle, manifest)
@@ -66,7 +67,7 @@ def write_kit(kit: Kit, out: Path) -> int:
         raise OptionError(f"--static {kit.static}: no such file")
     if kit.probes is not None and not (kit.probes / PROBES).is_file():
         raise DataError(f"{kit.probes}: expected a folder that s2dnas-search --write-probes wrote")
-    found = find_items(kit.places, manifest.labels).images
+    found = announced(find_items(kit.places, manifest.labels), reporter)
     some = evenly(found, kit.images)
     with tempfile.TemporaryDirectory(prefix="s2dnas-kit-") as passing:
         folder = Path(passing) / "kit"
