@@ -7,7 +7,7 @@ the smallest size of the same proportions that covers it, centre cut out, odd pi
 the bottom).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -163,6 +163,13 @@ def fitted(images: Pixels, wanted: InputFormat) -> Pixels:
     planes = images.reshape(-1, *images.shape[2:])
     # Plane by plane is what pillow does within an RGB picture as well, and it allows any channel count.
     return np.stack([np.asarray(resized(Image.fromarray(plane), wanted)) for plane in planes]).reshape(shape)
+
+
+def normalised(planes: Pixels, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """What a network reads of uint8 [..., C, H, W]: (pixel / 255 - mean) / std, in float32 as in training."""
+    means, stds = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
+    scaled: NDArray[np.float32] = (planes.astype(np.float32) / np.float32(255) - means) / stds
+    return scaled
 
 
 def is_as_wanted(image: Image.Image, wanted: InputFormat) -> bool:

@@ -21,6 +21,7 @@ from s2dnas_deploy.images.pixels import (
     can_recolour,
     fitted,
     in_colour,
+    normalised,
     planes_of,
     require_picture_channels,
     resized,
@@ -41,8 +42,7 @@ class Reader:
         self.wanted = InputFormat(channels=channels, height=height, width=width, resize=p.resize)
         self.shape = manifest.image_shape
         self.dtype = np.dtype(manifest.image_type)
-        self._mean = np.asarray(p.mean, np.float32).reshape(-1, 1, 1)
-        self._std = np.asarray(p.std, np.float32).reshape(-1, 1, 1)
+        self._mean, self._std = p.mean, p.std
 
     def batch(self, images: "Array | Sequence[Given]") -> Array:
         """An array as it must be, or what files and pictures hold, as one array [N, ...]."""
@@ -128,9 +128,7 @@ class Reader:
         if self.dtype == np.uint8:
             pixels: Array = planes.transpose(1, 2, 0)
             return pixels
-        # x = (pixel / 255 - mean) / std
-        normalised: Array = (planes.astype(np.float32) / np.float32(255) - self._mean) / self._std
-        return normalised
+        return normalised(planes, self._mean, self._std)
 
 
 def _loaded(picture: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from s2dnas_deploy.build.images import LabelledImages
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.images import pixels
 
 Pixels = npt.NDArray[np.uint8]
 _MADE_UP_IMAGES = 32
@@ -24,15 +25,14 @@ class ExportImages:
 
 def pixels_of(images: LabelledImages) -> Pixels:
     """As the graphs take them, uint8 [N, H, W, C]."""
-    pixels: Pixels = images.images.permute(0, 2, 3, 1).contiguous().numpy()
-    return pixels
+    as_taken: Pixels = images.images.permute(0, 2, 3, 1).contiguous().numpy()
+    return as_taken
 
 
 def normalised(images: Pixels, preprocessing: Preprocessing) -> npt.NDArray[np.float32]:
-    """What a network reads, float32 [N, C, H, W]: (pixel / 255 - mean) / std, rounded once."""
-    pixels = images.astype(np.float64).transpose(0, 3, 1, 2) / 255
-    mean, std = (np.array(v).reshape(1, -1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
-    return np.ascontiguousarray((pixels - mean) / std, dtype=np.float32)
+    """What a network reads of uint8 [N, H, W, C], float32 [N, C, H, W], as a device makes it."""
+    planes = images.transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(pixels.normalised(planes, preprocessing.mean, preprocessing.std))
 
 
 def made_up(preprocessing: Preprocessing) -> Pixels:
