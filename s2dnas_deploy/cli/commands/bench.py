@@ -341,24 +341,30 @@ def load(
     s2dnas-bench load bundle/ --data images/ --scenario Server --queries-per-second 500 --within-ms 5
     """  # noqa: D301
     from s2dnas_deploy.cli.text.bench import load_text
-    from s2dnas_deploy.run.bench.loadgen import Load, run_loads
+    from s2dnas_deploy.run.bench.loadgen import Load, LoadRequest, run_loads
 
+    request = LoadRequest(
+        bundle=bundle,
+        places=places,
+        loads=tuple(
+            Load(
+                scenario=name,
+                seconds=seconds,
+                batch=batch,
+                queries_per_second=queries_per_second,
+                within_ms=within_ms,
+            )
+            for name in scenarios
+        ),
+        log=log,
+        provider=provider,
+        threads=threads,
+        noise=noise,
+        trust=trust,
+    )
     silence_pillow()
-    check_writable(log / "log", "--log")
-    loads = [
-        Load(
-            scenario=name,
-            seconds=seconds,
-            batch=batch,
-            queries_per_second=queries_per_second,
-            within_ms=within_ms,
-        )
-        for name in scenarios
-    ]
     with Console(quiet=False) as console:
-        results = run_loads(
-            bundle, places, loads, log, console, provider=provider, threads=threads, noise=noise, trust=trust
-        )
+        results = run_loads(request, console)
     for result in results:
         print_result(load_text(result))
     if not all(result.is_valid for result in results):

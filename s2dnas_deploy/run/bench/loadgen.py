@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from s2dnas_deploy.errors import DataError, S2dnasError
+from s2dnas_deploy.files.atomic import check_writable
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.run.bench.answers import image_bytes, pixels_of, refuse_noise
 from s2dnas_deploy.run.cascade import Cascade
@@ -71,6 +72,22 @@ class Load:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoadRequest:
+    """What a person asks of `s2dnas-bench load`."""
+
+    bundle: Path
+    places: tuple[str, ...]
+    loads: tuple[Load, ...]
+    log: Path
+    """A folder; each scenario gets one in it."""
+    provider: str = "auto"
+    threads: int | None = None
+    noise: bool = False
+    trust: Path | None = None
+    """The public key by whose owner the bundle must be signed."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoadResult:
     """What LoadGen says: its own figure (milliseconds, or samples a second), and whether the run is valid."""
 
@@ -104,26 +121,18 @@ def run_load(cascade: Cascade, images: Array, load: Load, log: Path) -> LoadResu
     return _result(load.scenario, log)
 
 
-def run_loads(
-    bundle: Path,
-    places: Sequence[str],
-    loads: Sequence[Load],
-    log: Path,
-    reporter: Reporter,
-    *,
-    provider: str,
-    threads: int | None,
-    noise: bool,
-    trust: Path | None = None,
-) -> list[LoadResult]:
-    """One load after the other on the same images; each has a folder in `log`."""
+def run_loads(request: LoadRequest, reporter: Reporter) -> list[LoadResult]:
+    """One load after the other on the same images; each has a folder in `request.log`."""
+    check_writable(request.log / "log", "--log")
     _loadgen()  # before the work
-    with Cascade.load(bundle, provider=provider, threads=threads, trust=trust) as cascade:
-        items = announced(find_items(places, cascade.labels), reporter)
+    with Cascade.load(
+        request.bundle, provider=request.provider, threads=request.threads, trust=request.trust
+    ) as cascade:
+        items = announced(find_items(request.places, cascade.labels), reporter)
         images = pixels_of(cascade, evenly(items, max(_MOST_BYTES // image_bytes(cascade.manifest), 1)))
-        if not noise:
+        if not request.noise:
             refuse_noise(images)
-        return [run_load(cascade, images, load, log / load.scenario) for load in loads]
+        return [run_load(cascade, images, load, request.log / load.scenario) for load in request.loads]
 
 
 def _loadgen() -> Any:
