@@ -28,8 +28,8 @@ from pages import put_table
 
 from s2dnas_deploy import Cascade
 from s2dnas_deploy.decide.flow import IMAGE
-from s2dnas_deploy.run.bulk import BulkOptions, decoded
-from s2dnas_deploy.run.inputs import Item, find_items
+from s2dnas_deploy.runtime.answers.inputs import Item, find_items
+from s2dnas_deploy.runtime.bulk import BulkOptions, decoded
 
 RESULT = Path(__file__).parent / "results" / "bulk.json"
 RUN = [sys.executable, "-c", "from s2dnas_deploy.cli import run; run()"]

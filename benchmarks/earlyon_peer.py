@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from s2dnas_deploy.build.images import ImageSplits, LabelledImages
-from s2dnas_deploy.build.training.batches import Batches, normalised
-from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli.console import Console
+from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.training.batches import Batches, normalised
+from s2dnas_deploy.workshop.training.settings import Settings
 
 EXITS = ("layer1", "layer2", "layer3")
 EPOCHS = 6

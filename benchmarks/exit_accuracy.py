@@ -18,8 +18,8 @@ import click
 from machine import machine
 from pages import put_table
 
-from s2dnas_deploy.build.costs import stage_costs
-from s2dnas_deploy.build.model_file import Model, load_model
+from s2dnas_deploy.workshop.network.costs import stage_costs
+from s2dnas_deploy.workshop.network.model_file import Model, load_model
 
 HERE = Path(__file__).parent
 RECIPE = HERE.parent / "models" / "wide_resnet.toml"

@@ -19,10 +19,10 @@ from onnx import ModelProto, TensorProto, helper
 from pages import put_table
 from sessions import BoundSessions, bundle_of, images_from
 
-from s2dnas_deploy.build.model_file import load_model
-from s2dnas_deploy.build.network import as_static, carry_over
-from s2dnas_deploy.build.static_source import read_plan
 from s2dnas_deploy.decide.flow import ANSWERS, IMAGE
+from s2dnas_deploy.workshop.network.model_file import load_model
+from s2dnas_deploy.workshop.network.network import as_static, carry_over
+from s2dnas_deploy.workshop.reading.static_source import read_plan
 
 RESULTS = Path(__file__).parent / "results"
 Task = Callable[[], None]

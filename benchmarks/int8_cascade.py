@@ -25,11 +25,11 @@ from pages import put_table
 from sessions import BoundSessions, bundle_of, pixels, splits_of
 from thresholds import GRID, cheapest, exit_accuracy, leaving, scores_from
 
-from s2dnas_deploy.build.export.expect import answers_of
-from s2dnas_deploy.build.export.samples import ExportImages, Pixels
-from s2dnas_deploy.build.images import LabelledImages
-from s2dnas_deploy.build.model_file import load_model
-from s2dnas_deploy.run.chain import StageAnswer
+from s2dnas_deploy.sessions.every_stage import StageAnswer
+from s2dnas_deploy.workshop.data import LabelledImages
+from s2dnas_deploy.workshop.export.expect import answers_of
+from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels
+from s2dnas_deploy.workshop.network.model_file import load_model
 
 RESULTS = Path(__file__).parent / "results"
 PRECISIONS = ("float32", "int8")

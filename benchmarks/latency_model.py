@@ -18,15 +18,15 @@ from machine import machine
 from pages import put_table
 from scipy.stats import spearmanr
 
-from s2dnas_deploy.build.images import load_images
-from s2dnas_deploy.build.model_file import load_model
-from s2dnas_deploy.build.network import as_static, carry_over
-from s2dnas_deploy.build.search.latency import features_of, fit
-from s2dnas_deploy.build.search.make_space import make_space
-from s2dnas_deploy.build.search.probes import probe_plans, write_probes
-from s2dnas_deploy.build.training.session import Prepared
 from s2dnas_deploy.plan import Plan
-from s2dnas_deploy.run.profile import STATIC, measure_profile
+from s2dnas_deploy.runtime.device_profile import STATIC, measure_profile
+from s2dnas_deploy.workshop.data import load_images
+from s2dnas_deploy.workshop.network.model_file import load_model
+from s2dnas_deploy.workshop.network.network import as_static, carry_over
+from s2dnas_deploy.workshop.search.latency import features_of, fit
+from s2dnas_deploy.workshop.search.make_space import make_space
+from s2dnas_deploy.workshop.search.probes import probe_plans, write_probes
+from s2dnas_deploy.workshop.training.run import Prepared
 
 RESULT = Path(__file__).parent / "results" / "latency_model.json"
 UNSEEN = 20

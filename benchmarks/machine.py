@@ -4,7 +4,7 @@ import os
 import platform
 from typing import Any
 
-from s2dnas_deploy.run.environment import processor
+from s2dnas_deploy.sessions.environment import processor
 
 
 def machine() -> dict[str, Any]:

@@ -24,7 +24,7 @@ from s2dnas_deploy import Cascade
 from s2dnas_deploy.bundle.bundle import load_bundle
 from s2dnas_deploy.decide.flow import IMAGE
 from s2dnas_deploy.decide.rules import Threshold
-from s2dnas_deploy.run.inputs import find_items
+from s2dnas_deploy.runtime.answers.inputs import find_items
 
 RESULT = Path(__file__).parent / "results" / "overhead.json"
 Calls = list[tuple[Any, list[str], dict[str, np.ndarray]]]

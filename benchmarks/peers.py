@@ -40,21 +40,21 @@ from smaller_networks import FACTORS, smaller_network
 from thresholds import cheapest, exit_accuracy, menus_of, scores_from
 from torch import Tensor
 
-from s2dnas_deploy.build.export.expect import answers_of
-from s2dnas_deploy.build.export.samples import ExportImages, Pixels
-from s2dnas_deploy.build.export.single_file import nest
-from s2dnas_deploy.build.images import ImageSplits, LabelledImages
-from s2dnas_deploy.build.model_file import Model, load_model
-from s2dnas_deploy.build.network import as_static
-from s2dnas_deploy.build.source import build_network
-from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.bundle.bundle import Bundle
 from s2dnas_deploy.bundle.manifest import CONFIDENCE
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli.console import Console
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.thresholds import in_points
-from s2dnas_deploy.run.cascade import Cascade
+from s2dnas_deploy.runtime.cascade import Cascade
+from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.export.expect import answers_of
+from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels
+from s2dnas_deploy.workshop.export.single_file import nest
+from s2dnas_deploy.workshop.network.model_file import Model, load_model
+from s2dnas_deploy.workshop.network.network import as_static
+from s2dnas_deploy.workshop.reading.source import build_network
+from s2dnas_deploy.workshop.training.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"
 PICTURES = Path(__file__).parents[1] / "docs"

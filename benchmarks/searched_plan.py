@@ -26,11 +26,11 @@ from pages import put_table
 from sessions import BoundSessions, bundle_of, images_from, pixels
 from thresholds import cheapest, exit_accuracy, menus_of, scores_from
 
-from s2dnas_deploy.build.export.expect import answers_of
-from s2dnas_deploy.build.export.samples import Pixels
-from s2dnas_deploy.build.images import load_images
-from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.decide.thresholds import in_points
+from s2dnas_deploy.workshop.data import load_images
+from s2dnas_deploy.workshop.export.expect import answers_of
+from s2dnas_deploy.workshop.export.samples import Pixels
+from s2dnas_deploy.workshop.network.model_file import load_model
 
 RESULT = Path(__file__).parent / "results" / "searched_plan.json"
 STATIC = "static"

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from s2dnas_deploy.build.export.assemble import Export, write_bundle
-from s2dnas_deploy.build.export.chain import chain_of
-from s2dnas_deploy.build.export.options import ExportOptions
-from s2dnas_deploy.build.export.samples import ExportImages, Pixels
-from s2dnas_deploy.build.images import ImageSplits, LabelledImages, load_images
-from s2dnas_deploy.build.model_file import Model
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
 from s2dnas_deploy.cli.console import Console
 from s2dnas_deploy.decide.flow import IMAGE, LABEL
 from s2dnas_deploy.decide.rules import CONFIDENCE
+from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages, load_images
+from s2dnas_deploy.workshop.export.assemble import Export, write_bundle
+from s2dnas_deploy.workshop.export.chain import chain_of
+from s2dnas_deploy.workshop.export.options import ExportOptions
+from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels
+from s2dnas_deploy.workshop.network.model_file import Model
 
 
 def images_from(data: str, static: Model) -> ExportImages:

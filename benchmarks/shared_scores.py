@@ -20,24 +20,24 @@ from pages import put_table
 from scipy.stats import kendalltau
 from thresholds import exit_accuracy
 
-from s2dnas_deploy.build.images import ImageSplits, load_images
-from s2dnas_deploy.build.model_file import Model, load_model
-from s2dnas_deploy.build.network import as_network, as_static, carry_over
-from s2dnas_deploy.build.search.by_hand import uniform_choices
-from s2dnas_deploy.build.search.evaluate import STATISTICS_IMAGES, SharedEvaluator, SharedStart
-from s2dnas_deploy.build.search.judge_shared import logits_of, scores_from
-from s2dnas_deploy.build.search.judges import set_judges_aside
-from s2dnas_deploy.build.search.make_space import make_space
-from s2dnas_deploy.build.search.price import by_macs
-from s2dnas_deploy.build.search.reward import worth_of
-from s2dnas_deploy.build.search.space import Choices, ExitSlot, SearchSpace
-from s2dnas_deploy.build.search.train_shared import SharedTask, train_shared
-from s2dnas_deploy.build.training.devices import autocast_for
-from s2dnas_deploy.build.training.loop import Task, train
-from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.cli.console import Console
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.reporter import Progress
+from s2dnas_deploy.workshop.data import ImageSplits, load_images
+from s2dnas_deploy.workshop.network.model_file import Model, load_model
+from s2dnas_deploy.workshop.network.network import as_network, as_static, carry_over
+from s2dnas_deploy.workshop.search.by_hand import uniform_choices
+from s2dnas_deploy.workshop.search.evaluate import STATISTICS_IMAGES, SharedEvaluator, SharedStart
+from s2dnas_deploy.workshop.search.judge_shared import logits_of, scores_from
+from s2dnas_deploy.workshop.search.judges import set_judges_aside
+from s2dnas_deploy.workshop.search.make_space import make_space
+from s2dnas_deploy.workshop.search.price import by_macs
+from s2dnas_deploy.workshop.search.reward import worth_of
+from s2dnas_deploy.workshop.search.space import Choices, ExitSlot, SearchSpace
+from s2dnas_deploy.workshop.search.train_shared import SharedTask, train_shared
+from s2dnas_deploy.workshop.training.devices import autocast_for
+from s2dnas_deploy.workshop.training.loop import Task, train
+from s2dnas_deploy.workshop.training.settings import Settings
 
 RESULT = Path(__file__).parent / "results" / "shared_scores.json"
 TARGETS = (0.15, 0.25, 0.4)

@@ -14,14 +14,14 @@ import click
 import torch
 from sessions import splits_of
 
-from s2dnas_deploy.build.images import ImageSplits
-from s2dnas_deploy.build.model_file import Model, load_model, save_model
-from s2dnas_deploy.build.network import as_network
-from s2dnas_deploy.build.source import build_network
-from s2dnas_deploy.build.static_network import read_network
-from s2dnas_deploy.build.training.loop import Task, accuracy, train
-from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.cli.console import Console
+from s2dnas_deploy.workshop.data import ImageSplits
+from s2dnas_deploy.workshop.network.model_file import Model, load_model, save_model
+from s2dnas_deploy.workshop.network.network import as_network
+from s2dnas_deploy.workshop.reading.read import read_network
+from s2dnas_deploy.workshop.reading.source import build_network
+from s2dnas_deploy.workshop.training.loop import Task, accuracy, train
+from s2dnas_deploy.workshop.training.settings import Settings
 
 FACTORS = (0.25, 0.375, 0.5, 0.75, 0.9)
 

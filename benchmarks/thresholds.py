@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.thresholds import NEVER, exits_taken
-from s2dnas_deploy.run.chain import StageAnswer
+from s2dnas_deploy.sessions.every_stage import StageAnswer
 
 GRID = (*np.arange(0.3, 1.0, 0.02), 0.99, 0.995, NEVER)
 

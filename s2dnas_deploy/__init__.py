@@ -2,7 +2,7 @@
 
     static CNN ──▶ channel graph ──▶ plan ──▶ multi-stage network ──▶ model.pt ──▶ bundle ──▶ cascade
 
-`build/` is the workstation's wing (torch), `run/` the device's (onnxruntime and numpy); they meet in
+`workshop/` is the workstation's wing (torch), `runtime/` the device's (onnxruntime and numpy); they meet in
 `bundle/`, `decide/` and `plan.py` only. What is listed here is public, and nothing else. It is imported when
 it is asked for, so that importing the package imports none of the heavy libraries:
 
@@ -16,7 +16,7 @@ it is asked for, so that importing the package imports none of the heavy librari
     verify_bundle     the same, and every file of the folder
     Flow              which samples go where
     Plan              how a network is divided
-    load_model        a `model.pt`, as a network of torch (needs the extra `build`)
+    load_model        a `model.pt`, as a network of torch (needs the extra `workshop`)
     S2dnasError       the base of all errors that this package raises on purpose; `errors` has the tree
     BundleError, DataError, OptionError, ProviderError      those that running a bundle can meet
 """
@@ -26,13 +26,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.build.model_file import load_model
     from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, verify_bundle
     from s2dnas_deploy.bundle.manifest import Manifest
     from s2dnas_deploy.decide.flow import Flow
     from s2dnas_deploy.errors import BundleError, DataError, OptionError, ProviderError, S2dnasError
     from s2dnas_deploy.plan import Plan
-    from s2dnas_deploy.run.cascade import Cascade, Prediction, Predictions, Timing
+    from s2dnas_deploy.runtime.cascade import Cascade
+    from s2dnas_deploy.runtime.predictions import Prediction, Predictions, Timing
+    from s2dnas_deploy.workshop.network.model_file import load_model
 
 __version__ = "0.2.0.dev0"
 
@@ -59,12 +60,13 @@ __all__ = [
     "verify_bundle",
 ]
 _HOMES = {
-    "run.cascade": ("Cascade", "Prediction", "Predictions", "Timing"),
+    "runtime.cascade": ("Cascade",),
+    "runtime.predictions": ("Prediction", "Predictions", "Timing"),
     "bundle.bundle": ("Bundle", "load_bundle", "verify_bundle"),
     "bundle.manifest": ("Manifest",),
     "decide.flow": ("Flow",),
     "plan": ("Plan",),
-    "build.model_file": ("load_model",),
+    "workshop.network.model_file": ("load_model",),
     "errors": ("BundleError", "DataError", "OptionError", "ProviderError", "S2dnasError"),
 }
 

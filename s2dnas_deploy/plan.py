@@ -1,6 +1,6 @@
 """The plan: who owns which channels, who reuses what, and where each stage exits; and the space of plans.
 
-Place in the flow: `build/groups` derives a `PlanSpace` from a channel graph; a `Plan` is one point of it,
+Place in the flow: `workshop/groups` derives a `PlanSpace` from a channel graph; a `Plan` is one point of it,
 a small JSON document. This module knows no torch and no weights: it says which plans are legal, and makes
 some. It must not know how a plan is run.
 

@@ -7,16 +7,16 @@ import torch
 from full_check import with_random_exits
 
 from s2dnas_deploy import plan as plans
-from s2dnas_deploy.build.export.assemble import Export, write_bundle
-from s2dnas_deploy.build.export.chain import Chain, chain_of
-from s2dnas_deploy.build.export.options import ExportOptions
-from s2dnas_deploy.build.model_file import Model
-from s2dnas_deploy.build.network import carry_over
-from s2dnas_deploy.build.static_network import StaticNetwork
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli.console import Console
-from s2dnas_deploy.run.chain import StageSession, run_chain
+from s2dnas_deploy.sessions.every_stage import StageSession, run_chain
+from s2dnas_deploy.workshop.export.assemble import Export, write_bundle
+from s2dnas_deploy.workshop.export.chain import Chain, chain_of
+from s2dnas_deploy.workshop.export.options import ExportOptions
+from s2dnas_deploy.workshop.network.model_file import Model
+from s2dnas_deploy.workshop.network.network import carry_over
+from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 
 QUIET = Console(quiet=True)
 

@@ -5,11 +5,12 @@ import torch
 from torch import nn
 
 from s2dnas_deploy import plan as plans
-from s2dnas_deploy.build.graph import ChannelGraph
-from s2dnas_deploy.build.groups import divide_into_groups
-from s2dnas_deploy.build.network import MultiStageNetwork, carry_over
-from s2dnas_deploy.build.stages import StageNetwork, run_chain, slice_stages
-from s2dnas_deploy.build.static_network import StaticNetwork, read_network, run_graph
+from s2dnas_deploy.workshop.network.graph import ChannelGraph
+from s2dnas_deploy.workshop.network.groups import divide_into_groups
+from s2dnas_deploy.workshop.network.network import MultiStageNetwork, carry_over
+from s2dnas_deploy.workshop.network.stages import StageNetwork, run_chain, slice_stages
+from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_graph
+from s2dnas_deploy.workshop.reading.read import read_network
 
 TOLERANCE = 1e-9
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
 from s2dnas_deploy.bundle.card import readme
+from s2dnas_deploy.bundle.entries import GraphFile, StageEntry, Tensor
 from s2dnas_deploy.bundle.exits import Exit
-from s2dnas_deploy.bundle.manifest import GraphFile, Manifest, StageEntry, Tensor
+from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.bundle.saving import save_bundle
 from s2dnas_deploy.decide.flow import Flow

@@ -19,12 +19,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-_RUNNING = ("onnxruntime", "s2dnas_deploy.run.calibration", "s2dnas_deploy.run.job")
+_RUNNING = ("onnxruntime", "s2dnas_deploy.runtime.calibrate.calibration", "s2dnas_deploy.runtime.answers.job")
 _BUILDING = (
     "matplotlib.backends.backend_svg",
     "onnxsim",
-    "s2dnas_deploy.build.export.session",
-    "s2dnas_deploy.build.training.session",
+    "s2dnas_deploy.workshop.export.request",
+    "s2dnas_deploy.workshop.training.run",
     "sklearn.datasets",
     "torch._dynamo",
 )

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from s2dnas_deploy.bench.report import Answers, Cold, Energy, Measured, Report, Run
 from s2dnas_deploy.decide.thresholds import Point
-from s2dnas_deploy.run.bench.report import Answers, Cold, Energy, Measured, Report, Run
-from s2dnas_deploy.run.environment import Environment, Machine, State
+from s2dnas_deploy.sessions.environment import Environment, Machine, State
 
 TIMES = {
     "cascade": 0.4,

@@ -19,7 +19,7 @@ from PIL import Image
 
 import s2dnas_deploy.cli.text.bundle
 import s2dnas_deploy.cli.text.run
-import s2dnas_deploy.run.job  # noqa: F401  # all here, or each child would import them anew
+import s2dnas_deploy.runtime.answers.job  # noqa: F401  # all here, or each child would import them anew
 
 Image.init()
 

@@ -12,7 +12,7 @@ from handmade import handmade_bundle
 from onnx import TensorProto, helper
 
 from s2dnas_deploy.bundle.bundle import Bundle
-from s2dnas_deploy.bundle.manifest import Tensor
+from s2dnas_deploy.bundle.entries import Tensor
 from s2dnas_deploy.decide.flow import IMAGE, chain
 
 CLASSES = 1000

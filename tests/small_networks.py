@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from s2dnas_deploy import plan as plans
-from s2dnas_deploy.build.network import carry_over
-from s2dnas_deploy.build.stages import StageNetwork, run_chain, slice_stages
-from s2dnas_deploy.build.static_network import StaticNetwork, read_network
+from s2dnas_deploy.workshop.network.network import carry_over
+from s2dnas_deploy.workshop.network.stages import StageNetwork, run_chain, slice_stages
+from s2dnas_deploy.workshop.network.static_network import StaticNetwork
+from s2dnas_deploy.workshop.reading.read import read_network
 
 MODELS = Path(__file__).parents[1] / "models"
 

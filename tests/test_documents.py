@@ -18,11 +18,12 @@ from mutations import mutations, told_well
 from small_networks import residual
 
 from s2dnas_deploy import plan as plans
-from s2dnas_deploy.build.graph import ChannelGraph
-from s2dnas_deploy.build.model_file import _ABOUT, _PROVENANCE
-from s2dnas_deploy.build.search.make_space import make_space
-from s2dnas_deploy.build.search.reward import Worth
-from s2dnas_deploy.build.search.trials import Trials
+from s2dnas_deploy.bench import compare as comparison
+from s2dnas_deploy.bench import spread
+from s2dnas_deploy.bench.job import Job
+from s2dnas_deploy.bench.page import page_of
+from s2dnas_deploy.bench.report import Report
+from s2dnas_deploy.bench.summary import summarise
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.cli import bench, inspect
 from s2dnas_deploy.errors import (
@@ -34,16 +35,15 @@ from s2dnas_deploy.errors import (
     S2dnasError,
 )
 from s2dnas_deploy.plan import Plan
-from s2dnas_deploy.run.bench import compare as comparison
-from s2dnas_deploy.run.bench import spread
-from s2dnas_deploy.run.bench.job import Job
-from s2dnas_deploy.run.bench.page import page_of
-from s2dnas_deploy.run.bench.report import Report
-from s2dnas_deploy.run.bench.summary import summarise
-from s2dnas_deploy.run.output import Output
-from s2dnas_deploy.run.profile import PROBES, Profile, _probes_in
-from s2dnas_deploy.run.records import record_in
-from s2dnas_deploy.run.timing import StageTimes
+from s2dnas_deploy.runtime.answers.output import Output
+from s2dnas_deploy.runtime.answers.records import record_in
+from s2dnas_deploy.runtime.device_profile import PROBES, Profile, _probes_in
+from s2dnas_deploy.runtime.timing import StageTimes
+from s2dnas_deploy.workshop.network.graph import ChannelGraph
+from s2dnas_deploy.workshop.network.model_file import _ABOUT, _PROVENANCE
+from s2dnas_deploy.workshop.search.make_space import make_space
+from s2dnas_deploy.workshop.search.reward import Worth
+from s2dnas_deploy.workshop.search.trials import Trials
 
 
 @pytest.fixture(params=[17, pytest.param(1, marks=pytest.mark.slow)])

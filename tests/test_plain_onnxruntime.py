@@ -16,7 +16,7 @@ from exports import chain_from, export_to, pixels
 from small_networks import residual
 
 from s2dnas_deploy import plan as plans
-from s2dnas_deploy.run.chain import StageSession, run_chain
+from s2dnas_deploy.sessions.every_stage import StageSession, run_chain
 
 ROOT = Path(__file__).parents[1]
 OLD = Path(os.environ.get("S2DNAS_OLD_PYTHON", ROOT / ".venv-old" / "bin" / "python"))

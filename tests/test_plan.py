@@ -7,9 +7,9 @@ import pytest
 from small_networks import example_network, residual
 
 from s2dnas_deploy import plan as plans
-from s2dnas_deploy.build.static_network import read_network
 from s2dnas_deploy.errors import PlanError
 from s2dnas_deploy.plan import OUTPUT, Plan, check
+from s2dnas_deploy.workshop.reading.read import read_network
 
 
 @pytest.fixture(scope="module")

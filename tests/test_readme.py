@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from small_networks import Residual
 
-from s2dnas_deploy.build.demo.folder import write_folder
 from s2dnas_deploy.cli.console import Console
 from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.workshop.demo.folder import write_folder
 
 ROOT = Path(__file__).parents[1]
 README, *DOCS = (

@@ -16,7 +16,7 @@ from handmade import handmade_bundle
 from onnx import TensorProto, helper, numpy_helper
 
 from s2dnas_deploy.bundle.bundle import Bundle
-from s2dnas_deploy.bundle.manifest import Tensor
+from s2dnas_deploy.bundle.entries import Tensor
 from s2dnas_deploy.decide.flow import ANSWER, DONE, IMAGE, Choices, Flow, Route, Stop
 from s2dnas_deploy.decide.rules import CONFIDENCE, Always, Largest, Setting, Threshold
 

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2dnas_deploy.bundle.manifest import GraphFile, Manifest
+from s2dnas_deploy.bundle.entries import GraphFile
+from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.signature import LARGEST_BYTES, SIGNATURE, Trusted
 from s2dnas_deploy.decide.flow import IMAGE, LABEL, PROBABILITIES
 from s2dnas_deploy.decide.rules import CONFIDENCE

@@ -7,20 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from s2dnas_deploy.bundle.exits import ConfidenceRule, Exit
-from s2dnas_deploy.bundle.manifest import (
+from s2dnas_deploy.bundle.entries import (
     FORMAT,
     MAX_STAGES,
     Expected,
     Facts,
     GraphFile,
     Macs,
-    Manifest,
     Promise,
     StageEntry,
     Tensor,
     expect,
 )
+from s2dnas_deploy.bundle.exits import ConfidenceRule, Exit
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.decide.flow import ANSWER, DONE, IMAGE, Route
 from s2dnas_deploy.decide.rules import CONFIDENCE, Threshold
@@ -97,26 +96,16 @@ class Manifest1:
                 stage.exit.threshold,
                 "none, for it takes all" if is_last else "a number",
             )
-        _ = self.now  # the rest is for it to check
 
     @property
-    def now(self) -> Manifest:
-        """The same as this release says it."""
-        return Manifest(
-            name=self.name,
-            precision=self.precision,
-            image_type=self.image_type,
-            preprocessing=self.preprocessing,
-            labels=self.labels,
-            tensors={spec.name: spec.plain for stage in self.stages for spec in stage.gives},
-            start=Route(to=("stage_0",)),
-            stages=tuple(self._stage(k, stage) for k, stage in enumerate(self.stages)),
-            single_file=self.single_file,
-            expected=self.expected,
-            promise=self.promise,
-            tools=self.tools,
-            sources=self.sources,
-        )
+    def fields_now(self) -> dict[str, Any]:
+        """What a `Manifest` of this release is made of, which checks the rest."""
+        kept = {name: value for name, value in vars(self).items() if name not in ("gathers", "stages")}
+        return kept | {
+            "tensors": {spec.name: spec.plain for stage in self.stages for spec in stage.gives},
+            "start": Route(to=("stage_0",)),
+            "stages": tuple(self._stage(k, stage) for k, stage in enumerate(self.stages)),
+        }
 
     def _stage(self, k: int, stage: _Stage) -> StageEntry:
         at = stage.exit.threshold

@@ -1,6 +1,6 @@
 """How much a sample proves: exact tests of "the mean loss is above α", for losses -1, 0 and 1.
 
-Knows nothing of exits. `calibrate` asks, for each candidate, whether what was seen rules a large loss out.
+Knows nothing of exits. `thresholds` asks, for each candidate, whether what was seen rules a large loss out.
 
 A test has level δ: if the true mean loss is above α, it says "proven" with probability δ at most, whatever
 the distribution. Both tests below are exact, not asymptotic, and nearly as sharp as the normal approximation:

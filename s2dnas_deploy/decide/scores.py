@@ -25,7 +25,7 @@ class ExitScores:
 
     `graphs` are the sha256 of the stages that said so, and `images` that of the pixels they were shown, where
     that is known. `static` is what the static network answers, int64 [N], if it was asked. Any confidence may
-    be there, for `bundle.exits` says what each of them means; classes that cannot be are refused.
+    be there, for `rules` says what each of them means; classes that cannot be are refused.
     """
 
     label: npt.NDArray[np.int64]

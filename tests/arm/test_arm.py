@@ -19,10 +19,10 @@ from exports import chain_from, export_to, pixels
 from small_networks import example_network, residual
 
 from s2dnas_deploy import plan as plans
-from s2dnas_deploy.build.static_network import read_network
+from s2dnas_deploy.bench.report import Report
 from s2dnas_deploy.cli import bench
-from s2dnas_deploy.run.bench.report import Report
-from s2dnas_deploy.run.chain import StageSession, run_chain
+from s2dnas_deploy.sessions.every_stage import StageSession, run_chain
+from s2dnas_deploy.workshop.reading.read import read_network
 
 ROOT = Path(__file__).parents[2]
 ARM = Path(os.environ.get("S2DNAS_ARM_PYTHON", ROOT / ".venv-arm" / "python"))

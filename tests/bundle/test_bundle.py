@@ -28,6 +28,7 @@ from small_networks import residual
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bundle import manifest as manifest_module
 from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, own_static, static_beside, verify_bundle
+from s2dnas_deploy.bundle.entries import MAX_STAGES
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import OLD, check_replaceable, save_bundle
 from s2dnas_deploy.cli import inspect
@@ -206,7 +207,7 @@ def setting(name):
 
 
 def test_a_bundle_has_as_many_stages_as_a_plan_may_have():
-    assert manifest_module.MAX_STAGES == plans.MAX_STAGES
+    assert MAX_STAGES == plans.MAX_STAGES
 
 
 def expected(**changes):

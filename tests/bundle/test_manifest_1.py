@@ -13,8 +13,8 @@ from s2dnas_deploy.bundle.bundle import load_bundle, verify_bundle
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.cli import calibrate, inspect
 from s2dnas_deploy.errors import BundleError
-from s2dnas_deploy.run.cascade import Cascade
-from s2dnas_deploy.run.chain import StageSession, run_chain
+from s2dnas_deploy.runtime.cascade import Cascade
+from s2dnas_deploy.sessions.every_stage import StageSession, run_chain
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "version_1"
 

@@ -15,6 +15,8 @@ from dying_writes import die_at_write
 from keys import key_pair
 from scored_bundle import scored_bundle
 
+from s2dnas_deploy.bench.job import Job
+from s2dnas_deploy.bench.subjects import CASCADE, load_subject
 from s2dnas_deploy.bundle import bundle as bundle_module
 from s2dnas_deploy.bundle import signature as signature_module
 from s2dnas_deploy.bundle.bundle import load_bundle, source_digest, verify_bundle
@@ -22,9 +24,7 @@ from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import check_replaceable, replace_manifest, save_bundle
 from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
 from s2dnas_deploy.errors import BundleError, OptionError, S2dnasError
-from s2dnas_deploy.run.bench.job import Job
-from s2dnas_deploy.run.bench.subjects import CASCADE, load_subject
-from s2dnas_deploy.run.cascade import Cascade
+from s2dnas_deploy.runtime.cascade import Cascade
 
 
 @pytest.fixture(scope="module")

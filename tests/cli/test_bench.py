@@ -23,17 +23,17 @@ from made_up_report import made_up_report
 from small_networks import residual
 
 from s2dnas_deploy import plan as plans
-from s2dnas_deploy.build.model_file import save_model
+from s2dnas_deploy.bench.crew import Crew
+from s2dnas_deploy.bench.loadgen import Load
+from s2dnas_deploy.bench.measure import MeasureRequest, exported_with
+from s2dnas_deploy.bench.report import Report
+from s2dnas_deploy.bench.subjects import YARDSTICKS
 from s2dnas_deploy.bundle.bundle import load_bundle, static_beside
 from s2dnas_deploy.cli import bench, export, run
 from s2dnas_deploy.cli import main as group
 from s2dnas_deploy.errors import OptionError
-from s2dnas_deploy.run.bench.crew import Crew
-from s2dnas_deploy.run.bench.loadgen import Load
-from s2dnas_deploy.run.bench.measure import MeasureRequest, exported_with
-from s2dnas_deploy.run.bench.report import Report
-from s2dnas_deploy.run.bench.subjects import YARDSTICKS
-from s2dnas_deploy.run.chain import StageSession, run_chain
+from s2dnas_deploy.sessions.every_stage import StageSession, run_chain
+from s2dnas_deploy.workshop.network.model_file import save_model
 
 SIZE = 12
 SHORT = ("--seconds", 0.4, "--processes", 2, "--threads", 1)
@@ -402,7 +402,7 @@ def test_a_kit_has_all_that_a_board_needs(kit):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         assert archive.testzip() is None
-    assert {"s2dnas_deploy/run/cascade.py", "s2dnas_deploy/run/bench/page.css"} <= names
+    assert {"s2dnas_deploy/runtime/cascade.py", "s2dnas_deploy/bench/page.css"} <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
 
 

@@ -28,7 +28,7 @@ from s2dnas_deploy.decide.flow import DONE
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.atomic import lock_folder
-from s2dnas_deploy.run.cascade import Cascade
+from s2dnas_deploy.runtime.cascade import Cascade
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from s2dnas_deploy.build.demo.folder import write_folder
 from s2dnas_deploy.bundle.bundle import load_bundle
 from s2dnas_deploy.cli.console import Console
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.workshop.demo.folder import write_folder
 
 BIN = Path(sys.executable).parent
 CUT_OFF = ["unshare", "--user", "--map-root-user", "--net"]

@@ -15,9 +15,9 @@ from scored_bundle import images_of, scored_bundle  # noqa: E402
 from small_networks import MODELS, residual  # noqa: E402
 
 from s2dnas_deploy import plan as plans  # noqa: E402
-from s2dnas_deploy.build.model_file import load_model, save_model  # noqa: E402
 from s2dnas_deploy.bundle.bundle import load_bundle  # noqa: E402
 from s2dnas_deploy.cli import main  # noqa: E402
+from s2dnas_deploy.workshop.network.model_file import load_model, save_model  # noqa: E402
 
 DATA = "--normalize data --data digits --augment none --limit 60"
 NETWORK = f"--model {MODELS}/digits_cnn.py:digits_cnn --input 1x8x8 {DATA}"

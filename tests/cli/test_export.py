@@ -18,14 +18,14 @@ from small_networks import example_network  # noqa: E402
 
 from s2dnas_deploy import Cascade  # noqa: E402
 from s2dnas_deploy import plan as plans  # noqa: E402
-from s2dnas_deploy.build.images import load_images  # noqa: E402
-from s2dnas_deploy.build.model_file import save_model  # noqa: E402
-from s2dnas_deploy.build.static_network import read_network  # noqa: E402
 from s2dnas_deploy.bundle.bundle import load_bundle, verify_bundle  # noqa: E402
-from s2dnas_deploy.bundle.manifest import Promise  # noqa: E402
+from s2dnas_deploy.bundle.entries import Promise  # noqa: E402
 from s2dnas_deploy.bundle.saving import replace_manifest  # noqa: E402
 from s2dnas_deploy.cli import export, train  # noqa: E402
-from s2dnas_deploy.run.inputs import find_items  # noqa: E402
+from s2dnas_deploy.runtime.answers.inputs import find_items  # noqa: E402
+from s2dnas_deploy.workshop.data import load_images  # noqa: E402
+from s2dnas_deploy.workshop.network.model_file import save_model  # noqa: E402
+from s2dnas_deploy.workshop.reading.read import read_network  # noqa: E402
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 
@@ -203,7 +203,7 @@ def test_a_damaged_model_is_refused(digits, tmp_path):
 def test_a_wrong_answer_is_exit_code_5(tmp_path, monkeypatch):
     static = read_network(example_network("digits_cnn", "digits_cnn").eval(), (1, 8, 8))
     save_model(model_of(static, plans.static(static.divisible.space)), tmp_path / "m.pt")
-    monkeypatch.setattr("s2dnas_deploy.build.export.verify.TOLERANCE", 1e-12)
+    monkeypatch.setattr("s2dnas_deploy.workshop.export.verify.TOLERANCE", 1e-12)
     result = run(tmp_path / "m.pt", "--out", tmp_path / "b")
     assert result.exit_code == 5, result.output
     assert "do not answer as the network does" in result.stderr

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 from tiny_flows import FLOWS, SETTING, by_a_plain_loop, images_of, tiny_bundle
 
+from s2dnas_deploy.bench.report import Report
 from s2dnas_deploy.cli import bench, calibrate, inspect, run
-from s2dnas_deploy.run.bench.report import Report
 
 IMAGES = images_of(200)
 FLOW, WIDTHS = FLOWS["gate then exits"]

@@ -11,15 +11,15 @@ from click.testing import CliRunner, Result
 torch = pytest.importorskip("torch")
 
 from s2dnas_deploy import plan as plans  # noqa: E402
-from s2dnas_deploy.build import model_file  # noqa: E402
-from s2dnas_deploy.build.model_file import Model, save_model  # noqa: E402
-from s2dnas_deploy.build.network import carry_over  # noqa: E402
-from s2dnas_deploy.build.source import build_network  # noqa: E402
-from s2dnas_deploy.build.static_network import read_network  # noqa: E402
 from s2dnas_deploy.bundle.preprocessing import Preprocessing  # noqa: E402
 from s2dnas_deploy.cli import inspect  # noqa: E402
 from s2dnas_deploy.cli.text.inspection import human, human_bytes, percent, table  # noqa: E402
 from s2dnas_deploy.errors import CheckpointError  # noqa: E402
+from s2dnas_deploy.workshop.network import model_file  # noqa: E402
+from s2dnas_deploy.workshop.network.model_file import Model, save_model  # noqa: E402
+from s2dnas_deploy.workshop.network.network import carry_over  # noqa: E402
+from s2dnas_deploy.workshop.reading.read import read_network  # noqa: E402
+from s2dnas_deploy.workshop.reading.source import build_network  # noqa: E402
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 DIGITS = ("--model", f"{MODELS}/digits_cnn.py:digits_cnn", "--input", "1x8x8")

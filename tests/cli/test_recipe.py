@@ -10,8 +10,8 @@ import torch
 from click.testing import CliRunner
 from small_networks import MODELS
 
-from s2dnas_deploy.build.model_file import load_model
 from s2dnas_deploy.cli import export, inspect, search, train
+from s2dnas_deploy.workshop.network.model_file import load_model
 
 RECIPE = """
 model = "digits_cnn.py:digits_cnn"

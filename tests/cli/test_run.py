@@ -32,11 +32,11 @@ from small_networks import residual
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.cli import run as command
 from s2dnas_deploy.cli.commands.run import _Stop
-from s2dnas_deploy.run import stages
-from s2dnas_deploy.run.bulk import Bulk, BulkOptions
-from s2dnas_deploy.run.cascade import Cascade
-from s2dnas_deploy.run.chain import StageSession, run_chain
-from s2dnas_deploy.run.limits import MOST_THREADS
+from s2dnas_deploy.runtime import stages
+from s2dnas_deploy.runtime.bulk import Bulk, BulkOptions
+from s2dnas_deploy.runtime.cascade import Cascade
+from s2dnas_deploy.sessions.every_stage import StageSession, run_chain
+from s2dnas_deploy.sessions.limits import MOST_THREADS
 
 WIDTH, HEIGHT = odd_images.SIZE
 RUN = [sys.executable, "-c", "from s2dnas_deploy.cli import run; run()"]
@@ -191,7 +191,7 @@ def test_large_pictures_share_the_memory(bundle, tmp_path):
     for number in range(1, 8):
         os.link(tmp_path / "0.png", tmp_path / f"{number}.png")
     script = (
-        "import atexit, sys; from s2dnas_deploy.run.bench.memory import peak_bytes; "
+        "import atexit, sys; from s2dnas_deploy.bench.memory import peak_bytes; "
         "atexit.register(lambda: print(peak_bytes(), file=sys.stderr)); "
         "from s2dnas_deploy.cli import run; run()"
     )
@@ -471,7 +471,7 @@ def test_a_run_that_is_to_stop_does_not_fill_its_batch_first(bundle, folder):
     images = [str(path) for path in sorted(folder.rglob("*.png"))]
     asked = iter([False] * 10 + [True])
     with Cascade.load(bundle, provider="cpu", threads=1) as cascade:
-        bulk = Bulk(cascade, BulkOptions(batch=1000))
+        bulk = cascade.bulk(BulkOptions(batch=1000))
         assert list(bulk.answers(images, lambda: next(asked))) == []
         assert bulk.stage_samples == [0, 0, 0]
 
@@ -562,7 +562,7 @@ class StopsSoon:
 
 def start_and_stop_soon(bundle, folder, out, form=None):
     from s2dnas_deploy.cli.console import Console
-    from s2dnas_deploy.run.job import RunRequest, run_job
+    from s2dnas_deploy.runtime.answers.job import RunRequest, run_job
 
     request = RunRequest(bundle=bundle, places=(str(folder),), bulk=BulkOptions(batch=2), out=out, form=form)
     summary = run_job(request, sys.stdout.buffer, Console(quiet=True), StopsSoon())
@@ -675,7 +675,7 @@ def test_two_runs_do_not_write_one_output(bundle, many, unbroken, tmp_path):
 def test_an_older_runs_answers_are_never_adopted(bundle, folder, tmp_path, monkeypatch):
     out = tmp_path / "out.jsonl"
     assert run("--bundle", bundle, folder, "--out", out).exit_code == 0
-    monkeypatch.setattr("s2dnas_deploy.run.output.write_text_atomically", dies)
+    monkeypatch.setattr("s2dnas_deploy.runtime.answers.output.write_text_atomically", dies)
     assert run("--bundle", bundle, folder, "--threshold", "2,2", "--out", out).exit_code == 1
     monkeypatch.undo()
     assert run("--bundle", bundle, folder, "--threshold", "2,2", "--out", out, "--resume").exit_code == 0

@@ -15,9 +15,9 @@ import torch
 from click.testing import CliRunner
 from small_networks import MODELS
 
-from s2dnas_deploy.build.model_file import load_model
-from s2dnas_deploy.build.training import session
 from s2dnas_deploy.cli import main, train
+from s2dnas_deploy.workshop.network.model_file import load_model
+from s2dnas_deploy.workshop.training import session
 
 DIGITS = [
     "--model", f"{MODELS}/digits_cnn.py:digits_cnn", "--input", "1x8x8", "--data", "digits",

@@ -37,7 +37,7 @@ def test_whole_ones_are_read(tmp_path):
 
 
 def test_any_confidence_is_a_confidence():
-    """What a graph may say when it runs is no damage here: `bundle.exits` says what it means."""
+    """What a graph may say when it runs is no damage here: `decide.rules` says what it means."""
     odd = np.float32([[np.nan, np.inf, -np.inf], [-3, 1.0000001, 7]])
     assert ExitScores(label=WHOLE["label"], confidence=odd).confidence is odd
 

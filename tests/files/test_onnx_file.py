@@ -18,7 +18,7 @@ from wire import disguised, field, tag, varint
 
 from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.onnx_file import read_signature
-from s2dnas_deploy.run.providers import CPU, make_session
+from s2dnas_deploy.sessions.providers import CPU, make_session
 
 SECRET = "secret"  # noqa: S105
 COUNT = 256  # onnxruntime's optimizers look into smaller ones, and stumble

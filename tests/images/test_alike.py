@@ -14,18 +14,18 @@ pytest.importorskip("torch")
 import torch
 from click.testing import CliRunner
 from exports import QUIET, chain_from, export_to
+from s2dnas_deploy.runtime.scores import ExitScores
 from small_networks import residual
 
 from s2dnas_deploy import plan as plans
-from s2dnas_deploy.build.images import LabelledImages, load_images
-from s2dnas_deploy.build.training.batches import normalised
+from s2dnas_deploy.bench.answers import answer
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli import calibrate, run
-from s2dnas_deploy.run.bench.answers import answer
-from s2dnas_deploy.run.cascade import Cascade
-from s2dnas_deploy.run.inputs import announced, find_items
-from s2dnas_deploy.run.pictures import Reader
-from s2dnas_deploy.run.scores import ExitScores
+from s2dnas_deploy.runtime.answers.inputs import announced, find_items
+from s2dnas_deploy.runtime.cascade import Cascade
+from s2dnas_deploy.runtime.pictures import Reader
+from s2dnas_deploy.workshop.data import LabelledImages, load_images
+from s2dnas_deploy.workshop.training.batches import normalised
 
 WIDTH, HEIGHT = odd_images.SIZE
 SHAPE = (3, HEIGHT, WIDTH)

@@ -19,7 +19,7 @@ from s2dnas_deploy.files.numpy_file import ArrayFileError, arrays_in
 from s2dnas_deploy.images import picture_file, pixels
 from s2dnas_deploy.images.picture_file import OtherSizeError, is_picture, planes_in
 from s2dnas_deploy.images.pixels import InputFormat, in_colour, resized
-from s2dnas_deploy.run.inputs import find_items
+from s2dnas_deploy.runtime.answers.inputs import find_items
 
 SMALL = InputFormat(channels=3, height=16, width=16, resize="stretch")
 EXACT = InputFormat(channels=3, height=10, width=12, resize=None)
@@ -31,7 +31,7 @@ from s2dnas_deploy.images.picture_file import planes_in
 from s2dnas_deploy.images.pixels import InputFormat, readable_formats
 from s2dnas_deploy.files import numpy_file
 from s2dnas_deploy.files.numpy_file import arrays_in
-from s2dnas_deploy.run.bench.memory import peak_bytes
+from s2dnas_deploy.bench.memory import peak_bytes
 readable_formats()
 wanted = InputFormat(channels=3, height=16, width=16, resize="stretch")
 read = {"images": lambda path: planes_in(path, wanted), "archives": arrays_in}[sys.argv[2]]

@@ -21,8 +21,8 @@ else:
 torch = pytest.importorskip("torch")
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from s2dnas_deploy.build.static_network import read_network  # noqa: E402
-from s2dnas_deploy.build.static_source import read_plan  # noqa: E402
+from s2dnas_deploy.workshop.reading.read import read_network  # noqa: E402
+from s2dnas_deploy.workshop.reading.static_source import read_plan  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"

@@ -34,10 +34,10 @@ from s2dnas_deploy.cli.options.sections import (
 from s2dnas_deploy.errors import BundleError, DataError
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
 from s2dnas_deploy.quoting import shown
-from s2dnas_deploy.run.limits import MOST_BATCH, MOST_PROCESSES, MOST_THREADS
+from s2dnas_deploy.sessions.limits import MOST_BATCH, MOST_PROCESSES, MOST_THREADS
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.run.bench.report import Report
+    from s2dnas_deploy.bench.report import Report
 
 _MEASURE = "measure"
 
@@ -203,7 +203,7 @@ def measure(
     s2dnas-bench probes/ --out device.json
     """  # noqa: D301
     from s2dnas_deploy.bundle.bundle import MANIFEST
-    from s2dnas_deploy.run.profile import PROBES
+    from s2dnas_deploy.runtime.device_profile import PROBES
 
     named = _named(folder, bundle)
     if (named / PROBES).is_file():
@@ -217,8 +217,8 @@ def measure(
         )
     if not places:
         raise click.UsageError("name the images to measure with: --data images/")
-    from s2dnas_deploy.run.bench.measure import MeasureRequest
-    from s2dnas_deploy.run.bench.measure import measure as measure_bundle
+    from s2dnas_deploy.bench.measure import MeasureRequest
+    from s2dnas_deploy.bench.measure import measure as measure_bundle
 
     silence_pillow()
     files.check()
@@ -265,7 +265,7 @@ def _time_probes(
     probes: Path, out: Path | None, providers: Sequence[str], threads: Sequence[int], console: Console
 ) -> None:
     """A device profile for a search."""
-    from s2dnas_deploy.run.profile import ProfileRequest, write_profile
+    from s2dnas_deploy.runtime.device_profile import ProfileRequest, write_profile
 
     if out is None:
         raise click.UsageError("probes are timed for a search: say where the profile goes, --out device.json")
@@ -340,8 +340,8 @@ def load(
     s2dnas-bench load bundle/ --data images/
     s2dnas-bench load bundle/ --data images/ --scenario Server --queries-per-second 500 --within-ms 5
     """  # noqa: D301
+    from s2dnas_deploy.bench.loadgen import Load, LoadRequest, run_loads
     from s2dnas_deploy.cli.text.bench import load_text
-    from s2dnas_deploy.run.bench.loadgen import Load, LoadRequest, run_loads
 
     request = LoadRequest(
         bundle=bundle,
@@ -427,7 +427,7 @@ def pack(
     unzip kit.zip && sh kit/run.sh                 on the board
     s2dnas-bench show results/bench.json           after unpacking results.zip
     """  # noqa: D301
-    from s2dnas_deploy.run.bench.pack import Kit, write_kit
+    from s2dnas_deploy.bench.pack import Kit, write_kit
 
     silence_pillow()
     check_writable(out, "--out")
@@ -454,7 +454,7 @@ def pack(
 @gathered("files", _Files)
 def show(*, report: Path, files: _Files) -> None:
     """Show what s2dnas-bench --out has kept in REPORT, as a table, a page or CSV."""
-    from s2dnas_deploy.run.bench.report import Report
+    from s2dnas_deploy.bench.report import Report
 
     files.check()
     _show(Report.load(report), files)
@@ -476,9 +476,9 @@ def show(*, report: Path, files: _Files) -> None:
 )
 def compare(*, before: Path, after: Path, fail_above: float, force: bool) -> None:
     """Tell whether AFTER is slower than BEFORE, beyond noise; both were written by s2dnas-bench --out."""
+    from s2dnas_deploy.bench.compare import compare as compare_reports
+    from s2dnas_deploy.bench.report import Report
     from s2dnas_deploy.cli.text.bench import comparison_text
-    from s2dnas_deploy.run.bench.compare import compare as compare_reports
-    from s2dnas_deploy.run.bench.report import Report
 
     comparison = compare_reports(Report.load(before), Report.load(after), force=force)
     print_result(comparison_text(comparison, fail_above))
@@ -490,9 +490,9 @@ def _show(report: "Report", files: _Files) -> None:
     """The table, and whatever is to be written: what cannot be shown is kept, and the other way round."""
     from dataclasses import asdict
 
+    from s2dnas_deploy.bench.page import page_of
+    from s2dnas_deploy.bench.summary import summarise
     from s2dnas_deploy.cli.text.bench import report_csv, report_text
-    from s2dnas_deploy.run.bench.page import page_of
-    from s2dnas_deploy.run.bench.summary import summarise
 
     summaries = [summarise(run, report) for run in report.runs]
     try:

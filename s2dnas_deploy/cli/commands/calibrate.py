@@ -31,7 +31,7 @@ from s2dnas_deploy.cli.options.sections import (
 
 if TYPE_CHECKING:
     from s2dnas_deploy.decide.thresholds import Against, Goal
-    from s2dnas_deploy.run.calibration import Budget
+    from s2dnas_deploy.runtime.calibrate.calibration import Budget
 
 _PROMISE = (
     option(
@@ -105,7 +105,7 @@ class _Wish:
     @property
     def budget(self) -> "Budget | None":
         """What an image may cost on average, where that is what is asked for."""
-        from s2dnas_deploy.run.calibration import Budget
+        from s2dnas_deploy.runtime.calibrate.calibration import Budget
 
         if self.target_ms is not None:
             return Budget(amount=self.target_ms, in_ms=True)
@@ -204,11 +204,11 @@ def calibrate(
         raise click.UsageError("--dry-run writes nothing that could be signed: leave --sign out")
     from s2dnas_deploy.cli.text.calibration import calibration_in_words
     from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
-    from s2dnas_deploy.run.bulk import BulkOptions
-    from s2dnas_deploy.run.calibration import CalibrationRequest
-    from s2dnas_deploy.run.calibration import calibrate as run_calibration
-    from s2dnas_deploy.run.inputs import listed_on
-    from s2dnas_deploy.run.plot import calibration_svg
+    from s2dnas_deploy.runtime.answers.inputs import listed_on
+    from s2dnas_deploy.runtime.bulk import BulkOptions
+    from s2dnas_deploy.runtime.calibrate.calibration import CalibrationRequest
+    from s2dnas_deploy.runtime.calibrate.calibration import calibrate as run_calibration
+    from s2dnas_deploy.runtime.calibrate.plot import calibration_svg
 
     request = CalibrationRequest(
         bundle=given.bundle,

@@ -20,7 +20,7 @@ from s2dnas_deploy.cli.options.sections import OUTPUT, option, section
 from s2dnas_deploy.files.atomic import check_writable
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.run.bench.report import Report
+    from s2dnas_deploy.bench.report import Report
 
 _COMMANDS = {
     "s2dnas-train": train,
@@ -63,8 +63,8 @@ def demo(out: Path, *, restart: bool) -> None:
     commands do their work, each shown before it runs: train the network, search for stages, export them,
     choose thresholds, classify the test images, and measure against the static network.
     """
-    from s2dnas_deploy.build.demo.folder import write_folder
-    from s2dnas_deploy.run.bench.report import Report
+    from s2dnas_deploy.bench.report import Report
+    from s2dnas_deploy.workshop.demo.folder import write_folder
 
     check_writable(out / "static.pt")
     with Console() as console:
@@ -155,7 +155,7 @@ def _call(words: Sequence[str]) -> None:
 
 def _in_words(out: Path, report: "Report") -> str:
     """Where everything is, what was gained, and what to do next."""
-    from s2dnas_deploy.run.bench.summary import summarise
+    from s2dnas_deploy.bench.summary import summarise
 
     speed = summarise(report.runs[0], report).speed_up
     answers = report.answers

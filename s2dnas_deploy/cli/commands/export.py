@@ -168,9 +168,9 @@ def export(
     given = [*network.given, *(["--labels"] if labels else [])]
     if path is not None and given:
         raise click.UsageError(f"{path} holds its own network: leave {given[0]} out")
-    from s2dnas_deploy.build.export.options import ExportOptions
-    from s2dnas_deploy.build.export.session import ExportRequest, OwnNetwork, export_model
     from s2dnas_deploy.cli.text.export import manifest_in_words
+    from s2dnas_deploy.workshop.export.options import ExportOptions
+    from s2dnas_deploy.workshop.export.request import ExportRequest, OwnNetwork, export_model
 
     own = OwnNetwork(
         model=network.model or "",

@@ -20,8 +20,8 @@ from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
 from s2dnas_deploy.files.plain_file import open_file
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.build.network import MultiStageNetwork
-    from s2dnas_deploy.build.static_network import StaticNetwork
+    from s2dnas_deploy.workshop.network.network import MultiStageNetwork
+    from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 
 
 def _picture_file(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
@@ -154,7 +154,7 @@ def _show(subject: _Subject, form: _Shown) -> None:
     else:
         print_result(in_words(subject.document))
     if form.picture is not None:
-        from s2dnas_deploy.build.picture import save_picture
+        from s2dnas_deploy.workshop.show.picture import save_picture
 
         save_picture(subject.network, form.picture, title=subject.document["name"])
         say(f"wrote {form.picture}")
@@ -192,9 +192,9 @@ def _kind_of(path: Path) -> str:
 
 
 def _of_model(path: Path, network: NetworkOptions, division: _Division) -> _Subject:
-    from s2dnas_deploy.build.describe import describe_model
-    from s2dnas_deploy.build.model_file import load_model
-    from s2dnas_deploy.build.network import as_static
+    from s2dnas_deploy.workshop.network.model_file import load_model
+    from s2dnas_deploy.workshop.network.network import as_static
+    from s2dnas_deploy.workshop.show.describe import describe_model
 
     if network.given:
         raise click.UsageError(
@@ -220,7 +220,7 @@ def _of_network(network: NetworkOptions, plan: str | None, division: _Division) 
         )
     if network.model is not None and network.input_shape is None:
         raise click.UsageError("--model needs the shape of the images: give --input, for example 3x32x32")
-    from s2dnas_deploy.build.static_source import read_source
+    from s2dnas_deploy.workshop.reading.static_source import read_source
 
     source = network.source(seed=division.seed)
     with redirect_stdout(sys.stderr):  # what the user's own code prints is no result
@@ -229,9 +229,9 @@ def _of_network(network: NetworkOptions, plan: str | None, division: _Division) 
 
 
 def _divided(static: "StaticNetwork", plan: str | None, name: str, division: _Division) -> _Subject:
-    from s2dnas_deploy.build.describe import describe
-    from s2dnas_deploy.build.network import carry_over
-    from s2dnas_deploy.build.static_source import read_plan
+    from s2dnas_deploy.workshop.network.network import carry_over
+    from s2dnas_deploy.workshop.reading.static_source import read_plan
+    from s2dnas_deploy.workshop.show.describe import describe
 
     chosen = read_plan(plan or "static", static, align=division.align, seed=division.seed)
     network = carry_over(static, chosen)

@@ -21,10 +21,10 @@ from s2dnas_deploy.cli.options.bundle import (
 from s2dnas_deploy.cli.options.kinds import Numbers, Setting
 from s2dnas_deploy.cli.options.sections import INPUT, OUTPUT, RUNNING, gathered, option, section
 from s2dnas_deploy.quoting import shown
-from s2dnas_deploy.run.limits import MOST_WORKERS
+from s2dnas_deploy.sessions.limits import MOST_WORKERS
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.run.records import Format
+    from s2dnas_deploy.runtime.answers.records import Format
 
 SOME_FAILED = 6
 
@@ -110,9 +110,9 @@ def run(
     """  # noqa: D301
     check_bundle_is_named(given.bundle, images)
     from s2dnas_deploy.cli.text.run import summary_in_words
-    from s2dnas_deploy.run.bulk import BulkOptions
-    from s2dnas_deploy.run.inputs import listed_on
-    from s2dnas_deploy.run.job import RunRequest, run_job
+    from s2dnas_deploy.runtime.answers.inputs import listed_on
+    from s2dnas_deploy.runtime.answers.job import RunRequest, run_job
+    from s2dnas_deploy.runtime.bulk import BulkOptions
 
     request = RunRequest(
         bundle=given.bundle,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.cli.command import ResumableCommand
 from s2dnas_deploy.cli.console import Console, print_result, silence_pillow
 from s2dnas_deploy.cli.options.network import NETWORK, NetworkOptions
@@ -30,9 +29,10 @@ from s2dnas_deploy.cli.options.training import (
     out_option,
     recipe_option,
 )
+from s2dnas_deploy.workshop.training.settings import Settings
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.build.search.space import Kind
+    from s2dnas_deploy.workshop.search.space import Kind
 
 _GOAL = (
     option(
@@ -186,9 +186,9 @@ def search(
         --stages 3 --target 0.25 --epochs 10 --out model.pt
     s2dnas-search --recipe models/digits.toml --out digits.pt
     """  # noqa: D301 - \b is the character that tells click to keep the lines
-    from s2dnas_deploy.build.search.request import SearchRequest
-    from s2dnas_deploy.build.search.session import search_model
     from s2dnas_deploy.cli.text.search import found_in_words
+    from s2dnas_deploy.workshop.search.request import SearchRequest
+    from s2dnas_deploy.workshop.search.run import search_model
 
     request = SearchRequest(
         training=training.request(network, settings, plan="searched", align=1),

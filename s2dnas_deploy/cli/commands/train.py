@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import click
 
-from s2dnas_deploy.build.training.settings import Settings
 from s2dnas_deploy.cli.command import ResumableCommand
 from s2dnas_deploy.cli.console import Console, print_result, silence_pillow
 from s2dnas_deploy.cli.options.network import NETWORK, NetworkOptions
@@ -30,6 +29,7 @@ from s2dnas_deploy.cli.options.training import (
     out_option,
     recipe_option,
 )
+from s2dnas_deploy.workshop.training.settings import Settings
 
 
 @click.command(cls=ResumableCommand)
@@ -60,8 +60,8 @@ def train(
     s2dnas-train --model net.py:make --input 3x32x32 --weights net.pth --data images/ \\
         --plan uniform:0.25,0.25,0.5 --epochs 10 --out model.pt
     """  # noqa: D301 - \b is the character that tells click to keep the lines
-    from s2dnas_deploy.build.training.session import train_model
     from s2dnas_deploy.cli.text.training import summary_in_words
+    from s2dnas_deploy.workshop.training.run import train_model
 
     if is_from_recipe("exit_weights") and not is_from_recipe("plan"):
         settings = replace(settings, exit_weights=())  # which are meant for the recipe's own plan

@@ -9,7 +9,7 @@ import click
 
 from s2dnas_deploy.cli.options.sections import option
 from s2dnas_deploy.errors import BundleError
-from s2dnas_deploy.run.limits import MOST_BATCH, MOST_THREADS
+from s2dnas_deploy.sessions.limits import MOST_BATCH, MOST_THREADS
 
 _TRUST = "S2DNAS_TRUST"
 PROVIDERS = ("cpu", "cuda", "tensorrt", "openvino", "xnnpack", "coreml", "auto", "arm")

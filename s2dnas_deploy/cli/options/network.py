@@ -11,7 +11,7 @@ from s2dnas_deploy.cli.options.kinds import JsonObject, Shape
 from s2dnas_deploy.cli.options.sections import option
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.build.static_source import StaticSource
+    from s2dnas_deploy.workshop.reading.static_source import StaticSource
 
 NETWORK = (
     option(
@@ -59,7 +59,7 @@ class NetworkOptions:
 
     def source(self, *, seed: int, is_from_a_recipe: bool = False) -> "StaticSource":
         """Where the static network comes from."""
-        from s2dnas_deploy.build.static_source import StaticSource
+        from s2dnas_deploy.workshop.reading.static_source import StaticSource
 
         return StaticSource(
             model=self.model,

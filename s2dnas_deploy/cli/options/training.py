@@ -12,8 +12,8 @@ from s2dnas_deploy.cli.options.recipe import apply_recipe, check_code_of_recipe,
 from s2dnas_deploy.cli.options.sections import option
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.build.training.session import Request
-    from s2dnas_deploy.build.training.settings import Settings
+    from s2dnas_deploy.workshop.training.run import Request
+    from s2dnas_deploy.workshop.training.settings import Settings
 
 recipe_option = option(
     "--recipe",
@@ -176,7 +176,7 @@ class TrainingOptions:
 
     def request(self, network: NetworkOptions, settings: "Settings", *, plan: str, align: int) -> "Request":
         """The same as training takes it."""
-        from s2dnas_deploy.build.training.session import Request
+        from s2dnas_deploy.workshop.training.run import Request
 
         check_code_of_recipe(network.model, self.recipe)
         return Request(

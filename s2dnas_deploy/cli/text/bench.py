@@ -6,15 +6,15 @@ from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-from s2dnas_deploy.run.bench.compare import Comparison
-from s2dnas_deploy.run.bench.report import Report, Run
-from s2dnas_deploy.run.bench.spread import Estimate
-from s2dnas_deploy.run.bench.subjects import CASCADE
-from s2dnas_deploy.run.bench.summary import QUANTILES, Summary, rows_of
-from s2dnas_deploy.run.bench.words import ANSWERS, LOSSES, UNKNOWN, answer_rows, speed_in_words, verdict
+from s2dnas_deploy.bench.compare import Comparison
+from s2dnas_deploy.bench.report import Report, Run
+from s2dnas_deploy.bench.spread import Estimate
+from s2dnas_deploy.bench.subjects import CASCADE
+from s2dnas_deploy.bench.summary import QUANTILES, Summary, rows_of
+from s2dnas_deploy.bench.words import ANSWERS, LOSSES, UNKNOWN, answer_rows, speed_in_words, verdict
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.run.bench.loadgen import LoadResult
+    from s2dnas_deploy.bench.loadgen import LoadResult
 
 _COLUMNS = ("provider", "threads", "batch", "subject", "batches")
 

@@ -1,7 +1,7 @@
 """A calibration in words: the thresholds, what they come to, and what is promised."""
 
 from s2dnas_deploy.decide.thresholds import ALWAYS
-from s2dnas_deploy.run.calibration import Calibration
+from s2dnas_deploy.runtime.calibrate.calibration import Calibration
 
 
 def calibration_in_words(calibration: Calibration) -> str:

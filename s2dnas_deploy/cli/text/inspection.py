@@ -1,4 +1,4 @@
-"""An inspection in words: the document that `build/describe` makes, as paragraphs and aligned tables.
+"""An inspection in words: the document that `workshop/describe` makes, as paragraphs and aligned tables.
 
 It rounds and abbreviates, which the JSON does not; it computes nothing that the document does not say. It
 needs no torch, and reads a model's provenance with care: that part of the file is anyone's.

@@ -2,7 +2,7 @@
 
 from itertools import accumulate
 
-from s2dnas_deploy.run.job import ExitTally, Summary
+from s2dnas_deploy.runtime.answers.job import ExitTally, Summary
 
 
 def summary_in_words(summary: Summary) -> str:

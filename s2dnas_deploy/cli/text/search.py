@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from s2dnas_deploy.cli.text.training import summary_in_words
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.build.search.session import Found
+    from s2dnas_deploy.workshop.search.run import Found
 
 
 def found_in_words(found: "Found") -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.build.model_file import Model
+    from s2dnas_deploy.workshop.network.model_file import Model
 
 
 def summary_in_words(model: "Model", out: Path) -> str:

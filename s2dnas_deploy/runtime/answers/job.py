@@ -1,0 +1,298 @@
+"""One run over many images: from places to an output and a summary. What `s2dnas-run` does.
+
+Place in the flow: `RunRequest` ──▶ items ──bulk──▶ records ──▶ `--out` or a stream; at the end, a `Summary`.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from s2dnas_deploy.bundle.bundle import load_bundle
+from s2dnas_deploy.errors import OptionError, RecordError
+from s2dnas_deploy.files.atomic import naming
+from s2dnas_deploy.quoting import shown
+from s2dnas_deploy.reporter import Reporter
+from s2dnas_deploy.runtime.answers.inputs import Item, announced, find_items
+from s2dnas_deploy.runtime.answers.output import Output, spelled
+from s2dnas_deploy.runtime.answers.records import (
+    Format,
+    Record,
+    flat,
+    format_of,
+    header_of,
+    line_of,
+    record_of,
+)
+from s2dnas_deploy.runtime.bulk import Bulk, BulkOptions
+from s2dnas_deploy.runtime.cascade import Cascade
+from s2dnas_deploy.sessions.providers import is_choice
+
+_SECONDS_BETWEEN_FLUSHES = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What to run on what: `places` as `inputs` takes them, `listed` the names that `-` stands for."""
+
+    bundle: Path
+    places: tuple[str, ...]
+    listed: tuple[str, ...] = ()
+    provider: str = "auto"
+    allow_fallback: bool = False
+    threads: int | None = None
+    bulk: BulkOptions
+    out: Path | None = None
+    form: Format | None = None
+    resume: bool = False
+    trust: Path | None = None
+    """The public key by whose owner the bundle must be signed."""
+
+
+class Stop(Protocol):
+    """Who may ask a run to stop."""
+
+    def begin(self) -> None:
+        """From here on the run looks, between two images, whether it is asked."""
+
+    def __call__(self) -> bool:
+        """Whether it is."""
+        ...
+
+
+class _Never:
+    """Nobody asks."""
+
+    def begin(self) -> None:
+        pass
+
+    def __call__(self) -> bool:
+        return False
+
+
+_NEVER = _Never()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitTally:
+    """How many images left at an exit, how many of them have a known class, how many of those are right."""
+
+    images: int
+    labelled: int
+    right: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a run amounts to. `stage_ms`: mean time of an image in a stage, None if none was there."""
+
+    exits: tuple[ExitTally, ...]
+    failed: int
+    resumed: int
+    seconds: float
+    stage_ms: tuple[float | None, ...]
+    stage_macs: tuple[int, ...]
+    provider: str
+    interrupted: bool = False
+
+    @property
+    def answered(self) -> int:
+        """Images that were classified."""
+        return sum(tally.images for tally in self.exits)
+
+
+def run_job(request: RunRequest, stream: BinaryIO, reporter: Reporter, stop: Stop = _NEVER) -> Summary:
+    """Classify all images of the request; what is written goes to `stream` if there is no `out`."""
+    form = format_of(request.out, request.form)
+    if request.resume and request.out is None:
+        raise OptionError("--resume needs the --out of the interrupted run")
+    if request.out is not None and _is_inside(request.out, request.bundle):
+        raise OptionError(
+            f"--out {request.out} is inside the bundle, which holds what was exported and no more; "
+            "give a place outside"
+        )
+    bundle = load_bundle(request.bundle, request.trust)
+    with Cascade(
+        bundle,
+        provider=request.provider,
+        threads=request.threads,
+        allow_fallback=request.allow_fallback,
+    ) as cascade:
+        bulk = cascade.bulk(request.bulk)
+        items = announced(find_items(request.places, cascade.labels, request.listed), reporter)
+        say_if_fallen_back(request.provider, cascade, reporter)
+        if cascade.stages.goes_through_host:
+            reporter.say(
+                f"features pass through the host between stages: for {cascade.provider}, export with --gather"
+            )
+        if request.out is None:
+            sink = _Sink(file=stream, form=form, name="stdout")
+            sink.write(header_of(form))
+            return _answer(bulk, items, sink, _Watch(reporter, stop))
+        run = _identity(request, cascade) | {"format": form}
+        with Output(request.out, form, run, images=len(items), resume=request.resume) as output:
+            _check_same_items(output.written, items, output, bulk.exits)
+            if output.finished:
+                _check_complete(output, len(items))
+                reporter.say(f"{request.out} is complete already; remove it to run again")
+            sink = _Sink(
+                file=output.file, form=output.line_form, name=str(request.out), written=output.written
+            )
+            summary = _answer(bulk, items, sink, _Watch(reporter, stop))
+            if not summary.interrupted and not output.finished:
+                output.complete()
+        return summary
+
+
+def say_if_fallen_back(asked: str, cascade: Cascade, reporter: Reporter) -> None:
+    """Nobody should have to find out later that it was the CPU."""
+    if asked != cascade.provider and not is_choice(asked):
+        reporter.say(f"--provider {asked} is not there: running on {cascade.provider} (--allow-fallback)")
+
+
+class _Tallies:
+    """Counts records, exit by exit."""
+
+    def __init__(self, exits: int) -> None:
+        self.images, self.labelled, self.right = [0] * exits, [0] * exits, [0] * exits
+        self.failed = 0
+
+    def add(self, record: Record) -> None:
+        if "error" in record:
+            self.failed += 1
+            return
+        k = record["exit"]
+        self.images[k] += 1
+        if "truth" in record:
+            self.labelled[k] += 1
+            self.right[k] += record["truth"] == record["label"]
+
+    def shares(self) -> str:
+        """Share of each exit so far."""
+        total = max(sum(self.images), 1)
+        exits = " / ".join(f"{100 * count / total:.0f}%" for count in self.images)
+        return f"leave at {exits}" + (f", {self.failed} failed" if self.failed else "")
+
+
+@dataclass(frozen=True)
+class _Sink:
+    """Where lines go, in what form, how it is called, and the records that are there already."""
+
+    file: BinaryIO
+    form: Format
+    name: str
+    written: Sequence[Record] = ()
+
+    def write(self, line: bytes) -> None:
+        with naming(self.name):
+            self.file.write(line)
+
+    def flush(self) -> None:
+        with naming(self.name):
+            self.file.flush()
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Who is told how it goes, and who may ask to stop."""
+
+    reporter: Reporter
+    stop: Stop
+
+
+def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Summary:
+    """Write a record for every item that has none; go on from the start of the window where those end."""
+    macs = bulk.stages.manifest.macs[: bulk.exits]
+    tallies = _Tallies(bulk.exits)
+    for record in sink.written:
+        tallies.add(record)
+    done = told = len(sink.written)
+    first = done if done == len(items) else done - done % bulk.options.window
+    update = watch.reporter.phase("images")
+    begun = flushed = time.monotonic()
+    watch.stop.begin()
+    with closing(bulk.answers((item.source for item in items[first:]), watch.stop)) as answers:
+        for number, answer in enumerate(answers, start=first):
+            if number < done:
+                continue
+            record = record_of(items[number], answer, way=not bulk.is_chain)
+            sink.write(line_of(record, sink.form))
+            tallies.add(record)
+            told = number + 1
+            now = time.monotonic()
+            if now - flushed > _SECONDS_BETWEEN_FLUSHES:
+                sink.flush()
+                flushed = now
+                rate = (told - done) / (now - begun)
+                update(told, len(items), f"{rate:.0f}/s, {tallies.shares()}")
+            if watch.stop():
+                break
+    sink.flush()
+    interrupted = told < len(items)
+    if not interrupted:
+        update(len(items), len(items), tallies.shares())
+    return Summary(
+        exits=tuple(
+            ExitTally(images=images, labelled=labelled, right=right)
+            for images, labelled, right in zip(tallies.images, tallies.labelled, tallies.right, strict=True)
+        ),
+        failed=tallies.failed,
+        resumed=done,
+        seconds=time.monotonic() - begun,
+        stage_ms=tuple(
+            1e3 * seconds / samples if samples else None
+            for seconds, samples in zip(bulk.stage_seconds, bulk.stage_samples, strict=True)
+        ),
+        stage_macs=macs,
+        provider=bulk.stages.provider.name,
+        interrupted=interrupted,
+    )
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path leads into a folder, links followed; those that lead to each other lead nowhere."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _identity(request: RunRequest, cascade: Cascade) -> dict[str, object]:
+    """What must be the same when a run is resumed, for its answers to be those of one run."""
+    manifest = cascade.manifest
+    return {
+        "bundle": hashlib.sha256(manifest.to_json().encode()).hexdigest(),
+        "provider": cascade.provider,
+        "threads": request.threads,
+        **{
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in asdict(request.bulk).items()
+            if key != "workers"
+        },
+    }
+
+
+def _check_complete(output: Output, items: int) -> None:
+    """A complete output must have an answer for every image that is given now."""
+    if len(output.written) < items:
+        raise OptionError(
+            f"{output.out} is complete with {len(output.written)} images, now {items} are given; "
+            "give another --out, or remove it"
+        )
+
+
+def _check_same_items(written: Sequence[Record], items: Sequence[Item], output: Output, exits: int) -> None:
+    """The records that are there must be those of the first items, and of these exits."""
+    deepest = max((record["exit"] for record in written if "exit" in record), default=0)
+    if deepest >= exits:
+        raise RecordError(
+            f"{output.out} tells of exit {deepest}, of {exits} from 0: it is damaged; remove it to begin anew"
+        )
+    for number, (record, item) in enumerate(zip(written, items, strict=False)):
+        name = flat(item.name) if output.line_form == "csv" else item.name
+        if record["file"] not in (name, spelled(name)):
+            raise OptionError(
+                f"{output.out}: image {number} was {shown(record['file'])}, now it is {shown(item.name)}; "
+                "resume with the same images"
+            )

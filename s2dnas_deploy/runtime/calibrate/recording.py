@@ -1,0 +1,62 @@
+"""Running every stage of a chain on every image, and writing down what each exit says.
+
+Place in the flow: bundle + images ──all stages──▶ `ExitScores`, from which `decide` chooses thresholds.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.decide.scores import ExitScores
+from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.runtime.answers.inputs import Item, truth_of
+from s2dnas_deploy.runtime.bulk import BulkOptions, decoded
+from s2dnas_deploy.runtime.cascade import Cascade
+from s2dnas_deploy.runtime.stages import Array
+
+
+def exit_scores(
+    cascade: Cascade,
+    items: Sequence[Item],
+    options: BulkOptions,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ExitScores:
+    """Run every stage on every image; an image that cannot be read is an error. Truth if all have one."""
+    exits, total = len(cascade.names), len(items)
+    label = np.empty((exits, total), np.int64)
+    confidence = np.empty((exits, total), np.float32)
+    digest = hashlib.sha256()
+    done = 0
+    for images in _batches(decoded((item.source for item in items), cascade.reader, options), options.batch):
+        rows = slice(done, done + len(images))
+        label[:, rows], confidence[:, rows] = cascade.all_exits(images)
+        digest.update(np.ascontiguousarray(images).data)  # those that came channels first are views
+        done += len(images)
+        progress(done, total)
+    return ExitScores(
+        label=label,
+        confidence=confidence,
+        truth=truth_of(items, cascade.labels),
+        graphs=graphs_of(cascade.manifest),
+        images=digest.hexdigest(),
+    )
+
+
+def graphs_of(manifest: Manifest) -> tuple[str, ...]:
+    """The sha256 of each stage: whose scores these are."""
+    return tuple(stage.graph.sha256 for stage in manifest.stages)
+
+
+def _batches(images: Iterable[Array | DataError], size: int) -> Iterable[Array]:
+    batch: list[Array] = []
+    for image in images:
+        if isinstance(image, DataError):
+            raise image
+        batch.append(image)
+        if len(batch) == size:
+            yield np.stack(batch)
+            batch = []
+    if batch:
+        yield np.stack(batch)

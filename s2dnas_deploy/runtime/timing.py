@@ -1,0 +1,72 @@
+"""How long stages take on this device, one image at a time: by themselves, or in turns with a reference.
+
+Place in the flow: bundles + images ──▶ `StageTimes`, or milliseconds. A shared machine's clock wanders; what
+was measured in the same moments does not, relative to each other. So a bundle is timed in blocks, where there
+is a reference in turns with blocks of that, and both are kept.
+"""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from s2dnas_deploy.bundle.entries import MAX_STAGES
+from s2dnas_deploy.decide.rules import NEVER
+from s2dnas_deploy.errors import RecordError
+from s2dnas_deploy.files.bounds import Between, Length
+from s2dnas_deploy.files.document import check_record
+from s2dnas_deploy.runtime.cascade import Cascade
+from s2dnas_deploy.runtime.stages import Array
+
+Milliseconds = Annotated[float, Between(1e-6, 10**9)]
+"""Of something that was timed: a nanosecond at least, and less than two weeks."""
+_BLOCKS = 15
+_BLOCK_SECONDS = 0.03
+_FEWEST_RUNS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTimes:
+    """Milliseconds of each stage, nobody leaving, and of the reference's whole chain in the same moments."""
+
+    stage_ms: Annotated[tuple[Milliseconds, ...], Length(1, MAX_STAGES)]
+    reference_ms: Milliseconds
+
+    def __post_init__(self) -> None:
+        check_record(self, RecordError)
+
+
+def time_stages(cascade: Cascade, reference: Cascade, images: Sequence[Array]) -> StageTimes:
+    """Time a cascade's stages against a reference, on single images as the graphs take them."""
+    for which in (cascade, reference):
+        _block(which, images)  # to warm up
+    shares: list[list[float]] = []
+    against: list[float] = []
+    for _ in range(_BLOCKS):
+        whole = sum(_block(reference, images))
+        shares.append([seconds / whole for seconds in _block(cascade, images)])
+        against.append(whole)
+    reference_ms = 1e3 * statistics.median(against)
+    return StageTimes(
+        stage_ms=tuple(reference_ms * statistics.median(each) for each in zip(*shares, strict=True)),
+        reference_ms=reference_ms,
+    )
+
+
+def stage_ms(cascade: Cascade, images: Sequence[Array]) -> tuple[float, ...]:
+    """Milliseconds of each stage, nobody leaving, on single images as the graphs take them."""
+    _block(cascade, images)  # to warm up
+    blocks = [_block(cascade, images) for _ in range(_BLOCKS)]
+    return tuple(1e3 * statistics.median(each) for each in zip(*blocks, strict=True))
+
+
+def _block(cascade: Cascade, images: Sequence[Array]) -> list[float]:
+    """Seconds of each stage, a median over runs on one image after the other for a short while."""
+    runs: list[Sequence[float]] = []
+    started = time.perf_counter()
+    never = (NEVER,) * len(cascade.flow.early)
+    while len(runs) < _FEWEST_RUNS or time.perf_counter() - started < _BLOCK_SECONDS:
+        said = cascade.predict(images[len(runs) % len(images)][None], thresholds=never, timed=True)
+        runs.append(said.stage_seconds or ())
+    return [statistics.median(each) for each in zip(*runs, strict=True)]

@@ -1,0 +1,1 @@
+"""onnxruntime, as both wings use it: execution providers, sessions, a chain run without anyone exiting."""

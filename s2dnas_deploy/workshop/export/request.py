@@ -1,0 +1,260 @@
+"""What `s2dnas-export` is asked for, read: the network, its labels and the images, and then the export.
+
+Place in the flow: paths and options ──▶ `Chain` and `ExportImages` ──▶ `assemble.write_bundle`.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, source_digest, static_beside
+from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.bundle.saving import check_replaceable
+from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
+from s2dnas_deploy.errors import BundleError, DataError, OptionError
+from s2dnas_deploy.files.atomic import check_writable, write_atomically
+from s2dnas_deploy.files.bounds import Length, Printable
+from s2dnas_deploy.files.plain_file import read_file
+from s2dnas_deploy.quoting import in_a_line, shown, spelled_out
+from s2dnas_deploy.reporter import Reporter, counted
+from s2dnas_deploy.workshop.data import ImageSplits, load_images
+from s2dnas_deploy.workshop.export.assemble import Export, write_bundle
+from s2dnas_deploy.workshop.export.chain import Chain, chain_of
+from s2dnas_deploy.workshop.export.held_out import held_out_file, save_held_out
+from s2dnas_deploy.workshop.export.options import ExportOptions
+from s2dnas_deploy.workshop.export.own_exits import chain_of_own_exits, stages_of
+from s2dnas_deploy.workshop.export.samples import ExportImages, pixels_of
+from s2dnas_deploy.workshop.network.model_file import Model, load_model
+from s2dnas_deploy.workshop.reading.source import build_network, load_weights
+from s2dnas_deploy.workshop.training.normalise import preprocessing_for
+
+_CALIBRATION_IMAGES = 512
+_LARGEST_LABELS_BYTES = 16 * 2**20
+_VALIDATION_IMAGES = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnNetwork:
+    """A network with exits of its own, as a person names it."""
+
+    model: str
+    model_arguments: Mapping[str, Any]
+    input_shape: tuple[int, int, int] | None
+    weights: Path | None
+    weights_key: str | None
+    labels: Path | None
+    normalize: str
+    resize: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What to export, and how; `network` is a `model.pt` or a network with exits of its own."""
+
+    network: Path | OwnNetwork
+    data: str | None
+    held_out: Path | None
+    """Where the validation and test images of the data go."""
+    limit: int | None
+    name: str | None
+    resize: str | None
+    """How the device fits images of another size, if not as in training."""
+    split: bool
+    options: ExportOptions
+    out: Path
+    static: Path | None = None
+    """A `model.pt` of one stage, the static network: it is written beside the bundle, to be compared with."""
+    sign: Path | None = None
+    """The private key that signs the bundle."""
+
+
+def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
+    """Do what is asked; the manifest of the bundle, which is at `request.out`."""
+    check_writable(request.out)
+    check_replaceable(request.out)
+    signer = None if request.sign is None else Signer(request.sign)
+    was_calibrated, was_signed = _is_calibrated(request.out), (request.out / SIGNATURE).exists()
+    if request.held_out is not None and request.data is None:
+        raise OptionError("--held-out keeps images of the data: give --data")
+    if request.held_out is not None:
+        check_writable(held_out_file(request.held_out, "validation"), "--held-out")
+    if isinstance(request.network, Path):
+        chain, images = _of_model(request, request.network, reporter)
+        sources = {"model": source_digest(request.network.read_bytes())}
+    else:
+        chain, images = _of_own_network(request, request.network, reporter)
+        sources = {"model": spelled_out(request.network.model)}
+        if request.network.weights is not None:
+            sources["weights"] = source_digest(request.network.weights.read_bytes())
+    if request.data is not None:
+        sources["data"] = spelled_out(request.data)
+    export = Export(chain=chain, options=request.options, images=images, sources=sources)
+    static, beside = None, static_beside(request.out)
+    if request.static is not None:
+        static = _static_graph(request.static, export, reporter, split=request.split)
+        export = replace(export, sources={**sources, "static": source_digest(static)})
+    manifest = write_bundle(export, request.out, reporter, signer)
+    if was_calibrated:
+        reporter.say(f"{request.out} was calibrated: its thresholds are gone, calibrate the new one")
+    if was_signed and signer is None:
+        reporter.say(f"{request.out} was signed: the new one is not (give --sign)")
+    if static is not None:
+        write_atomically(beside, lambda stream: stream.write(static))
+        reporter.say(f"{beside}: the static network, for s2dnas-bench")
+    elif beside.exists():
+        reporter.say(
+            f"{beside} is of an earlier export: s2dnas-bench leaves it out (give --static-model anew)"
+        )
+    return manifest
+
+
+def _is_calibrated(out: Path) -> bool:
+    """Whether a bundle there has thresholds that took somebody's images."""
+    if not is_bundle(out):
+        return False
+    try:
+        return load_bundle(out).manifest.promise is not None
+    except BundleError:  # damaged, or of another version: being replaced may be what it needs
+        return False
+
+
+def _static_graph(path: Path, export: Export, reporter: Reporter, *, split: bool) -> bytes:
+    """The static network in one graph that takes and gives what the bundle does."""
+    model, chain = load_model(path), export.chain
+    if model.network.stages != 1:
+        raise OptionError(
+            f"--static-model {path}: it has {model.network.stages} stages; expected the static network, a "
+            "model.pt of one stage, such as s2dnas-train leaves in model.run/static.pt"
+        )
+    if model.class_names != chain.class_names or not _reads_alike(model, chain):
+        raise OptionError(
+            f"--static-model {path}: it is for other images or classes than the network to export"
+        )
+    reporter.say(f"exporting the static network, {path}")
+    static = replace(
+        export,
+        chain=chain_of(replace(model, preprocessing=chain.preprocessing), name="static", split=split),
+        options=replace(export.options, thresholds=(), temperatures=(), single_file=False, gather=False),
+    )
+    with tempfile.TemporaryDirectory(prefix="s2dnas-static-") as passing:
+        out = Path(passing) / "static"
+        (stage,) = write_bundle(static, out, reporter).stages
+        return (out / stage.graph.file).read_bytes()
+
+
+def _reads_alike(model: Model, chain: Chain) -> bool:
+    """Both normalise images of one shape alike; how others are fitted is for the device to say."""
+    return replace(model.preprocessing, resize=chain.preprocessing.resize) == chain.preprocessing
+
+
+def _of_model(request: ExportRequest, path: Path, reporter: Reporter) -> tuple[Chain, ExportImages | None]:
+    model = load_model(path)
+    if request.resize is not None:
+        model = replace(model, preprocessing=replace(model.preprocessing, resize=request.resize))
+    chain = chain_of(model, name=_name(request.name or path.stem), split=request.split)
+    if request.data is None:
+        return chain, None
+    splits = load_images(
+        request.data,
+        input_shape=chain.preprocessing.input_shape,
+        seed=model.seed,
+        val_fraction=model.val_fraction,
+        resize=model.preprocessing.resize,
+        limit=request.limit,
+        on_progress=counted(reporter.phase("reading images")),
+    )
+    _check_same_images(request, model, splits)
+    return chain, _images(request, splits, chain.class_names, reporter)
+
+
+def _name(text: str) -> str:
+    """A name that a bundle may have."""
+    if not (Length(1, 1000).fits(text) and Printable().fits(text)):
+        raise OptionError(
+            f"expected a name without control characters, got {shown(text)}; give another --name"
+        )
+    return text
+
+
+def _check_same_images(request: ExportRequest, model: Model, splits: ImageSplits) -> None:
+    """Of other images, those held out need not be those that training held out; promises need these."""
+    about = model.provenance.get("data", {})
+    whole = request.limit is None and request.resize is None and about.get("limit", 0) is None
+    if request.held_out is not None and whole and model.images_digest != splits.digest:
+        raise DataError(
+            f"--held-out {request.held_out}: {request.data} is not, or no longer, what the network was "
+            "trained on (an image more or less divides all of them otherwise), so it is not known what "
+            "training held out; give the same images, or calibrate on others that it has not seen"
+        )
+
+
+def _of_own_network(
+    request: ExportRequest, own: OwnNetwork, reporter: Reporter
+) -> tuple[Chain, ExportImages | None]:
+    network = build_network(own.model, own.model_arguments).float()
+    stages_of(network)  # one that has none is told so before anything else is asked for
+    if own.input_shape is None:
+        raise OptionError("the shape of the images is not known: give --input, for example --input 3x32x32")
+    if own.weights is not None:
+        load_weights(network, own.weights, own.weights_key)
+    else:
+        reporter.say("no --weights were given: the network is exported with the weights its factory gives it")
+    if own.normalize == "data":
+        raise OptionError(
+            "--normalize data measures the training images; give the means and stds it was trained with"
+        )
+    blank = torch.zeros(1, *own.input_shape, dtype=torch.uint8)
+    preprocessing = preprocessing_for(own.normalize, blank, own.input_shape, resize=own.resize)
+    splits = None
+    if request.data is not None:
+        splits = load_images(
+            request.data,
+            input_shape=own.input_shape,
+            seed=0,
+            resize=own.resize,
+            limit=request.limit,
+            on_progress=counted(reporter.phase("reading images")),
+        )
+    names = _class_names(own, splits)
+    chain = chain_of_own_exits(
+        network.eval(), preprocessing, names, name=_name(request.name or own.model.rpartition(":")[2])
+    )
+    return chain, None if splits is None else _images(request, splits, chain.class_names, reporter)
+
+
+def _class_names(own: OwnNetwork, splits: ImageSplits | None) -> tuple[str, ...]:
+    """From --labels, else from the data."""
+    if own.labels is not None:
+        try:
+            text = read_file(own.labels, _LARGEST_LABELS_BYTES).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise OptionError(f"--labels {own.labels} is not text in UTF-8: {in_a_line(error)}") from error
+        return tuple(line for line in text.splitlines() if line)
+    if splits is not None:
+        return splits.class_names
+    raise OptionError("the classes have no names: give --labels FILE (a class a line), or --data")
+
+
+def _images(
+    request: ExportRequest, splits: ImageSplits, class_names: tuple[str, ...], reporter: Reporter
+) -> ExportImages:
+    """Calibrate on training images, judge on validation images; the test images are not looked at."""
+    if splits.class_names != class_names:
+        raise DataError(
+            f"{request.data} has the classes {', '.join(splits.class_names[:5])}…, the network "
+            f"{', '.join(class_names[:5])}…; they must be the same, in the same order"
+        )
+    if request.held_out is not None:
+        for path in save_held_out(splits, request.held_out):
+            reporter.say(f"{path}: images that training held out")
+    calibration, validation = splits.train, splits.val
+    return ExportImages(
+        source=str(request.data),
+        calibration=pixels_of(calibration.evenly(_CALIBRATION_IMAGES)),
+        validation=pixels_of(validation.evenly(_VALIDATION_IMAGES)),
+        labels=validation.evenly(_VALIDATION_IMAGES).labels.numpy(),
+    )

@@ -1,0 +1,156 @@
+"""A division: one plan applied to one network. Who computes which channel of which tensor, and the exits.
+
+Place in the flow: plan + channel graph ──divide──▶ `Division`, which `network` turns into masks and
+`stages` into slices. It holds integers only, no weights. The rule it applies (see `plan`):
+
+    level(n, c) = max(owner(c), depth(n))
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from s2dnas_deploy.plan import OUTPUT, Plan, check
+from s2dnas_deploy.workshop.network.graph import INPUT, ChannelGraph, Node
+from s2dnas_deploy.workshop.network.groups import Divisible
+from s2dnas_deploy.workshop.network.operators import OPERATORS
+
+Indices = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+IMAGE_LEVEL = -1  # every stage has the image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exit:
+    """A stage's classifier: its own nodes, and where its logits are."""
+
+    stage: int
+    nodes: tuple[Node, ...]
+    output: str
+
+    def static_name(self, name: str) -> str:
+        """What the static network calls a node or weight of its own classifier."""
+        return name.removeprefix(exit_prefix(self.stage))
+
+
+def exit_prefix(stage: int) -> str:
+    """What the names of an exit's nodes and weights start with."""
+    return f"exit{stage}/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """The body's nodes, the atom and the level of each of their channels, and one exit per stage."""
+
+    divisible: Divisible
+    plan: Plan
+    body: tuple[Node, ...]
+    atoms: Mapping[str, Indices]
+    levels: Mapping[str, Indices]
+    exits: tuple[Exit, ...]
+
+    @property
+    def graph(self) -> ChannelGraph:
+        """The static network's channel graph."""
+        return self.divisible.graph
+
+    def reads(self, node: Node) -> Flags:
+        """Which output channel of a mixing node reads which input channel, [C_out, C_in]."""
+        return self._read_by(node, self.levels[node.name])
+
+    def readable(self, node: Node, level: int) -> Indices:
+        """The input channels that a mixing node's outputs of `level` read, in order."""
+        return np.flatnonzero(self._read_by(node, np.array([level])))
+
+    def _read_by(self, node: Node, levels: Indices) -> Flags:
+        """Which input channels a mixing node's outputs of these levels read, [levels, C_in]."""
+        outputs, inputs = levels[:, None], self.levels[node.inputs[0]][None, :]
+        if node.name not in self.plan.no_reuse:
+            return np.less_equal(inputs, outputs)
+        return np.equal(inputs, outputs) | self._of_the_image(node.inputs[0])[None, :]
+
+    def exit_reads(self, exit_: Exit, node: Node) -> Indices | None:
+        """The body's channels that an exit's node reads; None if it reads the exit's own nodes."""
+        if not OPERATORS[node.operator].mixes or node.inputs[0] not in self.levels:
+            return None
+        return np.flatnonzero(self.levels[node.inputs[0]] <= exit_.stage)
+
+    def _of_the_image(self, name: str) -> Flags:
+        """The channels that are the image's own, which every layer may read."""
+        return np.isin(self.atoms[name], self.atoms[INPUT])
+
+
+def divide(divisible: Divisible, plan: Plan) -> Division:
+    """Apply a plan, which must be legal, to a network."""
+    check(plan, divisible.space)
+    pools = {name: _pool(divisible.graph.by_name[name]) for name in plan.exits if name != OUTPUT}
+    new = {name: pool for name, pool in pools.items() if pool.name not in divisible.atoms}
+    atoms = {**divisible.atoms, **{pool.name: divisible.atoms[name] for name, pool in new.items()}}
+    depths = divisible.space.depths(plan.exits)
+    depths |= {pool.name: plan.exits.index(name) for name, pool in new.items()}
+    owner = _owners(divisible, plan)
+    body = (*divisible.body, *new.values())
+    levels = {node.name: np.maximum(owner[atoms[node.name]], depths[node.name]) for node in body}
+    levels[INPUT] = np.full(divisible.graph.nodes[0].channels, IMAGE_LEVEL)
+    exits = tuple(
+        _own_classifier(divisible, stage) if name == OUTPUT else _linear_exit(divisible, stage, pools[name])
+        for stage, name in enumerate(plan.exits)
+    )
+    return Division(divisible=divisible, plan=plan, body=body, atoms=atoms, levels=levels, exits=exits)
+
+
+def _owners(divisible: Divisible, plan: Plan) -> Indices:
+    """The stage that owns each atom; a group's atoms go to the stages in order. The image counts as 0."""
+    owner = np.zeros(1 + max(int(own.max()) for own in divisible.atoms.values()), dtype=np.int64)
+    for group in divisible.space.groups:
+        portions = [count // group.granule for count in plan.channels[group.name]]
+        owner[divisible.group_atoms[group.name]] = np.repeat(np.arange(plan.stages), portions)
+    return owner
+
+
+def _pool(node: Node) -> Node:
+    """What a linear classifier reads of a node: its mean over space, or itself if it has none."""
+    if len(node.shape) == 1:
+        return node
+    dims = list(range(2, 1 + len(node.shape)))
+    return Node(
+        name=f"{node.name}/pooled",
+        operator="reduce",
+        inputs=(node.name,),
+        attributes={"function": "mean", "dims": dims, "keepdim": False},
+        weights={},
+        shape=(node.channels,),
+        source=node.source,
+    )
+
+
+def _linear_exit(divisible: Divisible, stage: int, reads: Node) -> Exit:
+    """An exit in the middle of the network: one linear layer on the pooled features."""
+    name = f"{exit_prefix(stage)}linear"
+    node = Node(
+        name=name,
+        operator="linear",
+        inputs=(reads.name,),
+        attributes={},
+        weights={"weight": f"{name}.weight", "bias": f"{name}.bias"},
+        shape=(divisible.graph.classes,),
+        source=reads.source,
+    )
+    return Exit(stage=stage, nodes=(node,), output=name)
+
+
+def _own_classifier(divisible: Divisible, stage: int) -> Exit:
+    """An exit at the network's output: a classifier like the network's own, with weights of its own."""
+    prefix = exit_prefix(stage)
+    nodes = tuple(
+        replace(
+            node,
+            name=f"{prefix}{node.name}",
+            inputs=tuple(f"{prefix}{n}" if n in divisible.classifier else n for n in node.inputs),
+            weights={role: f"{prefix}{key}" for role, key in node.weights.items()},
+        )
+        for node in divisible.head
+    )
+    return Exit(stage=stage, nodes=nodes, output=f"{prefix}{divisible.graph.output}")

@@ -1,0 +1,188 @@
+"""The multi-stage network: the static network whose weights are masked, with one classifier per stage.
+
+Place in the flow: `StaticNetwork` + plan ──▶ `MultiStageNetwork`, which trains like any module, and which
+`stages` slices. One forward pass gives every exit's logits, because with
+
+    w'[o, i] = w[o, i] · [level(o) reads level(i)]
+
+the features of a stage depend on no later stage's. It knows nothing of training or of files.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from s2dnas_deploy.plan import OUTPUT, Plan
+from s2dnas_deploy.plan import static as static_plan
+from s2dnas_deploy.workshop.network.division import Division, Exit, Indices, divide
+from s2dnas_deploy.workshop.network.graph import INPUT, Node
+from s2dnas_deploy.workshop.network.operators import OPERATORS
+from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_node
+
+
+class MultiStageNetwork(nn.Module):
+    """`forward(images [N, C, H, W])` gives one [N, classes] tensor of logits per exit, first to last."""
+
+    def __init__(self, division: Division, weights: Mapping[str, Tensor]) -> None:
+        """Take `weights` (see `weight_keys`) as they are; `carry_over` makes them from a static network."""
+        super().__init__()
+        self.division = division
+        keys = weight_keys(division)
+        self._attribute = {key: attribute_name(key) for key in keys}
+        for key, is_buffer in keys.items():
+            tensor = weights[key].detach().clone()
+            if is_buffer:
+                self.register_buffer(self._attribute[key], tensor)
+            else:
+                self.register_parameter(self._attribute[key], nn.Parameter(tensor))
+        self._masks = self._register_masks()
+        self._columns = self._register_columns()
+
+    @property
+    def stages(self) -> int:
+        """How many exits `forward` gives."""
+        return self.division.plan.stages
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights and statistics under the names that the channel graph and the exits use."""
+        return {key: getattr(self, name) for key, name in self._attribute.items()}
+
+    def masked_weights(self) -> dict[str, Tensor]:
+        """`weights`, detached, with zeros where a mask hides them from every node that reads them."""
+        weights = {key: tensor.detach() for key, tensor in self.weights().items()}
+        readers = Counter(key for node in self.division.body for key in node.weights.values())
+        for node in self.division.body[1:]:
+            if node.name in self._masks and readers[node.weights["weight"]] == 1:
+                weights[node.weights["weight"]] = self._masked(node, weights)
+        return weights
+
+    def _masked(self, node: Node, weights: Mapping[str, Tensor]) -> Tensor:
+        """The node's kernel with zeros where an output channel may not read an input channel."""
+        return torch.where(getattr(self, self._masks[node.name]), weights[node.weights["weight"]], 0.0)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Every exit's logits in one pass of the masked network."""
+        return self.answers(images, self.weights())
+
+    def answers(
+        self, images: Tensor, weights: dict[str, Tensor], *, training: frozenset[str] = frozenset()
+    ) -> list[Tensor]:
+        """As `forward`, with other weights of the same names and shapes; some operators as in training."""
+        values = {INPUT: images}
+        for node in self.division.body[1:]:
+            values[node.name] = self._run(node, values, weights, self.training or node.operator in training)
+        return [self._run_exit(exit_, values, weights, training) for exit_ in self.division.exits]
+
+    def _run(
+        self, node: Node, values: Mapping[str, Tensor], weights: dict[str, Tensor], training: bool
+    ) -> Tensor:
+        if node.name in self._masks:
+            kernel = {node.weights["weight"]: self._masked(node, weights)}
+            return run_node(node, values, {**weights, **kernel}, training)
+        return run_node(node, values, weights, training)
+
+    def _run_exit(
+        self,
+        exit_: Exit,
+        values: Mapping[str, Tensor],
+        weights: dict[str, Tensor],
+        training: frozenset[str],
+    ) -> Tensor:
+        """An exit's classifier, on the channels that its stage may read."""
+        own = dict(values)
+        for node in exit_.nodes:
+            inputs: Mapping[str, Tensor] = own
+            if node.name in self._columns:
+                read = own[node.inputs[0]][:, getattr(self, self._columns[node.name])]
+                inputs = {node.inputs[0]: read}
+            as_in_training = self.training or node.operator in training
+            own[node.name] = run_node(node, inputs, weights, as_in_training)
+        return own[exit_.output]
+
+    def _register_masks(self) -> dict[str, str]:
+        """A mask for each layer of the body that may not read everything, as [C_out, C_in, 1, 1]."""
+        names = {}
+        for node in self.division.body[1:]:
+            if not OPERATORS[node.operator].mixes:
+                continue
+            reads = torch.from_numpy(self.division.reads(node))
+            if not bool(reads.all()):
+                names[node.name] = attribute_name(f"mask {node.name}")
+                rank = getattr(self, self._attribute[node.weights["weight"]]).dim()
+                mask = reads.reshape(*reads.shape, *[1] * (rank - 2))
+                self.register_buffer(names[node.name], mask, persistent=False)
+        return names
+
+    def _register_columns(self) -> dict[str, str]:
+        """The channels that each exit's classifier reads, where it does not read them all."""
+        names = {}
+        for exit_ in self.division.exits:
+            for node in exit_.nodes:
+                reads = self.division.exit_reads(exit_, node)
+                if reads is not None and len(reads) < len(self.division.levels[node.inputs[0]]):
+                    names[node.name] = attribute_name(f"columns {node.name}")
+                    self.register_buffer(names[node.name], torch.from_numpy(reads), persistent=False)
+        return names
+
+
+def weight_keys(division: Division) -> dict[str, bool]:
+    """The weights that a multi-stage network has, and whether each is a buffer (not trained)."""
+    nodes = [*division.body[1:], *(node for exit_ in division.exits for node in exit_.nodes)]
+    return {
+        key: role in OPERATORS[node.operator].buffers for node in nodes for role, key in node.weights.items()
+    }
+
+
+def carry_over(static: StaticNetwork, plan: Plan) -> MultiStageNetwork:
+    """Divide a static network by a plan; its weights carry over as they are.
+
+    An exit at the output starts from the static classifier's weights for the channels it reads; an exit
+    elsewhere starts from zeros, so that its first answer is "all classes alike".
+    """
+    division = divide(static.divisible, plan)
+    weights = dict(static.weights)
+    for exit_ in division.exits:
+        start = _like_the_classifier if plan.exits[exit_.stage] == OUTPUT else _zeros
+        for node in exit_.nodes:
+            weights.update(start(static, exit_, node, division.exit_reads(exit_, node)))
+    return MultiStageNetwork(division, weights)
+
+
+def _like_the_classifier(
+    static: StaticNetwork, exit_: Exit, node: Node, reads: Indices | None
+) -> dict[str, Tensor]:
+    """The static classifier's weights, for the channels that the exit reads."""
+    weights = {}
+    for role, key in node.weights.items():
+        whole = static.weights[exit_.static_name(key)]
+        sliced = role == "weight" and reads is not None
+        weights[key] = whole[:, torch.from_numpy(reads)] if sliced else whole
+    return weights
+
+
+def _zeros(static: StaticNetwork, exit_: Exit, node: Node, reads: Indices | None) -> dict[str, Tensor]:
+    """A linear layer that answers "all classes alike"."""
+    assert reads is not None, "an exit in the middle of the network reads the body"
+    dtype = next(tensor.dtype for tensor in static.weights.values() if tensor.is_floating_point())
+    shapes = {"weight": (node.channels, len(reads)), "bias": (node.channels,)}
+    return {key: torch.zeros(shapes[role], dtype=dtype) for role, key in node.weights.items()}
+
+
+def as_network(static: StaticNetwork) -> MultiStageNetwork:
+    """The static network as a multi-stage network of one stage."""
+    return carry_over(static, static_plan(static.divisible.space))
+
+
+def as_static(network: MultiStageNetwork) -> StaticNetwork:
+    """A network of one stage as the static network that it is."""
+    assert network.stages == 1, "only a network of one stage is static"
+    (own,) = network.division.exits
+    weights = {own.static_name(key): tensor.detach() for key, tensor in network.weights().items()}
+    return StaticNetwork(divisible=network.division.divisible, weights=weights)
+
+
+def attribute_name(key: str) -> str:
+    """A module attribute may hold no dots, and must not be one that every module has (`weights`)."""
+    return key.replace("|", "||").replace(".", "|") if "." in key else f"|{key}"

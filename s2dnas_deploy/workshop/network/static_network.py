@@ -1,0 +1,42 @@
+"""The static network as this package holds it: channel graph and weights, and how it computes.
+
+Place in the flow: the user's `nn.Module` ──read──▶ `StaticNetwork`; nothing after this sees user code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from s2dnas_deploy.workshop.network import operators
+from s2dnas_deploy.workshop.network.graph import INPUT, ChannelGraph, Node
+from s2dnas_deploy.workshop.network.groups import Divisible
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticNetwork:
+    """A channel graph with its atoms and groups, and the weights under the names the graph uses."""
+
+    divisible: Divisible
+    weights: Mapping[str, Tensor]
+
+    @property
+    def graph(self) -> ChannelGraph:
+        """The channel graph."""
+        return self.divisible.graph
+
+
+def run_graph(graph: ChannelGraph, weights: Mapping[str, Tensor], image: Tensor) -> Tensor:
+    """The network's logits [N, classes] for images [N, C, H, W], in evaluation mode."""
+    values = {INPUT: image}
+    for node in graph.nodes[1:]:
+        values[node.name] = run_node(node, values, weights)
+    return values[graph.output]
+
+
+def run_node(
+    node: Node, values: Mapping[str, Tensor], weights: Mapping[str, Tensor], training: bool = False
+) -> Tensor:
+    """Compute one node from the values of its inputs."""
+    own = {role: weights[key] for role, key in node.weights.items()}
+    return operators.run(node, [values[name] for name in node.inputs], own, training)

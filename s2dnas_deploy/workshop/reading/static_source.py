@@ -1,0 +1,108 @@
+"""What a person names: a network with its weights, and a plan for it.
+
+Place in the flow: the first step of every command that starts from a static network. Brings together
+the user's factory, the weights file and what `model.pt` already knows; a plan may be a file or a few words.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s2dnas_deploy.errors import CheckpointError, ModelError, PlanError
+from s2dnas_deploy.plan import Plan, from_text
+from s2dnas_deploy.quoting import shortened
+from s2dnas_deploy.workshop.network.model_file import Model, is_model, load_model
+from s2dnas_deploy.workshop.network.network import as_static
+from s2dnas_deploy.workshop.network.static_network import StaticNetwork
+from s2dnas_deploy.workshop.reading.read import read_network
+from s2dnas_deploy.workshop.reading.source import build_network, load_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticSource:
+    """Where a static network comes from: a factory, weights, or a `model.pt` of one stage."""
+
+    model: str | None
+    model_arguments: Mapping[str, Any]
+    input_shape: tuple[int, int, int] | None
+    weights: Path | None
+    weights_key: str | None = None
+    seed: int = 0
+    model_is_from_a_recipe: bool = False
+    """A recipe may name a file in its folder or a class of networks, and nothing else is called."""
+
+    def is_trained(self) -> bool:
+        """Whether weights were given."""
+        return self.weights is not None
+
+
+def read_source(source: StaticSource) -> tuple[StaticNetwork, Model | None]:
+    """The static network that a source describes, and the `model.pt` that its weights come from, if any."""
+    kept = _model_in(source.weights)
+    if source.model is None:
+        if kept is None:
+            raise ModelError("no network given: name its factory with --model FILE.py:FACTORY")
+        return as_static(kept.network), kept
+    if source.input_shape is None:
+        raise ModelError("the shape of the images is not known: give --input, for example --input 3x32x32")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(source.seed)
+        module = build_network(
+            source.model, source.model_arguments, is_from_recipe=source.model_is_from_a_recipe
+        )
+    if source.weights is not None and kept is None:
+        load_weights(module, source.weights, source.weights_key)
+    static = read_network(module.float(), source.input_shape)
+    return (static if kept is None else _same_network(static, kept, source)), kept
+
+
+def _model_in(weights: Path | None) -> Model | None:
+    """The `model.pt` that was given as weights, if it is one; it must have one stage."""
+    if weights is None:
+        return None
+    if not weights.is_file():
+        raise CheckpointError(f"no weights file {weights}")
+    if not is_model(weights):
+        return None
+    model = load_model(weights)
+    if model.network.stages != 1:
+        raise ModelError(
+            f"{weights} has {model.network.stages} stages; only a static network (--plan static) can be "
+            "divided"
+        )
+    return model
+
+
+def _same_network(static: StaticNetwork, kept: Model, source: StaticSource) -> StaticNetwork:
+    """The network in a `model.pt`, which must be the one that --model names."""
+    if not static.graph.computes_like(kept.network.division.graph):
+        raise ModelError(
+            f"{source.weights} is a model.pt of another network than {source.model}; leave --model out "
+            "to use its own"
+        )
+    return as_static(kept.network)
+
+
+def read_plan(text: str, static: StaticNetwork, *, align: int, seed: int) -> Plan:
+    """The plan in a JSON file, or as spelled out in the text."""
+    path = Path(os.path.expanduser(text))
+    is_file = _is_file(path)
+    if path.suffix != ".json" and not is_file:
+        return from_text(text, static.divisible.space, align=align, seed=seed)
+    if not is_file:
+        raise PlanError(f"cannot read the plan file {shortened(text, 200)}: there is no such file")
+    try:
+        return Plan.load(path)
+    except OSError as error:
+        raise PlanError(f"cannot read the plan file {path}: {error}") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a plan in words may be too long for a name
+        return False

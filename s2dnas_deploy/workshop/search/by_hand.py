@@ -1,0 +1,67 @@
+"""Plans that one would write down by hand: uniform ones, and the two that are furthest apart.
+
+Place in the flow: `SearchSpace` ──▶ the choices that come next to them. A search begins with the uniform
+plans, and the shared weights see the extremes in each step.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from s2dnas_deploy.plan import ChannelGroup
+from s2dnas_deploy.workshop.search.space import Choices, GroupSlot, ReuseSlot, SearchSpace, Slot
+
+
+def uniform_choices(space: SearchSpace, *, reuse: bool = True) -> tuple[Choices, ...]:
+    """The choices next to the plans that one would write down by hand: widths alike in all groups.
+
+    All stages exit at the output and own equal parts, or parts that double from the second stage on, such
+    as 1/4, 1/4, 1/2; or such parts of which the first is halved again. Without `reuse`, none reads what
+    others computed but where it must: where layers are cheap, as depthwise ones are, handing over costs more.
+    """
+    n = space.stages
+    doubling = [2.0 ** -(n - 1), *[2.0 ** -(n - stage) for stage in range(1, n)]]
+    thin = [doubling[0] / 2, doubling[1] + doubling[0] / 2, *doubling[2:]]
+    return tuple(dict.fromkeys(_nearest(space, parts, reuse) for parts in ([1 / n] * n, doubling, thin)))
+
+
+def all_uniform_choices(space: SearchSpace) -> tuple[Choices, ...]:
+    """Both kinds, each once: with reuse, then without."""
+    return tuple(dict.fromkeys((*uniform_choices(space), *uniform_choices(space, reuse=False))))
+
+
+def smallest(space: SearchSpace) -> Choices:
+    """The plan that goes through all layers with the thinnest first stage."""
+    return _at_full_depth(space, lambda group, counts: counts)
+
+
+def largest(space: SearchSpace) -> Choices:
+    """The plan whose first stage does most."""
+    return _at_full_depth(space, lambda group, counts: tuple(-count for count in counts))
+
+
+def _nearest(space: SearchSpace, parts: Sequence[float], reuse: bool) -> Choices:
+    """The choices of a plan that divides each group as nearly by `parts` as may be."""
+    marks = np.cumsum(parts)
+
+    def distance(group: ChannelGroup, counts: tuple[int, ...]) -> float:
+        return float(np.abs(np.cumsum(counts) / group.channels - marks).sum())
+
+    return _at_full_depth(space, distance, reuse=reuse)
+
+
+def _at_full_depth(
+    space: SearchSpace, rank: Callable[[ChannelGroup, tuple[int, ...]], Any], *, reuse: bool = True
+) -> Choices:
+    """All stages exit at the output; each group is divided in the way lowest in rank."""
+
+    def choose(slot: Slot, allowed: Sequence[bool]) -> int:
+        open_ = [i for i, is_allowed in enumerate(allowed) if is_allowed]
+        if isinstance(slot, GroupSlot):
+            return min(open_, key=lambda i: rank(slot.group, slot.options[i]))
+        if isinstance(slot, ReuseSlot):
+            return open_[0] if reuse else open_[-1]
+        return open_[-1]
+
+    return space.walk(choose)

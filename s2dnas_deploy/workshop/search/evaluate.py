@@ -1,0 +1,134 @@
+"""Two ways to find out what a plan is worth: quickly, on shared weights, or by training it.
+
+Place in the flow: choices ──▶ divided network ──▶ what its exits say of the judging images, and its price ──▶
+`Worth`. Both are deterministic: the same choices get the same worth, wherever and whenever they are judged.
+"""
+
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.decide.scores import ExitScores
+from s2dnas_deploy.errors import CheckpointError
+from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.network.network import MultiStageNetwork
+from s2dnas_deploy.workshop.search.judge_shared import logits_of, scores_from, take_statistics
+from s2dnas_deploy.workshop.search.price import Price
+from s2dnas_deploy.workshop.search.reward import Worth, worth_of
+from s2dnas_deploy.workshop.search.shared import SharedWeights
+from s2dnas_deploy.workshop.search.space import Choices, SearchSpace
+from s2dnas_deploy.workshop.training.devices import Autocast, autocast_for, choose_device, placed
+from s2dnas_deploy.workshop.training.loop import Task, checkpoint_of, train
+from s2dnas_deploy.workshop.training.settings import Settings
+
+STATISTICS_IMAGES = 1000
+
+Evaluator = Callable[[Choices], Worth]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedStart:
+    """What a plan's own network is when it starts from shared weights, with statistics of its own."""
+
+    shared: SharedWeights
+    statistics: LabelledImages
+    """Images of the training set, to estimate the means and variances of batch norms on."""
+    preprocessing: Preprocessing
+    settings: Settings
+
+    def __call__(self, plan: Plan) -> MultiStageNetwork:
+        """The network, on the CPU."""
+        device, autocast = _where(self.settings)
+        network = placed(self.shared.divided(plan), device)
+        take_statistics(network, self.statistics.images, self.preprocessing, device, autocast)
+        return placed(network, torch.device("cpu"), torch.contiguous_format)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evaluator(ABC):
+    """What both have in common: which images judge, and what a plan may cost."""
+
+    space: SearchSpace
+    judging: LabelledImages
+    price: Price
+    target: float
+
+    def __call__(self, choices: Choices) -> Worth:
+        """The worth of a plan."""
+        scores, costs = self.scores(choices)
+        return worth_of(scores, costs, self.target)
+
+    @abstractmethod
+    def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
+        """What its exits say, and what it costs to get to each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedEvaluator(_Evaluator):
+    """Judges a plan by its masks over shared weights."""
+
+    start: SharedStart
+
+    def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
+        """What its exits say, and what it costs to get to each."""
+        network, preprocessing = self.start(self.space.plan(choices)), self.start.preprocessing
+        costs = self.price(network)
+        device, autocast = _where(self.start.settings)
+        logits = logits_of(placed(network, device), self.judging, preprocessing, device, autocast)
+        return scores_from(logits, self.judging.labels), costs
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneEvaluator(_Evaluator):
+    """Judges a plan by training it for a few epochs: costly, and what the quick way is held against."""
+
+    start: Callable[[Plan], MultiStageNetwork]
+    """What a candidate is before that."""
+    teacher: MultiStageNetwork
+    splits: ImageSplits
+    preprocessing: Preprocessing
+    settings: Settings
+    keep: Path | None
+    """Where a candidate's training goes on after `kill -9`; None on machines that only help."""
+
+    def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
+        """What its exits say after training, and what it costs to get to each."""
+        device, autocast = _where(self.settings)
+        plan = self.space.plan(choices)
+        network = self.start(plan)
+        with tempfile.TemporaryDirectory(prefix="s2dnas-candidate-") as passing:
+            folder = (self.keep or Path(passing)) / plan.digest[:12]
+            task = Task(
+                network=network,
+                teacher=self.teacher,
+                splits=self.splits,
+                preprocessing=self.preprocessing,
+                settings=self.settings,
+                folder=folder,
+            )
+            _forget_another(task)
+            train(task, lambda done, total, note: None)
+            costs = self.price(network)
+            logits = logits_of(placed(network, device), self.judging, self.preprocessing, device, autocast)
+            shutil.rmtree(folder)  # only now: who is killed before goes on with the trained weights
+        return scores_from(logits, self.judging.labels), costs
+
+
+def _forget_another(task: Task) -> None:
+    """A checkpoint by other settings, or a damaged one, is not gone on with; training again is short."""
+    try:
+        checkpoint_of(task, task.identity())
+    except CheckpointError:
+        shutil.rmtree(task.folder)
+
+
+def _where(settings: Settings) -> tuple[torch.device, Autocast]:
+    device = choose_device(settings.device)
+    return device, autocast_for(settings.precision, device)

@@ -1,0 +1,28 @@
+"""Which plans are looked at closely, once quick scores have ranked many.
+
+Place in the flow: ranked `Trial`s ──▶ a few that differ, which are then trained for a while and judged again.
+Quick scores are close to each other at the top, and the best of hundreds is easily the luckiest. What a
+strategy comes back to again and again is one idea with variations; so the few are of different ideas.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from s2dnas_deploy.workshop.search.trials import Trial
+
+_ALIKE = 0.15  # plans whose costs up to every exit are within so much of each other
+
+
+def choose_finalists(ranked: Iterable[Trial], uniform: Sequence[Trial], count: int) -> list[Trial]:
+    """At most `count`, best first: of plans that are alike only the best, and always the best uniform one."""
+    best_uniform = max(uniform, key=lambda trial: trial.worth.rank, default=None)
+    chosen: list[Trial] = []
+    for trial in ranked:
+        left = count - len(chosen) - (best_uniform is not None and best_uniform not in chosen)
+        if trial is best_uniform or (left > 0 and not any(_are_alike(trial, other) for other in chosen)):
+            chosen.append(trial)
+    return chosen[:count]
+
+
+def _are_alike(one: Trial, other: Trial) -> bool:
+    pairs = zip(one.worth.exit_cost, other.worth.exit_cost, strict=True)
+    return all(abs(a - b) <= _ALIKE * max(a, b) for a, b in pairs)

@@ -1,0 +1,111 @@
+"""What a person asks of `s2dnas-search`, and what tells one search from another.
+
+Place in the flow: the command's options ──▶ `SearchRequest` ──▶ everything that `session` does.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from s2dnas_deploy.errors import OptionError, RecordError
+from s2dnas_deploy.files.document import LARGEST_BYTES
+from s2dnas_deploy.files.plain_file import read_file
+from s2dnas_deploy.runtime.device_profile import device_here
+from s2dnas_deploy.workshop.search.space import Kind
+from s2dnas_deploy.workshop.training.checkpoint import add_weights
+from s2dnas_deploy.workshop.training.run import Prepared, Request
+
+TIMED_ON, THREADS = "cpu", 1  # how this machine's stages are timed
+SCORES = 2  # how plans are scored; another number where old scores must not be mixed with new ones
+
+
+def this_device() -> dict[str, Any]:
+    """The machine this runs on, as its stages are timed."""
+    return device_here(provider=TIMED_ON, threads=THREADS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRequest:
+    """What a person asks of `s2dnas-search`; `training` is how the winner is trained, and on what."""
+
+    training: Request
+    stages: int
+    target: float
+    space: Kind
+    align: int
+    strategy: str
+    evaluations: int
+    evaluator: str
+    shared_epochs: int | None
+    """None: as many as the winner is trained for."""
+    shared_lr: float
+    cost: str
+    """`macs`, `clock` (this machine's), or the path of a device profile."""
+    write_probes: Path | None
+    finalists: int
+    """So many of the best plans are trained for a while and judged again; the winner is the best of them.
+
+    0 and 1 train none: there is nothing to choose from.
+    """
+    finetune_epochs: int
+    top: int
+    ray: str | None
+    """The address of a Ray cluster whose machines judge plans; None: this one does."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.target < 1:
+            raise OptionError(
+                f"expected a target between 0 and 1, a share of the static network's cost, got {self.target}"
+            )
+        weights = self.training.settings.exit_weights
+        if weights and len(weights) != self.stages:
+            raise OptionError(f"{len(weights)} exit weights for {self.stages} exits")
+        if not 0 < self.shared_lr < inf:
+            raise OptionError(f"--shared-lr: expected a finite number above 0, got {self.shared_lr:g}")
+
+    @property
+    def looks_closely(self) -> bool:
+        """Whether some plans are trained and judged again before there is a winner."""
+        return self.evaluator == "shared" and self.finalists > 1
+
+    @property
+    def looked_at(self) -> int:
+        """How many these are."""
+        return max(self.finalists, self.top)
+
+    @property
+    def passes(self) -> int:
+        """How often the shared weights see the images."""
+        return self.training.settings.epochs if self.shared_epochs is None else self.shared_epochs
+
+    def identity(self, prepared: Prepared) -> dict[str, Any]:
+        """What must be the same for the plans tried to be those of one search."""
+        elsewhere = {"training", "top", "write_probes", "ray", "finalists", "evaluations"}
+        if self.evaluator == "shared":
+            elsewhere.add("finetune_epochs")
+        own = {key: value for key, value in asdict(self).items() if key not in elsewhere}
+        weights = hashlib.sha256()
+        add_weights(weights, prepared.static.weights)
+        if self.cost == "clock":
+            own["device"] = this_device()
+        elif self.cost != "macs":
+            own["cost"] = _digest_of(Path(self.cost))
+        return {
+            "scores": SCORES,
+            **own,
+            "shared_epochs": self.passes,
+            "images": prepared.splits.digest,
+            "preprocessing": prepared.preprocessing.to_document(),
+            "weights": weights.hexdigest(),
+            "settings": replace(self.training.settings, epochs=0).digest,
+        }
+
+
+def _digest_of(profile: Path) -> str:
+    """Of a device profile, which is looked at before it is read: it may be a pipe, or of any size."""
+    try:
+        return hashlib.sha256(read_file(profile, LARGEST_BYTES)).hexdigest()
+    except OSError as problem:
+        raise RecordError(f"{profile}: {problem.strerror}") from problem

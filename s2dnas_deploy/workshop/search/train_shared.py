@@ -1,0 +1,192 @@
+"""Training the shared weights, so that masks alone tell how good a plan would be.
+
+Place in the flow: `SharedWeights` from the static network ──train──▶ the same, used to many plans. The
+images of a step are dealt to several plans: the one whose first stage is thinnest, the one whose first
+stage is largest (the sandwich rule of slimmable networks), and others drawn at random. Where there are
+images for one or two plans only, the first two take turns. All are told what the static network answers.
+The result is a moving average, as in training proper.
+"""
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.errors import TrainingError
+from s2dnas_deploy.reporter import Progress
+from s2dnas_deploy.workshop.data import ImageSplits
+from s2dnas_deploy.workshop.network.division import Division, divide
+from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network
+from s2dnas_deploy.workshop.network.static_network import StaticNetwork
+from s2dnas_deploy.workshop.search.by_hand import largest, smallest
+from s2dnas_deploy.workshop.search.shared import SharedWeights
+from s2dnas_deploy.workshop.search.space import Choices, SearchSpace
+from s2dnas_deploy.workshop.training.batches import Batches, seed_of
+from s2dnas_deploy.workshop.training.checkpoint import (
+    Checkpoint,
+    Expected,
+    add_weights,
+    load_checkpoint,
+    save_checkpoint,
+)
+from s2dnas_deploy.workshop.training.descent import descend, follow, make_optimizer, set_rate
+from s2dnas_deploy.workshop.training.devices import autocast_for, choose_device, placed
+from s2dnas_deploy.workshop.training.losses import exits_loss
+from s2dnas_deploy.workshop.training.settings import Settings
+
+_MOST_PLANS = 8  # in a step
+_FEWEST_IMAGES = 16  # of a plan in a step: norms take statistics of them
+SHARED_CHECKPOINT = "shared.checkpoint.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedTask:
+    """All that determines the shared weights."""
+
+    static: StaticNetwork
+    space: SearchSpace
+    splits: ImageSplits
+    preprocessing: Preprocessing
+    settings: Settings
+    folder: Path
+
+    def identity(self) -> str:
+        """A digest of everything that decides the weights."""
+        digest = hashlib.sha256(f"{self.settings.digest}|{self.splits.digest}".encode())
+        digest.update(repr([(slot.name, slot.options) for slot in self.space.slots]).encode())
+        digest.update(repr(self.preprocessing).encode())
+        add_weights(digest, self.static.weights)
+        return digest.hexdigest()
+
+
+def train_shared(
+    task: SharedTask, progress: Progress, on_resume: Callable[[int], None] = lambda step: None
+) -> SharedWeights:
+    """Train, resuming what is in the task's folder; the weights are on the CPU, in evaluation mode."""
+    with torch.random.fork_rng(devices=[]):
+        run = _Run(task)
+        run.resume()
+        if 0 < run.step < run.steps:
+            on_resume(run.step)
+        for step in range(run.step, run.steps):
+            run.learn(step)
+            progress(step + 1, run.steps, run.note())
+            last = step + 1 == run.steps
+            if last or time.monotonic() - run.saved_at > task.settings.checkpoint_seconds:
+                run.save()
+    return placed(run.average, torch.device("cpu"), torch.contiguous_format).eval()
+
+
+class _Run:
+    """Training in progress."""
+
+    def __init__(self, task: SharedTask) -> None:
+        self.task, self.settings = task, task.settings
+        self.identity = task.identity()
+        self.device = choose_device(self.settings.device)
+        self.shared = placed(SharedWeights(task.static, task.space), self.device)
+        self.average = copy.deepcopy(self.shared)
+        self.teacher = placed(as_network(task.static), self.device).eval()
+        self.optimizer = make_optimizer(self.shared, self.settings)
+        self.autocast = autocast_for(self.settings.precision, self.device)
+        self.batches = Batches(task.splits.train, task.preprocessing, self.settings, self.device)
+        self.plans = max(min(_MOST_PLANS, self.batches.size // _FEWEST_IMAGES), 1)
+        self.steps = self.settings.epochs * self.batches.per_epoch
+        self.step = 0
+        self.loss = 0.0
+        self.saved_at = time.monotonic()
+        self.always = [self._network(choices) for choices in (smallest(task.space), largest(task.space))]
+
+    def learn(self, step: int) -> None:
+        """One step on the step's own images and plans."""
+        images, labels = self.batches.at(step)
+        set_rate(self.optimizer, self.settings, step / self.steps)
+        torch.manual_seed(seed_of(self.settings.seed, "dropout", step))
+        with torch.no_grad(), self.autocast():
+            taught = self.teacher(images)[-1].float()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss = 0.0
+        hands = [part.chunk(self.plans) for part in (images, labels, taught)]
+        for network, *hand in zip(self._networks(step), *hands, strict=True):
+            self.loss += self._teach(network, *hand, share=len(hand[0]) / len(images))
+        if not math.isfinite(self.loss):
+            raise TrainingError(
+                f"the shared weights' loss became {self.loss} at step {step + 1} of {self.steps}; a smaller "
+                f"--shared-lr (now {self.settings.lr:g}) may help"
+            )
+        descend(self.shared, self.optimizer)
+        self.step = step + 1
+        follow(list(self.average.parameters()), list(self.shared.parameters()), self.settings, self.step)
+
+    def _networks(self, step: int) -> Iterator[MultiStageNetwork]:
+        """The step's plans: drawn ones, the same whenever the step is taken, and the two extremes."""
+        rng = np.random.default_rng(seed_of(self.settings.seed, "plan", step))
+        if self.plans > 2:
+            always = self.always
+        elif self.plans == 2:
+            always = [self.always[step % 2]]  # they take turns
+        else:
+            always = [self.always[step // 2 % 2]] if step % 2 else []
+        for _ in range(self.plans - len(always)):
+            yield self._network(self.task.space.draw(rng))
+        yield from always
+
+    def _teach(
+        self, network: MultiStageNetwork, images: Tensor, labels: Tensor, taught: Tensor, *, share: float
+    ) -> float:
+        """Add one plan's gradient; its part of the loss, averaged over the exits."""
+        used = self.shared.used_by(network.division)
+        with self.autocast():
+            logits = [z.float() for z in network.answers(images, used)]
+        loss = exits_loss(logits, labels, taught, self.settings) * share
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    def _network(self, choices: Choices) -> MultiStageNetwork:
+        """The masks of a plan, in training mode; its own weights are not used."""
+        division: Division = divide(self.shared.divisible, self.task.space.plan(choices))
+        with torch.no_grad():
+            return MultiStageNetwork(division, self.shared.used_by(division)).to(self.device).train()
+
+    def note(self) -> str:
+        """How it stands: the loss of the latest step, about once an epoch."""
+        return f"loss {self.loss:.2f}" if self.step % self.batches.per_epoch == 0 else ""
+
+    def save(self) -> None:
+        """Write the state of this moment."""
+        state = Checkpoint(
+            run=self.identity,
+            step=self.step,
+            network=self.shared.state_dict(),
+            average=self.average.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            running_loss=self.loss,
+            metrics=[],
+        )
+        save_checkpoint(state, self.task.folder / SHARED_CHECKPOINT)
+        self.saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on from this run's checkpoint, if there is one."""
+        expected = Expected(
+            run=self.identity,
+            network=self.shared,
+            optimizer=self.optimizer,
+            steps=self.steps,
+            steps_per_epoch=self.batches.per_epoch,
+            exits=0,
+        )
+        state = load_checkpoint(self.task.folder / SHARED_CHECKPOINT, expected)
+        if state is not None:
+            self.shared.load_state_dict(state.network)
+            self.average.load_state_dict(state.average)
+            self.optimizer.load_state_dict(dict(state.optimizer))
+            self.step, self.loss = state.step, state.running_loss

@@ -1,0 +1,1 @@
+"""Networks in words, as JSON and as pictures."""

@@ -1,0 +1,70 @@
+"""What a person should know before a long training, and after it: how good, and what images can prove.
+
+Place in the flow: `session` and the search say these lines once images and weights are read, and once a
+network is trained. They judge nothing themselves.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from s2dnas_deploy.decide.exact_tests import least_images, most_useful, smallest_drop
+from s2dnas_deploy.decide.thresholds import MAX_DROP, Goal, in_points
+from s2dnas_deploy.workshop.data import ImageSplits
+from s2dnas_deploy.workshop.data.splits import listed
+from s2dnas_deploy.workshop.training.settings import Settings
+
+_DEFAULT = Goal(drop=MAX_DROP)
+_FAR_BELOW = 0.05
+
+
+def static_words(accuracy: Mapping[str, float], splits: ImageSplits) -> str:
+    """How good the static network is on the images that judge it; `accuracy` by part, val and test."""
+    counts = {"val": ("validation", splits.val), "test": ("test", splits.test)}
+    said = (
+        f"{100 * accuracy[part]:.2f}% on {len(images)} {name} images"
+        for part, (name, images) in counts.items()
+        if images is not None and part in accuracy
+    )
+    return f"static network: {', '.join(said)}"
+
+
+def cautions(
+    splits: ImageSplits,
+    *,
+    normalize_guessed: bool,
+    weights_may_know_val: bool,
+    to_be_divided: bool,
+    limited: bool,
+) -> Iterator[str]:
+    """What was decided silently, or will be missing in the end."""
+    if normalize_guessed:
+        yield "no --normalize: images are normalised as for ImageNet; were those the weights were trained on?"
+    if weights_may_know_val and splits.val_is_split_off:
+        yield (
+            f"{len(splits.val)} validation images are split off those to train on. If the weights were "
+            "trained on these, they look better here than they are, and so do thresholds chosen on them: "
+            "put images that they were not trained on into val/"
+        )
+    for part, images in (("validation", splits.val), ("test", splits.test)):
+        there = set() if images is None else set(images.labels.tolist())
+        absent = [name for label, name in enumerate(splits.class_names) if label not in there]
+        if images is not None and absent:
+            yield f"there are no {part} images of {listed(absent)}"
+    if to_be_divided and most_useful(_DEFAULT.test(len(splits.val))) is None:
+        drop, enough = smallest_drop(len(splits.val), _DEFAULT.probability), least_images(_DEFAULT.test(1))
+        more = "a larger --val-fraction" if splits.val_is_split_off else "more images in val/"
+        yield (
+            f"on {len(splits.val)} validation images s2dnas-calibrate can prove a drop of {in_points(drop)} "
+            f"at the least; {in_points(_DEFAULT.drop)} takes {enough} or more"
+            + ("" if limited else f" ({more})")
+        )
+
+
+def shortfall(static: Mapping[str, float] | None, exits: Sequence[float], settings: Settings) -> str | None:
+    """What to do about a last exit that has become far worse than the static network it came from."""
+    if static is None or settings.epochs == 0 or static["val"] - exits[-1] < _FAR_BELOW:
+        return None
+    return (
+        f"the last exit is {100 * (static['val'] - exits[-1]):.1f} points below the static network: more "
+        f"--epochs (now {settings.epochs}), a smaller --lr (now {settings.lr:g}) or another --augment (now "
+        f"{settings.augment}) may help, and so does a plan whose last stage owns more"
+    )

@@ -1,0 +1,279 @@
+"""The training loop: a multi-stage network learns from images, and survives being killed.
+
+Place in the flow: `MultiStageNetwork` (weights carried over) ──train──▶ the same network, trained. The
+result is the moving average of the weights over the steps. Says how it goes through `progress`; never prints.
+"""
+
+import copy
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.errors import DataError, OptionError, TrainingError
+from s2dnas_deploy.reporter import Progress
+from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.network.network import MultiStageNetwork
+from s2dnas_deploy.workshop.training.batches import Batches, normalised, seed_of
+from s2dnas_deploy.workshop.training.checkpoint import (
+    Checkpoint,
+    Expected,
+    add_weights,
+    load_checkpoint,
+    save_checkpoint,
+)
+from s2dnas_deploy.workshop.training.descent import descend, follow, make_optimizer, set_rate
+from s2dnas_deploy.workshop.training.devices import autocast_for, choose_device, placed
+from s2dnas_deploy.workshop.training.losses import exits_loss
+from s2dnas_deploy.workshop.training.record import plot_accuracy, write_metrics
+from s2dnas_deploy.workshop.training.settings import Settings
+
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """All that determines a run: what is trained, on what, how, and where it is kept."""
+
+    network: MultiStageNetwork
+    teacher: MultiStageNetwork | None
+    splits: ImageSplits
+    preprocessing: Preprocessing
+    settings: Settings
+    folder: Path
+
+    def __post_init__(self) -> None:
+        check_images(self.splits, self.network.division.graph.classes)
+        weights = self.settings.exit_weights
+        if weights and len(weights) != self.network.stages:
+            raise OptionError(f"{len(weights)} exit weights for {self.network.stages} exits")
+
+    def batches(self, device: torch.device) -> Batches:
+        """What is learned from, step by step."""
+        return Batches(self.splits.train, self.preprocessing, self.settings, device)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch."""
+        return self.batches(torch.device("cpu")).per_epoch
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.settings.epochs * self.steps_per_epoch
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run keeps its state."""
+        return self.folder / "checkpoint.pt"
+
+    def identity(self) -> str:
+        """A digest of everything that decides the final weights."""
+        digest = hashlib.sha256(f"{self.settings.digest}|{self.splits.digest}".encode())
+        digest.update(repr(self.preprocessing).encode())
+        for network in (self.network, self.teacher):
+            if network is not None:
+                digest.update(network.division.plan.digest.encode())
+                add_weights(digest, network.weights())
+        return digest.hexdigest()
+
+
+def check_images(splits: ImageSplits, outputs: int) -> None:
+    """Refuse images that a network of so many outputs cannot learn from."""
+    classes = len(splits.class_names)
+    if classes != outputs:
+        raise DataError(
+            f"the data has {classes} classes and the network {outputs} outputs; they must be equal "
+            f"(--model-args can set the number of outputs)"
+        )
+    if len(splits.train) < 2:
+        raise DataError("training needs at least 2 images")
+
+
+def train(
+    task: Task, progress: Progress, on_resume: Callable[[int], None] = lambda step: None
+) -> list[dict[str, Any]]:
+    """Train `task.network` in place, resuming what is in `task.folder`; the metrics, an epoch each."""
+    with torch.random.fork_rng(devices=[]):
+        run = _Run(task)
+        run.resume()
+        if run.step:
+            on_resume(run.step)
+        for step in range(run.step, task.steps):
+            run.learn(step)
+            progress(step + 1, task.steps, run.note())
+            if (step + 1) % task.steps_per_epoch == 0:
+                run.close_epoch()
+            elif run.checkpoint_is_due():
+                run.save()
+        run.finish()
+    return run.metrics
+
+
+def checkpoint_of(task: Task, identity: str) -> Checkpoint | None:
+    """The state in which the task's run was left, if it was begun."""
+    expected = Expected(
+        run=identity,
+        network=task.network,
+        optimizer=make_optimizer(task.network, task.settings),
+        steps=task.steps,
+        steps_per_epoch=task.steps_per_epoch,
+        exits=task.network.stages,
+    )
+    return load_checkpoint(task.checkpoint, expected)
+
+
+@torch.no_grad()
+def accuracy(
+    network: nn.Module,
+    images: LabelledImages,
+    preprocessing: Preprocessing,
+    device: torch.device | None = None,
+) -> list[float]:
+    """The share of right answers of each exit, in float32."""
+    was_training = network.training
+    network.eval()
+    right: Tensor | None = None
+    for start in range(0, len(images), EVALUATION_BATCH):
+        part = images.select(torch.arange(start, min(start + EVALUATION_BATCH, len(images))))
+        inputs = normalised(part.images, preprocessing, device or torch.device("cpu"))
+        logits = torch.stack([z.cpu() for z in network(inputs)])
+        if not bool(torch.isfinite(logits).all()):
+            raise TrainingError(
+                "the network answers with numbers that are not finite; a smaller --lr may help"
+            )
+        answers = logits.argmax(2)
+        counts = (answers == part.labels).sum(1)
+        right = counts if right is None else right + counts
+    network.train(was_training)
+    assert right is not None, "no images"
+    return [float(count) / len(images) for count in right]
+
+
+@dataclass
+class _Run:
+    """A run in progress: the state that a checkpoint holds, and what follows from the task."""
+
+    task: Task
+    step: int = 0
+    running_loss: float = 0.0
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.identity = self.task.identity()
+        self.settings = self.task.settings
+        self.device = choose_device(self.settings.device)
+        self.network = placed(self.task.network, self.device)
+        self.teacher = self._teacher()
+        self.average = copy.deepcopy(self.network).eval()
+        self.optimizer = make_optimizer(self.network, self.settings)
+        self.autocast = autocast_for(self.settings.precision, self.device)
+        self.batches = self.task.batches(self.device)
+        self.saved_at = time.monotonic()
+
+    def _teacher(self) -> nn.Module | None:
+        if self.task.teacher is None or self.settings.distill == 0:
+            return None
+        return placed(self.task.teacher, self.device).eval()
+
+    # -- learning ------------------------------------------------------------------------------------
+
+    def learn(self, step: int) -> None:
+        """One step of gradient descent on the step's own batch."""
+        images, labels = self.batches.at(step)
+        set_rate(self.optimizer, self.settings, step / self.task.steps)
+        torch.manual_seed(seed_of(self.settings.seed, "dropout", step))
+        self.network.train()
+        with self.autocast():
+            logits = [z.float() for z in self.network(images)]
+            taught = self._taught(images)
+        loss = exits_loss(logits, labels, taught, self.settings)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss became {value} at step {step + 1} of {self.task.steps}; a smaller --lr (now "
+                f"{self.settings.lr:g}), a longer --warmup or --precision float32 may help"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        descend(self.network, self.optimizer)
+        self.step = step + 1
+        self.running_loss += value
+        average, weights = (list(each.state_dict().values()) for each in (self.average, self.network))
+        follow(average, weights, self.settings, self.step)
+
+    @torch.no_grad()
+    def _taught(self, images: Tensor) -> Tensor | None:
+        if self.teacher is None:
+            return None
+        answer: Tensor = self.teacher(images)[-1]
+        return answer.float()
+
+    # -- epochs ---------------------------------------------------------------------------------------
+
+    def note(self) -> str:
+        """How it stands, in a few characters."""
+        if not self.metrics:
+            return ""
+        return "val " + " / ".join(f"{100 * value:.1f}%" for value in self.metrics[-1]["val_accuracy"])
+
+    def close_epoch(self) -> None:
+        """Validate, write the log and a checkpoint."""
+        self.metrics.append(
+            {
+                "epoch": self.step // self.task.steps_per_epoch,
+                "loss": self.running_loss / self.task.steps_per_epoch,
+                "val_accuracy": self._accuracy(),
+            }
+        )
+        self.running_loss = 0.0
+        write_metrics(self.metrics, self.task.folder / "metrics.jsonl")
+        plot_accuracy(self.metrics, self.task.folder / "accuracy.svg")
+        self.save()
+
+    def _accuracy(self) -> list[float]:
+        """On the validation images, in the precision of training: close enough to follow a run."""
+        with self.autocast():
+            return accuracy(self.average, self.task.splits.val, self.task.preprocessing, self.device)
+
+    def finish(self) -> None:
+        """The network becomes its average, on the CPU, in evaluation mode."""
+        self.network.load_state_dict(self.average.state_dict())
+        placed(self.network, torch.device("cpu"), torch.contiguous_format).eval()
+
+    # -- surviving ------------------------------------------------------------------------------------
+
+    def checkpoint_is_due(self) -> bool:
+        """Whether so much time has passed that losing the work since would hurt."""
+        return time.monotonic() - self.saved_at > self.settings.checkpoint_seconds
+
+    def save(self) -> None:
+        """Write the state of this moment."""
+        state = Checkpoint(
+            run=self.identity,
+            step=self.step,
+            network=self.network.state_dict(),
+            average=self.average.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            running_loss=self.running_loss,
+            metrics=self.metrics,
+        )
+        save_checkpoint(state, self.task.checkpoint)
+        self.saved_at = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on from this run's checkpoint, if there is one."""
+        state = checkpoint_of(self.task, self.identity)
+        if state is None:
+            return
+        self.network.load_state_dict(state.network)
+        self.average.load_state_dict(state.average)
+        self.optimizer.load_state_dict(dict(state.optimizer))
+        self.step, self.running_loss, self.metrics = state.step, state.running_loss, list(state.metrics)

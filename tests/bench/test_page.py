@@ -1,0 +1,88 @@
+"""The page needs nothing but itself, is well-formed, and shows the numbers of the record."""
+
+import re
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+from made_up_report import PROCESSOR, made_up_report
+
+from s2dnas_deploy.bench.page import page_of
+from s2dnas_deploy.bench.summary import summarise
+from s2dnas_deploy.runtime.charts import Line, lines
+
+VOID = {"meta", "br"}
+
+
+def page(report):
+    return page_of(report, [summarise(run, report) for run in report.runs])
+
+
+class Balance(HTMLParser):
+    """Fails on a tag that is closed without having been opened, or never closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: list[tuple[str, dict]] = []
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_asks_for_nothing_else():
+    shown = page(made_up_report())
+    balance = Balance()
+    balance.feed(shown)
+    assert balance.open == []
+    assert not {tag for tag, _ in balance.seen} & {"script", "link", "img", "iframe"}
+    assert not [a for _, a in balance.seen if {"src", "href"} & a.keys()]
+    assert "url(" not in shown
+    assert "http" not in shown
+
+
+def test_names_are_escaped():
+    shown = page(made_up_report())
+    assert PROCESSOR not in shown
+    assert "Quick &amp; &lt;Dirty&gt; 9000" in shown
+
+
+def test_the_numbers_are_those_of_the_record():
+    report = made_up_report()
+    shown, summary = page(report), summarise(report.runs[0], report)
+    assert f"{summary.subjects['cascade'].mean.value:.3f} ms" in shown
+    assert f"{summary.speed_up.realised.value:.2f}x" in shown
+    assert "87.50%" in shown
+    assert f"{summary.subjects['static'].quantiles['p90'].value:.4f}" in shown
+    assert "cascade 2.000 mJ by RAPL" in shown
+
+
+def test_charts_are_well_formed_and_stay_in_their_frame():
+    for svg in re.findall(r"<svg.*?</svg>", page(made_up_report()), re.DOTALL):
+        root = ElementTree.fromstring(svg)
+        _, _, width, height = map(float, root.attrib["viewBox"].split())
+        for rect in root.iter("rect"):
+            x, y, w, h = (float(rect.attrib[key]) for key in ("x", "y", "width", "height"))
+            assert 0 <= x <= x + w <= width
+            assert 0 <= y <= y + h <= height
+
+
+def test_a_report_without_static_network_or_labels_is_shown_too():
+    from dataclasses import replace
+
+    report = made_up_report(static=False)
+    blind = replace(report.answers, cascade_accuracy=None, exit_accuracy=None)
+    shown = page(replace(report, answers=blind))
+    assert "as the last exit" in shown
+    assert "no static network was measured" in shown
+
+
+def test_one_point_makes_a_chart():
+    ElementTree.fromstring(lines([Line(name="only", points=((1.0, 2.0),))], "x", "y"))

@@ -1,0 +1,52 @@
+"""Finalists are the best, differ from each other, and have a uniform plan among them."""
+
+from dataclasses import replace
+
+from s2dnas_deploy.workshop.search.finalists import choose_finalists
+from s2dnas_deploy.workshop.search.reward import Worth
+from s2dnas_deploy.workshop.search.trials import Trial
+
+
+def trial(number, reward, *exit_cost):
+    worth = Worth(
+        reward=reward,
+        accuracy=reward,
+        cost=0.2,
+        exit_accuracy=(reward,) * len(exit_cost),
+        exit_cost=exit_cost,
+        exit_share=(1.0, 0.0),
+        fits=True,
+    )
+    return Trial(choices=(number,), worth=worth)
+
+
+BEST, TWIN, OTHER, THIRD = (
+    trial(0, 0.9, 0.1, 0.5),
+    trial(1, 0.89, 0.102, 0.51),
+    trial(2, 0.8, 0.2, 0.5),
+    trial(3, 0.7, 0.3, 0.5),
+)
+UNIFORM = trial(4, 0.5, 0.1, 0.7)
+
+
+def test_of_plans_that_are_alike_only_the_best_is_looked_at():
+    assert choose_finalists([BEST, TWIN, OTHER, THIRD], [], 3) == [BEST, OTHER, THIRD]
+    assert choose_finalists([BEST, TWIN, OTHER, THIRD], [], 2) == [BEST, OTHER]
+
+
+def test_the_best_uniform_plan_is_one_of_them():
+    worse = trial(5, 0.4, 0.3, 0.9)
+    ranked = [BEST, TWIN, OTHER, THIRD, UNIFORM, worse]
+    assert choose_finalists(ranked, [worse, UNIFORM], 3) == [BEST, OTHER, UNIFORM]
+    assert choose_finalists([UNIFORM, BEST, OTHER], [UNIFORM], 2) == [UNIFORM, BEST]
+    twin = trial(6, 0.45, 0.1, 0.5)
+    assert choose_finalists([BEST, twin], [twin], 2) == [BEST, twin]
+
+
+def test_a_uniform_plan_that_fits_comes_before_a_better_one_that_does_not():
+    over = replace(UNIFORM, worth=replace(UNIFORM.worth, reward=0.95, fits=False))
+    assert choose_finalists([BEST, UNIFORM, over], [over, UNIFORM], 2) == [BEST, UNIFORM]
+
+
+def test_there_may_be_fewer_than_asked_for():
+    assert choose_finalists([BEST, TWIN], [], 5) == [BEST]
