@@ -53,7 +53,7 @@ class Items:
 def find_items(places: Sequence[str], labels: Sequence[str], listed: Iterable[str] = ()) -> Items:
     """Every image of the places, and of the list that a place `-` stands for; raise if there is none.
 
-    The true class of a file is the name of the nearest folder around it that is one of `labels`.
+    The true class of a file is the name of a folder around it that is one of `labels`, see `class_of`.
     """
     classes = frozenset(labels)
     found: list[Item] = []
