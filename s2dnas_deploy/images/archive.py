@@ -29,7 +29,10 @@ _PARTS: dict[str, tuple[_Keys, ...]] = {
     "val": (("x_val", "y_val"), ("val_images", "val_labels")),
     "test": (("x_test", "y_test"), ("test_images", "test_labels")),
 }
-_JUDGED_BY = ("test", "val", "train")
+JUDGED_BY = ("test", "val", "train")
+"""Of these parts, the first that is there is run on and judged by."""
+CALIBRATED_ON = ("val", "test", "train")
+"""Thresholds that were chosen on the test images would be flattered by them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,11 +59,6 @@ class ImageArchive:
     def parts(self) -> tuple[str, ...]:
         """The parts that there are, of train, val and test."""
         return tuple(self._keys)
-
-    @property
-    def judged_by(self) -> str:
-        """The part to run on and to judge by: test, else val, else the only one."""
-        return next(part for part in _JUDGED_BY if part in self._keys)
 
     def part(self, name: str) -> ArchivePart:
         """Return images and labels of a part that is there."""

@@ -14,13 +14,14 @@ pytest.importorskip("torch")
 import torch
 from click.testing import CliRunner
 from exports import QUIET, chain_from, export_to
-from s2dnas_deploy.runtime.scores import ExitScores
 from small_networks import residual
 
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bench.answers import answer
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli import calibrate, run
+from s2dnas_deploy.decide.scores import ExitScores
+from s2dnas_deploy.images.archive import CALIBRATED_ON
 from s2dnas_deploy.runtime.answers.inputs import announced, find_items
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.runtime.pictures import Reader
@@ -191,9 +192,8 @@ def test_an_archive_is_the_same_to_all_commands(bundle, tmp_path, keys, layout):
         (Path(f"{path}:TRAIN"), splits.train),
     ):
         assert seen_by_run(bundle, place) == seen_by_training(part)
-    expected = seen_by_training(splits.test)
-    assert seen_by_calibrate(bundle, path, tmp_path / "scores.npz") == expected
-    assert seen_by_bench(bundle, path) == expected
+    assert seen_by_calibrate(bundle, path, tmp_path / "scores.npz") == seen_by_training(splits.val)
+    assert seen_by_bench(bundle, path) == seen_by_training(splits.test)
 
 
 def test_large_turned_photos_are_the_same_bytes_in_training_and_on_a_device(tmp_path):
@@ -236,6 +236,16 @@ def test_the_part_that_is_taken_of_an_archive_is_said(tmp_path):
     assert str(missing.source) == f"{path}: expected a part 'val', got only train, test"
     np.savez(path, x=images, y=labels, x_val=images[:3], y_val=labels[:3])
     assert len(find_items([str(path)], classes).images) == 3
+
+
+def test_thresholds_are_chosen_on_validation_images_and_judged_on_others(tmp_path):
+    images, labels = arrays_of(5, 0)
+    path, classes = tmp_path / "data.npz", [str(k) for k in range(5)]
+    parts = {"x_train": images, "x_val": images[:3], "x_test": images[:2]}
+    truths = {"y_train": labels, "y_val": labels[:3], "y_test": labels[:2]}
+    np.savez(path, **parts, **truths)
+    assert len(find_items([str(path)], classes).images) == 2
+    assert len(find_items([str(path)], classes, parts=CALIBRATED_ON).images) == 3
 
 
 def test_classes_that_an_archive_names_go_by_name(tmp_path):

@@ -30,20 +30,19 @@ def archive(path, **arrays):
 @pytest.mark.parametrize("labels", [LABELS, LABELS[:, None], LABELS.astype(np.uint8), None])
 def test_a_part_is_found_by_its_keys(tmp_path, keys, part, labels):
     found = archive(tmp_path, **{keys[0]: IMAGES} | ({} if labels is None else {keys[1]: labels}))
-    assert (found.parts, found.judged_by) == ((part,), part)
+    assert found.parts == (part,)
     read = found.part(part)
     assert read.images.shape == IMAGES.shape
     assert (None if read.labels is None else read.labels.tolist()) == (None if labels is None else [2, 0, 1])
     assert read.where == f"{tmp_path}/x.npz, {keys[0]!r}"
 
 
-def test_what_is_judged_by_is_test_then_val_then_the_only_one(tmp_path):
+def test_all_parts_are_found_and_an_array_is_one(tmp_path):
     train, val, test = ({f"x_{part}": IMAGES} for part in ("train", "val", "test"))
-    assert archive(tmp_path, **test, **val, **train).judged_by == "test"
-    assert archive(tmp_path, **train, **val).judged_by == "val"
+    assert archive(tmp_path, **test, **val, **train).parts == ("train", "val", "test")
     np.save(tmp_path / "x.npy", IMAGES)
     alone = ImageArchive(str(tmp_path / "x.npy"))
-    assert (alone.parts, alone.judged_by, alone.part("train").labels) == (("train",), "train", None)
+    assert (alone.parts, alone.part("train").labels) == (("train",), None)
 
 
 def test_a_part_that_nobody_asks_for_may_be_as_it_likes(tmp_path):

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.images.archive import JUDGED_BY, ArchivePart, ImageArchive
 from s2dnas_deploy.images.archive import SUFFIXES as ARCHIVES
-from s2dnas_deploy.images.archive import ArchivePart, ImageArchive
 from s2dnas_deploy.images.listing import class_of, listed_in
 from s2dnas_deploy.images.pixels import SUFFIXES
 from s2dnas_deploy.quoting import named_in_line, shortened, shown
@@ -50,9 +50,16 @@ class Items:
     notes: tuple[str, ...] = ()
 
 
-def find_items(places: Sequence[str], labels: Sequence[str], listed: Iterable[str] = ()) -> Items:
+def find_items(
+    places: Sequence[str],
+    labels: Sequence[str],
+    listed: Iterable[str] = (),
+    *,
+    parts: Sequence[str] = JUDGED_BY,
+) -> Items:
     """Every image of the places, and of the list that a place `-` stands for; raise if there is none.
 
+    Of an archive's `parts`, the first that is there is taken, unless the place names one: `data.npz:val`.
     The true class of a file is the name of a folder around it that is one of `labels`, see `class_of`.
     """
     classes = frozenset(labels)
@@ -67,7 +74,9 @@ def find_items(places: Sequence[str], labels: Sequence[str], listed: Iterable[st
                 passed_over += others
             elif named := _ARCHIVE.fullmatch(each):
                 try:
-                    items, note = _in_archive(each, named["path"], named["part"], labels)
+                    items, note = _in_archive(
+                        each, named["path"], (named["part"].lower(),) if named["part"] else parts, labels
+                    )
                 except DataError as problem:
                     items, note = [Item(name=each, source=problem)], None
                 found += items
@@ -169,16 +178,16 @@ def _file(path: str, classes: frozenset[str]) -> Item:
 
 
 def _in_archive(
-    place: str, path: str, asked: str | None, labels: Sequence[str]
+    place: str, path: str, parts: Sequence[str], labels: Sequence[str]
 ) -> tuple[list[Item], str | None]:
     """The images of a .npy file or of a part of an .npz archive, named PLACE[0], PLACE[1] and so on.
 
     And a word on which part it is, where there are others.
     """
     archive = ImageArchive(path)
-    name = asked.lower() if asked else archive.judged_by
-    if name not in archive.parts:
-        raise DataError(f"{archive.where}: expected a part {name!r}, got only {', '.join(archive.parts)}")
+    name = next((name for name in parts if name in archive.parts), None)
+    if name is None:
+        raise DataError(f"{archive.where}: expected a part {parts[0]!r}, got only {', '.join(archive.parts)}")
     part = archive.part(name)
     if len(part.images) > _MOST_IMAGES:
         raise DataError(
@@ -191,7 +200,7 @@ def _in_archive(
         for i, (image, truth) in enumerate(zip(part.images, truths, strict=True))
     ]
     others = [f"{archive.where}:{other}" for other in archive.parts if other != name]
-    if asked or not others:
+    if len(parts) == 1 or not others:
         return items, None
     return items, f"{archive.where}: its {name} images are taken; the others are {', '.join(others)}"
 

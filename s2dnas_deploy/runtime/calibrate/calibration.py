@@ -31,6 +31,7 @@ from s2dnas_deploy.decide.thresholds import (
 )
 from s2dnas_deploy.errors import DataError, OptionError, RecordError
 from s2dnas_deploy.files.atomic import check_writable
+from s2dnas_deploy.images.archive import CALIBRATED_ON
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.runtime.answers.inputs import Item, announced, find_items, truth_of
 from s2dnas_deploy.runtime.answers.job import say_if_fallen_back
@@ -129,7 +130,9 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
         say_if_fallen_back(request.provider, cascade, reporter)
         items: tuple[Item, ...] = ()
         if request.places:
-            items = announced(find_items(request.places, cascade.labels, request.listed), reporter)
+            items = announced(
+                find_items(request.places, cascade.labels, request.listed, parts=CALIBRATED_ON), reporter
+            )
             _refuse_doubles(items)
         scores = _scores(request, cascade, items, reporter)
         against = _against(request, scores)
