@@ -41,9 +41,9 @@ from thresholds import cheapest, exit_accuracy, menus_of, scores_from
 from torch import Tensor
 
 from s2dnas_deploy.bundle.bundle import Bundle
-from s2dnas_deploy.bundle.manifest import CONFIDENCE
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli.console import Console
+from s2dnas_deploy.decide.rules import CONFIDENCE
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.thresholds import in_points
 from s2dnas_deploy.runtime.cascade import Cascade
