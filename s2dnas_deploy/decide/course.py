@@ -84,11 +84,14 @@ def _junction(flow: Flow, route: Route, chosen: Mapping[str, int]) -> Junction:
 
 
 def _by_threshold(rule: Threshold, to: tuple[int, ...]) -> Junction:
-    (yes, no), of, reached_by = to, rule.of, rule.reached
+    (yes, no), of, limit = to, rule.of, rule.limit
     all_yes, all_no = ((yes, None),), ((no, None),)
+    is_single = rule.column is None
 
     def parts(arrays: Mapping[str, Array], count: int) -> Sequence[Part]:
-        reached = reached_by(arrays[of][:count])
+        if count == 1 and is_single:  # a number by itself is compared in a tenth of the time
+            return all_yes if arrays[of][0] >= limit else all_no
+        reached = rule.reached(arrays[of][:count])
         many = np.count_nonzero(reached)
         if many == 0:
             return all_no

@@ -76,7 +76,7 @@ class Bulk:
         self.stages, self.reader, self.options = stages, reader, options
         self._labels = stages.manifest.labels
         flow, self._names = course.flow, tuple(stage.name for stage in stages.manifest.stages)
-        self.hears_all, self.hurries = flow.remembers, False
+        self.watches, self.hears_all, self.hurries = True, flow.remembers, False
         self.exits = len(flow.stops)
         """Of so many stages an answer may be."""
         self.stage_samples = [0] * len(flow.stops)

@@ -319,6 +319,7 @@ class _Batch:
         self, flow: Flow, count: int, *, classes: int | None, clock: StageClock | None, deadline: float | None
     ) -> None:
         self.clock, self._deadline = clock, deadline
+        self.watches = clock is not None or not flow.is_chain
         self.hurries = deadline is not None
         self.hears_all = self.hurries or flow.remembers
         self.label = np.empty(count, np.int64)
@@ -356,7 +357,7 @@ class _Batch:
 class _Recorder:
     """A desk that writes every stage's answers down, [stages, N]."""
 
-    hears_all, hurries = True, False
+    watches, hears_all, hurries = False, True, False
 
     def __init__(self, stages: int, count: int) -> None:
         self.label = np.zeros((stages, count), np.int64)

@@ -42,6 +42,8 @@ class Desk(Protocol):
     hears_all: bool
     """Whether it hears every answer, though better ones may follow; or only the last of each sample."""
 
+    watches: bool
+    """Whether it wants to know which stages ran, and how long."""
     hurries: bool
     """Whether time may be up before samples are done."""
 
@@ -70,12 +72,14 @@ class Rooms:
 
     def __init__(self, runner: Runner, capacity: int) -> None:
         self.runner, self.capacity = runner, capacity
-        self._idle: list[_Party] = []
+        self._parties: list[_Party] = []
         self._in_order = np.arange(capacity)
 
     def open(self, course: Course, desk: Desk) -> None:
         """Begin anew: samples that enter from now on go this course, and their answers to this desk."""
         self._course, self._desk = course, desk
+        for party in self._parties:
+            party.count = 0  # of a batch that ended in an error
         self._rooms: list[_Party | None] = [None] * len(course.answers)
 
     def enter(self, number: int, image: Array) -> None:
@@ -104,7 +108,16 @@ class Rooms:
         """Who waits before a stage; an empty party, if nobody does."""
         party = self._rooms[stage]
         if party is None:
-            party = self._rooms[stage] = self._idle.pop() if self._idle else self._new_party()
+            party = self._rooms[stage] = self._idle_party()
+        return party
+
+    def _idle_party(self) -> _Party:
+        """Always the first that is idle: memory that the batch before went through is still in the caches."""
+        for party in self._parties:
+            if not party.count:
+                return party
+        party = self._new_party()
+        self._parties.append(party)
         return party
 
     def _new_party(self) -> _Party:
@@ -121,15 +134,17 @@ class Rooms:
         self._rooms[stage] = None
         count, desk, arrays = party.count, self._desk, party.buffers.arrays
         everyone = party.numbers[:count]
-        begun = time.perf_counter()
-        self.runner.run(stage, party.buffers, count)
-        desk.ran(stage, everyone, time.perf_counter() - begun)
+        if desk.watches:
+            begun = time.perf_counter()
+            self.runner.run(stage, party.buffers, count)
+            desk.ran(stage, everyone, time.perf_counter() - begun)
+        else:
+            self.runner.run(stage, party.buffers, count)
         parts = self._course.junctions[stage](arrays, count)
         if desk.hears_all and self._course.answers[stage]:
             desk.take(stage, everyone, arrays, slice(count))
         if not self._move(stage, party, everyone, parts):
             party.count = 0
-            self._idle.append(party)
 
     def _move(self, stage: int, party: _Party, everyone: Numbers, parts: Sequence[Part]) -> bool:
         """Send samples on; whether all went on together, their memory with them."""
