@@ -1,6 +1,6 @@
 """From an image file in anyone's hands to what the network takes, within stated memory and time.
 
-Part of the bridge: training reads its files so, and the device must do exactly the same. A few bytes may
+Common ground: training reads its files so, and the device must do exactly the same. A few bytes may
 claim any number of pixels, so what it takes to decode a picture is reckoned from its header first, and all
 threads together hold no more than `MOST_BYTES` of pictures. The rules:
 

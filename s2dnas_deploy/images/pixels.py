@@ -1,6 +1,6 @@
 """Make a picture, or an array of pictures, fit the network's input: colour, orientation, size.
 
-Part of the bridge: training reads its images so, and the device must do exactly the same. Knows nothing of
+Common ground: training reads its images so, and the device must do exactly the same. Knows nothing of
 files, labels or torch. The rules: EXIF orientation applied; 16-bit grey scaled by 1/257; alpha composited on
 black; then RGB or L; then, only if asked, bilinear antialiased resizing (`stretch` to the size, or `crop`:
 the smallest size of the same proportions that covers it, centre cut out, odd pixel lost at the right and at
