@@ -55,6 +55,8 @@ class Bundle:
     folder: Path
     manifest: Manifest
     graphs: tuple[bytes, ...]
+    digest: str
+    """The sha256 of the manifest's file."""
     trust: Path | None = None
     """The public key whose owner has signed all of it, if that was asked for."""
 
@@ -191,7 +193,8 @@ def _load(folder: Path, trust: Path | None) -> Bundle:
         raise BundleError(f"it has no {MANIFEST}, so it is no bundle; s2dnas-export writes one")
     signed = None if trust is None else _signed(folder, trust)
     sums = sums_of(folder, signed)
-    manifest = Manifest.from_json(_text(folder, MANIFEST, sums, signed))
+    text = _text(folder, MANIFEST, sums, signed)
+    manifest = Manifest.from_json(text)
     labels = _text(folder, LABELS, sums, signed).split("\n")[:-1]
     if tuple(labels) != manifest.labels:
         raise BundleError(f"{LABELS} holds other labels than {MANIFEST}")
@@ -209,7 +212,8 @@ def _load(folder: Path, trust: Path | None) -> Bundle:
         read = {MANIFEST, LABELS, SUMS, *(graph.file for graph in manifest.graphs)}
         for name in sorted(set(signed) - read):
             _content(folder, name, signed=signed)
-    return Bundle(folder=folder, manifest=manifest, graphs=tuple(graphs), trust=trust)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Bundle(folder=folder, manifest=manifest, graphs=tuple(graphs), digest=digest, trust=trust)
 
 
 def _signed(folder: Path, key: Path) -> dict[str, str]:

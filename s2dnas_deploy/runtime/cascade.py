@@ -58,6 +58,8 @@ class Cascade:
         self._how = {"provider": provider, "threads": threads, "allow_fallback": allow_fallback}
         self.folder, self.manifest, self.trust = bundle.folder, bundle.manifest, bundle.trust
         self.labels = bundle.manifest.labels
+        self.digest = bundle.digest
+        """The sha256 of its manifest."""
         self.names = tuple(stage.name for stage in bundle.manifest.stages)
         self.reader = Reader(bundle.manifest)
         self.flow = bundle.manifest.flow

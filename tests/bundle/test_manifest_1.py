@@ -1,5 +1,6 @@
 """Bundles that release 0.1.0 has exported are read, and answer as they did there."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ from forged import resum
 
 from s2dnas_deploy.bundle.bundle import load_bundle, verify_bundle
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.cli import calibrate, inspect
+from s2dnas_deploy.cli import calibrate, inspect, run
 from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.sessions.every_stage import StageSession, run_chain
@@ -102,3 +103,27 @@ def test_what_is_wrong_in_it_is_told(folder, change, reason):
     resum(folder)
     with pytest.raises(BundleError, match=reason):
         load_bundle(folder)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_run_that_0_1_0_began_is_gone_on_with(folder, name, form, tmp_path):
+    images, out = FIXTURES / f"{name}.npz", tmp_path / f"out.{form}"
+    words = ["--bundle", str(folder), str(images), "--provider", "cpu", "--threads", "1", "--out", str(out)]
+    assert CliRunner().invoke(run, words).exit_code == 0
+    whole, manifest = out.read_bytes(), (FIXTURES / name / "manifest.json").read_bytes()
+    began = {
+        "bundle": hashlib.sha256(manifest).hexdigest(),
+        "provider": "cpu",
+        "threads": 1,
+        "batch": 32,
+        "thresholds": None,
+        "last_stage": None,
+        "probabilities": False,
+        "format": form,
+        "complete": False,
+    }
+    (tmp_path / f".out.{form}.run.json").write_text(json.dumps(began))
+    out.write_bytes(b"".join(whole.splitlines(keepends=True)[:20]))
+    resumed = CliRunner().invoke(run, [*words, "--resume"])
+    assert resumed.exit_code == 0, resumed.output
+    assert out.read_bytes() == whole

@@ -3,7 +3,6 @@
 Place in the flow: `RunRequest` ──▶ items ──bulk──▶ records ──▶ `--out` or a stream; at the end, a `Summary`.
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Sequence
@@ -129,18 +128,23 @@ def run_job(request: RunRequest, stream: BinaryIO, reporter: Reporter, stop: Sto
             reporter.say(
                 f"features pass through the host between stages: for {cascade.provider}, export with --gather"
             )
+        ways = not bulk.is_chain
         if request.out is None:
-            sink = _Sink(file=stream, form=form, name="stdout")
-            sink.write(header_of(form))
+            sink = _Sink(file=stream, form=form, name="stdout", ways=ways)
+            sink.write(header_of(form, ways=sink.ways))
             return _answer(bulk, items, sink, _Watch(reporter, stop))
         run = _identity(request, cascade) | {"format": form}
-        with Output(request.out, form, run, images=len(items), resume=request.resume) as output:
+        with Output(request.out, form, run, images=len(items), resume=request.resume, ways=ways) as output:
             _check_same_items(output.written, items, output, bulk.exits)
             if output.finished:
                 _check_complete(output, len(items))
                 reporter.say(f"{request.out} is complete already; remove it to run again")
             sink = _Sink(
-                file=output.file, form=output.line_form, name=str(request.out), written=output.written
+                file=output.file,
+                form=output.line_form,
+                name=str(request.out),
+                ways=ways,
+                written=output.written,
             )
             summary = _answer(bulk, items, sink, _Watch(reporter, stop))
             if not summary.interrupted and not output.finished:
@@ -185,6 +189,8 @@ class _Sink:
     file: BinaryIO
     form: Format
     name: str
+    ways: bool
+    """Whether records tell their way; in a chain, the exit does."""
     written: Sequence[Record] = ()
 
     def write(self, line: bytes) -> None:
@@ -219,8 +225,8 @@ def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Su
         for number, answer in enumerate(answers, start=first):
             if number < done:
                 continue
-            record = record_of(items[number], answer, way=not bulk.is_chain)
-            sink.write(line_of(record, sink.form))
+            record = record_of(items[number], answer, way=sink.ways)
+            sink.write(line_of(record, sink.form, ways=sink.ways))
             tallies.add(record)
             told = number + 1
             now = time.monotonic()
@@ -260,9 +266,8 @@ def _is_inside(path: Path, folder: Path) -> bool:
 
 def _identity(request: RunRequest, cascade: Cascade) -> dict[str, object]:
     """What must be the same when a run is resumed, for its answers to be those of one run."""
-    manifest = cascade.manifest
     return {
-        "bundle": hashlib.sha256(manifest.to_json().encode()).hexdigest(),
+        "bundle": cascade.digest,
         "provider": cascade.provider,
         "threads": request.threads,
         **{

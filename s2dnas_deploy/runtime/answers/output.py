@@ -23,7 +23,14 @@ from s2dnas_deploy.files.atomic import check_writable, naming, write_atomically,
 from s2dnas_deploy.files.bounds import Others
 from s2dnas_deploy.files.document import Form
 from s2dnas_deploy.quoting import in_a_line, shortened
-from s2dnas_deploy.runtime.answers.records import COLUMNS, Format, Record, header_of, record_in, record_of_row
+from s2dnas_deploy.runtime.answers.records import (
+    Format,
+    Record,
+    columns_of,
+    header_of,
+    record_in,
+    record_of_row,
+)
 
 _ROWS = 20_000
 _COMPLETE = "complete"
@@ -44,9 +51,18 @@ _JOURNAL = Form(record=_Journal, error=RecordError, largest_bytes=2**20)
 class Output:
     """A file of records at `out`, new or resumed; held by this process until it is closed."""
 
-    def __init__(self, out: Path, form: Format, run: Mapping[str, Any], *, images: int, resume: bool) -> None:
-        """`images` are to be answered: there are no more records than that."""
-        self.out, self.form, self.run, self.images = out, form, dict(run), images
+    def __init__(
+        self,
+        out: Path,
+        form: Format,
+        run: Mapping[str, Any],
+        *,
+        images: int,
+        resume: bool,
+        ways: bool = False,
+    ) -> None:
+        """`images` are to be answered: there are no more records than that. `ways`: records tell theirs."""
+        self.out, self.form, self.run, self.images, self.ways = out, form, dict(run), images, ways
         self.line_form: Format = "jsonl" if form == "parquet" else form
         self.lines = out.with_name(f".{out.name}.lines.part") if form == "parquet" else out
         self.journal = out.with_name(f".{out.name}.run.json")
@@ -100,19 +116,18 @@ class Output:
 
     def _write_parquet(self, stream: BinaryIO) -> None:
         pyarrow = _pyarrow()
-        schema = pyarrow.schema(
-            {
-                "file": pyarrow.string(),
-                "label": pyarrow.string(),
-                "index": pyarrow.int64(),
-                "confidence": pyarrow.float32(),
-                "exit": pyarrow.int64(),
-                "way": pyarrow.string(),
-                "truth": pyarrow.string(),
-                "probabilities": pyarrow.list_(pyarrow.float32()),
-                "error": pyarrow.string(),
-            }
-        )
+        kinds = {
+            "file": pyarrow.string(),
+            "label": pyarrow.string(),
+            "index": pyarrow.int64(),
+            "confidence": pyarrow.float32(),
+            "exit": pyarrow.int64(),
+            "truth": pyarrow.string(),
+            "probabilities": pyarrow.list_(pyarrow.float32()),
+            "error": pyarrow.string(),
+            "way": pyarrow.string(),
+        }
+        schema = pyarrow.schema({name: kinds[name] for name in columns_of(ways=self.ways)})
         with self.lines.open("rb") as file, pyarrow.parquet.ParquetWriter(stream, schema) as writer:
             while batch := [json.loads(line) for _, line in zip(range(_ROWS), file, strict=False)]:
                 writer.write_table(pyarrow.Table.from_pylist([_in_utf8(row) for row in batch], schema=schema))
@@ -157,7 +172,7 @@ class Output:
         return []
 
     def _write_header(self) -> None:
-        self.file.write(header_of(self.line_form))
+        self.file.write(header_of(self.line_form, ways=self.ways))
         self.file.flush()
 
     def _write_journal(self, *, complete: bool) -> None:
@@ -168,12 +183,13 @@ class Output:
             told = _JOURNAL.load(self.journal)
         except RecordError as problem:
             raise RecordError(f"{problem}; remove it and {self.out} to begin anew") from problem
-        missing = sorted(set(self.run) - set(told.run))
+        known = {"settings": None, **told.run}  # 0.1.0 had none
+        missing = sorted(set(self.run) - set(known))
         if missing:
             raise RecordError(
                 f"{self.journal} is damaged: it tells no {missing[0]}; remove it and {self.out} to begin anew"
             )
-        return {**told.run, _COMPLETE: told.complete}
+        return {**known, _COMPLETE: told.complete}
 
     def _check_same_run(self, before: Mapping[str, Any]) -> None:
         for key, value in self.run.items():
@@ -185,7 +201,7 @@ class Output:
 
     def _kept(self) -> list[Record]:
         """Read what is there; cut off a last line that was not finished."""
-        header = header_of(self.line_form)
+        header = header_of(self.line_form, ways=self.ways)
         with self.lines.open("rb") as file:
             first = file.read(len(header))
             if first != header:
@@ -205,7 +221,8 @@ class Output:
     def _all(self) -> list[Record]:
         """The records of a complete output."""
         if self.form == "parquet":
-            pyarrow, wanted = _pyarrow(), [name for name in COLUMNS if name != "probabilities"]
+            pyarrow = _pyarrow()
+            wanted = [name for name in columns_of(ways=self.ways) if name != "probabilities"]
             try:
                 with pyarrow.parquet.ParquetFile(self.out) as file:
                     self._check_count(file.metadata.num_rows)  # some kilobytes may hold millions, all alike
@@ -214,7 +231,7 @@ class Output:
                     return [record_of_row(row, f"record {n}") for n, row in enumerate(rows, start=1)]
             except (ValueError, OSError, pyarrow.ArrowException, RecordError) as problem:
                 raise self._strange(problem) from problem
-        header = header_of(self.form)
+        header = header_of(self.form, ways=self.ways)
         with self.out.open("rb") as file:
             if file.read(len(header)) != header:
                 file.seek(0)

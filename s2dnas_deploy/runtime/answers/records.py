@@ -30,7 +30,7 @@ _ENDINGS: Mapping[str, Format] = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
-COLUMNS = ("file", "label", "index", "confidence", "exit", "way", "truth", "probabilities", "error")
+COLUMNS = ("file", "label", "index", "confidence", "exit", "truth", "probabilities", "error")
 Record = dict[str, Any]
 _NOT_COUNTED = ("confidence", "probabilities")
 _COUNT = re.compile("[0-9]{1,18}")
@@ -79,8 +79,13 @@ def format_of(out: Path | None, wanted: Format | None) -> Format:
 # --- lines -------------------------------------------------------------------------------------------------
 
 
-def line_of(record: Record, form: Format) -> bytes:
-    """One record as one line."""
+def columns_of(*, ways: bool) -> tuple[str, ...]:
+    """The columns of a table of records: of a chain, where the exit tells the way, without the `way`."""
+    return (*COLUMNS, "way") if ways else COLUMNS
+
+
+def line_of(record: Record, form: Format, *, ways: bool = False) -> bytes:
+    """One record as one line; in CSV, with a cell for the way if there are several."""
     if form != "csv":
         try:
             return (json.dumps(record, ensure_ascii=False) + "\n").encode()
@@ -89,12 +94,12 @@ def line_of(record: Record, form: Format) -> bytes:
     row = dict(record)
     if "probabilities" in row:
         row["probabilities"] = " ".join("nan" if p is None else f"{p:.9g}" for p in row["probabilities"])
-    return _csv_line([row.get(column, "") for column in COLUMNS])
+    return _csv_line([row.get(column, "") for column in columns_of(ways=ways)])
 
 
-def header_of(form: Format) -> bytes:
+def header_of(form: Format, *, ways: bool = False) -> bytes:
     """What an output begins with, before any record."""
-    return _csv_line(COLUMNS) if form == "csv" else b""
+    return _csv_line(columns_of(ways=ways)) if form == "csv" else b""
 
 
 def _csv_line(values: Any) -> bytes:
@@ -164,8 +169,9 @@ def _cells_of(line: bytes, what: str) -> dict[str, Any]:
         values = next(csv.reader([text]))
     except csv.Error as problem:
         raise RecordError(f"{what}: expected CSV, got what is none ({in_a_line(problem)})") from problem
-    if len(values) != len(COLUMNS):
+    columns = columns_of(ways=len(values) > len(COLUMNS))
+    if len(values) != len(columns):
         raise RecordError(f"{what}: expected {len(COLUMNS)} columns, got {len(values)}")
-    cells = {key: value for key, value in zip(COLUMNS, values, strict=True) if value != ""}
+    cells = {key: value for key, value in zip(columns, values, strict=True) if value != ""}
     counts = {key: int(cells[key]) for key in ("index", "exit") if _COUNT.fullmatch(cells.get(key, ""))}
     return {key: value for key, value in cells.items() if key not in _NOT_COUNTED} | counts
