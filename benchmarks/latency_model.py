@@ -18,8 +18,9 @@ from machine import machine
 from pages import put_table
 from scipy.stats import spearmanr
 
+from s2dnas_deploy.bundle.device_profile import STATIC
 from s2dnas_deploy.plan import Plan
-from s2dnas_deploy.runtime.device_profile import STATIC, measure_profile
+from s2dnas_deploy.runtime.probing import measure_profile
 from s2dnas_deploy.workshop.data import load_images
 from s2dnas_deploy.workshop.network.model_file import load_model
 from s2dnas_deploy.workshop.network.network import as_static, carry_over

@@ -24,6 +24,7 @@ from s2dnas_deploy.bench.job import Job
 from s2dnas_deploy.bench.page import page_of
 from s2dnas_deploy.bench.report import Report
 from s2dnas_deploy.bench.summary import summarise
+from s2dnas_deploy.bundle.device_profile import PROBES, Profile, StageTimes, probes_in
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.cli import bench, inspect
 from s2dnas_deploy.errors import (
@@ -37,8 +38,6 @@ from s2dnas_deploy.errors import (
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.runtime.answers.output import Output
 from s2dnas_deploy.runtime.answers.records import record_in
-from s2dnas_deploy.runtime.device_profile import PROBES, Profile, _probes_in
-from s2dnas_deploy.runtime.timing import StageTimes
 from s2dnas_deploy.workshop.network.graph import ChannelGraph
 from s2dnas_deploy.workshop.network.model_file import _ABOUT, _PROVENANCE
 from s2dnas_deploy.workshop.search.make_space import make_space
@@ -130,7 +129,7 @@ def test_device_profiles(plan, tmp_path, every):
 def test_probes(plan, tmp_path, every):
     def read(text):
         (tmp_path / PROBES).write_text(text)
-        _probes_in(tmp_path)
+        probes_in(tmp_path)
 
     own = json.loads(plan.to_json())
     document = {"format": "s2dnas-probes", "version": 1, "probes": {"static": own, "probe_00": own}}

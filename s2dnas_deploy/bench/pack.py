@@ -24,13 +24,13 @@ import numpy as np
 from s2dnas_deploy.bench.answers import refuse_noise
 from s2dnas_deploy.bench.wheel import write_wheel
 from s2dnas_deploy.bundle.bundle import own_static, static_beside, verify_bundle
+from s2dnas_deploy.bundle.device_profile import PROBES
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import BundleError, DataError, OptionError, S2dnasError
 from s2dnas_deploy.files.atomic import write_atomically
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.runtime.answers.inputs import Item, announced, evenly, find_items, truth_of
 from s2dnas_deploy.runtime.baseline import Baseline
-from s2dnas_deploy.runtime.device_profile import PROBES
 from s2dnas_deploy.runtime.pictures import Reader
 from s2dnas_deploy.runtime.stages import Array
 from s2dnas_deploy.sessions.providers import CPU

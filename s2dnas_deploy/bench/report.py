@@ -12,13 +12,13 @@ from typing import Annotated, Any
 
 from s2dnas_deploy.bench.job import batches_of
 from s2dnas_deploy.bench.subjects import CASCADE, STATIC, YARDSTICKS, exit_name
+from s2dnas_deploy.bundle.device_profile import Milliseconds
 from s2dnas_deploy.bundle.entries import MAX_STAGES
 from s2dnas_deploy.decide.thresholds import Point
 from s2dnas_deploy.errors import RecordError
 from s2dnas_deploy.files.bounds import Between, Count, Length, Name, Share, Shown
 from s2dnas_deploy.files.document import LARGEST_BYTES, Form, Head, check_record
 from s2dnas_deploy.quoting import shown
-from s2dnas_deploy.runtime.timing import Milliseconds
 from s2dnas_deploy.sessions.environment import Environment
 from s2dnas_deploy.sessions.limits import MOST_BATCH
 from s2dnas_deploy.sessions.providers import PROVIDERS

@@ -8,33 +8,15 @@ is a reference in turns with blocks of that, and both are kept.
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
 
-from s2dnas_deploy.bundle.entries import MAX_STAGES
+from s2dnas_deploy.bundle.device_profile import StageTimes
 from s2dnas_deploy.decide.rules import NEVER
-from s2dnas_deploy.errors import RecordError
-from s2dnas_deploy.files.bounds import Between, Length
-from s2dnas_deploy.files.document import check_record
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.runtime.stages import Array
 
-Milliseconds = Annotated[float, Between(1e-6, 10**9)]
-"""Of something that was timed: a nanosecond at least, and less than two weeks."""
 _BLOCKS = 15
 _BLOCK_SECONDS = 0.03
 _FEWEST_RUNS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class StageTimes:
-    """Milliseconds of each stage, nobody leaving, and of the reference's whole chain in the same moments."""
-
-    stage_ms: Annotated[tuple[Milliseconds, ...], Length(1, MAX_STAGES)]
-    reference_ms: Milliseconds
-
-    def __post_init__(self) -> None:
-        check_record(self, RecordError)
 
 
 def time_stages(cascade: Cascade, reference: Cascade, images: Sequence[Array]) -> StageTimes:

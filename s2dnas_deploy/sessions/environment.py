@@ -8,7 +8,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import onnxruntime
@@ -136,3 +136,16 @@ def _read(path: Path) -> str | None:
         return path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def device_here(*, provider: str, threads: int | None) -> dict[str, Any]:
+    """What times depend on: those of one device are not those of another."""
+    return {
+        "machine": platform.machine(),
+        "processor": processor(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "onnxruntime": onnxruntime.__version__,
+        "provider": provider,
+        "threads": threads,
+    }

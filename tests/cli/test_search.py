@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 from s2dnas_deploy.cli import search, train  # noqa: E402
 from s2dnas_deploy.files.atomic import lock_folder  # noqa: E402
 from s2dnas_deploy.workshop.network.model_file import load_model  # noqa: E402
-from s2dnas_deploy.workshop.search import session  # noqa: E402
+from s2dnas_deploy.workshop.search import run as search_run  # noqa: E402
 from s2dnas_deploy.workshop.search.reward import Worth  # noqa: E402
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -109,7 +109,7 @@ def test_finalists_that_all_take_too_long_are_told(weights, tmp_path, monkeypatc
         shares = {"exit_accuracy": (0.9, 0.9), "exit_cost": (0.41, 1.0), "exit_share": (1.0, 0.0)}
         return lambda choices: Worth(reward=0.5, accuracy=0.9, cost=0.41, fits=False, **shares)
 
-    monkeypatch.setattr(session, "finalists_evaluator", slow)
+    monkeypatch.setattr(search_run, "finalists_evaluator", slow)
     result = run(*options(weights, tmp_path / "m.pt"))
     assert result.exit_code == 2
     assert "takes more than --target 0.4 once it is timed itself, the least 0.410" in result.stderr

@@ -20,11 +20,11 @@ from small_networks import residual
 
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bundle.bundle import load_bundle
+from s2dnas_deploy.bundle.device_profile import PROBES
 from s2dnas_deploy.bundle.signature import SIGNATURE
 from s2dnas_deploy.cli import bench, calibrate, export, inspect
 from s2dnas_deploy.cli import run as classify
 from s2dnas_deploy.runtime.cascade import Cascade
-from s2dnas_deploy.runtime.device_profile import PROBES
 from s2dnas_deploy.workshop.network.model_file import save_model
 
 ROOT = Path(__file__).parents[2]

@@ -203,7 +203,7 @@ def measure(
     s2dnas-bench probes/ --out device.json
     """  # noqa: D301
     from s2dnas_deploy.bundle.bundle import MANIFEST
-    from s2dnas_deploy.runtime.device_profile import PROBES
+    from s2dnas_deploy.bundle.device_profile import PROBES
 
     named = _named(folder, bundle)
     if (named / PROBES).is_file():
@@ -265,7 +265,7 @@ def _time_probes(
     probes: Path, out: Path | None, providers: Sequence[str], threads: Sequence[int], console: Console
 ) -> None:
     """A device profile for a search."""
-    from s2dnas_deploy.runtime.device_profile import ProfileRequest, write_profile
+    from s2dnas_deploy.runtime.probing import ProfileRequest, write_profile
 
     if out is None:
         raise click.UsageError("probes are timed for a search: say where the profile goes, --out device.json")

@@ -187,6 +187,7 @@ def search(
     s2dnas-search --recipe models/digits.toml --out digits.pt
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     from s2dnas_deploy.cli.text.search import found_in_words
+    from s2dnas_deploy.runtime.probing import measure_profile
     from s2dnas_deploy.workshop.search.request import SearchRequest
     from s2dnas_deploy.workshop.search.run import search_model
 
@@ -206,6 +207,7 @@ def search(
         finalists=finalists,
         finetune_epochs=finetune_epochs,
         top=top,
+        timer=measure_profile,
         ray=ray,
     )
     if cost not in ("macs", "clock") and not Path(cost).is_file():

@@ -11,11 +11,11 @@ from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
 
+from s2dnas_deploy.bundle.device_profile import STATIC, Profile
 from s2dnas_deploy.files.atomic import write_text_atomically
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.reporter import Reporter
-from s2dnas_deploy.runtime.device_profile import STATIC, Profile, measure_profile
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, carry_over
 from s2dnas_deploy.workshop.search.cluster import Cluster
@@ -202,7 +202,7 @@ def _timed(search: Search, plans: Mapping[str, Plan], what: str) -> Profile:
     with tempfile.TemporaryDirectory(prefix="s2dnas-probes-") as passing:
         write_probes(search.prepared, plans, Path(passing), search.reporter.phase(f"writing {what}"))
         progress = search.reporter.phase(f"timing {what} on this machine")
-        return measure_profile(Path(passing), provider=TIMED_ON, threads=THREADS, progress=progress)
+        return search.request.timer(Path(passing), provider=TIMED_ON, threads=THREADS, progress=progress)
 
 
 def _where_judged(search: Search) -> Settings:

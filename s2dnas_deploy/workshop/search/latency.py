@@ -20,9 +20,9 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
+from s2dnas_deploy.bundle.device_profile import STATIC, Profile
 from s2dnas_deploy.errors import PlanError, RecordError
 from s2dnas_deploy.quoting import in_a_line
-from s2dnas_deploy.runtime.device_profile import STATIC, Profile
 from s2dnas_deploy.workshop.export.express import express_pooling
 from s2dnas_deploy.workshop.export.fold import fold_batch_norms
 from s2dnas_deploy.workshop.export.join import split_convolutions

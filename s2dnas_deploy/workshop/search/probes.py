@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from s2dnas_deploy.bundle.device_profile import IMAGES, PROBES, PROBES_FORMAT, STATIC
 from s2dnas_deploy.files.atomic import write_atomically, write_text_atomically
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.reporter import Progress, Reporter
-from s2dnas_deploy.runtime.device_profile import IMAGES, PROBES, PROBES_FORMAT, STATIC
 from s2dnas_deploy.workshop.export.assemble import Export, write_bundle
 from s2dnas_deploy.workshop.export.chain import chain_of
 from s2dnas_deploy.workshop.export.options import ExportOptions

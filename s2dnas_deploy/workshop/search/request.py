@@ -7,12 +7,14 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from s2dnas_deploy.bundle.device_profile import Profile
 from s2dnas_deploy.errors import OptionError, RecordError
 from s2dnas_deploy.files.document import LARGEST_BYTES
 from s2dnas_deploy.files.plain_file import read_file
-from s2dnas_deploy.runtime.device_profile import device_here
+from s2dnas_deploy.reporter import Progress
+from s2dnas_deploy.sessions.environment import device_here
 from s2dnas_deploy.workshop.search.space import Kind
 from s2dnas_deploy.workshop.training.checkpoint import add_weights
 from s2dnas_deploy.workshop.training.run import Prepared, Request
@@ -24,6 +26,13 @@ SCORES = 2  # how plans are scored; another number where old scores must not be 
 def this_device() -> dict[str, Any]:
     """The machine this runs on, as its stages are timed."""
     return device_here(provider=TIMED_ON, threads=THREADS)
+
+
+class Timer(Protocol):
+    """What times a folder of probes against the static network among them."""
+
+    def __call__(self, folder: Path, *, provider: str, threads: int | None, progress: Progress) -> Profile:
+        """Their times, on this provider."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +60,8 @@ class SearchRequest:
     """
     finetune_epochs: int
     top: int
+    timer: Timer
+    """Times probes on this machine: it is for the device's wing to do."""
     ray: str | None
     """The address of a Ray cluster whose machines judge plans; None: this one does."""
 
@@ -82,7 +93,7 @@ class SearchRequest:
 
     def identity(self, prepared: Prepared) -> dict[str, Any]:
         """What must be the same for the plans tried to be those of one search."""
-        elsewhere = {"training", "top", "write_probes", "ray", "finalists", "evaluations"}
+        elsewhere = {"training", "top", "write_probes", "ray", "timer", "finalists", "evaluations"}
         if self.evaluator == "shared":
             elsewhere.add("finetune_epochs")
         own = {key: value for key, value in asdict(self).items() if key not in elsewhere}

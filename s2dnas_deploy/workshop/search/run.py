@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from s2dnas_deploy import plan as plans
+from s2dnas_deploy.bundle.device_profile import PROBES
 from s2dnas_deploy.errors import CheckpointError, OptionError
 from s2dnas_deploy.files.atomic import alone_in, check_writable, free_name, write_text_atomically
 from s2dnas_deploy.reporter import Reporter
-from s2dnas_deploy.runtime.device_profile import PROBES
 from s2dnas_deploy.workshop.network.model_file import Model
 from s2dnas_deploy.workshop.search import evolution, random_search, reinforce
 from s2dnas_deploy.workshop.search.by_hand import all_uniform_choices

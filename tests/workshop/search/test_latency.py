@@ -8,11 +8,10 @@ import pytest
 from click.testing import CliRunner
 from small_networks import residual
 
+from s2dnas_deploy.bundle.device_profile import STATIC, Profile, StageTimes
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli import bench
 from s2dnas_deploy.errors import RecordError
-from s2dnas_deploy.runtime.device_profile import STATIC, Profile
-from s2dnas_deploy.runtime.timing import StageTimes
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.network import as_network, carry_over
 from s2dnas_deploy.workshop.reading.read import read_network

@@ -1,37 +1,40 @@
-"""A device profile: how long the stages of a folder of probes take on this device.
+"""A device profile: how long the stages of a folder of probes take on a device.
 
-Place in the flow: probes (bundles, written on a workstation) ──▶ device.json, which goes back to the
-search. Needs onnxruntime and numpy only. What the numbers mean in terms of layers is for the workstation
-to work out.
+Place in the flow: probes (bundles, written on a workstation) ──▶ device.json, which goes back to the search.
+What the numbers mean in terms of layers is for the workstation to work out.
 """
 
 import json
-import os
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
-import onnxruntime
-
+from s2dnas_deploy.bundle.entries import MAX_STAGES
 from s2dnas_deploy.bundle.preprocessing import ImageShape
-from s2dnas_deploy.errors import DataError, PlanError, RecordError
-from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
-from s2dnas_deploy.files.bounds import Length, Matching
-from s2dnas_deploy.files.document import Form, Head
-from s2dnas_deploy.files.numpy_file import ArrayFileError, arrays_in
+from s2dnas_deploy.errors import PlanError, RecordError
+from s2dnas_deploy.files.bounds import Between, Length, Matching
+from s2dnas_deploy.files.document import Form, Head, check_record
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.quoting import shown
-from s2dnas_deploy.reporter import Progress, Reporter
-from s2dnas_deploy.runtime.cascade import Cascade
-from s2dnas_deploy.runtime.timing import StageTimes, time_stages
-from s2dnas_deploy.sessions.environment import processor
 
 PROBES, IMAGES, STATIC = "probes.json", "images.npz", "static"
 PROBES_FORMAT, DEVICE_FORMAT = "s2dnas-probes", "s2dnas-device"
+
+
+Milliseconds = Annotated[float, Between(1e-6, 10**9)]
+"""Of something that was timed: a nanosecond at least, and less than two weeks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTimes:
+    """Milliseconds of each stage, nobody leaving, and of the reference's whole chain in the same moments."""
+
+    stage_ms: Annotated[tuple[Milliseconds, ...], Length(1, MAX_STAGES)]
+    reference_ms: Milliseconds
+
+    def __post_init__(self) -> None:
+        check_record(self, RecordError)
 
 
 _ProbeName = Annotated[str, Length(1, 100), Matching(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", "a plain name")]
@@ -131,74 +134,7 @@ def _plans(documents: Mapping[str, Mapping[str, Any]], path: Path) -> dict[str, 
     return plans
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProfileRequest:
-    """Which folder of probes to time, on what, and where the profile goes."""
-
-    probes: Path
-    provider: str = "auto"
-    threads: int = 1
-    out: Path
-
-
-def write_profile(request: ProfileRequest, reporter: Reporter) -> Profile:
-    """Time the probes, and write what a search on another machine needs to know of this one."""
-    check_writable(request.out)
-    profile = measure_profile(
-        request.probes,
-        provider=request.provider,
-        threads=request.threads,
-        progress=reporter.phase("timing"),
-    )
-    write_text_atomically(request.out, profile.to_json())
-    reporter.say(
-        f"{len(profile.times)} probes timed on {profile.device['processor']}, "
-        f"{profile.device['provider']}: {request.out}"
-    )
-    return profile
-
-
-def measure_profile(folder: Path, *, provider: str, threads: int | None, progress: Progress) -> Profile:
-    """Time every probe of a folder against the static network among them."""
-    plans, images = _probes_in(folder), _images_in(folder)
-    times = {}
-    with Cascade.load(folder / STATIC, provider=provider, threads=threads) as reference:
-        for done, name in enumerate(plans):
-            with Cascade.load(folder / name, provider=provider, threads=threads) as cascade:
-                times[name] = time_stages(cascade, reference, images)
-            progress(done + 1, len(plans), "")
-        device = device_here(provider=reference.provider, threads=threads)
-        shape = reference.manifest.preprocessing.input_shape
-    return Profile(device=device, times=times, plans=plans, input_shape=shape)
-
-
-def device_here(*, provider: str, threads: int | None) -> dict[str, Any]:
-    """What times depend on: those of one device are not those of another."""
-    return {
-        "machine": platform.machine(),
-        "processor": processor(),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "onnxruntime": onnxruntime.__version__,
-        "provider": provider,
-        "threads": threads,
-    }
-
-
-def _images_in(folder: Path) -> list[npt.NDArray[Any]]:
-    """The images to run the probes on."""
-    path = folder / IMAGES
-    expected = f"{path}: expected images that s2dnas-search --write-probes wrote"
-    try:
-        arrays = arrays_in(path)
-        images = None if isinstance(arrays, np.ndarray) else arrays.get("images")
-    except ArrayFileError as problem:
-        raise DataError(f"{expected}, got {problem}") from problem
-    if images is None or not images.ndim:
-        raise DataError(f"{expected}, got other arrays")
-    return list(images)
-
-
-def _probes_in(folder: Path) -> dict[str, Plan]:
+def probes_in(folder: Path) -> dict[str, Plan]:
+    """The plans of the probes in a folder, by their names, which are those of their folders."""
     path = folder / PROBES
     return _plans(_PROBES_FORM.load(path).probes, path)
