@@ -15,7 +15,7 @@ test: $(VENV)/.done $(DEVICE_VENV)/.done lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.done $(DEVICE_VENV)/.done $(OLD_VENV)/.done
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow --ignore tests/arm
 
 # The runtime on a 64-bit ARM device, emulated; says so and ends well where its packages cannot be had.
 test-arm: $(VENV)/.done
