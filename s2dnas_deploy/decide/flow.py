@@ -231,14 +231,6 @@ class Flow:
         stops = (*self.stops[:last], replace(self.stops[last], then=DONE))
         return replace(self, stops=stops)
 
-    def costs(self, each: Sequence[float]) -> tuple[float, ...]:
-        """What it costs to leave a chain at each exit, if stages cost `each`."""
-        total, costs = 0.0, []
-        for cost in each:
-            total += cost
-            costs.append(total)
-        return tuple(costs)
-
 
 DONE = Route(to=(ANSWER,))
 

@@ -133,9 +133,6 @@ class Stages:
         """Whether features leave the device between stages, though they need not."""
         return self.provider.own_memory and not self.manifest.gathers and len(self.sessions) > 1
 
-    def __len__(self) -> int:
-        return len(self.sessions)
-
     def buffers(self, capacity: int, *, apart: bool = False) -> Buffers:
         """Memory that these stages can run in; `apart`: what different stages give never shares a place."""
         size = self.provider.batch_size(capacity)
