@@ -27,8 +27,8 @@ from machine import machine
 from pages import put_table
 
 from s2dnas_deploy.bench.report import Report
-from s2dnas_deploy.bench.subjects import CASCADE, STATIC
 from s2dnas_deploy.bench.summary import Latency, summarise
+from s2dnas_deploy.bench.workers.subjects import CASCADE, STATIC
 from s2dnas_deploy.bundle.bundle import load_bundle, static_beside
 from s2dnas_deploy.cli.options.recipe import parse_toml
 from s2dnas_deploy.workshop.network.model_file import load_model

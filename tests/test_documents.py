@@ -20,10 +20,10 @@ from small_networks import residual
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bench import compare as comparison
 from s2dnas_deploy.bench import spread
-from s2dnas_deploy.bench.job import Job
 from s2dnas_deploy.bench.page import page_of
 from s2dnas_deploy.bench.report import Report
 from s2dnas_deploy.bench.summary import summarise
+from s2dnas_deploy.bench.workers.job import Job
 from s2dnas_deploy.bundle.device_profile import PROBES, Profile, StageTimes, probes_in
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.cli import bench, inspect

@@ -23,8 +23,8 @@ import numpy as np
 
 from s2dnas_deploy.bench.report import Report, Run
 from s2dnas_deploy.bench.spread import Estimate, Processes, Timings, around
-from s2dnas_deploy.bench.subjects import ARITHMETIC, MEMORY, STATIC, YARDSTICKS
 from s2dnas_deploy.bench.summary import arrays, where_run
+from s2dnas_deploy.bench.workers.subjects import ARITHMETIC, MEMORY, STATIC, YARDSTICKS
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.sessions.providers import PROVIDERS
 

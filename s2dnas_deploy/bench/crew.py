@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from s2dnas_deploy.bench.job import Job
 from s2dnas_deploy.bench.report import Cold, Energy, Run, Setting, Taken
-from s2dnas_deploy.bench.subjects import CASCADE, STATIC
+from s2dnas_deploy.bench.workers.job import Job
+from s2dnas_deploy.bench.workers.subjects import CASCADE, STATIC
 from s2dnas_deploy.bundle.bundle import Bundle
 from s2dnas_deploy.errors import S2dnasError
 from s2dnas_deploy.reporter import Progress, Reporter
@@ -38,7 +38,7 @@ def run_worker(job: Job, folder: Path) -> Mapping[str, Array]:
     command = [
         os.environ.get(PYTHON) or sys.executable,
         "-m",
-        "s2dnas_deploy.bench.worker",
+        "s2dnas_deploy.bench.workers.worker",
         str(told),
         str(out),
     ]

@@ -29,8 +29,8 @@ from s2dnas_deploy.bench.answers import (
 )
 from s2dnas_deploy.bench.crew import IMAGES, Crew
 from s2dnas_deploy.bench.report import Measured, Report, Run, Setting
-from s2dnas_deploy.bench.subjects import exit_name
 from s2dnas_deploy.bench.summary import mean_of
+from s2dnas_deploy.bench.workers.subjects import exit_name
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, own_static, static_beside
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.decide.scores import ExitScores

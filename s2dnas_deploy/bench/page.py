@@ -11,7 +11,6 @@ import numpy as np
 
 from s2dnas_deploy.bench.report import Report, Run
 from s2dnas_deploy.bench.spread import Estimate
-from s2dnas_deploy.bench.subjects import CASCADE, STATIC, YARDSTICKS, exit_name
 from s2dnas_deploy.bench.summary import QUANTILES, Summary, arrays, mean_of, rows_of
 from s2dnas_deploy.bench.words import (
     ANSWERS,
@@ -22,6 +21,7 @@ from s2dnas_deploy.bench.words import (
     speed_in_words,
     verdict,
 )
+from s2dnas_deploy.bench.workers.subjects import CASCADE, STATIC, YARDSTICKS, exit_name
 from s2dnas_deploy.runtime.charts import Bar, Line, bars, lines, stacked
 
 _STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from s2dnas_deploy.bench.job import batches_of
-from s2dnas_deploy.bench.subjects import CASCADE, STATIC, YARDSTICKS, exit_name
+from s2dnas_deploy.bench.workers.job import batches_of
+from s2dnas_deploy.bench.workers.subjects import CASCADE, STATIC, YARDSTICKS, exit_name
 from s2dnas_deploy.bundle.device_profile import Milliseconds
 from s2dnas_deploy.bundle.entries import MAX_STAGES
 from s2dnas_deploy.decide.thresholds import Point

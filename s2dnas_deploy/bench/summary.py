@@ -18,10 +18,10 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from s2dnas_deploy.bench.job import block_rows
 from s2dnas_deploy.bench.report import Report, Run, Taken, Way
 from s2dnas_deploy.bench.spread import Estimate, Processes, Timings, estimate, estimate_ratio
-from s2dnas_deploy.bench.subjects import CASCADE, STATIC, YARDSTICKS
+from s2dnas_deploy.bench.workers.job import block_rows
+from s2dnas_deploy.bench.workers.subjects import CASCADE, STATIC, YARDSTICKS
 
 Whole = npt.NDArray[np.int64]
 QUANTILES: Mapping[str, float] = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}

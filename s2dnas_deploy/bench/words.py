@@ -6,8 +6,8 @@ Place in the flow: `Report` and `Summary` ──▶ cells and sentences, which `
 from collections.abc import Iterator, Mapping
 
 from s2dnas_deploy.bench.report import Report
-from s2dnas_deploy.bench.subjects import CASCADE, STATIC
 from s2dnas_deploy.bench.summary import SpeedUp, macs_of, mean_macs
+from s2dnas_deploy.bench.workers.subjects import CASCADE, STATIC
 
 UNKNOWN = "–"
 LOSSES: Mapping[str, str] = {

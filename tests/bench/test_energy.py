@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from s2dnas_deploy.bench import energy
+from s2dnas_deploy.bench.workers import energy
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ import pytest
 from made_up_report import TIMES, made_up_report
 
 from s2dnas_deploy.bench.report import Report
-from s2dnas_deploy.bench.subjects import YARDSTICKS
 from s2dnas_deploy.bench.summary import summarise
+from s2dnas_deploy.bench.workers.subjects import YARDSTICKS
 from s2dnas_deploy.cli.text.bench import report_csv, report_text
 from s2dnas_deploy.errors import RecordError
 

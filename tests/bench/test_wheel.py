@@ -3,7 +3,7 @@
 import zipfile
 from email.message import Message
 
-from s2dnas_deploy.bench import wheel
+from s2dnas_deploy.bench.kit import wheel
 
 
 class Installed:

@@ -15,8 +15,8 @@ from dying_writes import die_at_write
 from keys import key_pair
 from scored_bundle import scored_bundle
 
-from s2dnas_deploy.bench.job import Job
-from s2dnas_deploy.bench.subjects import CASCADE, load_subject
+from s2dnas_deploy.bench.workers.job import Job
+from s2dnas_deploy.bench.workers.subjects import CASCADE, load_subject
 from s2dnas_deploy.bundle import bundle as bundle_module
 from s2dnas_deploy.bundle import signature as signature_module
 from s2dnas_deploy.bundle.bundle import load_bundle, source_digest, verify_bundle

@@ -27,7 +27,7 @@ from s2dnas_deploy.bench.crew import Crew
 from s2dnas_deploy.bench.loadgen import Load
 from s2dnas_deploy.bench.measure import MeasureRequest, exported_with
 from s2dnas_deploy.bench.report import Report
-from s2dnas_deploy.bench.subjects import YARDSTICKS
+from s2dnas_deploy.bench.workers.subjects import YARDSTICKS
 from s2dnas_deploy.bundle.bundle import load_bundle, static_beside
 from s2dnas_deploy.cli import bench, export, run
 from s2dnas_deploy.cli import main as group

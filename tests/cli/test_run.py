@@ -191,7 +191,7 @@ def test_large_pictures_share_the_memory(bundle, tmp_path):
     for number in range(1, 8):
         os.link(tmp_path / "0.png", tmp_path / f"{number}.png")
     script = (
-        "import atexit, sys; from s2dnas_deploy.bench.memory import peak_bytes; "
+        "import atexit, sys; from s2dnas_deploy.bench.workers.memory import peak_bytes; "
         "atexit.register(lambda: print(peak_bytes(), file=sys.stderr)); "
         "from s2dnas_deploy.cli import run; run()"
     )

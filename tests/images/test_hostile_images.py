@@ -31,7 +31,7 @@ from s2dnas_deploy.images.picture_file import planes_in
 from s2dnas_deploy.images.pixels import InputFormat, readable_formats
 from s2dnas_deploy.files import numpy_file
 from s2dnas_deploy.files.numpy_file import arrays_in
-from s2dnas_deploy.bench.memory import peak_bytes
+from s2dnas_deploy.bench.workers.memory import peak_bytes
 readable_formats()
 wanted = InputFormat(channels=3, height=16, width=16, resize="stretch")
 read = {"images": lambda path: planes_in(path, wanted), "archives": arrays_in}[sys.argv[2]]

@@ -427,7 +427,7 @@ def pack(
     unzip kit.zip && sh kit/run.sh                 on the board
     s2dnas-bench show results/bench.json           after unpacking results.zip
     """  # noqa: D301
-    from s2dnas_deploy.bench.pack import Kit, write_kit
+    from s2dnas_deploy.bench.kit.pack import Kit, write_kit
 
     silence_pillow()
     check_writable(out, "--out")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from s2dnas_deploy.bench.compare import Comparison
 from s2dnas_deploy.bench.report import Report, Run
 from s2dnas_deploy.bench.spread import Estimate
-from s2dnas_deploy.bench.subjects import CASCADE
 from s2dnas_deploy.bench.summary import QUANTILES, Summary, rows_of
 from s2dnas_deploy.bench.words import ANSWERS, LOSSES, UNKNOWN, answer_rows, speed_in_words, verdict
+from s2dnas_deploy.bench.workers.subjects import CASCADE
 
 if TYPE_CHECKING:
     from s2dnas_deploy.bench.loadgen import LoadResult

@@ -1,6 +1,6 @@
 """One process of a measurement: started afresh, it takes its timings and writes them down.
 
-    python -m s2dnas_deploy.bench.worker JOB.json TIMINGS.npz
+    python -m s2dnas_deploy.bench.workers.worker JOB.json TIMINGS.npz
 
 Place in the flow: `measure` starts several, one after the other. What two processes of the same program
 differ by (where their memory lies, what the machine does meanwhile) is then in the spread that is reported.
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from s2dnas_deploy.bench.job import Job
+from s2dnas_deploy.bench.workers.job import Job
 
 _FIRST = 8  # answers of a cold start
 _FEWEST_BLOCKS = 2
@@ -42,8 +42,8 @@ def _images(job: Job) -> Any:
 def _cold(job: Job) -> dict[str, Any]:
     import s2dnas_deploy.bundle.bundle
     import s2dnas_deploy.runtime.pictures  # noqa: F401 - what loading a cascade imports is a library, too
-    from s2dnas_deploy.bench.memory import peak_bytes
-    from s2dnas_deploy.bench.subjects import load_subject
+    from s2dnas_deploy.bench.workers.memory import peak_bytes
+    from s2dnas_deploy.bench.workers.subjects import load_subject
 
     assert job.subject is not None
     imported = time.monotonic()
@@ -66,7 +66,7 @@ def _cold(job: Job) -> dict[str, Any]:
 
 def _warm(job: Job) -> dict[str, Any]:
     """All subjects on a block, then all on the next, each time another one first."""
-    from s2dnas_deploy.bench.subjects import CASCADE, exit_name, load_all
+    from s2dnas_deploy.bench.workers.subjects import CASCADE, exit_name, load_all
 
     subjects, cascade = load_all(job)
     # What the one before has left in the caches is no subject's fault: calls that do not count bring its
@@ -111,8 +111,8 @@ def warm_up(subject: Any, batches: list[Any]) -> None:
 
 
 def _energy(job: Job) -> dict[str, Any]:
-    from s2dnas_deploy.bench.energy import joules_of
-    from s2dnas_deploy.bench.subjects import load_subject
+    from s2dnas_deploy.bench.workers.energy import joules_of
+    from s2dnas_deploy.bench.workers.subjects import load_subject
 
     assert job.subject is not None
     images, subject = _images(job), load_subject(job, job.subject)

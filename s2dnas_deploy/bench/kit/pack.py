@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from s2dnas_deploy.bench.answers import refuse_noise
-from s2dnas_deploy.bench.wheel import write_wheel
+from s2dnas_deploy.bench.kit.wheel import write_wheel
 from s2dnas_deploy.bundle.bundle import own_static, static_beside, verify_bundle
 from s2dnas_deploy.bundle.device_profile import PROBES
 from s2dnas_deploy.bundle.manifest import Manifest
@@ -41,7 +41,7 @@ PLATFORMS: Mapping[str, tuple[str, ...]] = {
     for machine in ("aarch64", "x86_64")
 }
 RUN = "run.sh"
-_TEXTS = Path(__file__).parent / "kit"
+_TEXTS = Path(__file__).parent
 _NEEDS = ("click", "numpy", "onnxruntime", "pillow")
 
 

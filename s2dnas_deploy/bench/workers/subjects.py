@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from s2dnas_deploy.bench.job import Job
+from s2dnas_deploy.bench.workers.job import Job
 from s2dnas_deploy.decide.rules import NEVER
 from s2dnas_deploy.runtime.baseline import Baseline
 from s2dnas_deploy.runtime.cascade import Cascade
