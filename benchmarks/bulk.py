@@ -47,9 +47,8 @@ def main(bundle: Path, static: Path, images: str, rounds: int, *, record: bool) 
     with Cascade.load(bundle, provider="cpu") as cascade:
         items = find_items([images], cascade.labels).images
         rows = [_round(cascade, bundle, static, items) for _ in range(rounds)]
-    row = {key: statistics.median(r[key] for r in rows) for key in rows[0]}
-    row["images"] = len(items)
-    row["rounds"] = rows
+    medians = {key: statistics.median(r[key] for r in rows) for key in rows[0]}
+    row = {**medians, "images": len(items), "rounds": rows}
     click.echo(table(row))
     if record:
         RESULT.write_text(json.dumps({"machine": machine(), **row}, indent=1) + "\n")
@@ -126,7 +125,7 @@ def _stages_alone(cascade: Cascade, names: list[str], shares: np.ndarray) -> flo
     stages, buffers = cascade.stages, cascade.stages.buffers(batch)
     buffers.arrays[IMAGE][:] = pixels
     total = 0.0
-    for k in range(len(stages)):
+    for k in range(len(stages.sessions)):
         reaching = len(names) * float(shares[k:].sum())
         times = []
         for _ in range(30):

@@ -62,7 +62,7 @@ def main(network: Path, static_path: Path, data: str, **options: Any) -> None:
         whole = bundle_of(static, images, split=False, precision=precision)
         on_val = scores_from(answers_of(cascade.graphs, pixels(val)), val.labels.numpy())
         on_test = scores_from(answers_of(cascade.graphs, pixels(test)), test.labels.numpy())
-        upto = np.cumsum(cascade.manifest.macs)
+        upto = np.cumsum(cascade.manifest.macs).tolist()
         goal = _accuracy(answers_of(whole.graphs, pixels(val))[0], val)
         thresholds = cheapest(on_val, goal, upto, [GRID] * (on_val.exits - 1)).thresholds
         left = leaving(on_test, thresholds, upto)

@@ -345,7 +345,7 @@ def _measured(
     progress = console.phase("timing")
     for number in range(taken.shape[1]):
         rows = range(number * _BLOCK, min((number + 1) * _BLOCK, len(images)))
-        for which in np.roll(np.arange(len(peers)), number):
+        for which in np.roll(np.arange(len(peers)), number).tolist():
             answer = peers[which].answer
             answer(images[rows[0]])
             start = time.perf_counter()

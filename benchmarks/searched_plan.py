@@ -80,7 +80,7 @@ def main(
     rows = []
     for drop in drops:
         chosen = {
-            name: cheapest(each, goal - drop / 100, np.cumsum(costs[name]), menus_of(each))
+            name: cheapest(each, goal - drop / 100, np.cumsum(costs[name]).tolist(), menus_of(each))
             for name, each in scores.items()
         }
         times = _ratios(sessions, {name: each.thresholds for name, each in chosen.items()}, shown, blocks)

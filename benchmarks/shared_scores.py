@@ -170,7 +170,7 @@ def spanning(space: SearchSpace) -> dict[str, Choices]:
         drawn = paper.draw(rng)
         options = [slot.options[choice] for slot, choice in zip(paper.slots, drawn, strict=True)]
         rest = space.slots[len(exits) :]
-        same = [slot.options.index(each) for slot, each in zip(rest, options, strict=True)]  # type: ignore[arg-type]
+        same = [slot.options.index(each) for slot, each in zip(rest, options, strict=True)]
         plans[f"full depth {i}"] = (*exits, *same)
     return plans | {f"drawn {i}": space.draw(rng) for i in range(7)}
 

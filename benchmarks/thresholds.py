@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from s2dnas_deploy.decide.rules import NEVER
 from s2dnas_deploy.decide.scores import ExitScores
-from s2dnas_deploy.decide.thresholds import NEVER, exits_taken
+from s2dnas_deploy.decide.thresholds import exits_taken
 from s2dnas_deploy.sessions.every_stage import StageAnswer
 
 GRID = (*np.arange(0.3, 1.0, 0.02), 0.99, 0.995, NEVER)
