@@ -153,7 +153,7 @@ def _milliseconds(latency: Latency) -> dict[str, float]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The record as a Markdown table."""
     lines = [
-        "| network | precision | thresholds for | static | cascade | leave at | mean | median | p99 |",
+        "| network | precision | thresholds for | static | cascade | exit at | mean | median | p99 |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:

@@ -85,7 +85,7 @@ def main(network: Path, static_path: Path, data: str, **options: Any) -> None:
 def table(record: Mapping[str, Any]) -> str:
     """The record as a Markdown table: accuracies on test images, and time over the static network's."""
     lines = [
-        "| precision | exits | static network | cascade | leave at | time over the static network's |",
+        "| precision | exits | static network | cascade | exit at | time over the static network's |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for precision in PRECISIONS:

@@ -50,7 +50,7 @@ def main(bundle: Path, images: str, loads: int, blocks: int, *, record: bool) ->
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The record as a Markdown table."""
-    lines = ["| batch | images leave at | `predict` over bare `session.run` |", "| ---: | --- | ---: |"]
+    lines = ["| batch | images exit at | `predict` over bare `session.run` |", "| ---: | --- | ---: |"]
     for row in rows:
         shares = " / ".join(f"{100 * share:.0f}%" for share in row["shares"])
         lines.append(f"| {row['batch']} | {shares} | {row['ratio']:.3f} |")
@@ -58,7 +58,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def _ratios(bundle: Path, images: str, blocks: int) -> list[dict[str, Any]]:
-    """For each batch size: where images leave, and the ratio of every block."""
+    """For each batch size: where images exit, and the ratio of every block."""
     with Cascade.load(bundle, provider="cpu", threads=1) as cascade:
         items = find_items([images], cascade.labels).images
         chosen = np.random.default_rng(0).permutation(len(items))[:512]

@@ -101,7 +101,7 @@ def main(
 def table(rows: list[dict[str, Any]]) -> str:
     """The record as a Markdown table."""
     lines = [
-        "| network, allowed drop | plan | exits | accuracy | leave at | time over static | over the first |",
+        "| network, allowed drop | plan | exits | accuracy | exit at | time over static | over the first |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:

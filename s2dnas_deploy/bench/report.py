@@ -59,7 +59,7 @@ class Measured:
         if self.static is None and (self.static_digest, self.static_macs) != (None, None):
             raise RecordError("a static network is told of that was not measured")
         if max(self.timed_exits) >= len(self.stage_macs):
-            raise RecordError(f"images left at exit {max(self.timed_exits)} of {len(self.stage_macs)} stages")
+            raise RecordError(f"images exited at {max(self.timed_exits)} of {len(self.stage_macs)} stages")
         if not 0 < sum(self.stage_macs) <= 2**62:
             raise RecordError("expected MACs of all stages above 0, and at most 2^62")
 

@@ -108,7 +108,7 @@ class StageEntry:
 class Expected:
     """What the bundle reached on labelled images when it was made, one number per exit.
 
-    `exit_accuracy` is each exit's on all images; `exit_share` how many images leave where, with the
+    `exit_accuracy` is each exit's on all images; `exit_share` how many images exit where, with the
     manifest's thresholds; `cascade_accuracy` and `mean_macs` what comes of that, for one image.
     """
 

@@ -3,7 +3,7 @@
 Place in the flow: `ExitScores` ──▶ `choose_for_promise` or `choose_for_budget` ──▶ `Choice`, which
 `calibration` writes into the bundle. Works on arrays; runs no stage.
 
-Candidates lie on a path from "nobody leaves" to "everybody leaves at exit 0", along which τ falls:
+Candidates lie on a path from "nobody exits" to "everybody exits at 0", along which τ falls:
 
     threshold k = 1 / (1 + exp(-(τ - offset · k)))       one τ for all exits, on the scale of log odds
 
@@ -173,7 +173,7 @@ def _nothing_proven(goal: Goal, losses: Losses, test: ExactTest) -> DataError:
     mean, images = float(losses.mean()), len(losses)
     if goal.against is Against.ACCURACY:
         return DataError(
-            f"even if no image leaves early, an accuracy of {100 * (1 - goal.bound):.2f}% is not proven: the "
+            f"even if no image exits early, an accuracy of {100 * (1 - goal.bound):.2f}% is not proven: the "
             f"last exit has {100 * (1 - mean):.2f}% on {images} images"
         )
     remedy = "allow a larger drop, compare with the last exit (without --static), or train for longer"
@@ -182,7 +182,7 @@ def _nothing_proven(goal: Goal, losses: Losses, test: ExactTest) -> DataError:
         needed = float(np.abs(losses).mean()) * (test.z / (goal.bound - mean)) ** 2
         remedy = f"give more images, about {_rounded_up(needed)} if they are like these, or {remedy}"
     return DataError(
-        f"even if no image leaves early, at most {in_points(goal.drop)} below the static network's accuracy "
+        f"even if no image exits early, at most {in_points(goal.drop)} below the static network's accuracy "
         f"is not proven: the last exit is {100 * abs(mean):.2f} points "
         f"{'below' if mean > 0 else 'above'} it on {images} images; {remedy}"
     )
@@ -223,7 +223,7 @@ def choose_for_budget(
             best = candidate
     if best is None:
         raise OptionError(
-            f"a budget of {budget:.4g} takes that all images leave at exit 0, which some never do: their "
+            f"a budget of {budget:.4g} takes that all images take exit 0, which some never do: their "
             "confidence is 0 or less, or no number"
         )
     return Choice(
@@ -277,7 +277,7 @@ def best_offset(
 
 
 def _leaving_steps(scores: ExitScores, path: Numbers, rows: npt.NDArray[np.intp]) -> list[Numbers]:
-    """For every exit, the step from which on an image leaves there or earlier, [N]; 0 for the last.
+    """For every exit, the step from which on an image exits there or earlier, [N]; 0 for the last.
 
     Thresholds above 1 are reached by nobody: a confidence counts as 1 at the most.
     """
@@ -299,7 +299,7 @@ def _along(path: Numbers, leaving: list[Numbers], values: Sequence[Numbers]) -> 
     change = np.zeros(steps + 1)
     until = np.full(len(leaving[0]), steps)
     for since, value in zip(leaving, values, strict=True):
-        # exit k is an image's from the step where it leaves there until the one where it leaves before
+        # exit k is an image's from the step where it exits there until the one where it leaves before
         change += np.bincount(since, value, steps + 1) - np.bincount(until, value, steps + 1)
         until = since
     return np.cumsum(change)[:steps]

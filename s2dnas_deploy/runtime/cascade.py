@@ -421,7 +421,7 @@ def _numbers(thresholds: Sequence[float], count: int) -> tuple[float, ...]:
         raise OptionError(
             f"expected {count} thresholds, a number for each exit that may be passed, got {shown(thresholds)}"
         )
-    return tuple(finite_number(threshold, "threshold (above 1, nobody leaves)") for threshold in thresholds)
+    return tuple(finite_number(threshold, "threshold (above 1, nobody exits)") for threshold in thresholds)
 
 
 def _chosen(settings: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

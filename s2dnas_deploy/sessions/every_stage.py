@@ -1,4 +1,4 @@
-"""All stages on all images: the chain, without anyone leaving early.
+"""All stages on all images: the chain, without anyone exiting early.
 
 Place in the flow: a bundle's graphs ──▶ onnxruntime sessions ──▶ what each stage answers and hands on. Export
 checks its work with it; `cascade` is what answers early.
@@ -54,7 +54,7 @@ def rows_of(stage: int) -> str:
 
 
 def whole_batch(images: Array, stages: int) -> dict[str, Array]:
-    """What the stages of a chain are given from outside when no image leaves: images, and all rows."""
+    """What the stages of a chain are given from outside when no image exits: images, and all rows."""
     every = np.arange(len(images), dtype=np.int64)
     return {IMAGE: images, **{rows_of(stage): every for stage in range(stages)}}
 

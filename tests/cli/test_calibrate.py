@@ -296,8 +296,8 @@ def test_stages_that_are_never_used_are_named(bundle, made):
     result = run("--bundle", bundle, made[1], "--static-accuracy", "3%", "--max-drop", "2%")
     assert result.exit_code == 0, result.output
     assert "always  100.0%" in result.stdout
-    assert "every image leaves at exit 0" in result.stdout
-    assert "more could leave early" not in result.stdout
+    assert "every image takes exit 0" in result.stdout
+    assert "more could exit early" not in result.stdout
 
 
 def test_images_that_the_network_may_have_been_trained_on_are_told_of(bundle, made, tmp_path):
@@ -342,7 +342,7 @@ def test_an_exit_that_has_learnt_nothing_is_told_of(bundle, made, tmp_path):
         (["--target-ms", "3", "--cost", "macs"], 2, "says by its unit what is spared: leave --cost out"),
         (["--target-macs", "many"], 2, "such as 20M"),
         (["--max-drop", "0.1%"], 1, "images cannot prove a drop of 0.1 points"),
-        (["--static-accuracy", "99%", "--max-drop", "1%"], 1, "even if no image leaves early"),
+        (["--static-accuracy", "99%", "--max-drop", "1%"], 1, "even if no image exits early"),
         (["--plot", "x.png"], 2, "does not end in .svg"),
         (["--static", "nowhere.onnx"], 2, "nowhere.onnx: no such file"),
         (["--static", "a.onnx", "--static-accuracy", "0.9"], 2, "exclude each other: what to compare"),

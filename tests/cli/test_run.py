@@ -48,7 +48,7 @@ def run(*arguments, stdin=None):
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory) -> Path:
-    """Three stages with thresholds at which images leave at every exit."""
+    """Three stages with thresholds at which images exit at every exit."""
     folder = tmp_path_factory.mktemp("bundle") / "b"
     static = residual(shape=(3, HEIGHT, WIDTH))
     chain = chain_from(static, plans.from_text("uniform:0.25,0.25,0.5", static.divisible.space))

@@ -191,7 +191,7 @@ def test_more_images_that_would_help_are_named():
 
 def test_an_accuracy_that_the_last_exit_does_not_have():
     goal = Goal(drop=0.01, against=Against.ACCURACY, accuracy=0.99)
-    with pytest.raises(DataError, match=r"even if no image leaves early, an accuracy of 98\.00% is"):
+    with pytest.raises(DataError, match=r"even if no image exits early, an accuracy of 98\.00% is"):
         choose_for_promise(draw(2000, 6), goal, COST, np.random.default_rng(0))
 
 

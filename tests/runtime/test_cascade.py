@@ -37,7 +37,7 @@ def load(request, tmp_path, monkeypatch):
 
 
 def exits_by_hand(scores, thresholds):
-    """Where each sample leaves, decided one by one."""
+    """Where each sample exits, decided one by one."""
     taken = []
     for sample in scores:
         k = 0
@@ -64,9 +64,9 @@ def assert_decided(predictions, scores, exits):
         pytest.param((0.5, 0.5), [[NAN, NAN, NAN]], [2], id="the last exit takes what is not a number"),
         pytest.param((0.0, 0.0), [[0.0, 0, 0], [NAN, 0.1, 0]], [0, 1], id="threshold 0 takes numbers"),
         pytest.param((1.0, 1.0), [[0.999, 1.0, 0], [1.0, 0, 0]], [1, 0], id="threshold 1 takes certainty"),
-        pytest.param((2.0, 2.0), [[1, 1, 0], [1, 1, 1]], [2, 2], id="none leave early"),
+        pytest.param((2.0, 2.0), [[1, 1, 0], [1, 1, 1]], [2, 2], id="none exit early"),
         pytest.param((0.1, 0.1), [[1, 0, 0]] * 7, [0] * 7, id="all leave at once"),
-        pytest.param((0.5, 0.5), [[0, 1, 0]] * 5, [1] * 5, id="all leave at exit 1"),
+        pytest.param((0.5, 0.5), [[0, 1, 0]] * 5, [1] * 5, id="all exit at 1"),
         pytest.param((0.5, 0.5), [[0, 1, 0], [1, 0, 0], [0, 0, 0]], [1, 0, 2], id="one at each"),
         pytest.param((0.5, 0.5), np.zeros((0, 3)), [], id="empty batch"),
         pytest.param((), [[0.2], [0.7]], [0, 0], id="one stage"),

@@ -516,8 +516,8 @@ def test_what_a_network_raises_is_told_in_a_line():
 
 @pytest.mark.parametrize("options", [{"thresholds": (float("inf"),)}, {"thresholds": (float("nan"), 0.5)}])
 def test_thresholds_are_finite(options):
-    """JSON has no infinity, and 2 says the same: nobody leaves."""
-    with pytest.raises(OptionError, match="expected finite numbers; above 1, nobody leaves"):
+    """JSON has no infinity, and 2 says the same: nobody exits."""
+    with pytest.raises(OptionError, match="expected finite numbers; above 1, nobody exits"):
         ExportOptions(**options)
     with pytest.raises(OptionError, match="expected finite numbers above 0"):
         ExportOptions(temperatures=(float("inf"),))

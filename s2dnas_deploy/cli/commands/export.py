@@ -59,7 +59,7 @@ _EXITS = (
         "thresholds",
         type=Numbers(),
         default=(),
-        help="Leave at this confidence; one, or one per exit but the last. [default: 0.9]",
+        help="Exit at this confidence; one, or one per exit but the last. [default: 0.9]",
     ),
 )
 _FORM = (

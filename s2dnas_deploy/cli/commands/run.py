@@ -49,7 +49,7 @@ class _Run(Command):
         "--threshold",
         "thresholds",
         type=Numbers(),
-        help="Leave at this confidence, one per exit but the last. [default: the bundle's]",
+        help="Exit at this confidence, one per exit but the last. [default: the bundle's]",
     ),
     option("--last-stage", type=click.IntRange(0), help="Run no stage after this one."),
 )

@@ -34,7 +34,7 @@ def bundle_in_words(bundle: Bundle) -> str:
             f"on {e.images} validation images: {100 * e.cascade_accuracy:.2f}% right with "
             f"{e.mean_macs / 1e6:.2f} M MACs on average",
             *(
-                f"  exit {k}: {100 * accuracy:.2f}% right on all images; {100 * share:.1f}% leave here"
+                f"  exit {k}: {100 * accuracy:.2f}% right on all images; {100 * share:.1f}% exit here"
                 for k, (accuracy, share) in enumerate(zip(e.exit_accuracy, e.exit_share, strict=True))
             ),
         ]

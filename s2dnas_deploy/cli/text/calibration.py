@@ -5,7 +5,7 @@ from s2dnas_deploy.runtime.calibrate.calibration import Calibration
 
 
 def calibration_in_words(calibration: Calibration) -> str:
-    """The thresholds, where images leave, what that costs, and what is promised."""
+    """The thresholds, where images exit, what that costs, and what is promised."""
     choice = calibration.choice
     lines = [f"{'exit':>4} {'threshold':>10} {'share':>7}"]
     shown = ["never" if t > 1 else "always" if t <= ALWAYS else f"{t:.7g}" for t in choice.point.thresholds]
@@ -25,10 +25,10 @@ def calibration_in_words(calibration: Calibration) -> str:
         lines.append(calibration.manifest.promise.statement)
     useful = choice.useful_images
     if choice.point.thresholds[0] <= ALWAYS:
-        lines.append("every image leaves at exit 0: the other stages are never used")
+        lines.append("every image takes exit 0: the other stages are never used")
     elif useful is not None and choice.proven_on and useful > choice.proven_on:
         lines.append(
-            f"with about {useful} images to prove it on, not {choice.proven_on}, more could leave early: "
+            f"with about {useful} images to prove it on, not {choice.proven_on}, more could exit early: "
             "what is really lost could then be half of what is promised"
         )
     return "\n".join(lines)

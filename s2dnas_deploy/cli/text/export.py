@@ -19,6 +19,6 @@ def manifest_in_words(manifest: Manifest, out: Path) -> str:
         accuracies = " / ".join(f"{100 * accuracy:.2f}%" for accuracy in e.exit_accuracy)
         lines += [
             f"accuracy of each exit on {e.images} validation images: {accuracies}",
-            f"with these thresholds: {100 * e.cascade_accuracy:.2f}%, leaving {shares}",
+            f"with these thresholds: {100 * e.cascade_accuracy:.2f}%, exits {shares}",
         ]
     return "\n".join([*lines, f"bundle: {out}"])

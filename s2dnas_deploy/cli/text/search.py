@@ -16,6 +16,6 @@ def found_in_words(found: "Found") -> str:
     if found.plan.no_reuse:
         lines.append(f"  no reuse at {', '.join(sorted(found.plan.no_reuse))}")
     costs = " / ".join(f"{100 * cost:.1f}%" for cost in worth.exit_cost)
-    lines.append(f"cost of leaving at each exit, of the static network's: {costs}")
+    lines.append(f"cost up to each exit, of the static network's: {costs}")
     lines.append(f"in the search: {100 * worth.accuracy:.2f}% at an average of {100 * worth.cost:.1f}%")
     return "\n".join([*lines, summary_in_words(found.model, found.out)])

@@ -36,7 +36,7 @@ class ExportOptions:
             raise OptionError(f"temperatures {shown(self.temperatures)}: expected finite numbers above 0")
         if not all(map(math.isfinite, self.thresholds)):
             raise OptionError(
-                f"thresholds {shown(self.thresholds)}: expected finite numbers; above 1, nobody leaves"
+                f"thresholds {shown(self.thresholds)}: expected finite numbers; above 1, nobody exits"
             )
 
     def exits(self, count: int) -> tuple[Exit, ...]:

@@ -5,7 +5,7 @@ time, since an `If` has one condition for its whole batch:
 
     stage 0; if confidence ≥ threshold 0: its answer, else: stage 1; if confidence ≥ …
 
-Where nobody leaves (a threshold above 1) there is no `If`: the next stage follows.
+Where nobody exits (a threshold above 1) there is no `If`: the next stage follows.
 A subgraph sees all that was computed outside of it, so shared features need no wires: each stage's values get
 the stage's number in front, and what a stage reads from another keeps the name under which it was given.
 """

@@ -123,7 +123,7 @@ def finalists_evaluator(search: Search, finalists: Sequence[Plan]) -> FinetuneEv
 
 
 def _timed_costs(search: Search, plans: Sequence[Plan]) -> Mapping[str, tuple[float, ...]]:
-    """What leaving at each exit costs, of plans that are exported and timed, which is kept.
+    """What each exit costs, of plans that are exported and timed, which is kept.
 
     The model that prices plans errs by a few percent, and the best of hundreds is easily one that it prices
     too low.
@@ -171,7 +171,7 @@ def _from_shared_weights(search: Search) -> SharedStart:
 
 
 def price_of(search: Search) -> Price:
-    """What leaving at each exit costs; this machine is timed once, and that is kept for a resumed search."""
+    """What each exit costs; this machine is timed once, and that is kept for a resumed search."""
     static, cost = search.prepared.static, search.request.cost
     if cost == "macs":
         return by_macs(static)

@@ -1,7 +1,7 @@
 """What a plan is worth: the accuracy of its *dynamic* network within a budget of cost.
 
 Place in the flow: what every exit says of some images, and what it costs to get there ──▶ `Worth`. With c_k
-the cost of an image that leaves at exit k, and T the target for the average:
+the cost of an image that exits at k, and T the target for the average:
 
     thresholds   those of the highest accuracy A among all with an average cost C ≤ T
     reward       A                                    if there are such
