@@ -75,7 +75,7 @@ class Peer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class Compared:
     """What all peers are made from."""
 
     static: Model
@@ -126,7 +126,7 @@ def main(
     samples = images_from(data, static)
     bundle = bundle_of(static, samples, split=True, precision="float32")
     with Console() as console:
-        setting = Setting(
+        compared = Compared(
             static=static,
             cascades=cascades,
             samples=samples,
@@ -136,7 +136,7 @@ def main(
             work=work,
             console=console,
         )
-        peers = list(_peers(setting, only))
+        peers = list(_peers(compared, only))
         torch.set_num_threads(1)  # from here on, time is taken
         rows = _measured(peers, shown, truth, console)
     result = RESULTS / f"{record}.json"
@@ -151,13 +151,13 @@ def main(
         draw(rows, PICTURES / f"{record}.svg")
 
 
-def _peers(setting: Setting, only: Sequence[str]) -> Iterator[Peer]:
+def _peers(compared: Compared, only: Sequence[str]) -> Iterator[Peer]:
     """Those asked for, after the static network in onnxruntime, the yardstick of all."""
     makers = (_static_peers, _torch_peers, _cascades, _two_networks, _smaller, _earlyon)
     chosen = [make for kind, make in zip(KINDS, makers, strict=True) if not only or kind in only]
-    peers = list(chain.from_iterable(make(setting) for make in chosen))
+    peers = list(chain.from_iterable(make(compared) for make in chosen))
     if not any(peer.name == YARDSTICK for peer in peers):
-        yield next(_static_peers(setting))
+        yield next(_static_peers(compared))
     yield from peers
 
 
@@ -174,10 +174,10 @@ def _scores(bundle: Bundle, images: LabelledImages) -> ExitScores:
 # --- the peers ----------------------------------------------------------------------------------------------
 
 
-def _static_peers(setting: Setting) -> Iterator[Peer]:
+def _static_peers(compared: Compared) -> Iterator[Peer]:
     """The static network's own file, in two runtimes and two precisions."""
     for precision, shown in (("float32", ""), ("int8", ", INT8")):
-        bundle = bundle_of(setting.static, setting.samples, split=precision != "int8", precision=precision)
+        bundle = bundle_of(compared.static, compared.samples, split=precision != "int8", precision=precision)
         (graph,) = bundle.graphs
         for runtime, run in (("onnxruntime", in_onnxruntime), ("OpenVINO", in_openvino)):
             name = f"static network, {runtime}{shown}"
@@ -208,9 +208,9 @@ def in_openvino(graph: bytes) -> Answer:
     return answer
 
 
-def _torch_peers(setting: Setting) -> Iterator[Peer]:
-    network = _as_module(setting.static)
-    taken = _to_torch(setting.static.preprocessing)
+def _torch_peers(compared: Compared) -> Iterator[Peer]:
+    network = _as_module(compared.static)
+    taken = _to_torch(compared.static.preprocessing)
     compiled = torch.compile(network, mode="max-autotune-no-cudagraphs")
     for how, module in (("eager", network), ("compiled", compiled)):
         name = f"static network, PyTorch {how}"
@@ -240,14 +240,14 @@ def _to_torch(preprocessing: Preprocessing) -> Callable[[Pixels], Tensor]:
     return lambda image: ((torch.from_numpy(image).permute(2, 0, 1).float() / 255 - mean) / std)[None]
 
 
-def _cascades(setting: Setting) -> Iterator[Peer]:
+def _cascades(compared: Compared) -> Iterator[Peer]:
     """The cascades by this package's runtime, at each allowed drop; INT8; and all in one file with `If`s."""
-    for (shown, model), precision in product(setting.cascades.items(), ("float32", "int8")):
+    for (shown, model), precision in product(compared.cascades.items(), ("float32", "int8")):
         family = f"cascade, {shown}" + ", INT8" * (precision == "int8")
-        bundle = bundle_of(model, setting.samples, split=precision != "int8", precision=precision)
-        scores, macs = _scores(bundle, setting.splits.val), np.cumsum(bundle.manifest.macs)
+        bundle = bundle_of(model, compared.samples, split=precision != "int8", precision=precision)
+        scores, macs = _scores(bundle, compared.splits.val), np.cumsum(bundle.manifest.macs)
         for drop in DROPS:
-            left = cheapest(scores, setting.goal - drop / 100, macs.tolist(), menus_of(scores))
+            left = cheapest(scores, compared.goal - drop / 100, macs.tolist(), menus_of(scores))
             name = f"{family}, {in_points(drop / 100)} allowed"
             yield Peer(name=name, family=family, answer=by_cascade(bundle, left.thresholds))
             if precision == "float32" and drop == DROPS[0]:
@@ -269,16 +269,16 @@ def _nested(bundle: Bundle, thresholds: Sequence[float]) -> bytes:
     return whole
 
 
-def _two_networks(setting: Setting) -> Iterator[Peer]:
+def _two_networks(compared: Compared) -> Iterator[Peer]:
     """A small network first, the static network for those it is not sure of: nothing is shared."""
-    whole = bundle_of(setting.static, setting.samples, split=True, precision="float32")
-    surely = _scores(whole, setting.splits.val)
-    for factor, model in setting.smaller().items():
-        first = bundle_of(model, setting.samples, split=True, precision="float32")
-        scores = _joined(_scores(first, setting.splits.val), surely)
+    whole = bundle_of(compared.static, compared.samples, split=True, precision="float32")
+    surely = _scores(whole, compared.splits.val)
+    for factor, model in compared.smaller().items():
+        first = bundle_of(model, compared.samples, split=True, precision="float32")
+        scores = _joined(_scores(first, compared.splits.val), surely)
         cost = np.cumsum([*first.manifest.macs, *whole.manifest.macs]).tolist()
         for drop in DROPS:
-            (threshold,) = cheapest(scores, setting.goal - drop / 100, cost, menus_of(scores)).thresholds
+            (threshold,) = cheapest(scores, compared.goal - drop / 100, cost, menus_of(scores)).thresholds
             yield Peer(
                 name=f"two networks, {factor} and 1 of the widths, {in_points(drop / 100)} allowed",
                 family=f"two networks, {factor} first",
@@ -304,27 +304,27 @@ def _joined(first: ExitScores, second: ExitScores) -> ExitScores:
     )
 
 
-def _smaller(setting: Setting) -> Iterator[Peer]:
-    for factor, model in setting.smaller().items():
-        (graph,) = bundle_of(model, setting.samples, split=True, precision="float32").graphs
+def _smaller(compared: Compared) -> Iterator[Peer]:
+    for factor, model in compared.smaller().items():
+        (graph,) = bundle_of(model, compared.samples, split=True, precision="float32").graphs
         name = f"smaller static network, {factor} of the widths"
         yield Peer(name=name, family="smaller static networks", answer=in_onnxruntime(graph))
 
 
-def _earlyon(setting: Setting) -> Iterator[Peer]:
-    static = setting.static
+def _earlyon(compared: Compared) -> Iterator[Peer]:
+    static = compared.static
     networks = earlyon_networks(
         _as_module(static),
-        setting.splits,
+        compared.splits,
         preprocessing=static.preprocessing,
         settings=Settings(**static.provenance["settings"]),
-        work=setting.work,
-        console=setting.console,
+        work=compared.work,
+        console=compared.console,
     )
     taken = _to_torch(static.preprocessing)
     for how, wrapper in networks.items():
         for drop in DROPS:
-            staged = calibrated(wrapper, setting.splits.val, static.preprocessing, drop / 100)
+            staged = calibrated(wrapper, compared.splits.val, static.preprocessing, drop / 100)
             name = f"earlyon, {how}, {in_points(drop / 100)} allowed"
             yield Peer(name=name, family=f"earlyon, {how}", answer=_staged(staged, taken))
 

@@ -38,9 +38,9 @@ _AROUND = 5  # blocks whose control tells how fast the machine was
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """Of one subject in one setting: by which share the second takes longer than the first."""
+    """Of one subject in one configuration: by which share the second takes longer than the first."""
 
-    setting: str
+    configuration: str
     subject: str
     by: Estimate
     before_ms: float
@@ -81,7 +81,7 @@ def compare(before: Report, after: Report, *, force: bool = False) -> Comparison
     pairs = [(runs[run.in_words], run) for run in after.runs if run.in_words in runs]
     if not pairs:
         raise OptionError(
-            f"no setting was measured in both: {', '.join(runs)} in the first, "
+            f"no configuration was measured in both: {', '.join(runs)} in the first, "
             f"{', '.join(run.in_words for run in after.runs)} in the second; measure with the same "
             "--provider, --threads and --batch"
         )
@@ -142,7 +142,7 @@ def _changes(before: Run, after: Run) -> Iterator[Change]:
         if name in theirs:
             one, other = _relative((ours[name], before), (theirs[name], after))
             yield Change(
-                setting=before.in_words,
+                configuration=before.in_words,
                 subject=name,
                 by=_change(one, other),
                 before_ms=_mean(ours[name]),

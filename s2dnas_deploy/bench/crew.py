@@ -1,6 +1,6 @@
 """Processes that take timings, one after the other, and what they have found.
 
-Place in the flow: `Setting` ──`Job`──▶ `worker`s ──▶ `Cold` starts and `Run`s of a report.
+Place in the flow: `Configuration` ──`Job`──▶ `worker`s ──▶ `Cold` starts and `Run`s of a report.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from s2dnas_deploy.bench.report import Cold, Energy, Run, Setting, Taken
+from s2dnas_deploy.bench.report import Cold, Configuration, Energy, Run, Taken
 from s2dnas_deploy.bench.workers.job import Job
 from s2dnas_deploy.bench.workers.subjects import CASCADE, STATIC
 from s2dnas_deploy.bundle.bundle import Bundle
@@ -63,10 +63,10 @@ class Crew:
         self.processes, self.seconds = processes, seconds
         self.subjects = (CASCADE,) if static is None else (CASCADE, STATIC)
 
-    def cold(self, name: str, setting: Setting, reporter: Reporter) -> Cold:
+    def cold(self, name: str, configuration: Configuration, reporter: Reporter) -> Cold:
         """Several starts from nothing."""
         progress = reporter.phase(f"starting the {name}{' network' if name == STATIC else ''}")
-        job = self._job("cold", setting, subject=name)
+        job = self._job("cold", configuration, subject=name)
         found = list(self._repeat(job, self.processes, progress))
         return Cold(
             libraries=_numbers(np.array([each["libraries"] for each in found])),
@@ -76,29 +76,29 @@ class Crew:
             peak_bytes=tuple(int(each["peak_bytes"]) for each in found),
         )
 
-    def warm(self, setting: Setting, reporter: Reporter) -> Run:
+    def warm(self, configuration: Configuration, reporter: Reporter) -> Run:
         """All subjects in turns, in several processes; then energy, where it is counted."""
-        name = f"timing on {setting.in_words}"
-        job = self._job("warm", setting, seconds=self.seconds / self.processes)
+        name = f"timing on {configuration.in_words}"
+        job = self._job("warm", configuration, seconds=self.seconds / self.processes)
         found = list(self._repeat(job, self.processes, reporter.phase(name)))
         names = [key for key in found[0] if key not in ("copied", "stages", "moved")]
         return Run(
-            provider=setting.provider,
-            threads=setting.threads,
-            batch=setting.batch,
+            provider=configuration.provider,
+            threads=configuration.threads,
+            batch=configuration.batch,
             subjects={key: _taken([each[key] for each in found]) for key in names},
             stages=tuple(
                 _taken([each["stages"][k] for each in found]) for k in range(len(found[0]["stages"]))
             ),
             copied=_taken([each["copied"] for each in found]),
             moved=_taken([each["moved"] for each in found]),
-            energy=dict(self._energy(setting)) or None,
+            energy=dict(self._energy(configuration)) or None,
         )
 
-    def _energy(self, setting: Setting) -> Iterator[tuple[str, Energy]]:
+    def _energy(self, configuration: Configuration) -> Iterator[tuple[str, Energy]]:
         """Of nothing, where nothing counts it."""
         for name in self.subjects:
-            job = self._job("energy", setting, subject=name, seconds=_ENERGY_SECONDS)
+            job = self._job("energy", configuration, subject=name, seconds=_ENERGY_SECONDS)
             found = run_worker(job, self.folder)
             if not found:
                 return
@@ -110,7 +110,7 @@ class Crew:
             yield run_worker(job, self.folder)
             progress(done + 1, times, "")
 
-    def _job(self, kind: Any, setting: Setting, **more: Any) -> Job:
+    def _job(self, kind: Any, configuration: Configuration, **more: Any) -> Job:
         preprocessing = self.bundle.manifest.preprocessing
         return Job(
             kind=kind,
@@ -119,9 +119,9 @@ class Crew:
             static=None if self.static is None else str(self.static.absolute()),
             mean=preprocessing.mean,
             std=preprocessing.std,
-            provider=setting.provider,
-            threads=setting.threads,
-            batch=setting.batch,
+            provider=configuration.provider,
+            threads=configuration.threads,
+            batch=configuration.batch,
             trust=None if self.bundle.trust is None else str(self.bundle.trust),
             **more,
         )

@@ -28,7 +28,7 @@ from s2dnas_deploy.bench.answers import (
     static_accuracy,
 )
 from s2dnas_deploy.bench.crew import IMAGES, Crew
-from s2dnas_deploy.bench.report import Measured, Report, Run, Setting
+from s2dnas_deploy.bench.report import Configuration, Measured, Report, Run
 from s2dnas_deploy.bench.summary import mean_of
 from s2dnas_deploy.bench.workers.subjects import exit_name
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, own_static, static_beside
@@ -74,7 +74,7 @@ class MeasureRequest:
     batches: tuple[int, ...] = (1,)
     processes: int = 5
     seconds: float = 20.0
-    """For the warm timings of one setting."""
+    """For the warm timings of one configuration."""
     noise: bool = False
     trust: Path | None = None
     """The public key by whose owner the bundle must be signed."""
@@ -109,10 +109,10 @@ class _Known:
 
 
 def measure(request: MeasureRequest, reporter: Reporter) -> Iterator[Report]:
-    """Do what is asked: after each setting, a report of all so far, for a long sweep may be cut short."""
+    """Do what is asked: after each configuration a report of all so far: a long sweep may be cut short."""
     environment = look_around()  # before the load is the measurement's own
     bundle = load_bundle(request.bundle, request.trust)
-    first, *_ = settings = _settings(request, bundle)
+    first, *_ = configurations = _configurations(request, bundle)
     known = _find_out(request, bundle, first, reporter)
     with tempfile.TemporaryDirectory(prefix="s2dnas-bench-") as passing:
         folder = Path(passing)
@@ -120,8 +120,8 @@ def measure(request: MeasureRequest, reporter: Reporter) -> Iterator[Report]:
         crew = Crew(bundle, folder, known.baseline, processes=request.processes, seconds=request.seconds)
         cold = {name: crew.cold(name, first, reporter) for name in crew.subjects}
         measured, runs = _measured(request, bundle.manifest, known), tuple[Run, ...]()
-        for setting in settings:
-            runs = (*runs, crew.warm(setting, reporter))
+        for configuration in configurations:
+            runs = (*runs, crew.warm(configuration, reporter))
             yield Report(
                 date=datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 measured=measured,
@@ -135,11 +135,11 @@ def measure(request: MeasureRequest, reporter: Reporter) -> Iterator[Report]:
             )
 
 
-def _settings(request: MeasureRequest, bundle: Bundle) -> list[Setting]:
+def _configurations(request: MeasureRequest, bundle: Bundle) -> list[Configuration]:
     """Every combination; providers by the names of those that run."""
     providers = dict.fromkeys(_running(name, bundle) for name in request.providers)
     each = product(providers, request.threads or (usable_cores(),), request.batches)
-    return [Setting(provider=p, threads=t, batch=b) for p, t, b in each]
+    return [Configuration(provider=p, threads=t, batch=b) for p, t, b in each]
 
 
 def _running(name: str, bundle: Bundle) -> str:
@@ -150,10 +150,12 @@ def _running(name: str, bundle: Bundle) -> str:
         return cascade.provider
 
 
-def _find_out(request: MeasureRequest, bundle: Bundle, setting: Setting, reporter: Reporter) -> _Known:
+def _find_out(
+    request: MeasureRequest, bundle: Bundle, configuration: Configuration, reporter: Reporter
+) -> _Known:
     """All that needs sessions in this process, which are gone when others take timings."""
-    baseline = _baseline(request, bundle.manifest, setting, reporter)
-    with Cascade(bundle, provider=setting.provider, threads=setting.threads) as cascade:
+    baseline = _baseline(request, bundle.manifest, configuration, reporter)
+    with Cascade(bundle, provider=configuration.provider, threads=configuration.threads) as cascade:
         items = announced(find_items(request.places, cascade.labels), reporter)
         if not request.noise:
             refuse_noise(pixels_of(cascade, items[:: max(len(items) // LOOKED_AT, 1)]))
@@ -182,7 +184,7 @@ def _timed(manifest: Manifest) -> int:
 
 
 def _baseline(
-    request: MeasureRequest, manifest: Manifest, setting: Setting, reporter: Reporter
+    request: MeasureRequest, manifest: Manifest, configuration: Configuration, reporter: Reporter
 ) -> Baseline | None:
     path = request.static or exported_with(request.bundle, manifest, reporter)
     if path is None:
@@ -190,8 +192,8 @@ def _baseline(
         return None
     if not path.is_file():
         raise OptionError(f"--static {path}: no such file")
-    provider, p = choose_provider(setting.provider), manifest.preprocessing
-    baseline = Baseline(path, provider, threads=setting.threads, mean=p.mean, std=p.std)
+    provider, p = choose_provider(configuration.provider), manifest.preprocessing
+    baseline = Baseline(path, provider, threads=configuration.threads, mean=p.mean, std=p.std)
     size = baseline.fixed_batch
     if size is not None and any(batch % size for batch in request.batches):
         reporter.say(f"{path} always answers {size} images at a time: smaller batches are filled up")

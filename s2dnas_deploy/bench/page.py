@@ -59,7 +59,7 @@ def page_of(report: Report, summaries: Sequence[Summary]) -> str:
 
 
 def _facts(report: Report, summary: Summary) -> str:
-    """The few numbers that decide, of the first setting."""
+    """The few numbers that decide, of the first configuration."""
     answers = report.answers
     facts = [(f"{summary.subjects[CASCADE].mean.value:.3f} ms", "the cascade, on average")]
     if summary.speed_up is not None:
@@ -78,7 +78,7 @@ def _facts(report: Report, summary: Summary) -> str:
 
 
 def _run(run: Run, summary: Summary, report: Report) -> Iterable[str]:
-    """A setting: latencies, their distribution, and where the time goes."""
+    """A configuration: latencies, their distribution, and where the time goes."""
     realised = summary.speed_up
     speed = "no static network was measured" if realised is None else speed_in_words(realised)
     unit = "ms of an image" if run.batch == 1 else f"ms of a batch of {run.batch}"

@@ -59,7 +59,7 @@ class Measured:
         if self.static is None and (self.static_digest, self.static_macs) != (None, None):
             raise RecordError("a static network is told of that was not measured")
         if max(self.timed_exits) >= len(self.stage_macs):
-            raise RecordError(f"images exited at {max(self.timed_exits)} of {len(self.stage_macs)} stages")
+            raise RecordError(f"images took exit {max(self.timed_exits)} of {len(self.stage_macs)} stages")
         if not 0 < sum(self.stage_macs) <= 2**62:
             raise RecordError("expected MACs of all stages above 0, and at most 2^62")
 
@@ -142,7 +142,7 @@ class Energy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class Configuration:
     """What a bundle is run with."""
 
     provider: Name
@@ -156,8 +156,8 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Setting):
-    """Warm timings in one setting: of every subject, and of the cascade in parts."""
+class Run(Configuration):
+    """Warm timings in one configuration: of every subject, and of the cascade in parts."""
 
     subjects: Mapping[Name, Taken]
     stages: Annotated[tuple[Taken, ...], Length(1, MAX_STAGES)]

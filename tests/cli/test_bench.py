@@ -105,11 +105,11 @@ def measured(bundle, images, tmp_path_factory) -> Path:
 def test_an_interrupted_sweep_keeps_what_is_finished(bundle, images, tmp_path, monkeypatch):
     whole, asked = Crew.warm, []
 
-    def second_is_interrupted(crew, setting, reporter):
-        asked.append(setting)
+    def second_is_interrupted(crew, configuration, reporter):
+        asked.append(configuration)
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return whole(crew, setting, reporter)
+        return whole(crew, configuration, reporter)
 
     monkeypatch.setattr(Crew, "warm", second_is_interrupted)
     result = command(

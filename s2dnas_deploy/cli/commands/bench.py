@@ -100,7 +100,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _REPORT = click.Path(exists=True, dir_okay=False, path_type=Path)
 _noise = option("--noise", is_flag=True, help="Accept images that look like random noise.")
 _html = _file("--html", "Write a page with plots.")
-_csv = _file("--csv", "Write a row for each network and setting.")
+_csv = _file("--csv", "Write a row for each network and configuration.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +164,7 @@ class _Files:
 )
 @section(
     RUNNING,
-    _seconds(20.0, "How long each setting is measured."),
+    _seconds(20.0, "How long each configuration is measured."),
     option(
         "--processes",
         type=click.IntRange(1, MOST_PROCESSES),
@@ -271,7 +271,7 @@ def _time_probes(
         raise click.UsageError("probes are timed for a search: say where the profile goes, --out device.json")
     if len(threads) > 1 or len(providers) > 1:
         raise click.UsageError(
-            "probes are timed in one setting: give one --provider and one number of --threads"
+            "probes are timed in one configuration: give one --provider and one number of --threads"
         )
     with console:
         write_profile(

@@ -20,18 +20,18 @@ _COLUMNS = ("provider", "threads", "batch", "subject", "batches")
 
 
 def report_text(report: Report, summaries: Sequence[Summary]) -> str:
-    """All of a report, a table for each setting."""
+    """All of a report, a table for each configuration."""
     return "\n".join([*_head(report), *_answers(report), *_cold(report), *_runs(report, summaries)])
 
 
 def comparison_text(comparison: Comparison, limit: float) -> str:
     """What changed, a line a subject; beyond noise, or not."""
     lines = [f"note: {each}" for each in comparison.differences]
-    setting = ""
+    shown = ""
     for change in comparison.changes:
-        if change.setting != setting:
-            setting = change.setting
-            lines += [setting, f"{'':>12}{'before ms':>11}{'after ms':>11}{'change':>9}   99.9% interval"]
+        if change.configuration != shown:
+            shown = change.configuration
+            lines += [shown, f"{'':>12}{'before ms':>11}{'after ms':>11}{'change':>9}   99.9% interval"]
         told = (
             "faster" if change.is_faster else "slower" if change.is_slower else "no difference beyond noise"
         )
@@ -57,7 +57,7 @@ def load_text(result: "LoadResult") -> str:
 
 
 def report_csv(report: Report, summaries: Sequence[Summary]) -> str:
-    """A row for everything that has a latency, in each setting."""
+    """A row for everything that has a latency, in each configuration."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [f"{name}{part}_ms" for name in ("mean", *QUANTILES) for part in ("", "_low", "_high")]

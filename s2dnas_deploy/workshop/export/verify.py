@@ -132,7 +132,7 @@ def verify_single_file(content: bytes, files: Sequence[bytes], flow: Flow, image
         if not (_may_exit(flow, answers, k) and same):
             sure = [float(answer.confidence[0]) for answer in answers]
             raise VerificationError(
-                f"the single file answers image {i} otherwise than the chain of stages (it exited at {k}, "
+                f"the single file answers image {i} otherwise than the chain of stages (it took exit {k}, "
                 f"confidences {sure}); no bundle was written"
             )
 
