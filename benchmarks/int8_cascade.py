@@ -27,7 +27,7 @@ from thresholds import GRID, cheapest, exit_accuracy, leaving, scores_from
 
 from s2dnas_deploy.sessions.every_stage import StageAnswer
 from s2dnas_deploy.workshop.data import LabelledImages
-from s2dnas_deploy.workshop.export.expect import answers_of
+from s2dnas_deploy.workshop.export.checks.expect import answers_of
 from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels
 from s2dnas_deploy.workshop.network.model_file import load_model
 

@@ -48,9 +48,9 @@ from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.thresholds import in_points
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
-from s2dnas_deploy.workshop.export.expect import answers_of
+from s2dnas_deploy.workshop.export.checks.expect import answers_of
+from s2dnas_deploy.workshop.export.graphs.single_file import nest
 from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels
-from s2dnas_deploy.workshop.export.single_file import nest
 from s2dnas_deploy.workshop.network.model_file import Model, load_model
 from s2dnas_deploy.workshop.network.network import as_static
 from s2dnas_deploy.workshop.reading.source import build_network

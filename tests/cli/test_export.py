@@ -203,7 +203,7 @@ def test_a_damaged_model_is_refused(digits, tmp_path):
 def test_a_wrong_answer_is_exit_code_5(tmp_path, monkeypatch):
     static = read_network(example_network("digits_cnn", "digits_cnn").eval(), (1, 8, 8))
     save_model(model_of(static, plans.static(static.divisible.space)), tmp_path / "m.pt")
-    monkeypatch.setattr("s2dnas_deploy.workshop.export.verify.TOLERANCE", 1e-12)
+    monkeypatch.setattr("s2dnas_deploy.workshop.export.checks.verify.TOLERANCE", 1e-12)
     result = run(tmp_path / "m.pt", "--out", tmp_path / "b")
     assert result.exit_code == 5, result.output
     assert "do not answer as the network does" in result.stderr

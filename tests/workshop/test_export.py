@@ -19,14 +19,14 @@ from s2dnas_deploy.errors import ModelError, OptionError, VerificationError
 from s2dnas_deploy.files.onnx_file import read_signature
 from s2dnas_deploy.sessions.every_stage import StageSession
 from s2dnas_deploy.sessions.every_stage import run_chain as run_bundle
-from s2dnas_deploy.workshop.export.confidence import probabilities_and_confidence
-from s2dnas_deploy.workshop.export.fold import fold_batch_norms
-from s2dnas_deploy.workshop.export.join import split_convolutions
+from s2dnas_deploy.workshop.export.checks.verify import verify
+from s2dnas_deploy.workshop.export.graphs.confidence import probabilities_and_confidence
+from s2dnas_deploy.workshop.export.graphs.simplify import simplify
 from s2dnas_deploy.workshop.export.options import ExportOptions
 from s2dnas_deploy.workshop.export.own_exits import chain_of_own_exits
+from s2dnas_deploy.workshop.export.rewrites.fold import fold_batch_norms
+from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
 from s2dnas_deploy.workshop.export.samples import ExportImages
-from s2dnas_deploy.workshop.export.simplify import simplify
-from s2dnas_deploy.workshop.export.verify import verify
 from s2dnas_deploy.workshop.network.stages import StageNetwork, run_chain, slice_stages
 from s2dnas_deploy.workshop.reading.read import read_network
 
@@ -529,7 +529,7 @@ def test_a_network_without_stages_is_told_what_is_expected():
 
 
 def test_verify_counts_what_differs(chain, bundle):
-    from s2dnas_deploy.workshop.export.graph import GraphForm, StageGraph
+    from s2dnas_deploy.workshop.export.graphs.stage_graph import GraphForm, StageGraph
 
     form = GraphForm(preprocessing=chain.preprocessing)
     rules = [stage.exit for stage in bundle.manifest.stages]

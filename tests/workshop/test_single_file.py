@@ -11,8 +11,8 @@ from scored_bundle import CLASSES, images_of, scored_bundle
 from s2dnas_deploy.errors import VerificationError
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.sessions.every_stage import StageSession
-from s2dnas_deploy.workshop.export.single_file import EXIT, nest
-from s2dnas_deploy.workshop.export.verify import verify_single_file
+from s2dnas_deploy.workshop.export.checks.verify import verify_single_file
+from s2dnas_deploy.workshop.export.graphs.single_file import EXIT, nest
 
 SURE = np.float32([0, 0.3, 0.5, 0.9, 1, 1.0000001, 2, 1e30, np.inf, -np.inf, -1, np.nan])
 

@@ -29,14 +29,14 @@ from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.sessions.every_stage import Array, whole_batch
 from s2dnas_deploy.workshop.export.chain import Chain
-from s2dnas_deploy.workshop.export.expect import answers_of, before_and_after, expected_of
-from s2dnas_deploy.workshop.export.graph import GraphForm, StageGraph, to_onnx
+from s2dnas_deploy.workshop.export.checks.expect import answers_of, before_and_after, expected_of
+from s2dnas_deploy.workshop.export.checks.verify import verify, verify_single_file
+from s2dnas_deploy.workshop.export.graphs.quantise import quantise_chain
+from s2dnas_deploy.workshop.export.graphs.simplify import check, simplify
+from s2dnas_deploy.workshop.export.graphs.single_file import nest
+from s2dnas_deploy.workshop.export.graphs.stage_graph import GraphForm, StageGraph, to_onnx
 from s2dnas_deploy.workshop.export.options import ExportOptions
-from s2dnas_deploy.workshop.export.quantise import quantise_chain
 from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels, made_up, normalised
-from s2dnas_deploy.workshop.export.simplify import check, simplify
-from s2dnas_deploy.workshop.export.single_file import nest
-from s2dnas_deploy.workshop.export.verify import verify, verify_single_file
 
 SINGLE_FILE = "cascade.onnx"
 

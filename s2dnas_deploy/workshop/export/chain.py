@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.decide.flow import IMAGE
 from s2dnas_deploy.plan import Plan
-from s2dnas_deploy.workshop.export.express import express_pooling
-from s2dnas_deploy.workshop.export.fold import fold_batch_norms
-from s2dnas_deploy.workshop.export.join import split_convolutions
+from s2dnas_deploy.workshop.export.rewrites.express import express_pooling
+from s2dnas_deploy.workshop.export.rewrites.fold import fold_batch_norms
+from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
 from s2dnas_deploy.workshop.network.costs import stage_costs
 from s2dnas_deploy.workshop.network.graph import INPUT
 from s2dnas_deploy.workshop.network.model_file import Model

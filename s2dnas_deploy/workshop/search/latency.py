@@ -23,9 +23,9 @@ import numpy.typing as npt
 from s2dnas_deploy.bundle.device_profile import STATIC, Profile
 from s2dnas_deploy.errors import PlanError, RecordError
 from s2dnas_deploy.quoting import in_a_line
-from s2dnas_deploy.workshop.export.express import express_pooling
-from s2dnas_deploy.workshop.export.fold import fold_batch_norms
-from s2dnas_deploy.workshop.export.join import split_convolutions
+from s2dnas_deploy.workshop.export.rewrites.express import express_pooling
+from s2dnas_deploy.workshop.export.rewrites.fold import fold_batch_norms
+from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
 from s2dnas_deploy.workshop.network.graph import INPUT
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, carry_over
 from s2dnas_deploy.workshop.network.stages import Stage, slice_stages

@@ -31,7 +31,7 @@ from s2dnas_deploy.errors import ModelError
 from s2dnas_deploy.quoting import in_a_line
 from s2dnas_deploy.sessions.every_stage import rows_of
 from s2dnas_deploy.workshop.export.chain import Link
-from s2dnas_deploy.workshop.export.confidence import probabilities_and_confidence
+from s2dnas_deploy.workshop.export.graphs.confidence import probabilities_and_confidence
 
 TRACED_BATCH = 2
 

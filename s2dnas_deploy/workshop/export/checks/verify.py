@@ -26,10 +26,10 @@ from s2dnas_deploy.decide.walk import walk
 from s2dnas_deploy.errors import VerificationError
 from s2dnas_deploy.sessions.every_stage import Array, StageAnswer, StageSession, run_chain, whole_batch
 from s2dnas_deploy.workshop.export.chain import Chain, run_links
-from s2dnas_deploy.workshop.export.confidence import probabilities_and_confidence
-from s2dnas_deploy.workshop.export.graph import StageGraph
+from s2dnas_deploy.workshop.export.graphs.confidence import probabilities_and_confidence
+from s2dnas_deploy.workshop.export.graphs.single_file import EXIT
+from s2dnas_deploy.workshop.export.graphs.stage_graph import StageGraph
 from s2dnas_deploy.workshop.export.samples import normalised
-from s2dnas_deploy.workshop.export.single_file import EXIT
 
 TOLERANCE = 1e-4
 LEAST_AGREEMENT = 0.8  # below this share of equal labels, reduced precision has broken an exit

@@ -19,7 +19,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, num
 from s2dnas_deploy.decide.flow import ANSWERS, IMAGE, LABEL, PROBABILITIES, Flow
 from s2dnas_deploy.decide.rules import CONFIDENCE, Threshold
 from s2dnas_deploy.errors import OptionError
-from s2dnas_deploy.workshop.export.simplify import check
+from s2dnas_deploy.workshop.export.graphs.simplify import check
 
 EXIT = "exit"
 

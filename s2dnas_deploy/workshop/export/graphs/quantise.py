@@ -27,7 +27,7 @@ from onnxruntime.quantization import (
 
 from s2dnas_deploy.decide.flow import ANSWERS, IMAGE
 from s2dnas_deploy.sessions.every_stage import Array, StageSession, whole_batch
-from s2dnas_deploy.workshop.export.simplify import check
+from s2dnas_deploy.workshop.export.graphs.simplify import check
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _BATCH = 32
