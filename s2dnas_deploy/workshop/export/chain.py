@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.decide.flow import IMAGE
 from s2dnas_deploy.plan import Plan
-from s2dnas_deploy.workshop.export.rewrites.express import express_pooling
-from s2dnas_deploy.workshop.export.rewrites.fold import fold_batch_norms
-from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
+from s2dnas_deploy.workshop.export.rewrites.rewrite import rewritten
 from s2dnas_deploy.workshop.network.costs import stage_costs
 from s2dnas_deploy.workshop.network.graph import INPUT
 from s2dnas_deploy.workshop.network.model_file import Model
@@ -56,12 +54,10 @@ class Chain:
 
 
 def chain_of(model: Model, *, name: str, split: bool) -> Chain:
-    """A model's stages, batch norms folded; `split` takes convolutions over joined features apart."""
+    """A model's stages, rewritten; `split` takes convolutions over joined features apart."""
     macs = [costs.macs for costs in stage_costs(model.network)]
     shape = model.preprocessing.input_shape
-    stages = [express_pooling(fold_batch_norms(stage), shape) for stage in slice_stages(model.network)]
-    if split:
-        stages = [split_convolutions(stage) for stage in stages]
+    stages = [rewritten(stage, shape, split=split) for stage in slice_stages(model.network)]
     return Chain(
         name=name,
         reference=model.network.eval(),
