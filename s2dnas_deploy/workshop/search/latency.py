@@ -23,9 +23,7 @@ import numpy.typing as npt
 from s2dnas_deploy.bundle.device_profile import STATIC, Profile
 from s2dnas_deploy.errors import PlanError, RecordError
 from s2dnas_deploy.quoting import in_a_line
-from s2dnas_deploy.workshop.export.rewrites.express import express_pooling
-from s2dnas_deploy.workshop.export.rewrites.fold import fold_batch_norms
-from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
+from s2dnas_deploy.workshop.export.rewrites.rewrite import rewritten
 from s2dnas_deploy.workshop.network.graph import INPUT
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, carry_over
 from s2dnas_deploy.workshop.network.stages import Stage, slice_stages
@@ -96,10 +94,7 @@ def fit(static: StaticNetwork, profile: Profile, names: Sequence[str] | None = N
 def features_of(network: MultiStageNetwork) -> list[Features]:
     """What each stage's time is made of, as its graph is exported."""
     shape = network.division.graph.input_shape
-    stages = [
-        split_convolutions(express_pooling(fold_batch_norms(stage), shape)) for stage in slice_stages(network)
-    ]
-    return [_features(stage) for stage in stages]
+    return [_features(rewritten(stage, shape, split=True)) for stage in slice_stages(network)]
 
 
 def _features(stage: Stage) -> Features:
