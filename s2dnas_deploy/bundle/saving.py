@@ -87,11 +87,7 @@ def replace_manifest(bundle: Bundle, manifest: Manifest, signer: Signer | None =
             )
         if signer is not None:
             verify_bundle(bundle.folder)  # only what was exported is signed
-        for name in (CARD, SIGNATURE):  # the others have just been read
-            if (bundle.folder / name).exists() and not (bundle.folder / name).is_file():
-                raise BundleError(
-                    f"bundle {bundle.folder}: {name} is no file, so it was not replaced; remove it"
-                )
+        check_manifest_replaceable(bundle.folder)
         _replace_texts(bundle.folder, manifest, signer)
     load_bundle(bundle.folder)
 
@@ -116,11 +112,13 @@ def _replace_texts(folder: Path, manifest: Manifest, signer: Signer | None) -> N
         write_text_atomically(folder / SIGNATURE, signature.decode())
 
 
-def check_card_replaceable(folder: Path) -> None:
-    """Find out before the work that `replace_manifest` can write the card."""
-    card = folder / CARD
-    if card.exists() and not card.is_file():
-        raise BundleError(f"bundle {folder}: {CARD} is no plain file, and is to be written anew; remove it")
+def check_manifest_replaceable(folder: Path) -> None:
+    """That `replace_manifest` can write the files that nothing has to read before: better known early."""
+    for name in (CARD, SIGNATURE):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise BundleError(
+                f"bundle {folder}: {name} is no plain file, and is to be written anew; remove it"
+            )
 
 
 def check_replaceable(folder: Path) -> None:

@@ -171,7 +171,7 @@ def test_a_folder_in_the_place_of_what_is_replaced_leaves_the_bundle_as_it_was(b
     (bundle / name).mkdir()
     before = load_bundle(bundle).manifest
     sums = (bundle / "SHA256SUMS").read_bytes()
-    with pytest.raises(BundleError, match=f"{name} is no file"):
+    with pytest.raises(BundleError, match=f"{name} is no plain file"):
         replace_manifest(load_bundle(bundle), replace(before, name="other"))
     assert load_bundle(bundle).manifest == before
     assert (bundle / "SHA256SUMS").read_bytes() == sums
@@ -370,13 +370,14 @@ def test_a_stage_of_a_bundle_is_no_static_network(bundle, made):
         assert reason in result.stderr
 
 
-def test_a_card_that_is_a_folder_is_found_before_the_work(bundle, made):
-    (bundle / "README.md").unlink()
-    (bundle / "README.md").mkdir()
+@pytest.mark.parametrize("name", ["README.md", "bundle.sig"])
+def test_a_folder_in_the_place_of_a_file_is_found_before_the_work(bundle, made, name):
+    (bundle / name).unlink(missing_ok=True)
+    (bundle / name).mkdir()
     before = {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()}
     result = run("--bundle", bundle, made[1], "--max-drop", "2%")
     assert result.exit_code == 3, result.output
-    assert "README.md is no plain file, and is to be written anew; remove it" in result.stderr
+    assert f"{name} is no plain file, and is to be written anew; remove it" in result.stderr
     assert "exit scores" not in result.stderr
     assert {path.name: path.read_bytes() for path in bundle.iterdir() if path.is_file()} == before
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from s2dnas_deploy.bundle.bundle import MANIFEST, Bundle, load_bundle, verify_bundle
 from s2dnas_deploy.bundle.entries import Expected, Promise
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.bundle.saving import check_card_replaceable, replace_manifest
+from s2dnas_deploy.bundle.saving import check_manifest_replaceable, replace_manifest
 from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.thresholds import (
@@ -175,7 +175,7 @@ def _check_writable(request: CalibrationRequest) -> None:
         check_writable(request.scores, "--scores")
     if request.write:
         check_writable(request.bundle / MANIFEST, "--bundle")
-        check_card_replaceable(request.bundle)
+        check_manifest_replaceable(request.bundle)
 
 
 def _refuse_without_path(bundle: Bundle) -> None:
