@@ -12,8 +12,9 @@ from s2dnas_deploy.cli.console import Console
 from s2dnas_deploy.decide.flow import IMAGE, LABEL
 from s2dnas_deploy.decide.rules import CONFIDENCE
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages, load_images
-from s2dnas_deploy.workshop.export.assemble import Export, write_bundle
+from s2dnas_deploy.workshop.export.assemble import write_bundle
 from s2dnas_deploy.workshop.export.chain import chain_of
+from s2dnas_deploy.workshop.export.draft import Export
 from s2dnas_deploy.workshop.export.options import ExportOptions
 from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels
 from s2dnas_deploy.workshop.network.model_file import Model

@@ -11,8 +11,9 @@ from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli.console import Console
 from s2dnas_deploy.sessions.every_stage import StageSession, run_chain
-from s2dnas_deploy.workshop.export.assemble import Export, write_bundle
+from s2dnas_deploy.workshop.export.assemble import write_bundle
 from s2dnas_deploy.workshop.export.chain import Chain, chain_of
+from s2dnas_deploy.workshop.export.draft import Export
 from s2dnas_deploy.workshop.export.options import ExportOptions
 from s2dnas_deploy.workshop.network.model_file import Model
 from s2dnas_deploy.workshop.network.network import carry_over

@@ -8,27 +8,33 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from exports import assert_answers_like_torch, chain_from, export_to, model_of, normalised, pixels
+from exports import QUIET, assert_answers_like_torch, chain_from, export_to, model_of, normalised, pixels
 from small_networks import example_network, random_plans, residual
 from torch import nn
 
 from s2dnas_deploy import plan as plans
+from s2dnas_deploy.bundle.bundle import SUMS
 from s2dnas_deploy.bundle.exits import RULES
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import ModelError, OptionError, VerificationError
 from s2dnas_deploy.files.onnx_file import read_signature
 from s2dnas_deploy.sessions.every_stage import StageSession
 from s2dnas_deploy.sessions.every_stage import run_chain as run_bundle
+from s2dnas_deploy.workshop.export.assemble import make_bundle
 from s2dnas_deploy.workshop.export.checks.verify import verify
+from s2dnas_deploy.workshop.export.draft import Export
 from s2dnas_deploy.workshop.export.graphs.confidence import probabilities_and_confidence
 from s2dnas_deploy.workshop.export.graphs.simplify import simplify
 from s2dnas_deploy.workshop.export.options import ExportOptions
 from s2dnas_deploy.workshop.export.own_exits import chain_of_own_exits
 from s2dnas_deploy.workshop.export.rewrites.fold import fold_batch_norms
+from s2dnas_deploy.workshop.export.rewrites.rewrite import rewritten
 from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
 from s2dnas_deploy.workshop.export.samples import ExportImages
+from s2dnas_deploy.workshop.network.network import carry_over
 from s2dnas_deploy.workshop.network.stages import StageNetwork, run_chain, slice_stages
 from s2dnas_deploy.workshop.reading.read import read_network
+from s2dnas_deploy.workshop.search.latency import features_of
 
 THREE = "uniform:0.25,0.25,0.5"
 
@@ -75,7 +81,11 @@ def test_the_example_models_answer_like_torch(tmp_path, file, factory, shape):
     assert_answers_like_torch(chain, export_to(tmp_path / "bundle", chain), batches=(1, 3))
 
 
-@pytest.mark.parametrize("rewrite", [fold_batch_norms, split_convolutions])
+def as_exported(stage):
+    return rewritten(stage, (3, 8, 8), split=True)
+
+
+@pytest.mark.parametrize("rewrite", [fold_batch_norms, split_convolutions, as_exported])
 def test_rewriting_stages_changes_nothing(rewrite):
     static = residual()
     for plan in random_plans(static, 6):
@@ -107,6 +117,17 @@ def test_an_addition_after_a_split_convolution_starts_the_sum():
     sums = [n for n in stage.nodes if n.operator == "binary"]
     assert len(sums) >= 4
     assert all("conv" in {kinds.get(name) for name in node.inputs} for node in sums)
+
+
+def test_a_price_by_the_clock_knows_every_rewrite(monkeypatch):
+    """What a rewrite spares a device is in what it is expected to take."""
+    static = residual()
+    network = carry_over(static, plan_for(static, THREE))
+    assert not any("batch_norm" in name for features in features_of(network) for name in features)
+    monkeypatch.setattr(
+        "s2dnas_deploy.workshop.export.rewrites.rewrite.fold_batch_norms", lambda stage: stage
+    )
+    assert all(any("batch_norm" in name for name in features) for features in features_of(network))
 
 
 # --- the graphs --------------------------------------------------------------------------------------------
@@ -261,6 +282,15 @@ def test_the_report_tells_what_was_compared(bundle):
     assert "on 32 images" in report
     assert "made up" in report
     assert report.count("100.00%") == 3
+
+
+def test_a_bundle_is_made_in_memory_and_then_saved(bundle, chain, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = make_bundle(Export(chain=chain), QUIET)
+    assert list(tmp_path.iterdir()) == []
+    assert made.manifest == bundle.manifest
+    there = {path.name: path.read_bytes() for path in bundle.folder.iterdir()}
+    assert {**made.files, SUMS: there[SUMS]} == there
 
 
 # --- images, int8, float16 ---------------------------------------------------------------------------------

@@ -1,183 +1,125 @@
-"""A whole export: from a chain to a bundle that has been verified.
+"""A whole export: from a network's stages to a bundle that has been verified.
 
-Place in the flow: what `s2dnas-export` does. Everything is made and checked in memory; only a bundle that
-answers as the network does is written, and then all at once.
+Place in the flow: what `s2dnas-export` does. A draft passes from step to step, and each gives a new one:
+
+    written ──▶ simplified ──▶ quantised ──▶ nested ──▶ described ──▶ verified ──▶ judged ──▶ contents
+
+All of it is in memory; only a bundle that answers as the network does is saved, and then all at once.
 """
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 from onnx import ModelProto
 
 from s2dnas_deploy import __version__
-from s2dnas_deploy.bundle.bundle import CARD, LABELS, MACS, MANIFEST, PLAN, VERIFICATION
-from s2dnas_deploy.bundle.card import readme
-from s2dnas_deploy.bundle.entries import Expected, GraphFile, StageEntry, Tensor
-from s2dnas_deploy.bundle.exits import Exit
+from s2dnas_deploy.bundle.bundle import MACS
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import check_replaceable, save_bundle
 from s2dnas_deploy.bundle.signature import Signer
-from s2dnas_deploy.decide.flow import Flow
-from s2dnas_deploy.decide.flow import chain as chain_flow
-from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.reporter import Reporter, counted
-from s2dnas_deploy.sessions.every_stage import Array, whole_batch
+from s2dnas_deploy.sessions.every_stage import whole_batch
 from s2dnas_deploy.workshop.export.chain import Chain
 from s2dnas_deploy.workshop.export.checks.expect import answers_of, before_and_after, expected_of
 from s2dnas_deploy.workshop.export.checks.verify import verify, verify_single_file
+from s2dnas_deploy.workshop.export.contents import SINGLE_FILE, Contents, contents_of
+from s2dnas_deploy.workshop.export.draft import Draft, Export, StageDraft
 from s2dnas_deploy.workshop.export.graphs.quantise import quantise_chain
 from s2dnas_deploy.workshop.export.graphs.simplify import check, simplify
 from s2dnas_deploy.workshop.export.graphs.single_file import nest
 from s2dnas_deploy.workshop.export.graphs.stage_graph import GraphForm, StageGraph, to_onnx
-from s2dnas_deploy.workshop.export.options import ExportOptions
-from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels, made_up, normalised
-
-SINGLE_FILE = "cascade.onnx"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Export:
-    """All that decides a bundle's content: what is exported, how, judged on what, and where it came from."""
-
-    chain: Chain
-    options: ExportOptions = field(default_factory=ExportOptions)
-    images: ExportImages | None = None
-    sources: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.options.precision == "int8" and self.images is None:
-            raise OptionError("--int8 measures the range of every feature on real images: give --data")
-        broken = [name for name in self.chain.class_names if len(name.splitlines()) != 1]
-        if broken:
-            raise OptionError(f"class name {broken[0]!r}: expected some text on one line")
-
-    @property
-    def exits(self) -> tuple[Exit, ...]:
-        """The confidence of each exit."""
-        return self.options.exits(len(self.chain.links))
-
-    @property
-    def flow(self) -> Flow:
-        """One stage after the other, each with its exit."""
-        links = self.chain.links
-        return chain_flow(
-            [
-                (_stage_name(k), link.read_names, [feature.name for feature in link.gives])
-                for k, link in enumerate(links)
-            ],
-            self.options.early(len(links)),
-        )
-
-    def taken(self, images: Pixels) -> Array:
-        """Images as the graphs take them: bytes as they are, or the numbers that the network reads."""
-        return normalised(images, self.chain.preprocessing) if self.options.float_input else images
 
 
 def write_bundle(export: Export, out: Path, reporter: Reporter, signer: Signer | None = None) -> Manifest:
-    """Make the bundle, verify it, and write it to `out`, signed if need be; its manifest."""
+    """Make the bundle, and save it to `out`, signed if need be; its manifest."""
     check_replaceable(out)
-    shown = export.images.validation if export.images is not None else made_up(export.chain.preprocessing)
-    graphs = _stage_graphs(export, half=export.options.precision == "float16")
-    models, remarks = _written(graphs, export.taken(shown[:2]), reporter)
-    if export.options.precision == "int8":
-        models = _quantised(export, models, reporter)
-    content = _files(export, models)
-    files = list(content.values())[: len(models)]
-    reporter.say(f"verifying {len(models)} stages on {len(shown)} images")
-    verification = verify(
-        export.chain,
-        graphs,
-        files,
-        shown,
-        images_are="made up: no --data was given" if export.images is None else f"of {export.images.source}",
-        precision=export.options.precision,
-        flow=export.flow,
-    )
-    if export.options.single_file:
-        verify_single_file(content[SINGLE_FILE], files, export.flow, export.taken(shown))
-    expected, table = _judged(export, files, reporter)
-    manifest = _manifest(export, graphs, models, content, expected)
-    texts = {
-        MANIFEST: manifest.to_json(),
-        LABELS: "".join(f"{label}\n" for label in manifest.labels),
-        CARD: readme(manifest),
-        VERIFICATION: "\n".join([verification.report(), *table, *remarks]).rstrip() + "\n",
-    }
-    if export.chain.plan is not None:
-        texts[PLAN] = export.chain.plan.to_json()
-    save_bundle({**content, **{name: text.encode() for name, text in texts.items()}}, out, signer)
-    return manifest
+    made = make_bundle(export, reporter)
+    save_bundle(made.files, out, signer)
+    return made.manifest
 
 
-# --- graphs ------------------------------------------------------------------------------------------------
+def make_bundle(export: Export, reporter: Reporter) -> Contents:
+    """All that a bundle holds, verified; or a `VerificationError`."""
+    draft = _written(export, reporter)
+    for step in _STEPS:
+        draft = step(draft, reporter)
+    return contents_of(draft)
 
 
-def _stage_graphs(export: Export, *, half: bool) -> list[StageGraph]:
-    options = export.options
+def _written(export: Export, reporter: Reporter) -> Draft:
+    """Every stage as ONNX, as torch writes it."""
+    options, links = export.options, export.chain.links
     form = GraphForm(
         preprocessing=export.chain.preprocessing,
         float_input=options.float_input,
-        half=half,
+        half=options.precision == "float16",
         gather=options.gather,
         opset=options.opset,
     )
-    pairs = zip(export.chain.links, export.exits, strict=True)
-    return [StageGraph(link, rule, form, first=k == 0) for k, (link, rule) in enumerate(pairs)]
-
-
-def _written(
-    graphs: Sequence[StageGraph], images: Array, reporter: Reporter
-) -> tuple[list[ModelProto], list[str]]:
-    """Every stage as ONNX, simplified where that leaves it the same; and remarks where it does not."""
-    models, remarks = [], []
     progress = counted(reporter.phase("exporting"))
-    values = whole_batch(images, len(graphs))
-    for k, graph in enumerate(graphs):
-        model = to_onnx(graph)
-        check(model)
-        result = simplify(model, values)
-        if result.kept_because:
-            remarks.append(f"stage_{k}.onnx is not simplified: {result.kept_because}.")
+    stages = []
+    for k, (link, exit_) in enumerate(zip(links, export.exits, strict=True)):
+        graph = StageGraph(link, exit_, form, first=k == 0)
+        stages.append(StageDraft(name=export.flow.stops[k].name, graph=graph, model=to_onnx(graph)))
+        check(stages[k].model)
+        progress(k + 1, len(links))
+    return Draft(export=export, stages=tuple(stages))
+
+
+def _simplified(draft: Draft, reporter: Reporter) -> Draft:
+    """Every graph made smaller, where that leaves it the same; and remarks where it does not."""
+    progress, count = counted(reporter.phase("simplifying")), len(draft.stages)
+    values = whole_batch(draft.export.taken(draft.export.shown[:2]), count)
+    stages = []
+    for k, stage in enumerate(draft.stages):
+        result = simplify(stage.model, values)
+        remark = f"{stage.file} is not simplified: {result.kept_because}." if result.kept_because else ""
         values.update(result.outputs)
-        models.append(result.model)
-        progress(k + 1, len(graphs))
-    return models, remarks
+        stages.append(replace(stage, model=result.model, remark=remark))
+        progress(k + 1, count)
+    return replace(draft, stages=tuple(stages))
 
 
-def _quantised(export: Export, models: Sequence[ModelProto], reporter: Reporter) -> list[ModelProto]:
+def _quantised(draft: Draft, reporter: Reporter) -> Draft:
+    """In INT8, if that is asked for."""
+    export = draft.export
+    if export.options.precision != "int8":
+        return draft
     assert export.images is not None, "checked when the export was made"
     images = export.taken(export.images.calibration)
-    return quantise_chain(models, images, counted(reporter.phase("quantising")))
+    models = quantise_chain(draft.models, images, counted(reporter.phase("quantising")))
+    pairs = zip(draft.stages, models, strict=True)
+    return replace(draft, stages=tuple(replace(stage, model=model) for stage, model in pairs), plain=draft)
 
 
-def _files(export: Export, models: Sequence[ModelProto]) -> dict[str, bytes]:
-    """The stages' files in order, and then the single file if one is wanted."""
-    named = {_stage_file(k): model for k, model in enumerate(models)}
-    if export.options.single_file:
-        named[SINGLE_FILE] = nest(models, export.flow, len(export.chain.class_names))
-    macs = {_stage_file(k): link.macs for k, link in enumerate(export.chain.links)}
-    for name, model in named.items():
-        _describe(model, export.chain, name, macs.get(name))
-    return {name: model.SerializeToString() for name, model in named.items()}
+def _nested(draft: Draft, _: Reporter) -> Draft:
+    """With all stages in one file as well, if that is asked for."""
+    export = draft.export
+    if not export.options.single_file:
+        return draft
+    return replace(draft, single_file=nest(draft.models, export.flow, len(export.chain.class_names)))
 
 
-def _stage_name(stage: int) -> str:
-    return f"stage_{stage}"
+def _described(draft: Draft, _: Reporter) -> Draft:
+    """Labels, preprocessing and MACs in each graph's own metadata, for whoever has only that file."""
+    chain = draft.export.chain
+    stages = tuple(
+        replace(stage, model=_with_metadata(stage.model, chain, stage.file, stage.graph.link.macs))
+        for stage in draft.stages
+    )
+    if draft.single_file is None:
+        return replace(draft, stages=stages)
+    single_file = _with_metadata(draft.single_file, chain, SINGLE_FILE)
+    return replace(draft, stages=stages, single_file=single_file)
 
 
-def _stage_file(stage: int) -> str:
-    return f"{_stage_name(stage)}.onnx"
-
-
-def _describe(model: ModelProto, chain: Chain, name: str, macs: int | None) -> None:
-    """Labels, preprocessing and MACs in the graph's own metadata, for whoever has only that file."""
-    del model.metadata_props[:]
+def _with_metadata(model: ModelProto, chain: Chain, name: str, macs: int | None = None) -> ModelProto:
+    described = ModelProto()
+    described.CopyFrom(model)
+    del described.metadata_props[:]
     about = {
         "s2dnas.name": chain.name,
         "s2dnas.graph": f"{name} of {len(chain.links)} stages",
@@ -186,78 +128,55 @@ def _describe(model: ModelProto, chain: Chain, name: str, macs: int | None) -> N
     }
     if macs is not None:
         about[MACS] = str(macs)
-    onnx.helper.set_model_props(model, about)
-    model.producer_name, model.producer_version = "s2dnas_deploy", __version__
+    onnx.helper.set_model_props(described, about)
+    described.producer_name, described.producer_version = "s2dnas_deploy", __version__
+    return described
 
 
-# --- what to expect ----------------------------------------------------------------------------------------
-
-
-def _judged(export: Export, files: Sequence[bytes], reporter: Reporter) -> tuple[Expected | None, list[str]]:
-    """What the bundle reaches on labelled images, and how that compares with float32."""
-    if export.images is None:
-        return None, []
-    images, labels = export.taken(export.images.validation), export.images.labels
-    answers = answers_of(files, images)
-    expected = expected_of(answers, labels, export.flow, [link.macs for link in export.chain.links])
-    if export.options.precision == "float32":
-        return expected, []
-    models, _ = _written(_stage_graphs(export, half=False), images[:2], reporter)
-    before = answers_of([model.SerializeToString() for model in models], images)
-    return expected, [before_and_after(before, answers, labels, export.options.precision)]
-
-
-# --- the manifest ------------------------------------------------------------------------------------------
-
-
-def _manifest(
-    export: Export,
-    graphs: Sequence[StageGraph],
-    models: Sequence[ModelProto],
-    content: Mapping[str, bytes],
-    expected: Expected | None,
-) -> Manifest:
-    chain, options, flow = export.chain, export.options, export.flow
-    outputs = {value.name: value for model in models for value in model.graph.output}
-    return Manifest(
-        name=chain.name,
-        precision=options.precision,
-        image_type="float32" if options.float_input else "uint8",
-        preprocessing=chain.preprocessing,
-        labels=chain.class_names,
-        tensors={name: _tensor(outputs[name]) for stop in flow.stops for name in stop.gives},
-        start=flow.start,
-        stages=tuple(
-            StageEntry(
-                name=stop.name,
-                graph=_graph_file(_stage_file(k), content),
-                reads=stop.reads,
-                gives=stop.gives,
-                rows=graph.rows,
-                exit=graph.exit,
-                macs=graph.link.macs,
-                then=stop.then,
-            )
-            for k, (stop, graph) in enumerate(zip(flow.stops, graphs, strict=True))
-        ),
-        single_file=_graph_file(SINGLE_FILE, content) if options.single_file else None,
-        expected=expected,
-        tools=_tools(),
-        sources=export.sources,
+def _verified(draft: Draft, reporter: Reporter) -> Draft:
+    """Compared with the network in torch."""
+    export = draft.export
+    reporter.say(f"verifying {len(draft.stages)} stages on {len(export.shown)} images")
+    verification = verify(
+        export.chain,
+        [stage.graph for stage in draft.stages],
+        draft.files,
+        export.shown,
+        images_are="made up: no --data was given" if export.images is None else f"of {export.images.source}",
+        precision=export.options.precision,
+        flow=export.flow,
     )
+    if draft.single_file is not None:
+        single, images = draft.single_file.SerializeToString(), export.taken(export.shown)
+        verify_single_file(single, draft.files, export.flow, images)
+    return replace(draft, report=(*draft.report, verification.report()))
 
 
-def _tensor(value: onnx.ValueInfoProto) -> Tensor:
-    kind = value.type.tensor_type
-    name = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
-    return Tensor(type=name, shape=tuple(d.dim_value for d in kind.shape.dim[1:]))
+def _judged(draft: Draft, reporter: Reporter) -> Draft:
+    """With what it reaches on labelled images, and how that compares with float32."""
+    export, precision = draft.export, draft.export.options.precision
+    if export.images is None:
+        return draft
+    images, labels = export.taken(export.images.validation), export.images.labels
+    answers = answers_of(draft.files, images)
+    expected = expected_of(answers, labels, export.flow, [link.macs for link in export.chain.links])
+    judged = replace(draft, expected=expected)
+    if precision == "float32":
+        return judged
+    before = answers_of((draft.plain or _in_float32(export, reporter)).files, images)
+    return replace(judged, report=(*draft.report, before_and_after(before, answers, labels, precision)))
 
 
-def _graph_file(name: str, content: Mapping[str, bytes]) -> GraphFile:
-    sha256 = hashlib.sha256(content[name]).hexdigest()
-    return GraphFile(file=name, sha256=sha256, size_bytes=len(content[name]))
+def _in_float32(export: Export, reporter: Reporter) -> Draft:
+    plain = replace(export, options=replace(export.options, precision="float32"))
+    return _simplified(_written(plain, reporter), reporter)
 
 
-def _tools() -> dict[str, str]:
-    names = ("torch", "onnx", "onnxruntime", "onnxsim", "numpy")
-    return {"s2dnas_deploy": __version__, **{name: version(name) for name in names}}
+_STEPS: tuple[Callable[[Draft, Reporter], Draft], ...] = (
+    _simplified,
+    _quantised,
+    _nested,
+    _described,
+    _verified,
+    _judged,
+)

@@ -3,7 +3,6 @@
 Place in the flow: paths and options ──▶ `Chain` and `ExportImages` ──▶ `assemble.write_bundle`.
 """
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +21,9 @@ from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.quoting import in_a_line, shown, spelled_out
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.workshop.data import ImageSplits, load_images
-from s2dnas_deploy.workshop.export.assemble import Export, write_bundle
+from s2dnas_deploy.workshop.export.assemble import make_bundle, write_bundle
 from s2dnas_deploy.workshop.export.chain import Chain, chain_of
+from s2dnas_deploy.workshop.export.draft import Export
 from s2dnas_deploy.workshop.export.held_out import held_out_file, save_held_out
 from s2dnas_deploy.workshop.export.options import ExportOptions
 from s2dnas_deploy.workshop.export.own_exits import chain_of_own_exits, stages_of
@@ -140,10 +140,9 @@ def _static_graph(path: Path, export: Export, reporter: Reporter, *, split: bool
         chain=chain_of(replace(model, preprocessing=chain.preprocessing), name="static", split=split),
         options=replace(export.options, thresholds=(), temperatures=(), single_file=False, gather=False),
     )
-    with tempfile.TemporaryDirectory(prefix="s2dnas-static-") as passing:
-        out = Path(passing) / "static"
-        (stage,) = write_bundle(static, out, reporter).stages
-        return (out / stage.graph.file).read_bytes()
+    made = make_bundle(static, reporter)
+    (stage,) = made.manifest.stages
+    return made.files[stage.graph.file]
 
 
 def _reads_alike(model: Model, chain: Chain) -> bool:

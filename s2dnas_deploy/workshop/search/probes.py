@@ -16,8 +16,9 @@ from s2dnas_deploy.files.atomic import write_atomically, write_text_atomically
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.reporter import Progress, Reporter
-from s2dnas_deploy.workshop.export.assemble import Export, write_bundle
+from s2dnas_deploy.workshop.export.assemble import write_bundle
 from s2dnas_deploy.workshop.export.chain import chain_of
+from s2dnas_deploy.workshop.export.draft import Export
 from s2dnas_deploy.workshop.export.options import ExportOptions
 from s2dnas_deploy.workshop.export.samples import pixels_of
 from s2dnas_deploy.workshop.network.model_file import Model
