@@ -1,8 +1,11 @@
 """Made-up measurements: a report whose every number is known."""
 
+from functools import cache
+
 import numpy as np
 
 from s2dnas_deploy.bench.report import Answers, Cold, Energy, Measured, Report, Run
+from s2dnas_deploy.bench.summary import Summary, summarise
 from s2dnas_deploy.decide.thresholds import Point
 from s2dnas_deploy.sessions.environment import Environment, Machine, State
 
@@ -113,6 +116,13 @@ def made_up_report(
         cold={name: cold(rng) for name in ("cascade", *(["static"] if static else []))},
         runs=(run,),
     )
+
+
+@cache
+def report_and_summary() -> tuple[Report, Summary]:
+    """A report, and what it says, which takes a while to find."""
+    report = made_up_report()
+    return report, summarise(report.runs[0], report)
 
 
 def cold(rng) -> Cold:

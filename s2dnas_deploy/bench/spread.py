@@ -12,6 +12,7 @@ Times and their ratios are above 0 and deviate by factors, so their intervals ar
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import exp, log, sqrt
 from statistics import NormalDist
 
@@ -34,11 +35,11 @@ class Estimate:
     high: float
 
 
-def estimate(processes: Processes, statistic: Callable[[Timings], float]) -> Estimate:
-    """A statistic of all timings that count, with its interval."""
-    value = statistic(_counted(processes))
-    drawn = [statistic(_counted(each)) for each in draws(processes)]
-    return _by_factors(value, drawn, len(processes))
+def estimate(processes: Processes, statistics: Callable[[Timings], Sequence[float]]) -> list[Estimate]:
+    """Statistics of all timings that count, each with its interval, of the same draws: to draw takes long."""
+    values = statistics(_counted(processes))
+    drawn = np.array([statistics(_counted(each)) for each in draws(processes)])
+    return [_by_factors(value, drawn[:, k], len(processes)) for k, value in enumerate(values)]
 
 
 def estimate_ratio(above: Processes, below: Processes) -> Estimate:
@@ -49,7 +50,7 @@ def estimate_ratio(above: Processes, below: Processes) -> Estimate:
         total = np.concatenate(each).sum(0)
         return float(total[0] / total[1])
 
-    return _by_factors(ratio(sums), [ratio(each) for each in draws(sums)], len(sums))
+    return _by_factors(ratio(sums), np.array([ratio(each) for each in draws(sums)]), len(sums))
 
 
 def draws(processes: Processes) -> Iterator[list[Timings]]:
@@ -74,8 +75,8 @@ def around(
     )
 
 
-def _by_factors(value: float, drawn: Sequence[float], processes: int) -> Estimate:
-    if min(value, *drawn) <= 0:  # by a clock that is too coarse to tell
+def _by_factors(value: float, drawn: npt.NDArray[np.float64], processes: int) -> Estimate:
+    if np.fmin.reduce(drawn, initial=value) <= 0:  # by a clock that is too coarse to tell
         return around(value, drawn, processes)
     found = around(log(value), np.log(drawn), processes)
     return Estimate(value=value, low=min(value, exp(found.low)), high=max(value, exp(found.high)))
@@ -89,6 +90,7 @@ def widened(processes: int, *, level: float = LEVEL, degrees: int | None = None)
     return sqrt(processes / (processes - 1)) * _student(level, degrees or processes - 1) / z
 
 
+@cache
 def _student(level: float, degrees: int) -> float:
     """Below it |t| is with this probability: t = sqrt(ν) · tan(θ), and θ's density goes as cos(θ)^(ν - 1)."""
     angles = np.linspace(0, np.pi / 2, 100_001)

@@ -92,12 +92,11 @@ def rows_of(summary: Summary) -> dict[str, Latency]:
 def latency(processes: Processes) -> Latency:
     """Mean and percentiles of the timings that count."""
     count = sum(int((~np.isnan(each)).sum()) for each in processes)
+    told = {name: q for name, q in QUANTILES.items() if count * (1 - q) >= _FEWEST_BEYOND}
+    mean, *quantiles = estimate(processes, partial(_mean_and_quantiles, list(told.values())))
     return Latency(
-        mean=estimate(processes, _mean),
-        quantiles={
-            name: estimate(processes, partial(_quantile, q)) if count * (1 - q) >= _FEWEST_BEYOND else None
-            for name, q in QUANTILES.items()
-        },
+        mean=mean,
+        quantiles=dict.fromkeys(QUANTILES) | dict(zip(told, quantiles, strict=True)),
         batches=count,
     )
 
@@ -182,5 +181,6 @@ def _mean(timings: Timings) -> float:
     return float(timings.mean()) if len(timings) else float("nan")
 
 
-def _quantile(q: float, timings: Timings) -> float:
-    return float(np.quantile(timings, q)) if len(timings) else float("nan")
+def _mean_and_quantiles(quantiles: Sequence[float], timings: Timings) -> list[float]:
+    mean = _mean(timings)
+    return [mean, *(np.quantile(timings, quantiles).tolist() if len(timings) else [mean] * len(quantiles))]

@@ -7,12 +7,19 @@ from s2dnas_deploy.bench.compare import compare
 from s2dnas_deploy.errors import OptionError
 
 
+def seeds(quick, all_of_them):
+    """The first few always, the others where there is time."""
+    rest = pytest.param(range(quick, all_of_them), marks=pytest.mark.slow, id="the others")
+    return pytest.mark.parametrize("seeds", [pytest.param(range(quick), id="a few"), rest])
+
+
 def changes(before, after, **options):
     return {change.subject: change for change in compare(before, after, **options).changes}
 
 
-def test_the_same_build_on_a_noisy_machine_is_not_called_different():
-    for seed in range(30):
+@seeds(8, 30)
+def test_the_same_build_on_a_noisy_machine_is_not_called_different(seeds):
+    for seed in seeds:
         before = made_up_report(2 * seed, layout=0.01)
         after = made_up_report(2 * seed + 1, layout=0.01, speed=1.4)
         found = changes(before, after)
@@ -20,8 +27,9 @@ def test_the_same_build_on_a_noisy_machine_is_not_called_different():
 
 
 @pytest.mark.parametrize("slowed", ["cascade", "stage 1", "exit 2"])
-def test_five_percent_are_found_and_nothing_else(slowed):
-    for seed in range(10):
+@seeds(3, 10)
+def test_five_percent_are_found_and_nothing_else(slowed, seeds):
+    for seed in seeds:
         before = made_up_report(2 * seed, layout=0.005)
         comparison = compare(before, made_up_report(2 * seed + 1, layout=0.005, factors={slowed: 1.05}))
         assert [change.subject for change in comparison.regressions(0.02)] == [slowed], seed
@@ -29,8 +37,9 @@ def test_five_percent_are_found_and_nothing_else(slowed):
         assert change.by.value == pytest.approx(0.05, abs=0.02)
 
 
-def test_a_slower_stage_is_found_though_memory_is_shared_with_other_programs():
-    for seed in range(10):
+@seeds(3, 10)
+def test_a_slower_stage_is_found_though_memory_is_shared_with_other_programs(seeds):
+    for seed in seeds:
         settings = {"layout": 0.005, "contention": 0.15}
         before, same = (made_up_report(2 * seed + i, **settings) for i in (0, 1))
         assert not [each for each in changes(before, same).values() if each.is_slower or each.is_faster]

@@ -4,7 +4,8 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
-from made_up_report import PROCESSOR, made_up_report
+import pytest
+from made_up_report import PROCESSOR, made_up_report, report_and_summary
 
 from s2dnas_deploy.bench.page import page_of
 from s2dnas_deploy.bench.summary import summarise
@@ -13,8 +14,10 @@ from s2dnas_deploy.runtime.charts import Line, lines
 VOID = {"meta", "br"}
 
 
-def page(report):
-    return page_of(report, [summarise(run, report) for run in report.runs])
+@pytest.fixture(scope="module")
+def shown():
+    report, summary = report_and_summary()
+    return page_of(report, [summary])
 
 
 class Balance(HTMLParser):
@@ -37,8 +40,7 @@ class Balance(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_asks_for_nothing_else():
-    shown = page(made_up_report())
+def test_the_page_is_whole_and_asks_for_nothing_else(shown):
     balance = Balance()
     balance.feed(shown)
     assert balance.open == []
@@ -48,15 +50,13 @@ def test_the_page_is_whole_and_asks_for_nothing_else():
     assert "http" not in shown
 
 
-def test_names_are_escaped():
-    shown = page(made_up_report())
+def test_names_are_escaped(shown):
     assert PROCESSOR not in shown
     assert "Quick &amp; &lt;Dirty&gt; 9000" in shown
 
 
-def test_the_numbers_are_those_of_the_record():
-    report = made_up_report()
-    shown, summary = page(report), summarise(report.runs[0], report)
+def test_the_numbers_are_those_of_the_record(shown):
+    _, summary = report_and_summary()
     assert f"{summary.subjects['cascade'].mean.value:.3f} ms" in shown
     assert f"{summary.speed_up.realised.value:.2f}x" in shown
     assert "87.50%" in shown
@@ -64,8 +64,10 @@ def test_the_numbers_are_those_of_the_record():
     assert "cascade 2.000 mJ by RAPL" in shown
 
 
-def test_charts_are_well_formed_and_stay_in_their_frame():
-    for svg in re.findall(r"<svg.*?</svg>", page(made_up_report()), re.DOTALL):
+def test_charts_are_well_formed_and_stay_in_their_frame(shown):
+    charts = re.findall(r"<svg.*?</svg>", shown, re.DOTALL)
+    assert charts
+    for svg in charts:
         root = ElementTree.fromstring(svg)
         _, _, width, height = map(float, root.attrib["viewBox"].split())
         for rect in root.iter("rect"):
@@ -77,9 +79,10 @@ def test_charts_are_well_formed_and_stay_in_their_frame():
 def test_a_report_without_static_network_or_labels_is_shown_too():
     from dataclasses import replace
 
-    report = made_up_report(static=False)
+    report = made_up_report(blocks=10, static=False)
     blind = replace(report.answers, cascade_accuracy=None, exit_accuracy=None)
-    shown = page(replace(report, answers=blind))
+    report = replace(report, answers=blind)
+    shown = page_of(report, [summarise(run, report) for run in report.runs])
     assert "as the last exit" in shown
     assert "no static network was measured" in shown
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_up_report import TIMES, made_up_report
+from made_up_report import TIMES, made_up_report, report_and_summary
 
 from s2dnas_deploy.bench.report import Report
 from s2dnas_deploy.bench.summary import summarise
@@ -49,7 +49,7 @@ def test_what_is_no_report_is_told(tmp_path, content):
     ],
 )
 def test_a_value_of_another_kind_is_refused(tmp_path, where, value):
-    document = json.loads(made_up_report().to_json())
+    document = json.loads(made_up_report(processes=2, blocks=2).to_json())
     inner = document
     for key in where[:-1]:
         inner = inner[key]
@@ -60,8 +60,7 @@ def test_a_value_of_another_kind_is_refused(tmp_path, where, value):
 
 
 def test_the_parts_add_up_to_the_mean():
-    report = made_up_report()
-    summary = summarise(report.runs[0], report)
+    _, summary = report_and_summary()
     mean = summary.subjects["cascade"].mean.value
     assert summary.bare_ms + sum(v for k, v in summary.losses.items() if k != "kernels") == pytest.approx(
         mean
@@ -75,8 +74,7 @@ def test_the_parts_add_up_to_the_mean():
 
 
 def test_means_and_percentiles_are_those_of_the_timings():
-    report = made_up_report()
-    summary = summarise(report.runs[0], report)
+    report, summary = report_and_summary()
     for name in TIMES:
         every = np.ravel(report.runs[0].subjects[name])
         found = summary.subjects[name]
@@ -97,7 +95,7 @@ def test_latency_by_exit_is_of_the_images_that_left_there():
 
 
 def test_the_table_names_what_was_not_measured():
-    report = made_up_report(static=False)
+    report = made_up_report(blocks=10, static=False)
     text = report_text(report, [summarise(run, report) for run in report.runs])
     assert "as fast as" not in text
     assert "static" not in text.replace("the static network's share", "")
@@ -115,7 +113,7 @@ def test_the_table_names_what_was_not_measured():
 )
 def test_a_cascade_that_is_not_worth_it_is_told(speed_up, layout, words):
     factor = TIMES["static"] / TIMES["cascade"] / speed_up
-    report = made_up_report(factors={"cascade": factor}, layout=layout)
+    report = made_up_report(factors={"cascade": factor}, layout=layout, blocks=10)
     text = report_text(report, [summarise(run, report) for run in report.runs])
     assert words in text
     assert bool(words) == any(word in text for word in ("The cascade is", "Whether the cascade"))
@@ -123,7 +121,7 @@ def test_a_cascade_that_is_not_worth_it_is_told(speed_up, layout, words):
 
 @pytest.mark.parametrize("speed", [1.0, 200.0])
 def test_columns_stay_apart_however_long_things_take(speed):
-    report = made_up_report(speed=speed)
+    report = made_up_report(speed=speed, blocks=10)
     lines = report_text(report, [summarise(run, report) for run in report.runs]).splitlines()
     head = next(number for number, line in enumerate(lines) if line.split()[:2] == ["mean", "p50"])
     columns = len(lines[head].split())
@@ -132,9 +130,8 @@ def test_columns_stay_apart_however_long_things_take(speed):
 
 
 def test_csv_has_a_row_for_each_subject():
-    report = made_up_report()
-    summaries = [summarise(run, report) for run in report.runs]
-    rows = list(csv.DictReader(io.StringIO(report_csv(report, summaries))))
+    report, summary = report_and_summary()
+    rows = list(csv.DictReader(io.StringIO(report_csv(report, [summary]))))
     subjects = [name for name in TIMES if name not in YARDSTICKS]
     parts = [f"{what} {k}" for what in ("leaving at", "stage") for k in range(3)]
     assert [row["subject"] for row in rows] == [*subjects, *parts]

@@ -14,6 +14,10 @@ def runs(rng, *, processes=5, blocks=60, batches=8, between=0.02, within=0.05, t
     ]
 
 
+def mean(timings):
+    return [float(timings.mean())]
+
+
 def test_few_processes_widen_by_students_quantile():
     assert widened(1) == 1.0
     assert widened(2) == pytest.approx(np.sqrt(2) * 12.706 / 1.95996, rel=0.01)
@@ -26,7 +30,7 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says():
     rng = np.random.default_rng(0)
     held = 0
     for _ in range(100):
-        found = estimate(runs(rng), lambda each: float(each.mean()))
+        (found,) = estimate(runs(rng), mean)
         assert found.low <= found.value <= found.high
         held += found.low <= 1.0 <= found.high
     assert 85 <= held <= 100
@@ -35,18 +39,18 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says():
 def test_times_and_ratios_are_above_zero_however_little_is_known():
     rng = np.random.default_rng(0)
     slow, fast = (runs(rng, processes=2, between=0.5, truth=truth) for truth in (1.0, 0.5))
-    for found in (estimate(slow, lambda each: float(each.mean())), estimate_ratio(slow, fast)):
+    for found in (*estimate(slow, mean), estimate_ratio(slow, fast)):
         assert 0 < found.low < 0.2 * found.value
         assert found.high > 5 * found.value
 
 
 def test_a_clock_that_is_too_coarse_to_tell_is_no_error():
-    found = estimate([np.zeros((4, 2)), np.zeros((4, 2))], lambda each: float(each.mean()))
+    (found,) = estimate([np.zeros((4, 2)), np.zeros((4, 2))], mean)
     assert (found.low, found.value, found.high) == (0.0, 0.0, 0.0)
 
 
 def test_what_is_no_number_does_not_count():
-    found = estimate([np.array([[1.0, np.nan], [3.0, np.nan]])], lambda each: float(each.mean()))
+    (found,) = estimate([np.array([[1.0, np.nan], [3.0, np.nan]])], mean)
     assert found.value == 2.0
 
 
