@@ -141,7 +141,7 @@ def _last_proven(worse: np.ndarray, better: np.ndarray, proves: Callable[[int, i
 
 def exact(worse: int, better: int, n: int, alpha: float, rng: np.random.Generator) -> bool:
     """The test of the package."""
-    return ExactTest(images=n, alpha=alpha, delta=DELTA, paired=True).proves(worse, better)
+    return bool(ExactTest(images=n, alpha=alpha, delta=DELTA, paired=True).proves(worse, better))
 
 
 def normal(worse: int, better: int, n: int, alpha: float, rng: np.random.Generator) -> bool:

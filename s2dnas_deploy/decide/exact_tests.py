@@ -56,11 +56,12 @@ class ExactTest:
                 f"expected a probability between 0 and {1 - LEAST_DELTA:.9f}, got {1 - self.delta}"
             )
 
-    def proves(self, worse: int, better: int) -> bool:
-        """Whether a sample with so many losses of 1 and of -1 rules a mean loss above α out."""
-        if self.paired:
-            return worse - better <= _paired_limit(worse + better, self.images, self.alpha, self.z)
-        return worse - better <= self._most
+    def proves(self, worse: npt.ArrayLike, better: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Whether a sample with so many losses of 1 and of -1 rules a mean loss above α out, for each."""
+        lost, won = np.asarray(worse), np.asarray(better)
+        most = _paired_limits(lost + won, self.images, self.alpha, self.z) if self.paired else self._most
+        proven: npt.NDArray[np.bool_] = lost - won <= most
+        return proven
 
     @cached_property
     def _most(self) -> int:
@@ -145,12 +146,8 @@ def _smallest_z(images: int, alpha: float, delta: float) -> float:
     return high
 
 
-def _paired_limit(changed: int, images: int, alpha: float, z: float) -> int:
-    """The largest S that is still a proof when D is `changed`."""
-    return int(_paired_limits(np.asarray(changed), images, alpha, z))
-
-
 def _paired_limits(changed: Numbers | Whole, images: int, alpha: float, z: float) -> Whole:
+    """The largest S that is still a proof when D is `changed`."""
     mean = images * alpha
     return np.floor(mean - z * np.sqrt(np.maximum(changed, mean) - mean * alpha)).astype(np.int64)
 

@@ -135,9 +135,7 @@ def choose_for_promise(
         offset = best_offset(sample, losses[:, ordering], len(proving), goal.bound, cost)
     path = path_of(offset, scores.exits)
     worse, better = changes(scores, losses, path, proving)
-    step = 0
-    while step < path.shape[1] and test.proves(int(worse[step]), int(better[step])):
-        step += 1
+    step = int(np.logical_and.accumulate(test.proves(worse, better)).sum())  # up to the first that is not
     if not step and goal.against in (Against.ACCURACY, Against.STATIC):
         raise _nothing_proven(goal, losses[-1, proving], test)
     thresholds = path[:, step - 1] if step else np.full(scores.exits - 1, NEVER)

@@ -91,6 +91,23 @@ def test_an_exit_that_is_infinitely_sure_of_wrong_answers_breaks_no_promise():
     assert choice.point.shares == (0.0, 1.0)
 
 
+def test_what_is_proven_beyond_a_candidate_that_is_not_counts_for_nothing():
+    """The surest are wrong where the last exit is right, the many others right where it is wrong."""
+    surest = np.arange(2000) < 200
+    label = np.stack([surest, ~surest]).astype(np.int64)
+    sure = np.stack([np.where(surest, 0.9, 0.5), np.ones(2000)]).astype(np.float32)
+    scores = ExitScores(label=label, confidence=sure, truth=np.zeros(2000, np.int64))
+    goal = Goal(drop=0.02)
+    losses, every = losses_of(scores, Against.LAST_EXIT), np.arange(2000)
+    proven = goal.test(2000).proves(*changes(scores, losses, path_of(0.0, 2), every))
+    assert proven[0]
+    assert proven[-1]
+    assert not proven.all()
+    choice = choose_for_promise(scores, goal, (1.0, 2.0), np.random.default_rng(0))
+    assert choice.point.thresholds[0] > 0.9
+    assert choice.point.shares == (0.0, 1.0)
+
+
 # --- over many draws ---------------------------------------------------------------------------------------
 
 EVERYONE = 20_000  # calibration images are drawn from so many, which are all there is: the truth is known
