@@ -24,9 +24,9 @@ from s2dnas_deploy.runtime.probing import measure_profile
 from s2dnas_deploy.workshop.data import load_images
 from s2dnas_deploy.workshop.network.model_file import load_model
 from s2dnas_deploy.workshop.network.network import as_static, carry_over
-from s2dnas_deploy.workshop.search.latency import features_of, fit
-from s2dnas_deploy.workshop.search.make_space import make_space
-from s2dnas_deploy.workshop.search.probes import probe_plans, write_probes
+from s2dnas_deploy.workshop.search.pricing.latency import features_of, fit
+from s2dnas_deploy.workshop.search.pricing.probes import probe_plans, write_probes
+from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.training.run import Prepared
 
 RESULT = Path(__file__).parent / "results" / "latency_model.json"

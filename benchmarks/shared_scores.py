@@ -26,15 +26,15 @@ from s2dnas_deploy.reporter import Progress
 from s2dnas_deploy.workshop.data import ImageSplits, load_images
 from s2dnas_deploy.workshop.network.model_file import Model, load_model
 from s2dnas_deploy.workshop.network.network import as_network, as_static, carry_over
-from s2dnas_deploy.workshop.search.by_hand import uniform_choices
-from s2dnas_deploy.workshop.search.evaluate import STATISTICS_IMAGES, SharedEvaluator, SharedStart
-from s2dnas_deploy.workshop.search.judge_shared import logits_of, scores_from
-from s2dnas_deploy.workshop.search.judges import set_judges_aside
-from s2dnas_deploy.workshop.search.make_space import make_space
-from s2dnas_deploy.workshop.search.price import by_macs
-from s2dnas_deploy.workshop.search.reward import worth_of
-from s2dnas_deploy.workshop.search.space import Choices, ExitSlot, SearchSpace
-from s2dnas_deploy.workshop.search.train_shared import SharedTask, train_shared
+from s2dnas_deploy.workshop.search.judging.evaluators import STATISTICS_IMAGES, SharedEvaluator, SharedStart
+from s2dnas_deploy.workshop.search.judging.exit_scores import logits_of, scores_from
+from s2dnas_deploy.workshop.search.judging.judging_images import set_judges_aside
+from s2dnas_deploy.workshop.search.judging.reward import worth_of
+from s2dnas_deploy.workshop.search.judging.train_shared import SharedTask, train_shared
+from s2dnas_deploy.workshop.search.pricing.price import by_macs
+from s2dnas_deploy.workshop.search.space.by_hand import uniform_choices
+from s2dnas_deploy.workshop.search.space.make_space import make_space
+from s2dnas_deploy.workshop.search.space.space import Choices, ExitSlot, SearchSpace
 from s2dnas_deploy.workshop.training.devices import autocast_for
 from s2dnas_deploy.workshop.training.loop import Task, train
 from s2dnas_deploy.workshop.training.settings import Settings

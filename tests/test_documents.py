@@ -40,8 +40,8 @@ from s2dnas_deploy.runtime.answers.output import Output
 from s2dnas_deploy.runtime.answers.records import record_in
 from s2dnas_deploy.workshop.network.graph import ChannelGraph
 from s2dnas_deploy.workshop.network.model_file import _ABOUT, _PROVENANCE
-from s2dnas_deploy.workshop.search.make_space import make_space
-from s2dnas_deploy.workshop.search.reward import Worth
+from s2dnas_deploy.workshop.search.judging.reward import Worth
+from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.trials import Trials
 
 

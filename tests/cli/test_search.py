@@ -17,7 +17,7 @@ from s2dnas_deploy.cli import search, train  # noqa: E402
 from s2dnas_deploy.files.atomic import lock_folder  # noqa: E402
 from s2dnas_deploy.workshop.network.model_file import load_model  # noqa: E402
 from s2dnas_deploy.workshop.search import run as search_run  # noqa: E402
-from s2dnas_deploy.workshop.search.reward import Worth  # noqa: E402
+from s2dnas_deploy.workshop.search.judging.reward import Worth  # noqa: E402
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 NETWORK = [f"--model={MODELS}/digits_cnn.py:digits_cnn", "--input=1x8x8", "--data=digits", "--normalize=data"]

@@ -32,7 +32,7 @@ from s2dnas_deploy.cli.options.training import (
 from s2dnas_deploy.workshop.training.settings import Settings
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.workshop.search.space import Kind
+    from s2dnas_deploy.workshop.search.space.space import Kind
 
 _GOAL = (
     option(

@@ -18,21 +18,21 @@ from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, carry_over
-from s2dnas_deploy.workshop.search.cluster import Cluster
-from s2dnas_deploy.workshop.search.evaluate import (
+from s2dnas_deploy.workshop.search.judging.cluster import Cluster
+from s2dnas_deploy.workshop.search.judging.evaluators import (
     STATISTICS_IMAGES,
     FinetuneEvaluator,
     SharedEvaluator,
     SharedStart,
 )
-from s2dnas_deploy.workshop.search.judges import set_judges_aside
-from s2dnas_deploy.workshop.search.latency import by_clock
-from s2dnas_deploy.workshop.search.price import Price, as_measured, by_macs
-from s2dnas_deploy.workshop.search.probes import probe_plans, write_probes
+from s2dnas_deploy.workshop.search.judging.judging_images import set_judges_aside
+from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
+from s2dnas_deploy.workshop.search.judging.train_shared import SharedTask, train_shared
+from s2dnas_deploy.workshop.search.pricing.latency import by_clock
+from s2dnas_deploy.workshop.search.pricing.price import Price, as_measured, by_macs
+from s2dnas_deploy.workshop.search.pricing.probes import probe_plans, write_probes
 from s2dnas_deploy.workshop.search.request import THREADS, TIMED_ON, SearchRequest, this_device
-from s2dnas_deploy.workshop.search.shared import SharedWeights
-from s2dnas_deploy.workshop.search.space import SearchSpace
-from s2dnas_deploy.workshop.search.train_shared import SharedTask, train_shared
+from s2dnas_deploy.workshop.search.space.space import SearchSpace
 from s2dnas_deploy.workshop.training.devices import choose_device
 from s2dnas_deploy.workshop.training.run import Prepared, static_accuracy
 from s2dnas_deploy.workshop.training.settings import Settings

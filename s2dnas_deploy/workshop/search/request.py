@@ -15,7 +15,7 @@ from s2dnas_deploy.files.document import LARGEST_BYTES
 from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.reporter import Progress
 from s2dnas_deploy.sessions.environment import device_here
-from s2dnas_deploy.workshop.search.space import Kind
+from s2dnas_deploy.workshop.search.space.space import Kind
 from s2dnas_deploy.workshop.training.checkpoint import add_weights
 from s2dnas_deploy.workshop.training.run import Prepared, Request
 

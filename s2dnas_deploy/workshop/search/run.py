@@ -21,11 +21,6 @@ from s2dnas_deploy.errors import CheckpointError, OptionError
 from s2dnas_deploy.files.atomic import alone_in, check_writable, free_name, write_text_atomically
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.network.model_file import Model
-from s2dnas_deploy.workshop.search import evolution, random_search, reinforce
-from s2dnas_deploy.workshop.search.by_hand import all_uniform_choices
-from s2dnas_deploy.workshop.search.cluster import Cluster
-from s2dnas_deploy.workshop.search.effect import effect_of
-from s2dnas_deploy.workshop.search.evaluate import Evaluator
 from s2dnas_deploy.workshop.search.evaluators import (
     DEVICE,
     TIMED,
@@ -36,14 +31,19 @@ from s2dnas_deploy.workshop.search.evaluators import (
 )
 from s2dnas_deploy.workshop.search.finalists import choose_finalists
 from s2dnas_deploy.workshop.search.frontier import plot_frontier
-from s2dnas_deploy.workshop.search.make_space import make_space
-from s2dnas_deploy.workshop.search.probes import probe_plans, write_probes
+from s2dnas_deploy.workshop.search.judging.cluster import Cluster
+from s2dnas_deploy.workshop.search.judging.evaluators import Evaluator, JudgeMany
+from s2dnas_deploy.workshop.search.judging.reward import Worth
+from s2dnas_deploy.workshop.search.judging.train_shared import SHARED_CHECKPOINT
+from s2dnas_deploy.workshop.search.pricing.probes import probe_plans, write_probes
 from s2dnas_deploy.workshop.search.request import SearchRequest
-from s2dnas_deploy.workshop.search.reward import Worth
-from s2dnas_deploy.workshop.search.space import Choices
-from s2dnas_deploy.workshop.search.strategy import Judge, Strategy
-from s2dnas_deploy.workshop.search.train_shared import SHARED_CHECKPOINT
-from s2dnas_deploy.workshop.search.trials import JudgeMany, Trial, Trials
+from s2dnas_deploy.workshop.search.space.by_hand import all_uniform_choices
+from s2dnas_deploy.workshop.search.space.effect import effect_of
+from s2dnas_deploy.workshop.search.space.make_space import make_space
+from s2dnas_deploy.workshop.search.space.space import Choices
+from s2dnas_deploy.workshop.search.strategies import evolution, policy, random_search
+from s2dnas_deploy.workshop.search.strategies.strategy import Judge, Strategy
+from s2dnas_deploy.workshop.search.trials import Trial, Trials
 from s2dnas_deploy.workshop.training.devices import choose_device
 from s2dnas_deploy.workshop.training.first_words import static_words
 from s2dnas_deploy.workshop.training.run import (
@@ -54,7 +54,7 @@ from s2dnas_deploy.workshop.training.run import (
 )
 
 STRATEGIES: Mapping[str, Strategy] = {
-    "policy": reinforce.search,
+    "policy": policy.search,
     "evolution": evolution.search,
     "random": random_search.search,
 }

@@ -6,7 +6,7 @@ old answers at once; so nothing of a strategy's own state has to be kept.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,11 +18,11 @@ from s2dnas_deploy.files.document import Form
 from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.quoting import shortened
-from s2dnas_deploy.workshop.search.reward import Worth
-from s2dnas_deploy.workshop.search.space import Choices, SearchSpace
+from s2dnas_deploy.workshop.search.judging.evaluators import JudgeMany
+from s2dnas_deploy.workshop.search.judging.reward import Worth
+from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
 
 _LARGEST_BYTES = 2**30  # a line has some thousand
-JudgeMany = Callable[[Sequence[Choices]], Iterable[Worth]]
 
 
 @dataclass(frozen=True, kw_only=True)

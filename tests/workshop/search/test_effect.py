@@ -7,9 +7,9 @@ from small_networks import residual
 from s2dnas_deploy.plan import OUTPUT, Plan
 from s2dnas_deploy.workshop.network.costs import stage_costs
 from s2dnas_deploy.workshop.network.network import carry_over
-from s2dnas_deploy.workshop.search.effect import effect_of
-from s2dnas_deploy.workshop.search.make_space import make_space
-from s2dnas_deploy.workshop.search.strategy import Judge
+from s2dnas_deploy.workshop.search.space.effect import effect_of
+from s2dnas_deploy.workshop.search.space.make_space import make_space
+from s2dnas_deploy.workshop.search.strategies.strategy import Judge
 
 
 def plan(conv1, widen=(16, 8, 8), no_reuse=()):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from s2dnas_deploy.workshop.search.finalists import choose_finalists
-from s2dnas_deploy.workshop.search.reward import Worth
+from s2dnas_deploy.workshop.search.judging.reward import Worth
 from s2dnas_deploy.workshop.search.trials import Trial
 
 

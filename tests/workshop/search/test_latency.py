@@ -15,10 +15,10 @@ from s2dnas_deploy.errors import RecordError
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.network import as_network, carry_over
 from s2dnas_deploy.workshop.reading.read import read_network
-from s2dnas_deploy.workshop.search.latency import by_clock, features_of, fit
-from s2dnas_deploy.workshop.search.make_space import make_space
-from s2dnas_deploy.workshop.search.price import by_macs
-from s2dnas_deploy.workshop.search.probes import probe_plans, write_probes
+from s2dnas_deploy.workshop.search.pricing.latency import by_clock, features_of, fit
+from s2dnas_deploy.workshop.search.pricing.price import by_macs
+from s2dnas_deploy.workshop.search.pricing.probes import probe_plans, write_probes
+from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.training.run import Prepared
 
 torch = pytest.importorskip("torch")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from s2dnas_deploy.decide.scores import ExitScores
-from s2dnas_deploy.workshop.search.reward import BETA, worth_of
+from s2dnas_deploy.workshop.search.judging.reward import BETA, worth_of
 
 # Ten images; exit 0 is right on six and sure of those, the last exit on all.
 TRUTH = np.zeros(10, np.int64)

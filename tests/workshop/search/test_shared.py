@@ -12,12 +12,12 @@ from s2dnas_deploy.errors import CheckpointError
 from s2dnas_deploy.workshop.data import load_images
 from s2dnas_deploy.workshop.network.network import carry_over
 from s2dnas_deploy.workshop.reading.read import read_network
-from s2dnas_deploy.workshop.search import train_shared as train_shared_module
-from s2dnas_deploy.workshop.search.by_hand import largest, smallest
-from s2dnas_deploy.workshop.search.judge_shared import logits_of, scores_from, take_statistics
-from s2dnas_deploy.workshop.search.make_space import make_space
-from s2dnas_deploy.workshop.search.shared import SharedWeights
-from s2dnas_deploy.workshop.search.train_shared import SharedTask, train_shared
+from s2dnas_deploy.workshop.search.judging import train_shared as train_shared_module
+from s2dnas_deploy.workshop.search.judging.exit_scores import logits_of, scores_from, take_statistics
+from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
+from s2dnas_deploy.workshop.search.judging.train_shared import SharedTask, train_shared
+from s2dnas_deploy.workshop.search.space.by_hand import largest, smallest
+from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.training.batches import normalised
 from s2dnas_deploy.workshop.training.devices import autocast_for
 from s2dnas_deploy.workshop.training.settings import Settings

@@ -12,10 +12,10 @@ from s2dnas_deploy import plan as plans
 from s2dnas_deploy.errors import OptionError, PlanError
 from s2dnas_deploy.plan import OUTPUT, ChannelGroup
 from s2dnas_deploy.workshop.reading.read import read_network
-from s2dnas_deploy.workshop.search.by_hand import largest, smallest, uniform_choices
-from s2dnas_deploy.workshop.search.joints import joints
-from s2dnas_deploy.workshop.search.make_space import divisions, make_space
-from s2dnas_deploy.workshop.search.space import ExitSlot, GroupSlot
+from s2dnas_deploy.workshop.search.space.by_hand import largest, smallest, uniform_choices
+from s2dnas_deploy.workshop.search.space.joints import joints
+from s2dnas_deploy.workshop.search.space.make_space import divisions, make_space
+from s2dnas_deploy.workshop.search.space.space import ExitSlot, GroupSlot
 
 
 def digits_space(**options):

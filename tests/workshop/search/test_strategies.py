@@ -5,11 +5,11 @@ import pytest
 from small_networks import example_network
 
 from s2dnas_deploy.workshop.reading.read import read_network
-from s2dnas_deploy.workshop.search import evolution, random_search, reinforce
-from s2dnas_deploy.workshop.search.make_space import make_space
-from s2dnas_deploy.workshop.search.strategy import Judge
+from s2dnas_deploy.workshop.search.space.make_space import make_space
+from s2dnas_deploy.workshop.search.strategies import evolution, policy, random_search
+from s2dnas_deploy.workshop.search.strategies.strategy import Judge
 
-STRATEGIES = {"policy": reinforce.search, "evolution": evolution.search, "random": random_search.search}
+STRATEGIES = {"policy": policy.search, "evolution": evolution.search, "random": random_search.search}
 
 
 @pytest.fixture(scope="module")

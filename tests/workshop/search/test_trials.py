@@ -10,8 +10,8 @@ from full_disk import files_of_at_most
 from small_networks import residual
 
 from s2dnas_deploy.errors import CheckpointError
-from s2dnas_deploy.workshop.search.make_space import make_space
-from s2dnas_deploy.workshop.search.reward import Worth
+from s2dnas_deploy.workshop.search.judging.reward import Worth
+from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.trials import Trials
 
 

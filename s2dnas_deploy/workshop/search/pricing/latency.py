@@ -28,7 +28,7 @@ from s2dnas_deploy.workshop.network.graph import INPUT
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, carry_over
 from s2dnas_deploy.workshop.network.stages import Stage, slice_stages
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
-from s2dnas_deploy.workshop.search.price import Price
+from s2dnas_deploy.workshop.search.pricing.price import Price
 
 _BLOCKS = ((1, 1), (8, 1), (16, 1), (8, 8), (16, 16))  # of output and input channels
 _FREE = frozenset({"dropout", "identity", "reshape", "stochastic_depth"})

@@ -23,8 +23,8 @@ from s2dnas_deploy.workshop.export.options import ExportOptions
 from s2dnas_deploy.workshop.export.samples import pixels_of
 from s2dnas_deploy.workshop.network.model_file import Model
 from s2dnas_deploy.workshop.network.network import as_network, carry_over
-from s2dnas_deploy.workshop.search.by_hand import all_uniform_choices, largest, smallest
-from s2dnas_deploy.workshop.search.space import SearchSpace
+from s2dnas_deploy.workshop.search.space.by_hand import all_uniform_choices, largest, smallest
+from s2dnas_deploy.workshop.search.space.space import SearchSpace
 from s2dnas_deploy.workshop.training.run import Prepared
 
 COUNT = 20

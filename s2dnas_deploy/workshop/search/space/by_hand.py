@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from s2dnas_deploy.plan import ChannelGroup
-from s2dnas_deploy.workshop.search.space import Choices, GroupSlot, ReuseSlot, SearchSpace, Slot
+from s2dnas_deploy.workshop.search.space.space import Choices, GroupSlot, ReuseSlot, SearchSpace, Slot
 
 
 def uniform_choices(space: SearchSpace, *, reuse: bool = True) -> tuple[Choices, ...]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from s2dnas_deploy.errors import OptionError, PlanError
 from s2dnas_deploy.plan import OUTPUT, ChannelGroup, PlanSpace
-from s2dnas_deploy.workshop.search.joints import joints
-from s2dnas_deploy.workshop.search.space import ExitSlot, GroupSlot, Kind, ReuseSlot, SearchSpace
+from s2dnas_deploy.workshop.search.space.joints import joints
+from s2dnas_deploy.workshop.search.space.space import ExitSlot, GroupSlot, Kind, ReuseSlot, SearchSpace
 
 MOST_PORTIONS = 8  # a group is divided no finer than in eighths
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from s2dnas_deploy.workshop.search.space import Choices, SearchSpace
+from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
 
 Evaluate = Callable[[Sequence[Choices]], Sequence[float]]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from s2dnas_deploy.workshop.search.space import Choices, SearchSpace, Slot
-from s2dnas_deploy.workshop.search.strategy import Judge
+from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace, Slot
+from s2dnas_deploy.workshop.search.strategies.strategy import Judge
 
 if TYPE_CHECKING:
     import optuna

@@ -19,10 +19,9 @@ import torch
 
 from s2dnas_deploy import __version__
 from s2dnas_deploy.errors import OptionError, S2dnasError
-from s2dnas_deploy.workshop.search.evaluate import Evaluator
-from s2dnas_deploy.workshop.search.reward import Worth
-from s2dnas_deploy.workshop.search.space import Choices
-from s2dnas_deploy.workshop.search.trials import JudgeMany
+from s2dnas_deploy.workshop.search.judging.evaluators import Evaluator, JudgeMany
+from s2dnas_deploy.workshop.search.judging.reward import Worth
+from s2dnas_deploy.workshop.search.space.space import Choices
 
 _SECONDS_TO_ANSWER = 10
 _MOST_RETRIES = 20  # of a plan whose machine died: more is no accident

@@ -7,7 +7,7 @@ Place in the flow: choices ──▶ divided network ──▶ what its exits sa
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,11 @@ from s2dnas_deploy.errors import CheckpointError
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
-from s2dnas_deploy.workshop.search.judge_shared import logits_of, scores_from, take_statistics
-from s2dnas_deploy.workshop.search.price import Price
-from s2dnas_deploy.workshop.search.reward import Worth, worth_of
-from s2dnas_deploy.workshop.search.shared import SharedWeights
-from s2dnas_deploy.workshop.search.space import Choices, SearchSpace
+from s2dnas_deploy.workshop.search.judging.exit_scores import logits_of, scores_from, take_statistics
+from s2dnas_deploy.workshop.search.judging.reward import Worth, worth_of
+from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
+from s2dnas_deploy.workshop.search.pricing.price import Price
+from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
 from s2dnas_deploy.workshop.training.devices import Autocast, autocast_for, choose_device, placed
 from s2dnas_deploy.workshop.training.loop import Task, checkpoint_of, train
 from s2dnas_deploy.workshop.training.settings import Settings
@@ -31,6 +31,7 @@ from s2dnas_deploy.workshop.training.settings import Settings
 STATISTICS_IMAGES = 1000
 
 Evaluator = Callable[[Choices], Worth]
+JudgeMany = Callable[[Sequence[Choices]], Iterable[Worth]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,9 +26,9 @@ from s2dnas_deploy.workshop.data import ImageSplits
 from s2dnas_deploy.workshop.network.division import Division, divide
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
-from s2dnas_deploy.workshop.search.by_hand import largest, smallest
-from s2dnas_deploy.workshop.search.shared import SharedWeights
-from s2dnas_deploy.workshop.search.space import Choices, SearchSpace
+from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
+from s2dnas_deploy.workshop.search.space.by_hand import largest, smallest
+from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
 from s2dnas_deploy.workshop.training.batches import Batches, seed_of
 from s2dnas_deploy.workshop.training.checkpoint import (
     Checkpoint,

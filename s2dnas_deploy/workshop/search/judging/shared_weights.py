@@ -18,7 +18,7 @@ from s2dnas_deploy.workshop.network.graph import Node
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, attribute_name, weight_keys
 from s2dnas_deploy.workshop.network.operators import OPERATORS
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
-from s2dnas_deploy.workshop.search.space import ExitSlot, SearchSpace
+from s2dnas_deploy.workshop.search.space.space import ExitSlot, SearchSpace
 
 
 class SharedWeights(nn.Module):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from s2dnas_deploy.workshop.search.space import SearchSpace
-from s2dnas_deploy.workshop.search.strategy import Judge
+from s2dnas_deploy.workshop.search.space.space import SearchSpace
+from s2dnas_deploy.workshop.search.strategies.strategy import Judge
 
 BATCH = 8
 _MOST_REPEATS = 1000  # so many draws with nothing new: the space is exhausted

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from s2dnas_deploy.workshop.search.space import Choices, SearchSpace
-from s2dnas_deploy.workshop.search.strategy import Judge
+from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
+from s2dnas_deploy.workshop.search.strategies.strategy import Judge
 
 BATCH = 8
 _HIDDEN = 48

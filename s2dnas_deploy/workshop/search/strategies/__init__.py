@@ -1,0 +1,1 @@
+"""Strategies: which plans to ask about next, given what was answered so far."""
