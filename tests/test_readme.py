@@ -31,7 +31,9 @@ README, *DOCS = (
 )
 RUNNING = DOCS[0]
 SCRIPTS = dict(
-    re.findall(r'^(s2dnas(?:-\w+)?) = "s2dnas_deploy\.cli:(\w+)"', (ROOT / "pyproject.toml").read_text(), re.M)
+    re.findall(
+        r'^(s2dnas(?:-\w+)?) = "s2dnas_deploy\.cli:(\w+)"', (ROOT / "pyproject.toml").read_text(), re.M
+    )
 )
 # What a clock decides: on a busy machine it may say so, by exit code 1.
 BY_CLOCK = ("s2dnas-bench compare", "s2dnas-bench load")
