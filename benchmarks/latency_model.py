@@ -24,6 +24,7 @@ from s2dnas_deploy.runtime.probing import measure_profile
 from s2dnas_deploy.workshop.data import load_images
 from s2dnas_deploy.workshop.network.model_file import load_model
 from s2dnas_deploy.workshop.network.network import as_static, carry_over
+from s2dnas_deploy.workshop.network.stages import slice_stages
 from s2dnas_deploy.workshop.search.pricing.latency import features_of, fit
 from s2dnas_deploy.workshop.search.pricing.probes import probe_plans, write_probes
 from s2dnas_deploy.workshop.search.space.make_space import make_space
@@ -78,7 +79,8 @@ def _row(path: Path, data: str, stages: int) -> dict[str, Any]:
     for name, times in profile.times.items():
         if name == STATIC:
             continue
-        features = features_of(carry_over(static, profile.plans[name]))
+        sliced = slice_stages(carry_over(static, profile.plans[name]))
+        features = features_of(sliced, static.graph.input_shape)
         said = [fitted.time(each) for each in features]
         took = [ms / times.reference_ms for ms in times.stage_ms]
         expected += said

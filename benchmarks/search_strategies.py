@@ -24,10 +24,10 @@ from s2dnas_deploy.workshop.network.network import as_static
 from s2dnas_deploy.workshop.search.judging.evaluators import SharedEvaluator, SharedStart
 from s2dnas_deploy.workshop.search.judging.train_shared import SharedTask, train_shared
 from s2dnas_deploy.workshop.search.pricing.price import by_macs
-from s2dnas_deploy.workshop.search.run import STRATEGIES
+from s2dnas_deploy.workshop.search.space.candidate import candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
-from s2dnas_deploy.workshop.search.strategies.strategy import Judge
+from s2dnas_deploy.workshop.search.strategies import STRATEGIES, Judge
 from s2dnas_deploy.workshop.training.settings import Settings
 
 RESULT = Path(__file__).parent / "results" / "search_strategies.json"
@@ -95,7 +95,9 @@ def _row(name: str, space: SearchSpace, truth: dict[Choices, float]) -> dict[str
     budget = int(SHARE * len(scores))
     found, asked = [], []
     for seed in range(SEEDS):
-        judge = Judge(lambda choices: [truth[each] for each in choices], budget)
+        judge = Judge(
+            lambda asked: [truth[choices] for choices in asked], budget, candidate_of=tuple, effect=tuple
+        )
         STRATEGIES[name](space, judge, np.random.default_rng(seed))
         found.append(judge.scores[judge.best])
         asked.append(len(judge.scores))
@@ -136,14 +138,14 @@ def _every_plan_judged(
             preprocessing=model.preprocessing,
             settings=settings,
         ),
-        space=space,
         judging=splits.val,
         price=by_macs(static),
         target=target,
     )
     kept = work / f"every plan at {target:g}.json"
     if not kept.exists():
-        rewards = [(list(choices), evaluator(choices).reward) for choices in space.every()]
+        every = (candidate_of(static, choices, space.plan(choices)) for choices in space.every())
+        rewards = [(list(candidate.choices), evaluator(candidate).reward) for candidate in every]
         kept.write_text(json.dumps(rewards))
         click.echo(f"every plan: {time.perf_counter() - started:.0f} s", err=True)
     return space, {tuple(choices): reward for choices, reward in json.loads(kept.read_text())}

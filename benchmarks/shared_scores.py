@@ -33,6 +33,7 @@ from s2dnas_deploy.workshop.search.judging.reward import worth_of
 from s2dnas_deploy.workshop.search.judging.train_shared import SharedTask, train_shared
 from s2dnas_deploy.workshop.search.pricing.price import by_macs
 from s2dnas_deploy.workshop.search.space.by_hand import uniform_choices
+from s2dnas_deploy.workshop.search.space.candidate import candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.space.space import Choices, ExitSlot, SearchSpace
 from s2dnas_deploy.workshop.training.devices import autocast_for
@@ -65,11 +66,13 @@ def main(network: Path, data: str, work: Path, shared_epochs: int, epochs: int, 
     splits = load_images(data, input_shape=model.preprocessing.input_shape, seed=0, val_fraction=0.05)
     static, rows = as_static(model.network), []
     with Console() as console:
-        evaluator = _evaluator(model, splits, work, shared_epochs, console)
-        for name, choices in spanning(evaluator.space).items():
-            shared, costs = evaluator.scores(choices)
+        space = make_space(static.divisible.space, stages=3)
+        evaluator = _evaluator(model, splits, work, shared_epochs, console, space=space)
+        for name, choices in spanning(space).items():
+            candidate = candidate_of(static, choices, space.plan(choices))
+            shared, costs = evaluator.scores(candidate.division), evaluator.price(candidate)
             task = Task(
-                network=carry_over(static, evaluator.space.plan(choices)),
+                network=carry_over(static, candidate.plan),
                 teacher=as_network(static).eval(),
                 splits=splits,
                 preprocessing=model.preprocessing,
@@ -94,11 +97,10 @@ def main(network: Path, data: str, work: Path, shared_epochs: int, epochs: int, 
 
 
 def _evaluator(
-    model: Model, splits: ImageSplits, work: Path, epochs: int, console: Console
+    model: Model, splits: ImageSplits, work: Path, epochs: int, console: Console, *, space: SearchSpace
 ) -> SharedEvaluator:
     """Judges by shared weights, as s2dnas-search does; by MACs, so that no clock has a say."""
     static, preprocessing = as_static(model.network), model.preprocessing
-    space = make_space(static.divisible.space, stages=3)
     kept, judges = set_judges_aside(splits)
     settings = Settings(epochs=epochs, ema=0.99, **HOW)  # type: ignore[arg-type]
     task = SharedTask(
@@ -116,7 +118,6 @@ def _evaluator(
             preprocessing=preprocessing,
             settings=settings,
         ),
-        space=space,
         judging=judges,
         price=by_macs(static),
         target=TARGETS[1],

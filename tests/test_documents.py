@@ -41,6 +41,7 @@ from s2dnas_deploy.runtime.answers.records import record_in
 from s2dnas_deploy.workshop.network.graph import ChannelGraph
 from s2dnas_deploy.workshop.network.model_file import _ABOUT, _PROVENANCE
 from s2dnas_deploy.workshop.search.judging.reward import Worth
+from s2dnas_deploy.workshop.search.space.candidate import candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.trials import Trials
 
@@ -187,7 +188,8 @@ def test_trials(static, tmp_path, every):
     def trials():
         return Trials(path, {"seed": 0}, space, lambda asked: [worth for _ in asked], lambda: None)
 
-    trials().evaluate([space.draw(np.random.default_rng(0))])
+    choices = space.draw(np.random.default_rng(0))
+    trials().evaluate([candidate_of(static, choices, space.plan(choices))])
     header, line = path.read_text().splitlines()
 
     def read(text):

@@ -105,11 +105,11 @@ def test_another_target_keeps_the_shared_weights_and_all_that_was_tried(weights,
 
 
 def test_finalists_that_all_take_too_long_are_told(weights, tmp_path, monkeypatch):
-    def slow(search, finalists):
+    def slow(*means):
         shares = {"exit_accuracy": (0.9, 0.9), "exit_cost": (0.41, 1.0), "exit_share": (1.0, 0.0)}
-        return lambda choices: Worth(reward=0.5, accuracy=0.9, cost=0.41, fits=False, **shares)
+        return lambda candidate: Worth(reward=0.5, accuracy=0.9, cost=0.41, fits=False, **shares)
 
-    monkeypatch.setattr(search_run, "finalists_evaluator", slow)
+    monkeypatch.setattr(search_run, "by_training_on", slow)
     result = run(*options(weights, tmp_path / "m.pt"))
     assert result.exit_code == 2
     assert "takes more than --target 0.4 once it is timed itself, the least 0.410" in result.stderr

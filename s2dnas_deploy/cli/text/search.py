@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING
 from s2dnas_deploy.cli.text.training import summary_in_words
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.workshop.search.run import Found
+    from s2dnas_deploy.workshop.search.winners import Found
 
 
 def found_in_words(found: "Found") -> str:
     """The plan, what the search thought of it, and what came of it."""
-    worth = found.trial.worth
-    lines = [f"exits at {', '.join(found.plan.exits)}"]
-    lines += [f"  {name}: {' / '.join(map(str, counts))}" for name, counts in found.plan.channels.items()]
-    if found.plan.no_reuse:
-        lines.append(f"  no reuse at {', '.join(sorted(found.plan.no_reuse))}")
+    worth, plan = found.trial.worth, found.trial.plan
+    lines = [f"exits at {', '.join(plan.exits)}"]
+    lines += [f"  {name}: {' / '.join(map(str, counts))}" for name, counts in plan.channels.items()]
+    if plan.no_reuse:
+        lines.append(f"  no reuse at {', '.join(sorted(plan.no_reuse))}")
     costs = " / ".join(f"{100 * cost:.1f}%" for cost in worth.exit_cost)
     lines.append(f"cost up to each exit, of the static network's: {costs}")
     lines.append(f"in the search: {100 * worth.accuracy:.2f}% at an average of {100 * worth.cost:.1f}%")

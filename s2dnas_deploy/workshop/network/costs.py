@@ -128,15 +128,11 @@ def static_costs(network: MultiStageNetwork) -> Costs:
 
 def stage_costs(network: MultiStageNetwork) -> tuple[StageCosts, ...]:
     """The costs of each stage."""
-    return tuple(_stage_costs(network.division, stage) for stage in slice_stages(network))
+    return tuple(costs_of(network.division, stage) for stage in slice_stages(network))
 
 
-def feature_bytes(feature: Feature) -> int:
-    """Size of a shared feature for one image in float32."""
-    return prod(feature.shape) * FLOAT32_BYTES
-
-
-def _stage_costs(division: Division, stage: Stage) -> StageCosts:
+def costs_of(division: Division, stage: Stage) -> StageCosts:
+    """The costs of a stage of a divided network."""
     heads = {node.name for node in division.exits[stage.index].nodes}
     count = _Count(division, stage.weights)
     return StageCosts(
@@ -146,6 +142,11 @@ def _stage_costs(division: Division, stage: Stage) -> StageCosts:
         reads=stage.reads,
         gives=stage.gives,
     )
+
+
+def feature_bytes(feature: Feature) -> int:
+    """Size of a shared feature for one image in float32."""
+    return prod(feature.shape) * FLOAT32_BYTES
 
 
 class _Count:

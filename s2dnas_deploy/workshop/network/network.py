@@ -136,15 +136,19 @@ def weight_keys(division: Division) -> dict[str, bool]:
 
 
 def carry_over(static: StaticNetwork, plan: Plan) -> MultiStageNetwork:
-    """Divide a static network by a plan; its weights carry over as they are.
+    """Divide a static network by a plan; its weights carry over as they are."""
+    return carry_into(divide(static.divisible, plan), static)
+
+
+def carry_into(division: Division, static: StaticNetwork) -> MultiStageNetwork:
+    """A static network that is divided already, with its weights as they are.
 
     An exit at the output starts from the static classifier's weights for the channels it reads; an exit
     elsewhere starts from zeros, so that its first answer is "all classes alike".
     """
-    division = divide(static.divisible, plan)
     weights = dict(static.weights)
     for exit_ in division.exits:
-        start = _like_the_classifier if plan.exits[exit_.stage] == OUTPUT else _zeros
+        start = _like_the_classifier if division.plan.exits[exit_.stage] == OUTPUT else _zeros
         for node in exit_.nodes:
             weights.update(start(static, exit_, node, division.exit_reads(exit_, node)))
     return MultiStageNetwork(division, weights)

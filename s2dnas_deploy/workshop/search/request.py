@@ -1,38 +1,25 @@
 """What a person asks of `s2dnas-search`, and what tells one search from another.
 
-Place in the flow: the command's options ──▶ `SearchRequest` ──▶ everything that `session` does.
+Place in the flow: the command's options ──▶ `SearchRequest` ──▶ everything that `run` does.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from s2dnas_deploy.bundle.device_profile import Profile
 from s2dnas_deploy.errors import OptionError, RecordError
 from s2dnas_deploy.files.document import LARGEST_BYTES
 from s2dnas_deploy.files.plain_file import read_file
-from s2dnas_deploy.reporter import Progress
-from s2dnas_deploy.sessions.environment import device_here
+from s2dnas_deploy.workshop.search.pricing.machine_clock import Timer, this_device
 from s2dnas_deploy.workshop.search.space.space import Kind
 from s2dnas_deploy.workshop.training.checkpoint import add_weights
 from s2dnas_deploy.workshop.training.run import Prepared, Request
+from s2dnas_deploy.workshop.training.settings import Settings
 
-TIMED_ON, THREADS = "cpu", 1  # how this machine's stages are timed
 SCORES = 2  # how plans are scored; another number where old scores must not be mixed with new ones
-
-
-def this_device() -> dict[str, Any]:
-    """The machine this runs on, as its stages are timed."""
-    return device_here(provider=TIMED_ON, threads=THREADS)
-
-
-class Timer(Protocol):
-    """What times a folder of probes against the static network among them."""
-
-    def __call__(self, folder: Path, *, provider: str, threads: int | None, progress: Progress) -> Profile:
-        """Their times, on this provider."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +78,13 @@ class SearchRequest:
         """How often the shared weights see the images."""
         return self.training.settings.epochs if self.shared_epochs is None else self.shared_epochs
 
+    @property
+    def shared_settings(self) -> Settings:
+        """How the shared weights are trained."""
+        return replace(
+            self.training.settings, epochs=self.passes, lr=self.shared_lr, ema=0.99, exit_weights=()
+        )
+
     def identity(self, prepared: Prepared) -> dict[str, Any]:
         """What must be the same for the plans tried to be those of one search."""
         elsewhere = {"training", "top", "write_probes", "ray", "timer", "finalists", "evaluations"}
@@ -112,6 +106,11 @@ class SearchRequest:
             "weights": weights.hexdigest(),
             "settings": replace(self.training.settings, epochs=0).digest,
         }
+
+    def identity_of_finalists(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """What must be the same besides, for finalists to have been trained and priced as these would be."""
+        own = {"prices": "each finalist's own"} if self.cost == "clock" else {}
+        return {**identity, "finetune_epochs": self.finetune_epochs, **own}
 
 
 def _digest_of(profile: Path) -> str:

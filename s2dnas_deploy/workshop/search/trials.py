@@ -20,8 +20,10 @@ from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.quoting import shortened
 from s2dnas_deploy.workshop.search.judging.evaluators import JudgeMany
 from s2dnas_deploy.workshop.search.judging.reward import Worth
+from s2dnas_deploy.workshop.search.space.candidate import Candidate
 from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
 
+PLANS, FINALISTS = "plans.jsonl", "finalists.jsonl"
 _LARGEST_BYTES = 2**30  # a line has some thousand
 
 
@@ -30,6 +32,7 @@ class Trial:
     """A plan that was tried, and what it is worth."""
 
     choices: Choices
+    plan: Plan
     worth: Worth
 
 
@@ -48,7 +51,7 @@ class Trials:
 
         `judge` gives answers one by one, in the order asked, so that each is kept as soon as it is there.
         """
-        self.path, self.space, self._judge, self._told = path, space, judge, told
+        self.path, self._judge, self._told = path, judge, told
         header = json.dumps({"run": dict(run)})
         self.set_aside = _set_aside(path, header)
         """Where trials of another search are now that were at `path`."""
@@ -58,25 +61,26 @@ class Trials:
         self.asked: dict[Choices, Trial] = {}
         """What this search has asked about, in order."""
 
-    def evaluate(self, asked: Sequence[Choices]) -> list[float]:
+    def evaluate(self, asked: Sequence[Candidate]) -> list[float]:
         """The reward of each."""
-        new = [choices for choices in asked if choices not in self._known]
+        new = [candidate for candidate in asked if candidate.choices not in self._known]
         answers = iter(self._judge(new) if new else ())
-        for choices in asked:
+        for candidate in asked:
+            choices = candidate.choices
             if choices not in self._known:
-                self._known[choices] = Trial(choices=choices, worth=next(answers))
+                self._known[choices] = Trial(choices=choices, plan=candidate.plan, worth=next(answers))
                 self._write(self._known[choices])
             self.asked[choices] = self._known[choices]
             self._told()
-        return [self._known[choices].worth.reward for choices in asked]
+        return [self._known[candidate.choices].worth.reward for candidate in asked]
 
     def best(self, most: int) -> list[Trial]:
         """Those of the highest rank; of equals, the first asked about."""
         return sorted(self.asked.values(), key=lambda trial: trial.worth.rank, reverse=True)[:most]
 
     def _write(self, trial: Trial) -> None:
-        plan = self.space.plan(trial.choices)
-        document = {"choices": list(trial.choices), **asdict(trial.worth), "plan": json.loads(plan.to_json())}
+        plan = json.loads(trial.plan.to_json())
+        document = {"choices": list(trial.choices), **asdict(trial.worth), "plan": plan}
         with naming(self.path), self.path.open("ab") as file:
             file.write(json.dumps(document).encode() + b"\n")
 
@@ -146,4 +150,4 @@ def _trial(content: bytes, space: SearchSpace) -> Trial:
     if len(stages) > 1:
         raise CheckpointError(f"expected numbers for each of {plan.stages} exits")
     worth = Worth(**{each.name: getattr(line, each.name) for each in fields(Worth)})
-    return Trial(choices=line.choices, worth=worth)
+    return Trial(choices=line.choices, plan=plan, worth=worth)

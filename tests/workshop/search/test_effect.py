@@ -7,7 +7,7 @@ from small_networks import residual
 from s2dnas_deploy.plan import OUTPUT, Plan
 from s2dnas_deploy.workshop.network.costs import stage_costs
 from s2dnas_deploy.workshop.network.network import carry_over
-from s2dnas_deploy.workshop.search.space.effect import effect_of
+from s2dnas_deploy.workshop.search.space.candidate import candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.strategies.strategy import Judge
 
@@ -16,6 +16,10 @@ def plan(conv1, widen=(16, 8, 8), no_reuse=()):
     """Stage 0 owns the stem, and with it the sum: what others own of conv1 leads nowhere."""
     channels = {"stem": (16, 0, 0), "conv1": conv1, "widen": widen}
     return Plan(channels=channels, exits=(OUTPUT,) * 3, no_reuse=frozenset(no_reuse))
+
+
+def effect_of(static, plan):
+    return candidate_of(static, (), plan).effect
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,7 @@ def test_a_judge_asks_about_an_effect_once():
         asked.extend(choices)
         return [float(sum(each)) for each in choices]
 
-    judge = Judge(evaluate, 3, effect=lambda choices: choices[0])
+    judge = Judge(evaluate, 3, candidate_of=tuple, effect=lambda choices: choices[0])
     assert judge([(1, 5), (1, 7), (2, 0)]) == [6.0, 6.0, 2.0]
     assert judge([(1, 9), (3, 0), (4, 0)]) == [6.0, 3.0, None]
     assert asked == [(1, 5), (2, 0), (3, 0)]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from s2dnas_deploy.plan import OUTPUT, Plan
 from s2dnas_deploy.workshop.search.finalists import choose_finalists
 from s2dnas_deploy.workshop.search.judging.reward import Worth
 from s2dnas_deploy.workshop.search.trials import Trial
@@ -17,7 +18,7 @@ def trial(number, reward, *exit_cost):
         exit_share=(1.0, 0.0),
         fits=True,
     )
-    return Trial(choices=(number,), worth=worth)
+    return Trial(choices=(number,), plan=Plan(channels={}, exits=(OUTPUT,) * 2), worth=worth)
 
 
 BEST, TWIN, OTHER, THIRD = (

@@ -12,12 +12,15 @@ from s2dnas_deploy.bundle.device_profile import STATIC, Profile, StageTimes
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli import bench
 from s2dnas_deploy.errors import RecordError
+from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.network import as_network, carry_over
+from s2dnas_deploy.workshop.network.stages import slice_stages
 from s2dnas_deploy.workshop.reading.read import read_network
 from s2dnas_deploy.workshop.search.pricing.latency import by_clock, features_of, fit
 from s2dnas_deploy.workshop.search.pricing.price import by_macs
 from s2dnas_deploy.workshop.search.pricing.probes import probe_plans, write_probes
+from s2dnas_deploy.workshop.search.space.candidate import candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.training.run import Prepared
 
@@ -42,12 +45,21 @@ def space(prepared):
     return make_space(prepared.static.divisible.space, stages=2)
 
 
+def whole(static):
+    """The static network as if it were a candidate."""
+    return candidate_of(static, (), static_plan(static.divisible.space))
+
+
+def features_of_network(network):
+    return features_of(slice_stages(network), network.division.graph.input_shape)
+
+
 def made_up_profile(prepared, plans, cost):
     """A device on which a stage takes what `cost` says of its features."""
     times = {}
     for name, plan in plans.items():
         network = as_network(prepared.static) if name == STATIC else carry_over(prepared.static, plan)
-        stage_ms = tuple(cost(features) for features in features_of(network))
+        stage_ms = tuple(cost(features) for features in features_of_network(network))
         times[name] = StageTimes(stage_ms=stage_ms, reference_ms=2.0)
     return Profile(device={"processor": "made up"}, times=times, plans=plans)
 
@@ -63,7 +75,7 @@ def test_a_time_that_is_a_sum_of_costs_is_learned(prepared, space):
     for name, plan in probe_plans(space, 16, seed=1).items():
         if name == STATIC:
             continue
-        for features in features_of(carry_over(prepared.static, plan)):
+        for features in features_of_network(carry_over(prepared.static, plan)):
             errors.append(abs(model.time(features) / (cost(features) / 2.0) - 1))
     assert np.median(errors) < 0.02
 
@@ -75,7 +87,7 @@ def test_what_a_grouped_convolution_computes_has_a_price(before, after):
     def macs(kernel, groups):
         layers = [nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, kernel, padding=kernel // 2, groups=groups)]
         static = read_network(nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 16, 5)), (3, 4, 4))
-        (features,) = features_of(as_network(static))
+        (features,) = features_of_network(as_network(static))
         kind = f"grouped_conv {kernel}x{kernel} at 16: "
         assert features[kind + "layers"] == 1
         return features[kind + "MACs in 1x1"]
@@ -86,9 +98,9 @@ def test_what_a_grouped_convolution_computes_has_a_price(before, after):
 def test_prices_grow_from_exit_to_exit_and_are_relative_to_the_static_network(prepared, space):
     profile = made_up_profile(prepared, probe_plans(space, 16), lambda features: 1.0)
     for price, static_price in ((by_clock(prepared.static, profile), 0.5), (by_macs(prepared.static), 1.0)):
-        assert price(as_network(prepared.static))[-1] == pytest.approx(static_price, rel=0.05)
+        assert price(whole(prepared.static))[-1] == pytest.approx(static_price, rel=0.05)
         for choices in (space.draw(np.random.default_rng(seed)) for seed in range(5)):
-            first, last = price(carry_over(prepared.static, space.plan(choices)))
+            first, last = price(candidate_of(prepared.static, choices, space.plan(choices)))
             assert 0 < first < last
 
 
@@ -105,7 +117,7 @@ def test_probes_are_timed_by_the_command_and_price_plans(prepared, space, tmp_pa
     static = profile.times[STATIC]
     assert static.stage_ms[0] == pytest.approx(static.reference_ms, rel=0.5)
     price = by_clock(prepared.static, profile)
-    assert price(as_network(prepared.static))[0] > 0
+    assert price(whole(prepared.static))[0] > 0
 
 
 def test_what_is_no_probe_or_profile_is_told(prepared, space, tmp_path):

@@ -10,6 +10,7 @@ from small_networks import example_network, residual
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import CheckpointError
 from s2dnas_deploy.workshop.data import load_images
+from s2dnas_deploy.workshop.network.division import divide
 from s2dnas_deploy.workshop.network.network import carry_over
 from s2dnas_deploy.workshop.reading.read import read_network
 from s2dnas_deploy.workshop.search.judging import train_shared as train_shared_module
@@ -63,7 +64,7 @@ def test_before_training_a_plans_network_is_the_one_carried_over(kind):
     rng = np.random.default_rng(0)
     for choices in (space.draw(rng) for _ in range(10)):
         plan = space.plan(choices)
-        ours, theirs = shared.divided(plan).eval(), carry_over(static, plan).eval()
+        ours, theirs = shared.divided(divide(static.divisible, plan)).eval(), carry_over(static, plan).eval()
         assert ours.weights().keys() == theirs.weights().keys()
         for a, b in zip(ours(images), theirs(images), strict=True):
             torch.testing.assert_close(a, b)
@@ -73,7 +74,8 @@ def test_gradients_reach_exactly_what_a_plan_uses():
     static = residual()
     space = make_space(static.divisible.space, stages=2)
     shared = SharedWeights(static, space)
-    network = shared.divided(space.plan(space.walk(lambda slot, allowed: allowed.index(True)))).train()
+    plan = space.plan(space.walk(lambda slot, allowed: allowed.index(True)))
+    network = shared.divided(divide(static.divisible, plan)).train()
     images = torch.randn(4, *static.graph.input_shape)
     sum(z.sum() for z in network.answers(images, shared.used_by(network.division))).backward()
     touched = {key for key, tensor in shared.weights().items() if tensor.grad is not None}
@@ -86,7 +88,8 @@ def test_gradients_reach_exactly_what_a_plan_uses():
 def test_statistics_are_those_of_the_images(digits, count):
     static = read_network(example_network("digits_cnn", "digits_cnn"), (1, 8, 8))
     space = make_space(static.divisible.space, stages=2)
-    network = SharedWeights(static, space).divided(space.plan(largest(space)))
+    division = divide(static.divisible, space.plan(largest(space)))
+    network = SharedWeights(static, space).divided(division)
     images = digits.train.images[:count]
     take_statistics(network, images, PREPROCESSING, CPU, FLOAT32)
     weights = network.weights()
@@ -106,7 +109,7 @@ def test_training_serves_plans_that_differ_much(digits, tmp_path):
     for choices in (smallest(run.space), largest(run.space)):
         scores = []
         for shared in (before, after):
-            network = shared.divided(run.space.plan(choices))
+            network = shared.divided(divide(run.static.divisible, run.space.plan(choices)))
             take_statistics(network, digits.train.images[:500], PREPROCESSING, CPU, FLOAT32)
             logits = logits_of(network, digits.val, PREPROCESSING, CPU, FLOAT32)
             said = scores_from(logits, digits.val.labels)

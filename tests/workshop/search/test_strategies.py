@@ -18,6 +18,11 @@ def space():
     return make_space(static.divisible.space, stages=2, portions=4)
 
 
+def judge_of_choices(evaluate, budget):
+    """Choices are all that these judges know of a plan."""
+    return Judge(evaluate, budget, candidate_of=tuple, effect=tuple)
+
+
 def landscape(space, seed):
     """Scores that are sums of what each choice and each pair of neighbouring choices brings."""
     rng = np.random.default_rng(seed)
@@ -35,7 +40,7 @@ def landscape(space, seed):
 
 
 def found_by(strategy, space, score, budget, seed):
-    judge = Judge(lambda asked: [score(choices) for choices in asked], budget)
+    judge = judge_of_choices(lambda asked: [score(choices) for choices in asked], budget)
     STRATEGIES[strategy](space, judge, np.random.default_rng(seed))
     return judge
 
@@ -48,7 +53,7 @@ def test_a_budget_is_kept_and_no_plan_is_judged_twice(space, strategy):
         judged.extend(asked)
         return [0.0] * len(asked)
 
-    judge = Judge(evaluate, 25)
+    judge = judge_of_choices(evaluate, 25)
     STRATEGIES[strategy](space, judge, np.random.default_rng(0))
     assert len(judged) == len(set(judged)) == 25
 
@@ -88,7 +93,7 @@ def test_it_finds_better_plans_than_chance(space, strategy):
 
 
 def test_what_is_left_of_a_budget_is_answered_and_the_rest_is_not():
-    judge = Judge(lambda asked: [float(choices[0]) for choices in asked], 2)
+    judge = judge_of_choices(lambda asked: [float(choices[0]) for choices in asked], 2)
     assert judge([(1,), (5,), (1,), (7,)]) == [1.0, 5.0, 1.0, None]
     assert judge.left == 0
     assert judge.best == (5,)

@@ -11,13 +11,23 @@ from small_networks import residual
 
 from s2dnas_deploy.errors import CheckpointError
 from s2dnas_deploy.workshop.search.judging.reward import Worth
+from s2dnas_deploy.workshop.search.space.candidate import candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.trials import Trials
+
+STATIC = residual()
 
 
 @pytest.fixture(scope="module")
 def space():
-    return make_space(residual().divisible.space, stages=2)
+    return make_space(STATIC.divisible.space, stages=2)
+
+
+def drawn(space, seed=0, count=1):
+    """Candidates that differ."""
+    rng = np.random.default_rng(seed)
+    chosen = dict.fromkeys(space.draw(rng) for _ in range(count))
+    return [candidate_of(STATIC, choices, space.plan(choices)) for choices in chosen]
 
 
 def worth(reward):
@@ -38,7 +48,7 @@ class Judged:
 
     def __call__(self, asked):
         self.asked.extend(asked)
-        return [worth(sum(choices) / 100) for choices in asked]
+        return [worth(sum(candidate.choices) / 100) for candidate in asked]
 
 
 def trials(path, space, judged, run=None):
@@ -46,26 +56,24 @@ def trials(path, space, judged, run=None):
 
 
 def test_answers_are_kept_and_not_asked_for_again(space, tmp_path):
-    rng = np.random.default_rng(0)
-    asked = [space.draw(rng) for _ in range(6)]
+    asked = drawn(space, count=6)
     first, again = Judged(), Judged()
     rewards = trials(tmp_path / "plans.jsonl", space, first).evaluate(asked)
     later = trials(tmp_path / "plans.jsonl", space, again)
     assert later.evaluate(asked) == rewards
     assert again.asked == []
     lines = [json.loads(line) for line in (tmp_path / "plans.jsonl").read_text().splitlines()]
-    assert len(lines) == 1 + len(set(asked))
+    assert len(lines) == 1 + len(asked)
     assert lines[1]["plan"]["format"] == "s2dnas-plan"
     assert (lines[1]["reward"], lines[1]["cost"]) == (rewards[0], 0.2)
     best = later.best(2)
-    assert [trial.worth.reward for trial in best] == sorted(
-        dict(zip(asked, rewards, strict=True)).values(), reverse=True
-    )[:2]
+    assert [trial.worth.reward for trial in best] == sorted(rewards, reverse=True)[:2]
+    plans = {candidate.choices: candidate.plan for candidate in asked}
+    assert all(trial.plan == plans[trial.choices] for trial in best)
 
 
 def test_half_a_line_is_judged_again(space, tmp_path):
-    rng = np.random.default_rng(1)
-    asked = list(dict.fromkeys(space.draw(rng) for _ in range(4)))
+    asked = drawn(space, seed=1, count=4)
     path = tmp_path / "plans.jsonl"
     trials(path, space, Judged()).evaluate(asked)
     whole = path.read_bytes()
@@ -78,8 +86,7 @@ def test_half_a_line_is_judged_again(space, tmp_path):
 
 
 def test_each_answer_is_kept_as_soon_as_it_is_there(space, tmp_path):
-    rng = np.random.default_rng(2)
-    asked = list(dict.fromkeys(space.draw(rng) for _ in range(4)))
+    asked = drawn(space, seed=2, count=4)
     path = tmp_path / "plans.jsonl"
 
     def killed_at_the_third(asked):
@@ -99,7 +106,7 @@ def test_only_what_cannot_be_written_is_said_to_be_so(space, tmp_path):
         raise OSError(errno.EIO, "the images are gone")
         yield
 
-    asked = [space.draw(np.random.default_rng(0))]
+    asked = drawn(space)
     with pytest.raises(OSError, match="the images are gone") as caught:
         trials(tmp_path / "plans.jsonl", space, fails).evaluate(asked)
     assert caught.value.filename is None
@@ -112,7 +119,7 @@ def test_only_what_cannot_be_written_is_said_to_be_so(space, tmp_path):
 
 def test_trials_of_another_search_make_room_and_are_kept(space, tmp_path):
     path = tmp_path / "plans.jsonl"
-    asked = [space.draw(np.random.default_rng(0))]
+    asked = drawn(space)
     first = trials(path, space, Judged())
     first.evaluate(asked)
     content = path.read_bytes()
@@ -128,7 +135,7 @@ def test_trials_of_another_search_make_room_and_are_kept(space, tmp_path):
 
 def test_trials_that_made_room_come_back(space, tmp_path):
     path = tmp_path / "plans.jsonl"
-    asked = [space.draw(np.random.default_rng(0))]
+    asked = drawn(space)
     for run in ({"seed": 0}, {"seed": 1}):
         trials(path, space, Judged(), run).evaluate(asked)
     again = Judged()
@@ -140,7 +147,7 @@ def test_trials_that_made_room_come_back(space, tmp_path):
 
 def test_damaged_trials_are_refused(space, tmp_path):
     path = tmp_path / "plans.jsonl"
-    trials(path, space, Judged()).evaluate([space.draw(np.random.default_rng(0))])
+    trials(path, space, Judged()).evaluate(drawn(space))
     header, line = path.read_text().splitlines()
     document = json.loads(line)
     for broken in (

@@ -21,7 +21,7 @@ from s2dnas_deploy import __version__
 from s2dnas_deploy.errors import OptionError, S2dnasError
 from s2dnas_deploy.workshop.search.judging.evaluators import Evaluator, JudgeMany
 from s2dnas_deploy.workshop.search.judging.reward import Worth
-from s2dnas_deploy.workshop.search.space.space import Choices
+from s2dnas_deploy.workshop.search.space.candidate import Candidate
 
 _SECONDS_TO_ANSWER = 10
 _MOST_RETRIES = 20  # of a plan whose machine died: more is no accident
@@ -61,8 +61,8 @@ class Cluster(AbstractContextManager["Cluster"]):
         sent = self._ray.put(self._ray.cloudpickle.dumps(evaluator))
         task = self._ray.remote(max_retries=_MOST_RETRIES, **self._needs)(_judge)
 
-        def judge(asked: Sequence[Choices]) -> Iterator[Worth]:
-            pending = [task.remote(sent, choices, self.threads, __version__) for choices in asked]
+        def judge(asked: Sequence[Candidate]) -> Iterator[Worth]:
+            pending = [task.remote(sent, candidate, self.threads, __version__) for candidate in asked]
             return map(self._answer, pending)
 
         return judge
@@ -84,7 +84,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         return int(min(offered.get("CPU", 0) // self.threads, gpus))
 
 
-def _judge(sent: bytes, choices: Choices, threads: int, version: str) -> Worth:
+def _judge(sent: bytes, candidate: Candidate, threads: int, version: str) -> Worth:
     """Runs on a machine of the cluster. Only the same version can be relied on to read what was sent."""
     if version != __version__:
         raise S2dnasError(
@@ -93,7 +93,7 @@ def _judge(sent: bytes, choices: Choices, threads: int, version: str) -> Worth:
         )
     torch.set_num_threads(threads)
     evaluator: Evaluator = pickle.loads(sent)  # noqa: S301 - the cluster's own, as all that Ray sends
-    return evaluator(choices)
+    return evaluator(candidate)
 
 
 def _knock(address: str) -> None:

@@ -1,7 +1,7 @@
 """Two ways to find out what a plan is worth: quickly, on shared weights, or by training it.
 
-Place in the flow: choices ──▶ divided network ──▶ what its exits say of the judging images, and its price ──▶
-`Worth`. Both are deterministic: the same choices get the same worth, wherever and whenever they are judged.
+Place in the flow: `Candidate` ──▶ its network ──▶ what its exits say of the judging images, and its price ──▶
+`Worth`. Both are deterministic: the same plan gets the same worth, wherever and whenever they are judged.
 """
 
 import shutil
@@ -16,22 +16,23 @@ import torch
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.errors import CheckpointError
-from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.network.division import Division
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
 from s2dnas_deploy.workshop.search.judging.exit_scores import logits_of, scores_from, take_statistics
 from s2dnas_deploy.workshop.search.judging.reward import Worth, worth_of
 from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
 from s2dnas_deploy.workshop.search.pricing.price import Price
-from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
+from s2dnas_deploy.workshop.search.space.candidate import Candidate
 from s2dnas_deploy.workshop.training.devices import Autocast, autocast_for, choose_device, placed
 from s2dnas_deploy.workshop.training.loop import Task, checkpoint_of, train
 from s2dnas_deploy.workshop.training.settings import Settings
 
 STATISTICS_IMAGES = 1000
 
-Evaluator = Callable[[Choices], Worth]
-JudgeMany = Callable[[Sequence[Choices]], Iterable[Worth]]
+Start = Callable[[Division], MultiStageNetwork]
+Evaluator = Callable[[Candidate], Worth]
+JudgeMany = Callable[[Sequence[Candidate]], Iterable[Worth]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +45,10 @@ class SharedStart:
     preprocessing: Preprocessing
     settings: Settings
 
-    def __call__(self, plan: Plan) -> MultiStageNetwork:
+    def __call__(self, division: Division) -> MultiStageNetwork:
         """The network, on the CPU."""
         device, autocast = _where(self.settings)
-        network = placed(self.shared.divided(plan), device)
+        network = placed(self.shared.divided(division), device)
         take_statistics(network, self.statistics.images, self.preprocessing, device, autocast)
         return placed(network, torch.device("cpu"), torch.contiguous_format)
 
@@ -56,19 +57,17 @@ class SharedStart:
 class _Evaluator(ABC):
     """What both have in common: which images judge, and what a plan may cost."""
 
-    space: SearchSpace
     judging: LabelledImages
     price: Price
     target: float
 
-    def __call__(self, choices: Choices) -> Worth:
+    def __call__(self, candidate: Candidate) -> Worth:
         """The worth of a plan."""
-        scores, costs = self.scores(choices)
-        return worth_of(scores, costs, self.target)
+        return worth_of(self.scores(candidate.division), self.price(candidate), self.target)
 
     @abstractmethod
-    def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
-        """What its exits say, and what it costs to get to each."""
+    def scores(self, division: Division) -> ExitScores:
+        """What its exits say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,20 +76,19 @@ class SharedEvaluator(_Evaluator):
 
     start: SharedStart
 
-    def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
-        """What its exits say, and what it costs to get to each."""
-        network, preprocessing = self.start(self.space.plan(choices)), self.start.preprocessing
-        costs = self.price(network)
+    def scores(self, division: Division) -> ExitScores:
+        """What its exits say."""
+        network, preprocessing = self.start(division), self.start.preprocessing
         device, autocast = _where(self.start.settings)
         logits = logits_of(placed(network, device), self.judging, preprocessing, device, autocast)
-        return scores_from(logits, self.judging.labels), costs
+        return scores_from(logits, self.judging.labels)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneEvaluator(_Evaluator):
     """Judges a plan by training it for a few epochs: costly, and what the quick way is held against."""
 
-    start: Callable[[Plan], MultiStageNetwork]
+    start: Start
     """What a candidate is before that."""
     teacher: MultiStageNetwork
     splits: ImageSplits
@@ -99,13 +97,12 @@ class FinetuneEvaluator(_Evaluator):
     keep: Path | None
     """Where a candidate's training goes on after `kill -9`; None on machines that only help."""
 
-    def scores(self, choices: Choices) -> tuple[ExitScores, tuple[float, ...]]:
-        """What its exits say after training, and what it costs to get to each."""
+    def scores(self, division: Division) -> ExitScores:
+        """What its exits say after training."""
         device, autocast = _where(self.settings)
-        plan = self.space.plan(choices)
-        network = self.start(plan)
+        network = self.start(division)
         with tempfile.TemporaryDirectory(prefix="s2dnas-candidate-") as passing:
-            folder = (self.keep or Path(passing)) / plan.digest[:12]
+            folder = (self.keep or Path(passing)) / division.plan.digest[:12]
             task = Task(
                 network=network,
                 teacher=self.teacher,
@@ -116,10 +113,9 @@ class FinetuneEvaluator(_Evaluator):
             )
             _forget_another(task)
             train(task, lambda done, total, note: None)
-            costs = self.price(network)
             logits = logits_of(placed(network, device), self.judging, self.preprocessing, device, autocast)
             shutil.rmtree(folder)  # only now: who is killed before goes on with the trained weights
-        return scores_from(logits, self.judging.labels), costs
+        return scores_from(logits, self.judging.labels)
 
 
 def _forget_another(task: Task) -> None:

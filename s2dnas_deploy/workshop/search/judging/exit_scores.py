@@ -1,7 +1,8 @@
-"""Judging a plan without training it: masks over shared weights, and the norms' statistics taken anew.
+"""What every exit of a plan says of images, and the norms' statistics of a plan that was not trained.
 
-Place in the flow: `SharedWeights` + images ──▶ what every exit says (`ExitScores`) for any plan, in a second.
-The means and variances of batch norms are those of the plan's own features, so they are taken anew for each.
+Place in the flow: a plan's network + images ──▶ what every exit says (`ExitScores`), in a second. On shared
+weights, the means and variances of batch norms are those of the plan's own features: they are taken anew for
+each.
 
 Shared weights answer worse than a plan's own will, and scores are left as they are all the same: training was
 seen to leave about the same part of every exit's errors, whatever the exit and the plan (0.74 to 0.83 after

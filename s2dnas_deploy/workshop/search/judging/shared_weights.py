@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from s2dnas_deploy.plan import OUTPUT, Plan
+from s2dnas_deploy.plan import OUTPUT
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.workshop.network.division import Division, Exit, divide
 from s2dnas_deploy.workshop.network.graph import Node
@@ -67,9 +67,8 @@ class SharedWeights(nn.Module):
         """All of them, by name."""
         return {key: getattr(self, name) for key, name in self._attribute.items()}
 
-    def divided(self, plan: Plan) -> MultiStageNetwork:
+    def divided(self, division: Division) -> MultiStageNetwork:
         """A network of its own for a plan, from a copy of the weights."""
-        division = divide(self.divisible, plan)
         with torch.no_grad():
             return MultiStageNetwork(division, self.used_by(division))
 

@@ -23,7 +23,7 @@ from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import TrainingError
 from s2dnas_deploy.reporter import Progress
 from s2dnas_deploy.workshop.data import ImageSplits
-from s2dnas_deploy.workshop.network.division import Division, divide
+from s2dnas_deploy.workshop.network.division import divide
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
@@ -152,9 +152,8 @@ class _Run:
 
     def _network(self, choices: Choices) -> MultiStageNetwork:
         """The masks of a plan, in training mode; its own weights are not used."""
-        division: Division = divide(self.shared.divisible, self.task.space.plan(choices))
-        with torch.no_grad():
-            return MultiStageNetwork(division, self.shared.used_by(division)).to(self.device).train()
+        division = divide(self.shared.divisible, self.task.space.plan(choices))
+        return self.shared.divided(division).to(self.device).train()
 
     def note(self) -> str:
         """How it stands: the loss of the latest step, about once an epoch."""

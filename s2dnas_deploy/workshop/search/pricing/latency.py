@@ -12,7 +12,7 @@ to the time.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
@@ -29,6 +29,7 @@ from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network
 from s2dnas_deploy.workshop.network.stages import Stage, slice_stages
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.search.pricing.price import Price
+from s2dnas_deploy.workshop.search.space.candidate import Candidate
 
 _BLOCKS = ((1, 1), (8, 1), (16, 1), (8, 8), (16, 16))  # of output and input channels
 _FREE = frozenset({"dropout", "identity", "reshape", "stochastic_depth"})
@@ -57,8 +58,9 @@ def by_clock(static: StaticNetwork, profile: Profile) -> Price:
         )
     model = fit(static, profile)
 
-    def price(network: MultiStageNetwork) -> tuple[float, ...]:
-        return tuple(accumulate(model.time(features) for features in features_of(network)))
+    def price(candidate: Candidate) -> tuple[float, ...]:
+        features = features_of(candidate.stages, static.graph.input_shape)
+        return tuple(accumulate(model.time(each) for each in features))
 
     return price
 
@@ -70,7 +72,8 @@ def fit(static: StaticNetwork, profile: Profile, names: Sequence[str] | None = N
     rows, times = [], []
     for name in names if names is not None else profile.times:
         probe = profile.times[name]
-        features = features_of(_network(static, name, profile))
+        network = _network(static, name, profile)
+        features = features_of(slice_stages(network), static.graph.input_shape)
         if len(features) != len(probe.stage_ms):
             raise RecordError(f"probe {name}: {len(probe.stage_ms)} times for {len(features)} stages")
         rows += features
@@ -91,10 +94,9 @@ def fit(static: StaticNetwork, profile: Profile, names: Sequence[str] | None = N
     )
 
 
-def features_of(network: MultiStageNetwork) -> list[Features]:
-    """What each stage's time is made of, as its graph is exported."""
-    shape = network.division.graph.input_shape
-    return [_features(rewritten(stage, shape, split=True)) for stage in slice_stages(network)]
+def features_of(stages: Iterable[Stage], image_shape: tuple[int, ...]) -> list[Features]:
+    """What each stage's time is made of, as its graph is exported; numbers of weights have no say."""
+    return [_features(rewritten(stage, image_shape, split=True)) for stage in stages]
 
 
 def _features(stage: Stage) -> Features:

@@ -1,29 +1,31 @@
-"""What an image costs that leaves at each exit, relative to the static network: by MACs, or as was measured.
+"""What an image costs that leaves at each exit, relative to the static network: by MACs, or as is known.
 
-Place in the flow: a divided network ──price──▶ one number per exit, growing, that `reward` weighs
-accuracy against.
+Place in the flow: a `Candidate` ──price──▶ one number per exit, growing, that `reward` weighs accuracy
+against.
 """
 
 from collections.abc import Callable, Mapping
 from itertools import accumulate
 
-from s2dnas_deploy.workshop.network.costs import stage_costs, static_costs
-from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network
+from s2dnas_deploy.workshop.network.costs import costs_of, static_costs
+from s2dnas_deploy.workshop.network.network import as_network
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
+from s2dnas_deploy.workshop.search.space.candidate import Candidate
 
-Price = Callable[[MultiStageNetwork], tuple[float, ...]]
+Price = Callable[[Candidate], tuple[float, ...]]
 
 
 def by_macs(static: StaticNetwork) -> Price:
     """Multiply-accumulates, of all stages up to the exit."""
     whole = static_costs(as_network(static)).macs
 
-    def price(network: MultiStageNetwork) -> tuple[float, ...]:
-        return tuple(macs / whole for macs in accumulate(costs.macs for costs in stage_costs(network)))
+    def price(candidate: Candidate) -> tuple[float, ...]:
+        macs = (costs_of(candidate.division, stage).macs for stage in candidate.stages)
+        return tuple(total / whole for total in accumulate(macs))
 
     return price
 
 
-def as_measured(costs: Mapping[str, tuple[float, ...]]) -> Price:
+def as_known(costs: Mapping[str, tuple[float, ...]]) -> Price:
     """Known costs, by the digest of the plan."""
-    return lambda network: costs[network.division.plan.digest]
+    return lambda candidate: costs[candidate.plan.digest]

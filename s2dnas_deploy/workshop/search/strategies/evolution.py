@@ -7,7 +7,7 @@ for it.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ POPULATION = 20
 _MOST_REPEATS = 25  # so many generations with nothing new: the population has become one
 
 
-def search(space: SearchSpace, judge: Judge, rng: np.random.Generator) -> None:
+def search(space: SearchSpace, judge: Judge[Any], rng: np.random.Generator) -> None:
     """Breed until the budget is spent, or until nothing new is born."""
     import optuna
 

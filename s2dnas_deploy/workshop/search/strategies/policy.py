@@ -12,6 +12,8 @@ over the first plans, whatever the budget: a search that is given more asks what
 from there. Constants are of this package's own finding; the paper's were not at hand.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -87,7 +89,7 @@ class Policy(nn.Module):
         return self.heads[t](hidden), (hidden, memory)
 
 
-def search(space: SearchSpace, judge: Judge, rng: np.random.Generator) -> None:
+def search(space: SearchSpace, judge: Judge[Any], rng: np.random.Generator) -> None:
     """Sample, judge, learn, until the budget is spent or the policy samples nothing new."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.integers(2**31)))

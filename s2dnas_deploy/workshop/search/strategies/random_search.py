@@ -1,5 +1,7 @@
 """Plans drawn at random: what every other strategy must beat to be worth its name."""
 
+from typing import Any
+
 import numpy as np
 
 from s2dnas_deploy.workshop.search.space.space import SearchSpace
@@ -9,7 +11,7 @@ BATCH = 8
 _MOST_REPEATS = 1000  # so many draws with nothing new: the space is exhausted
 
 
-def search(space: SearchSpace, judge: Judge, rng: np.random.Generator) -> None:
+def search(space: SearchSpace, judge: Judge[Any], rng: np.random.Generator) -> None:
     """Ask about draws, each but once."""
     repeats = 0
     while judge.left and repeats < _MOST_REPEATS:

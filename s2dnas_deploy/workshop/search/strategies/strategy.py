@@ -6,41 +6,44 @@ networks.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
 
-Evaluate = Callable[[Sequence[Choices]], Sequence[float]]
+C = TypeVar("C")
 
 
 class Strategy(Protocol):
     """Looks for the choices of the highest score."""
 
-    def __call__(self, space: SearchSpace, judge: "Judge", rng: np.random.Generator) -> None:
+    def __call__(self, space: SearchSpace, judge: "Judge[Any]", rng: np.random.Generator) -> None:
         """Ask `judge` until its budget is spent, or nothing new is left to ask."""
 
 
-def _as_they_are(choices: Choices) -> Hashable:
-    return choices
-
-
-class Judge:
+class Judge(Generic[C]):
     """Scores choices, each but once; who asks again gets the same answer for free.
 
-    `effect` tells choices apart: those of one effect are one question.
+    Choices become a candidate when they are first asked about, once, and `evaluate` is asked about that.
+    `effect` tells candidates apart: those of one effect are one question.
     """
 
     def __init__(
-        self, evaluate: Evaluate, budget: int, effect: Callable[[Choices], Hashable] = _as_they_are
+        self,
+        evaluate: Callable[[Sequence[C]], Sequence[float]],
+        budget: int,
+        *,
+        candidate_of: Callable[[Choices], C],
+        effect: Callable[[C], Hashable],
     ) -> None:
-        self._evaluate, self._effect = evaluate, effect
+        self._evaluate, self._candidate_of, self._effect = evaluate, candidate_of, effect
         self.budget = budget
         self.scores: dict[Choices, float] = {}
         """What was asked and answered, in that order; of one effect, the choices asked about first."""
         self._first: dict[Hashable, Choices] = {}
         self._known: dict[Choices, Choices] = {}
+        """The choices of the same effect that were asked about first."""
 
     @property
     def left(self) -> int:
@@ -49,17 +52,24 @@ class Judge:
 
     def __call__(self, asked: Sequence[Choices]) -> list[float | None]:
         """The score of each; None where the budget did not reach."""
-        meant = [self._meant(choices) for choices in asked]
-        new = [choices for choices in dict.fromkeys(meant) if choices not in self.scores][: self.left]
+        first = self._met(asked)
+        meant = [self._known[choices] for choices in asked]
+        new = list(first)[: self.left]
         if new:
-            self.scores.update(zip(new, self._evaluate(new), strict=True))
+            scores = self._evaluate([first[choices] for choices in new])
+            self.scores.update(zip(new, scores, strict=True))
         return [self.scores.get(choices) for choices in meant]
 
-    def _meant(self, choices: Choices) -> Choices:
-        """The choices of the same effect that were asked about first."""
-        if choices not in self._known:
-            self._known[choices] = self._first.setdefault(self._effect(choices), choices)
-        return self._known[choices]
+    def _met(self, asked: Sequence[Choices]) -> dict[Choices, C]:
+        """Candidates of an effect that was never asked about, by their choices."""
+        first = {}
+        for choices in asked:
+            if choices not in self._known:
+                candidate = self._candidate_of(choices)
+                self._known[choices] = self._first.setdefault(self._effect(candidate), choices)
+                if self._known[choices] == choices:
+                    first[choices] = candidate
+        return first
 
     @property
     def best(self) -> Choices:
