@@ -37,6 +37,7 @@ from s2dnas_deploy.workshop.network.model_file import save_model
 
 SIZE = 12
 SHORT = ("--seconds", 0.4, "--processes", 2, "--threads", 1)
+SHORTEST = ("--seconds", 0.1, "--processes", 1, "--threads", 1)  # where no time is looked at
 
 
 def command(which, *arguments):
@@ -113,7 +114,7 @@ def test_an_interrupted_sweep_keeps_what_is_finished(bundle, images, tmp_path, m
 
     monkeypatch.setattr(Crew, "warm", second_is_interrupted)
     result = command(
-        bench, bundle, "--data", images, *SHORT, "--batch", "1,4,8", "--out", tmp_path / "r.json"
+        bench, bundle, "--data", images, *SHORTEST, "--batch", "1,4,8", "--out", tmp_path / "r.json"
     )
     assert result.exit_code == 130
     assert "batch 1" in result.stdout
@@ -217,10 +218,10 @@ def test_noise_is_refused_unless_meant(bundle, tmp_path):
     static = residual(shape=(3, SIZE, SIZE))
     noise = pixels(chain_from(static, plans.static(static.divisible.space)), 40)
     np.savez(tmp_path / "noise.npz", images=noise)
-    refused = command(bench, bundle, "--data", tmp_path / "noise.npz", *SHORT)
+    refused = command(bench, bundle, "--data", tmp_path / "noise.npz", *SHORTEST)
     assert refused.exit_code == 1
     assert "random noise" in refused.stderr
-    taken = command(bench, bundle, "--data", tmp_path / "noise.npz", *SHORT, "--noise", "--quiet")
+    taken = command(bench, bundle, "--data", tmp_path / "noise.npz", *SHORTEST, "--noise", "--quiet")
     assert taken.exit_code == 0, taken.output
     assert "–" in taken.stdout, "nothing is known of the classes"
 
@@ -228,7 +229,7 @@ def test_noise_is_refused_unless_meant(bundle, tmp_path):
 @pytest.mark.slow
 def test_without_a_static_network_that_is_said(bundle, images, tmp_path):
     shutil.copytree(bundle, tmp_path / "alone")
-    result = command(bench, tmp_path / "alone", "--data", images, *SHORT)
+    result = command(bench, tmp_path / "alone", "--data", images, *SHORTEST)
     assert result.exit_code == 0, result.output
     assert "give --static model.onnx" in result.stderr
     assert "as fast as" not in result.stdout
@@ -252,7 +253,7 @@ def test_the_static_network_of_another_export_is_left_out(bundle, tmp_path):
 @pytest.mark.slow
 def test_a_static_network_as_a_bundle_is_measured_too(bundle, images, tmp_path):
     assert command(export, bundle.parent / "static.pt", "--out", tmp_path / "one").exit_code == 0
-    result = command(bench, tmp_path / "one", "--data", images, *SHORT, "--html", tmp_path / "one.html")
+    result = command(bench, tmp_path / "one", "--data", images, *SHORTEST, "--html", tmp_path / "one.html")
     assert result.exit_code == 0, result.output
     assert "100.0%" in result.stdout
     assert "</html>" in (tmp_path / "one.html").read_text()
@@ -449,7 +450,7 @@ def test_a_kit_installs_itself(bundle, images, kit, tmp_path, inside):
 def _run_kit(board: Path, **environment: str) -> None:
     kept = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     result = subprocess.run(
-        ["sh", board / "run.sh", *map(str, SHORT)],
+        ["sh", board / "run.sh", *map(str, SHORTEST)],
         env={**kept, **environment},
         capture_output=True,
         text=True,

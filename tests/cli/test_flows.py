@@ -48,7 +48,7 @@ def test_the_bundle_is_told_in_words(folder):
 
 
 def test_it_is_measured(folder, tmp_path):
-    words = "--noise --seconds 0.3 --processes 2 --threads 1"
+    words = "--noise --seconds 0.1 --processes 2 --threads 1"
     out, page = tmp_path / "bench.json", tmp_path / "bench.html"
     data = ("--data", folder / "images.npy", "--out", out, "--html", page)
     result = invoke(bench, folder / "ways", *data, *words.split())

@@ -23,6 +23,7 @@ DIGITS = [
     "--model", f"{MODELS}/digits_cnn.py:digits_cnn", "--input", "1x8x8", "--data", "digits",
     "--normalize", "data", "--augment", "crop", "--crop-padding", "1", "--batch", "64", "--lr", "0.05",
 ]  # fmt: skip
+FEW = ["--limit", "100"]  # of each part, where how good the network gets is no matter
 
 
 def run(*arguments):
@@ -66,8 +67,8 @@ def test_train_writes_a_model_and_says_how_good_it_is(tmp_path):
 
 def test_a_static_model_is_trained_then_divided_without_its_code(tmp_path):
     static, out = tmp_path / "static.pt", tmp_path / "divided.pt"
-    assert run("--plan", "static", "--epochs", 1, "--out", static).exit_code == 0
-    arguments = ["--weights", static, "--data", "digits", "--plan", "depth:pool", "--epochs", "0"]
+    assert run("--plan", "static", "--epochs", 1, *FEW, "--out", static).exit_code == 0
+    arguments = ["--weights", static, "--data", "digits", *FEW, "--plan", "depth:pool", "--epochs", "0"]
     result = CliRunner().invoke(train, [*map(str, arguments), "--out", str(out)])
     assert result.exit_code == 0, result.output
     whole, divided = load_model(static), load_model(out)
@@ -78,9 +79,9 @@ def test_a_static_model_is_trained_then_divided_without_its_code(tmp_path):
 
 def test_a_static_network_that_was_trained_here_is_not_replaced_by_another(tmp_path):
     out, kept, other = tmp_path / "m.pt", tmp_path / "m.run" / "static.pt", tmp_path / "other.pt"
-    here = ["--plan", "uniform:0.5,0.5", "--epochs", 0, "--out", out]
+    here = ["--plan", "uniform:0.5,0.5", "--epochs", 0, *FEW, "--out", out]
     assert run(*here, "--static-epochs", 1).exit_code == 0
-    assert run("--plan", "static", "--epochs", 2, "--out", other).exit_code == 0
+    assert run("--plan", "static", "--epochs", 2, *FEW, "--out", other).exit_code == 0
     trained = kept.read_bytes()
     for refused in (f"{out} is there already", f"{kept} was trained here and is not the network of {other}"):
         result = run(*here, "--weights", other)
@@ -95,7 +96,7 @@ def test_a_static_network_that_was_trained_here_is_not_replaced_by_another(tmp_p
 
 
 def test_a_model_of_another_run_is_found_before_a_static_network_is_trained(tmp_path, monkeypatch):
-    out, divided = tmp_path / "m.pt", ["--plan", "uniform:0.5,0.5"]
+    out, divided = tmp_path / "m.pt", ["--plan", "uniform:0.5,0.5", *FEW]
     begun = ["--static-epochs", 1, "--out", out]
     assert run(*divided, "--epochs", 0, *begun).exit_code == 0
     (tmp_path / "m.run" / "static.pt").unlink()
@@ -118,7 +119,7 @@ def test_a_model_of_another_run_is_found_before_a_static_network_is_trained(tmp_
 
 def test_the_digits_recipe_and_the_command_line_over_it(tmp_path):
     out = tmp_path / "digits.pt"
-    recipe = ["--recipe", str(MODELS / "digits.toml"), "--static-epochs", "1", "--epochs", "1"]
+    recipe = ["--recipe", str(MODELS / "digits.toml"), "--static-epochs", "1", "--epochs", "1", *FEW]
     result = CliRunner().invoke(train, [*recipe, "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert load_model(out).provenance["settings"]["epochs"] == 1
