@@ -36,6 +36,8 @@ _SIGMAS = 7.0  # beyond, a binomial has less than 1e-11
 LEAST_DELTA = 1e-9  # less could not be told from what is left out there
 _SHARES = 48  # values of q that are tried, from α to 1; between them the probability moves by less than
 _MARGIN = 0.01  # this share of δ, which is kept back
+_LARGEST_Z = 16.0  # which is taken to keep any level
+_STEP = 2.0**-10  # how exactly the smallest z is found
 _MOST_TRIED = 1_000_000  # images: more than that is no number to go by, and takes memory to find out
 
 
@@ -63,6 +65,15 @@ class ExactTest:
         proven: npt.NDArray[np.bool_] = lost - won <= most
         return proven
 
+    @property
+    def can_prove(self) -> bool:
+        """Whether a sample without a loss is a proof: what is asked of many tests that nobody needs."""
+        if not self.paired:
+            return self._most >= 0
+        # 0 ≤ n·α - z · sqrt(n·α - n·α²); of the steps in which z is sought, the largest that holds for
+        most = math.floor(math.sqrt(self.images * self.alpha / (1 - self.alpha)) / _STEP) * _STEP
+        return most > 0 and _keeps_level(self.images, self.alpha, self.delta, min(most, _LARGEST_Z))
+
     @cached_property
     def _most(self) -> int:
         """The most ones that are still a proof."""
@@ -88,7 +99,7 @@ def most_useful(test: ExactTest) -> ExactTest | None:
         return None
     for images in range(test.images, math.ceil(0.95 * test.images) - 1, -max(1, test.images // 200)):
         fewer = replace(test, images=images)
-        if fewer.proves(0, 0):
+        if fewer.can_prove:
             return fewer
     return None
 
@@ -100,12 +111,11 @@ def least_images(test: ExactTest) -> int | None:
     if fewest > _MOST_TRIED:
         return None
     low, high = max(math.floor(fewest) - 1, 1), max(math.ceil(fewest), 2)
-    while not replace(test, images=high).proves(0, 0):
+    while not replace(test, images=high).can_prove:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        proved = replace(test, images=middle).proves(0, 0)
-        low, high = (low, middle) if proved else (middle, high)
+        low, high = (low, middle) if replace(test, images=middle).can_prove else (middle, high)
     return high
 
 
@@ -115,9 +125,8 @@ def smallest_drop(images: int, probability: float) -> float:
     # Were each loss 0 or 1: (1 - α)ⁿ ≤ δ. A comparison takes a little more.
     first = 1000 * (1 - delta ** (1 / images))
     drops = (tenths / 1000 for tenths in range(math.ceil(first), 1000))
-    return next(
-        (a for a in drops if ExactTest(images=images, alpha=a, delta=delta, paired=True).proves(0, 0)), 1.0
-    )
+    tests = (ExactTest(images=images, alpha=drop, delta=delta, paired=True) for drop in drops)
+    return next((test.alpha for test in tests if test.can_prove), 1.0)
 
 
 def binomial_cdf(successes: int, trials: int, share: float) -> float:
@@ -135,15 +144,18 @@ def binomial_cdf(successes: int, trials: int, share: float) -> float:
 
 @cache
 def _smallest_z(images: int, alpha: float, delta: float) -> float:
-    """The smallest z that keeps the level for every q."""
-    level = (1 - _MARGIN) * delta
-    shares = np.geomspace(alpha, 1.0, _SHARES)
-    low, high = 0.0, 16.0
-    while high - low > 1e-3:
+    """The smallest z that keeps the level."""
+    low, high = 0.0, _LARGEST_Z
+    while high - low > _STEP:
         middle = (low + high) / 2
-        keeps = all(_error(float(q), images, alpha, middle) <= level for q in shares)
-        low, high = (low, middle) if keeps else (middle, high)
+        low, high = (low, middle) if _keeps_level(images, alpha, delta, middle) else (middle, high)
     return high
+
+
+def _keeps_level(images: int, alpha: float, delta: float, z: float) -> bool:
+    """Whether it errs with probability δ at most, for every q."""
+    level, shares = (1 - _MARGIN) * delta, np.geomspace(alpha, 1.0, _SHARES)
+    return all(_error(float(q), images, alpha, z) <= level for q in shares)
 
 
 def _paired_limits(changed: Numbers | Whole, images: int, alpha: float, z: float) -> Whole:
