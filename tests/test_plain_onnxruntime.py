@@ -38,26 +38,33 @@ def test_the_loop_is_twenty_lines_without_this_package():
     assert "s2dnas" not in loop()
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"gather": False, "rule": "margin", "opset": 13}], ids=["default", "other"]
+@pytest.fixture(
+    scope="module", params=[{}, {"gather": False, "rule": "margin", "opset": 13}], ids=["default", "other"]
 )
-@pytest.mark.parametrize("python", PYTHONS, ids=["this", "old"])
-def test_the_loop_gives_the_cascades_answers(tmp_path, python, options):
+def exported(request, tmp_path_factory):
+    """A folder with a bundle and images, the names of its classes, and every exit's answers."""
+    folder = tmp_path_factory.mktemp("exported")
     static = residual()
     chain = chain_from(static, plans.from_text("uniform:0.25,0.25,0.5", static.divisible.space))
     images = pixels(chain, 12)
     answers = run_chain(
-        [StageSession(graph) for graph in export_to(tmp_path / "b", chain, **options).graphs], images
+        [StageSession(graph) for graph in export_to(folder / "b", chain, **request.param).graphs], images
     )
     thresholds = [float(np.median(answer.confidence)) for answer in answers[:2]]
-    export_to(tmp_path / "b", chain, thresholds=tuple(thresholds), single_file=True, **options)
+    export_to(folder / "b", chain, thresholds=tuple(thresholds), single_file=True, **request.param)
     for i, image in enumerate(images):
-        Image.fromarray(image).save(tmp_path / f"{i:02}.png")
-    files = [str(path) for path in sorted(tmp_path.glob("*.png"))]
+        Image.fromarray(image).save(folder / f"{i:02}.png")
+    return folder, chain.class_names, answers
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=["this", "old"])
+def test_the_loop_gives_the_cascades_answers(exported, tmp_path, python):
+    folder, class_names, answers = exported
+    files = [str(path) for path in sorted(folder.glob("*.png"))]
     script = tmp_path / "loop.py"
     script.write_text(loop())
     result = subprocess.run(
-        [python, "-I", script, tmp_path / "b", *files],
+        [python, "-I", script, folder / "b", *files],
         capture_output=True,
         text=True,
         check=False,
@@ -70,7 +77,7 @@ def test_the_loop_gives_the_cascades_answers(tmp_path, python, options):
         exits.append(int(exit_))
         answer = answers[exits[-1]]
         assert file == files[i]
-        assert label == chain.class_names[answer.label[i]]
+        assert label == class_names[answer.label[i]]
         assert float(confidence) == pytest.approx(answer.confidence[i], abs=2e-3)
     assert len(exits) == 12
     assert set(exits) == {0, 1, 2}
@@ -83,7 +90,7 @@ def test_the_loop_gives_the_cascades_answers(tmp_path, python, options):
         "    print(int(session.run(['exit'], {'image': image})[0][0]))\n"
     )
     single = subprocess.run(
-        [python, "-I", "-c", check, tmp_path / "b" / "cascade.onnx", *files],
+        [python, "-I", "-c", check, folder / "b" / "cascade.onnx", *files],
         capture_output=True,
         text=True,
         check=False,
