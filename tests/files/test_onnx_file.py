@@ -173,11 +173,11 @@ def test_a_session_does_not_read_another_format():
 
 
 @pytest.mark.parametrize("body", [b"\x40\x01", b"\x0a\x00", b"\x4a\x00"], ids=["numbers", "nodes", "empty"])
-def test_a_file_of_tiny_fields_takes_a_moment_not_a_quarter_of_a_minute(body):
+def test_a_file_of_tiny_fields_takes_a_second_not_a_minute(body):
     begun = time.process_time()
     with pytest.raises(BundleError):
-        read_signature(HEAD + field(7, field(1, field(5, body * (2 * 2**20)))))
-    assert time.process_time() - begun < 2.5
+        read_signature(HEAD + field(7, field(1, field(5, body * (8 * 2**20)))))
+    assert time.process_time() - begun < 10
 
 
 def test_messages_may_not_be_deeper_than_onnxruntime_reads():
