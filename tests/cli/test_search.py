@@ -15,9 +15,11 @@ torch = pytest.importorskip("torch")
 
 from s2dnas_deploy.cli import search, train  # noqa: E402
 from s2dnas_deploy.files.atomic import lock_folder  # noqa: E402
+from s2dnas_deploy.workshop.network import stages  # noqa: E402
 from s2dnas_deploy.workshop.network.model_file import load_model  # noqa: E402
 from s2dnas_deploy.workshop.search import run as search_run  # noqa: E402
 from s2dnas_deploy.workshop.search.judging.reward import Worth  # noqa: E402
+from s2dnas_deploy.workshop.search.space import candidate  # noqa: E402
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 NETWORK = [f"--model={MODELS}/digits_cnn.py:digits_cnn", "--input=1x8x8", "--data=digits", "--normalize=data"]
@@ -85,9 +87,11 @@ def test_a_search_leaves_a_trained_model_and_what_it_tried(weights, tmp_path, st
     }
     assert json.loads((tmp_path / "m.run/plan.json").read_text()) == best["plan"]
     assert (tmp_path / "m.run/frontier.svg").read_text().startswith("<?xml")
+    (tmp_path / "m.run/shared.checkpoint.pt").unlink()
     again = run(*options(weights, tmp_path / "m.pt", f"--strategy={strategy}"))
     assert again.exit_code == 0
     assert again.stdout == result.stdout
+    assert not (tmp_path / "m.run/shared.checkpoint.pt").exists(), "a complete search needs none"
 
 
 def test_another_target_keeps_the_shared_weights_and_all_that_was_tried(weights, tmp_path):
@@ -102,6 +106,27 @@ def test_another_target_keeps_the_shared_weights_and_all_that_was_tried(weights,
     assert (tmp_path / "m.run/plans-1.jsonl").read_bytes() == tried
     assert shared.stat().st_mtime_ns == before
     assert "resuming" not in again.stderr
+
+
+def test_a_candidate_is_sliced_once(weights, tmp_path, monkeypatch):
+    made, sliced = [], []
+
+    class Slicer(stages._Slicer):
+        def __init__(self, network, index):
+            sliced.append(index)
+            super().__init__(network, index)
+
+    def candidate_of(*plan):
+        made.append(plan)
+        return candidate.candidate_of(*plan)
+
+    monkeypatch.setattr(stages, "_Slicer", Slicer)
+    monkeypatch.setattr(search_run, "candidate_of", candidate_of)
+    few = ["--evaluations=4", "--finalists=2", "--shared-epochs=0", "--epochs=0", "--target=0.9"]
+    result = run(*options(weights, tmp_path / "m.pt", *few))
+    assert result.exit_code == 0, result.output
+    assert len(made) >= 4 + 2
+    assert len(sliced) == 2 * len(made)
 
 
 def test_finalists_that_all_take_too_long_are_told(weights, tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
-"""Plans are the same in effect if the same stages come of them, and only then."""
+"""Candidates hold no numbers, and are the same in effect if the same stages come of them, and only then."""
+
+import pickle
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from small_networks import residual
 from s2dnas_deploy.plan import OUTPUT, Plan
 from s2dnas_deploy.workshop.network.costs import stage_costs
 from s2dnas_deploy.workshop.network.network import carry_over
+from s2dnas_deploy.workshop.search.pricing.price import by_macs
 from s2dnas_deploy.workshop.search.space.candidate import candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.strategies.strategy import Judge
@@ -50,6 +53,35 @@ def test_of_one_effect_all_is_the_same(static):
         costs = tuple(costs.macs for costs in stage_costs(carry_over(static, drawn)))
         assert known.setdefault(effect_of(static, drawn), costs) == costs
     assert len(known) < 200, "some were the same"
+
+
+def test_a_candidate_that_waits_takes_no_memory_for_numbers_and_can_be_sent(static):
+    candidate = candidate_of(static, (1, 2), plan((8, 8, 8)))
+    sent = pickle.loads(pickle.dumps(candidate))  # noqa: S301 - our own
+    assert (sent.choices, sent.plan, sent.effect) == ((1, 2), plan((8, 8, 8)), candidate.effect)
+    assert by_macs(static)(sent) == by_macs(static)(candidate)
+    weights = [tensor for stage in candidate.stages for tensor in stage.weights.values()]
+    assert weights
+    assert all(tensor.is_meta for tensor in weights)
+
+
+def test_a_candidate_is_made_once():
+    """Of those asked about again none is, and those of one effect are not evaluated."""
+    made, evaluated = [], []
+
+    def candidate_of_choices(choices):
+        made.append(choices)
+        return sum(choices)
+
+    def evaluate(candidates):
+        evaluated.extend(candidates)
+        return [float(each) for each in candidates]
+
+    judge = Judge(evaluate, 9, candidate_of=candidate_of_choices, effect=lambda candidate: candidate)
+    assert judge([(1, 2), (2, 1), (4, 0)]) == [3.0, 3.0, 4.0]
+    assert judge([(2, 1), (4, 0), (5, 0)]) == [3.0, 4.0, 5.0]
+    assert made == [(1, 2), (2, 1), (4, 0), (5, 0)]
+    assert evaluated == [3, 4, 5]
 
 
 def test_a_judge_asks_about_an_effect_once():
