@@ -35,7 +35,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from pages import check_place, put_table
-from sessions import BoundSessions, bundle_of, images_from, pixels, splits_of
+from sessions import BoundSessions, answers_of, bundle_of, images_from, pixels, splits_of
 from smaller_networks import FACTORS, smaller_network
 from thresholds import cheapest, exit_accuracy, menus_of, scores_from
 from torch import Tensor
@@ -48,7 +48,6 @@ from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.thresholds import in_points
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
-from s2dnas_deploy.workshop.export.checks.expect import answers_of
 from s2dnas_deploy.workshop.export.graphs.single_file import nest
 from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels
 from s2dnas_deploy.workshop.network.model_file import Model, load_model

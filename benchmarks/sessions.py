@@ -11,6 +11,7 @@ from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
 from s2dnas_deploy.cli.console import Console
 from s2dnas_deploy.decide.flow import IMAGE, LABEL
 from s2dnas_deploy.decide.rules import CONFIDENCE
+from s2dnas_deploy.sessions.every_stage import StageAnswer, StageSession, run_chain
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages, load_images
 from s2dnas_deploy.workshop.export.assemble import write_bundle
 from s2dnas_deploy.workshop.export.chain import chain_of
@@ -18,6 +19,8 @@ from s2dnas_deploy.workshop.export.draft import Export
 from s2dnas_deploy.workshop.export.options import ExportOptions
 from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels
 from s2dnas_deploy.workshop.network.model_file import Model
+
+_BATCH = 100
 
 
 def images_from(data: str, static: Model) -> ExportImages:
@@ -46,8 +49,24 @@ def bundle_of(
         out = Path(folder) / "bundle"
         chain = chain_of(model, name="benchmark", split=split)
         options = ExportOptions(precision=precision, gather=gather)  # type: ignore[arg-type]
-        write_bundle(Export(chain=chain, options=options, images=images), out, console)
+        write_bundle(Export(network=chain, options=options, images=images), out, console)
         return load_bundle(out)
+
+
+def answers_of(files: Sequence[bytes], images: Pixels) -> list[StageAnswer]:
+    """Every stage's answers on all images, in a chain where nobody exits early; without the features."""
+    sessions = [StageSession(content) for content in files]
+    parts = [run_chain(sessions, images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)]
+    return [_joined([part[k] for part in parts]) for k in range(len(files))]
+
+
+def _joined(parts: Sequence[StageAnswer]) -> StageAnswer:
+    return StageAnswer(
+        label=np.concatenate([part.label for part in parts]),
+        confidence=np.concatenate([part.confidence for part in parts]),
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+        features={},
+    )
 
 
 class BoundSessions:

@@ -12,9 +12,10 @@ from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli.console import Console
 from s2dnas_deploy.sessions.every_stage import StageSession, run_chain
 from s2dnas_deploy.workshop.export.assemble import write_bundle
-from s2dnas_deploy.workshop.export.chain import Chain, chain_of
+from s2dnas_deploy.workshop.export.chain import chain_of
 from s2dnas_deploy.workshop.export.draft import Export
 from s2dnas_deploy.workshop.export.options import ExportOptions
+from s2dnas_deploy.workshop.export.staged import StagedNetwork
 from s2dnas_deploy.workshop.network.model_file import Model
 from s2dnas_deploy.workshop.network.network import carry_over
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
@@ -36,28 +37,28 @@ def model_of(static: StaticNetwork, plan: plans.Plan) -> Model:
     )
 
 
-def chain_from(static: StaticNetwork, plan: plans.Plan, *, split: bool = True) -> Chain:
+def chain_from(static: StaticNetwork, plan: plans.Plan, *, split: bool = True) -> StagedNetwork:
     return chain_of(model_of(static, plan), name="test", split=split)
 
 
-def export_to(folder: Path, chain: Chain, images=None, **options: object) -> Bundle:
-    write_bundle(Export(chain=chain, options=ExportOptions(**options), images=images), folder, QUIET)
+def export_to(folder: Path, chain: StagedNetwork, images=None, **options: object) -> Bundle:
+    write_bundle(Export(network=chain, options=ExportOptions(**options), images=images), folder, QUIET)
     return load_bundle(folder)
 
 
-def pixels(chain: Chain, count: int, seed: int = 0) -> np.ndarray:
+def pixels(chain: StagedNetwork, count: int, seed: int = 0) -> np.ndarray:
     channels, height, width = chain.preprocessing.input_shape
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, channels), dtype=np.uint8)
 
 
-def normalised(chain: Chain, images: np.ndarray) -> torch.Tensor:
+def normalised(chain: StagedNetwork, images: np.ndarray) -> torch.Tensor:
     p = chain.preprocessing
     x = torch.from_numpy(images).permute(0, 3, 1, 2).double() / 255
     mean, std = (torch.tensor(v, dtype=torch.double).reshape(-1, 1, 1) for v in (p.mean, p.std))
     return ((x - mean) / std).float()
 
 
-def assert_answers_like_torch(chain: Chain, bundle: Bundle, batches=(1, 3, 16)) -> None:
+def assert_answers_like_torch(chain: StagedNetwork, bundle: Bundle, batches=(1, 3, 16)) -> None:
     """Every exit's probabilities within 1e-4 of torch's, and its label torch's own."""
     sessions = [StageSession(graph) for graph in bundle.graphs]
     for size in batches:

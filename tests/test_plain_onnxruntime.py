@@ -29,7 +29,9 @@ PYTHONS = [
 
 
 def loop() -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "bundle.md").read_text(), re.DOTALL)
+    (code,) = re.findall(
+        r"```python\n(import json.*?)```", (ROOT / "docs" / "bundle.md").read_text(), re.DOTALL
+    )
     return code
 
 

@@ -1,17 +1,21 @@
 """The README card of a bundle: what it is and how to run it, for whoever finds the folder."""
 
+from s2dnas_deploy.bundle.entries import percent
 from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.decide.flow import Choices
 
 
 def readme(manifest: Manifest) -> str:
     """The card as Markdown."""
-    p = manifest.preprocessing
+    p, flow = manifest.preprocessing, manifest.flow
     channels, height, width = p.input_shape
     lines = [
         f"# {manifest.name}",
         "",
         f"A cascade of {len(manifest.stages)} stages ({manifest.precision}), exported by s2dnas_deploy.",
-        "A later stage runs only for images of which the earlier ones are not sure.",
+        "A later stage runs only for images of which the earlier ones are not sure."
+        if flow.is_chain
+        else "Which of them run for an image is said in the column “then”.",
         "",
         "    s2dnas-run --bundle . images/",
         "",
@@ -28,10 +32,14 @@ def readme(manifest: Manifest) -> str:
     ]
     for k, stage in enumerate(manifest.stages):
         lines.append(
-            f"| {k} | {stage.graph.file} | {stage.graph.size_bytes / 1e6:.2f} MB | "
+            f"| {flow.called[k]} | {stage.graph.file} | {stage.graph.size_bytes / 1e6:.2f} MB | "
             f"{stage.macs / 1e6:.2f} M | {len(stage.reads)} features | "
             f"{len(stage.gives)} features | {stage.in_words} |"
         )
+    if flow.start.to != (flow.stops[0].name,):
+        lines += ["", f"Images begin by {flow.start.by.in_words}: {', '.join(flow.start.to)}."]
+    for name, each in manifest.settings.items():
+        lines += ["", f"`--setting {name}=…` is {_choices(each)}."]
     if manifest.expected is not None:
         e = manifest.expected
         lines += [
@@ -39,11 +47,16 @@ def readme(manifest: Manifest) -> str:
             f"On {e.images} validation images: {100 * e.cascade_accuracy:.2f}% right with "
             f"{e.mean_macs / 1e6:.2f} M MACs per image on average.",
             "",
-            "| exit | accuracy on all images | share that leaves here |",
+            "| exit | accuracy on all images | share that exits here |"
+            if flow.is_chain
+            else "| stage | accuracy on images that come | share that it answers |",
             "| ---: | ---: | ---: |",
             *(
-                f"| {k} | {100 * accuracy:.2f}% | {100 * share:.1f}% |"
-                for k, (accuracy, share) in enumerate(zip(e.exit_accuracy, e.exit_share, strict=True))
+                f"| {called} | {percent(accuracy)} | {100 * share:.1f}% |"
+                for called, stop, accuracy, share in zip(
+                    flow.called, flow.stops, e.exit_accuracy, e.exit_share, strict=True
+                )
+                if stop.answers
             ),
         ]
     if manifest.promise is not None:
@@ -55,6 +68,15 @@ def readme(manifest: Manifest) -> str:
         ]
     lines += ["", "`verification.txt` tells how it was compared with the network it was made from."]
     return "\n".join(lines) + "\n"
+
+
+def _choices(setting: Choices) -> str:
+    """What can be chosen, and what each costs, if that is known."""
+    costs = [""] * len(setting.choices)
+    if setting.macs is not None:
+        costs = [f" ({macs / 1e6:.2f} M MACs)" for macs in setting.macs]
+    chosen = [f"{name}{cost}" for name, cost in zip(setting.choices, costs, strict=True)]
+    return f"{' or '.join(chosen)}, if nothing is said {setting.default}"
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -19,7 +19,6 @@ MAX_STAGES = 16  # those of a plan, which is not imported: a device would load a
 MOST_MACS = 2**62
 _Images = Annotated[int, Between(1, 2**53)]
 _Drop = Annotated[float, Between(-1, 1)]
-_PerExit = Annotated[tuple[Share, ...], Length(1, MAX_STAGES)]
 Facts = Annotated[Mapping[Name, Annotated[str, Printable()]], Length(0, 1000)]
 Macs = Annotated[int, Between(0, MOST_MACS)]
 _Names = Annotated[tuple[Name, ...], Length(0, 10_000)]
@@ -106,15 +105,17 @@ class StageEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What the bundle reached on labelled images when it was made, one number per exit.
+    """What the bundle reached on labelled images when it was made, one number per stage.
 
-    `exit_accuracy` is each exit's on all images; `exit_share` how many images exit where, with the
-    manifest's thresholds; `cascade_accuracy` and `mean_macs` what comes of that, for one image.
+    `exit_accuracy` is each exit's on the images that come to it if nobody exits early, so in a chain on all;
+    None where none comes, or a stage does not answer. `exit_share` is how many images a stage answers, with
+    the manifest's thresholds and settings; `cascade_accuracy` and `mean_macs` what comes of that, for one
+    image.
     """
 
     images: _Images
-    exit_accuracy: _PerExit
-    exit_share: _PerExit
+    exit_accuracy: Annotated[tuple[Share | None, ...], Length(1, MAX_STAGES)]
+    exit_share: Annotated[tuple[Share, ...], Length(1, MAX_STAGES)]
     cascade_accuracy: Share
     mean_macs: Annotated[float, Between(0, MOST_MACS)]
 
@@ -138,6 +139,11 @@ class Promise:
 
     def __post_init__(self) -> None:
         check_record(self, BundleError)
+
+
+def percent(share: float | None) -> str:
+    """For a person to read; a dash where there is none."""
+    return "–" if share is None else f"{100 * share:.2f}%"
 
 
 def doubles(names: Iterable[str]) -> list[str]:

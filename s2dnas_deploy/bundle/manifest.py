@@ -28,8 +28,7 @@ from s2dnas_deploy.bundle.entries import (
     expect,
 )
 from s2dnas_deploy.bundle.preprocessing import MOST_NUMBERS, Preprocessing
-from s2dnas_deploy.decide.flow import ANSWERS, IMAGE, Choices, Flow, Route, Stop
-from s2dnas_deploy.decide.rules import Largest, Threshold
+from s2dnas_deploy.decide.flow import ANSWERS, IMAGE, Choices, Flow, Route, Stop, check_looks
 from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.bounds import Length, Name
 from s2dnas_deploy.files.document import Form, Head, check_record
@@ -79,24 +78,10 @@ class Manifest:
         given = {name for stage in self.stages for name in stage.gives}
         strange = sorted(given ^ self.tensors.keys())
         expect(not strange, "tensors", strange, "all that stages give, and nothing else")
-        for stop in self.flow.stops:
-            self._check_rule(stop)
+        shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
+        check_looks(self.flow, shapes, len(self.labels))
         numbers = sum(prod(tensor.shape) for tensor in self.tensors.values())
         expect(numbers <= MOST_NUMBERS, "numbers in all tensors", numbers, f"at most {MOST_NUMBERS:,}")
-
-    def _check_rule(self, stop: Stop) -> None:
-        rule = stop.then.by
-        if not isinstance(rule, Threshold | Largest):
-            return
-        shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
-        shape = {**dict.fromkeys(ANSWERS, ()), ANSWERS[2]: (len(self.labels),), **shapes}[rule.of]
-        whose = f"what the rule of stage {shown(stop.name)} looks at"
-        if isinstance(rule, Largest):
-            expect(shape == (len(stop.then.to),), whose, list(shape), f"{len(stop.then.to)} numbers")
-        elif rule.column is None:
-            expect(shape == (), whose, list(shape), "one number, or a column")
-        else:
-            expect(len(shape) == 1 and rule.column < shape[0], whose, list(shape), f"column {rule.column}")
 
     def _check_rows(self) -> None:
         """Who comes from other stages is picked by their numbers, and those are of one stage's batch."""

@@ -136,8 +136,8 @@ class Flow:
             _check(not missing, f"{whose} reads {shown(next(iter(missing), ''))}, {_NOT_GIVEN}")
             given = there[k] | set(stop.given)
             if (looks := self.looked_at[k]) is not None:
-                _check(looks in given - {IMAGE}, f"{whose} goes by {shown(looks)}, {_NOT_GIVEN}")
                 _check(looks not in ANSWERS or stop.answers, f"{whose} goes by {looks}, but gives no answer")
+                _check(looks in given - {IMAGE}, f"{whose} goes by {shown(looks)}, {_NOT_GIVEN}")
             _check(ANSWER not in stop.then.to or LABEL in given, f"{whose} is left without an answer")
             reach(stop.then.to, given)
 
@@ -187,6 +187,11 @@ class Flow:
         return tuple(rule.of if isinstance(rule, Threshold | Largest) else None for rule in rules)
 
     @cached_property
+    def called(self) -> tuple[str, ...]:
+        """What people are told of each stage: its name, or its number if the name says no more."""
+        return tuple(str(k) if stop.name == f"stage_{k}" else stop.name for k, stop in enumerate(self.stops))
+
+    @cached_property
     def remembers(self) -> bool:
         """Whether a sample may be done at a stage that gives no answer, with one of before."""
         return any(ANSWER in stop.then.to and not stop.answers for stop in self.stops)
@@ -233,6 +238,27 @@ class Flow:
 
 
 DONE = Route(to=(ANSWER,))
+
+
+def check_looks(flow: Flow, shapes: Mapping[str, tuple[int, ...]], classes: int) -> None:
+    """Rules fit what they look at; `shapes` are those of what stages give, for one sample."""
+    known = {**shapes, **dict.fromkeys(ANSWERS, ()), PROBABILITIES: (classes,)}
+    for stop in flow.stops:
+        rule = stop.then.by
+        if not isinstance(rule, Threshold | Largest):
+            continue
+        shape = known[rule.of]
+        if isinstance(rule, Largest):
+            fits, expected = shape == (len(stop.then.to),), f"{len(stop.then.to)} numbers"
+        elif rule.column is None:
+            fits, expected = shape == (), "one number, or a column"
+        else:
+            fits, expected = len(shape) == 1 and rule.column < shape[0], f"column {rule.column}"
+        _check(
+            fits,
+            f"what the rule of stage {shown(stop.name)} looks at, {shown(rule.of)}: expected {expected}, got "
+            f"{list(shape)}",
+        )
 
 
 def chain(stops: Iterable[tuple[str, Sequence[str], Sequence[str]]], thresholds: Sequence[float]) -> Flow:

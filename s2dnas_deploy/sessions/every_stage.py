@@ -38,14 +38,18 @@ class StageSession:
 
     def run(self, values: Mapping[str, Array]) -> StageAnswer:
         """Answer for the batch whose image and shared features are in `values`."""
-        results = self._session.run(list(self.outputs), {name: values[name] for name in self.inputs})
-        named = dict(zip(self.outputs, results, strict=True))
+        named = self.outputs_on(values)
         return StageAnswer(
             label=named.pop(LABEL),
             confidence=named.pop(CONFIDENCE),
             probabilities=named.pop(PROBABILITIES),
             features=named,
         )
+
+    def outputs_on(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """All that the graph gives, by name, whether it answers or not."""
+        results = self._session.run(list(self.outputs), {name: values[name] for name in self.inputs})
+        return dict(zip(self.outputs, results, strict=True))
 
 
 def rows_of(stage: int) -> str:

@@ -397,7 +397,7 @@ def test_data_in_another_file_is_refused_wherever_it_hides():
         ),
         (
             lambda d: d["stages"][0].update(exit=None),
-            "'stage_0' goes by 'confidence', which is not given",
+            "'stage_0' goes by confidence, but gives no answer",
         ),
         (lambda d: d["stages"].reverse(), "leads back to 'stage_2', expected a later stage"),
         (lambda d: d["stages"][0]["gives"].pop(), "tensors: expected all that stages give, and nothing else"),

@@ -26,7 +26,7 @@ from s2dnas_deploy.workshop.export.draft import Export
 from s2dnas_deploy.workshop.export.graphs.confidence import probabilities_and_confidence
 from s2dnas_deploy.workshop.export.graphs.simplify import simplify
 from s2dnas_deploy.workshop.export.options import ExportOptions
-from s2dnas_deploy.workshop.export.own_exits import chain_of_own_exits
+from s2dnas_deploy.workshop.export.own.protocol import network_with_own_exits
 from s2dnas_deploy.workshop.export.rewrites.fold import fold_batch_norms
 from s2dnas_deploy.workshop.export.rewrites.rewrite import rewritten
 from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
@@ -145,7 +145,7 @@ def test_graphs_take_and_give_what_the_manifest_says_and_nothing_else(bundle, ch
         assert [v.name for v in signature.outputs] == [v.name for v in session.get_outputs()]
         reads = {v.name for v in signature.inputs} - {"image"}
         assert reads <= names
-        assert reads == {feature.name for feature in link.reads}
+        assert reads == set(link.reads)
         names |= {v.name for v in signature.outputs} - {"label", "confidence", "probabilities"}
         assert stage.macs == link.macs > 0
         assert all(name.startswith(f"stage{k}/") for name in stage.gives)
@@ -287,7 +287,7 @@ def test_the_report_tells_what_was_compared(bundle):
 
 def test_a_bundle_is_made_in_memory_and_then_saved(bundle, chain, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = make_bundle(Export(chain=chain), QUIET)
+    made = make_bundle(Export(network=chain), QUIET)
     assert list(tmp_path.iterdir()) == []
     assert made.manifest == bundle.manifest
     there = {path.name: path.read_bytes() for path in bundle.folder.iterdir()}
@@ -432,7 +432,7 @@ class _Scales(nn.Module):
 
 
 def test_a_multi_scale_network_exports_and_hands_each_feature_over_once(tmp_path):
-    chain = chain_of_own_exits(MultiScale(), PREPROCESSING, NAMES, name="msd")
+    chain = network_with_own_exits(MultiScale(), PREPROCESSING, NAMES, name="msd")
     assert [len(link.gives) for link in chain.links] == [2, 2, 0]
     assert [len(link.reads) for link in chain.links] == [0, 2, 4]
     assert [link.reads_image for link in chain.links] == [True, False, False]
@@ -462,7 +462,7 @@ def test_stages_that_work_in_place_are_exported_as_they_compute(tmp_path):
     network = nn.Module()
     network.parts = nn.ModuleList([_InPlace(k) for k in range(3)])
     network.stages = lambda: list(network.parts)
-    chain = chain_of_own_exits(network, PREPROCESSING, NAMES, name="in place")
+    chain = network_with_own_exits(network, PREPROCESSING, NAMES, name="in place")
     assert_answers_like_torch(chain, export_to(tmp_path / "b", chain))
     image = normalised(chain, pixels(chain, 2))
     first, second, third = network.parts
@@ -477,7 +477,7 @@ def test_stages_that_work_in_place_are_exported_as_they_compute(tmp_path):
 
 def test_branchynet_exports(tmp_path):
     network = example_network("branchy", "BranchyNet", classes=5).eval()
-    chain = chain_of_own_exits(network, PREPROCESSING, NAMES, name="branchy")
+    chain = network_with_own_exits(network, PREPROCESSING, NAMES, name="branchy")
     assert_answers_like_torch(chain, export_to(tmp_path / "b", chain))
     image = normalised(chain, pixels(chain, 2))
     with torch.no_grad():
@@ -517,11 +517,11 @@ class _Calls(nn.Module):
 )
 def test_broken_stages_are_refused(functions, message):
     with pytest.raises(ModelError, match=message):
-        chain_of_own_exits(_Stages(*functions), PREPROCESSING, NAMES, name="x")
+        network_with_own_exits(_Stages(*functions), PREPROCESSING, NAMES, name="x")
 
 
 def test_logits_alone_need_no_tuple(tmp_path):
-    chain = chain_of_own_exits(
+    chain = network_with_own_exits(
         _Stages(lambda x: (x, x * 2), lambda x, f: x + f), PREPROCESSING, NAMES, name="x"
     )
     assert_answers_like_torch(chain, export_to(tmp_path / "b", chain))
@@ -535,14 +535,14 @@ def test_what_a_network_raises_is_told_in_a_line():
     with pytest.raises(
         ModelError, match="stage 0 failed on an image and 0 features: RuntimeError: many;"
     ) as told:
-        chain_of_own_exits(network, PREPROCESSING, NAMES, name="x")
+        network_with_own_exits(network, PREPROCESSING, NAMES, name="x")
     assert "\n" not in str(told.value)
     network.stages = fails
     with pytest.raises(ModelError, match=r"stages\(\) of _Stages failed: RuntimeError: many$"):
-        chain_of_own_exits(network, PREPROCESSING, NAMES, name="x")
+        network_with_own_exits(network, PREPROCESSING, NAMES, name="x")
     network.stages = lambda: 5
     with pytest.raises(ModelError, match=r"stages\(\) of _Stages failed: TypeError"):
-        chain_of_own_exits(network, PREPROCESSING, NAMES, name="x")
+        network_with_own_exits(network, PREPROCESSING, NAMES, name="x")
 
 
 @pytest.mark.parametrize("options", [{"thresholds": (float("inf"),)}, {"thresholds": (float("nan"), 0.5)}])
@@ -556,7 +556,7 @@ def test_thresholds_are_finite(options):
 
 def test_a_network_without_stages_is_told_what_is_expected():
     with pytest.raises(ModelError, match=r"stages\(\)"):
-        chain_of_own_exits(nn.Linear(1, 1), PREPROCESSING, NAMES, name="x")
+        network_with_own_exits(nn.Linear(1, 1), PREPROCESSING, NAMES, name="x")
 
 
 def test_verify_counts_what_differs(chain, bundle):
@@ -564,10 +564,8 @@ def test_verify_counts_what_differs(chain, bundle):
 
     form = GraphForm(preprocessing=chain.preprocessing)
     rules = [stage.exit for stage in bundle.manifest.stages]
-    graphs = [
-        StageGraph(link, rule, form, first=k == 0)
-        for k, (link, rule) in enumerate(zip(chain.links, rules, strict=True))
-    ]
+    pairs = zip(chain.links, rules, strict=True)
+    graphs = [StageGraph(link, rule, form, bundle.manifest.flow) for link, rule in pairs]
     swapped = [bundle.graphs[0], bundle.graphs[1], bundle.graphs[2]]
     told = {"images_are": "test", "precision": "float32", "flow": bundle.manifest.flow}
     result = verify(chain, graphs, swapped, pixels(chain, 21), **told)

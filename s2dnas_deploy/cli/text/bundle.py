@@ -1,6 +1,7 @@
 """A bundle in words: what it holds, what each stage costs, and what to expect of it."""
 
 from s2dnas_deploy.bundle.bundle import Bundle, plan_of
+from s2dnas_deploy.bundle.entries import percent
 from s2dnas_deploy.plan import Plan
 
 
@@ -28,14 +29,17 @@ def bundle_in_words(bundle: Bundle) -> str:
             f"  all {m.single_file.file:<14} {m.single_file.size_bytes / 1e6:>7.2f} MB, one image at a time"
         )
     if m.expected is not None:
-        e = m.expected
+        e, whom = m.expected, "all images" if m.flow.is_chain else "images that come"
         lines += [
             "",
             f"on {e.images} validation images: {100 * e.cascade_accuracy:.2f}% right with "
             f"{e.mean_macs / 1e6:.2f} M MACs on average",
             *(
-                f"  exit {k}: {100 * accuracy:.2f}% right on all images; {100 * share:.1f}% exit here"
-                for k, (accuracy, share) in enumerate(zip(e.exit_accuracy, e.exit_share, strict=True))
+                f"  exit {called}: {percent(accuracy)} right on {whom}; {100 * share:.1f}% exit here"
+                for called, stop, accuracy, share in zip(
+                    m.flow.called, m.flow.stops, e.exit_accuracy, e.exit_share, strict=True
+                )
+                if stop.answers
             ),
         ]
     if m.promise is not None:

@@ -325,6 +325,8 @@ def _say_if_too_good(scores: ExitScores, expected: Expected | None, reporter: Re
     if scores.truth is None or expected is None:
         return
     here, before = float((scores.label[-1] == scores.truth).mean()), expected.exit_accuracy[-1]
+    if before is None:
+        return
     counts = len(scores), expected.images
     together = (here * counts[0] + before * counts[1]) / sum(counts)
     spread = math.sqrt(together * (1 - together) * sum(1 / count for count in counts))

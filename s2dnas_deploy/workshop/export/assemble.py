@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import ModelProto
 
@@ -20,17 +21,19 @@ from s2dnas_deploy.bundle.bundle import MACS
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import check_replaceable, save_bundle
 from s2dnas_deploy.bundle.signature import Signer
+from s2dnas_deploy.decide.course import Array
+from s2dnas_deploy.decide.flow import IMAGE
 from s2dnas_deploy.reporter import Reporter, counted
-from s2dnas_deploy.sessions.every_stage import whole_batch
-from s2dnas_deploy.workshop.export.chain import Chain
-from s2dnas_deploy.workshop.export.checks.expect import answers_of, before_and_after, expected_of
+from s2dnas_deploy.workshop.export.checks.expect import before_and_after, expected_of, priced, told_by
 from s2dnas_deploy.workshop.export.checks.verify import verify, verify_single_file
 from s2dnas_deploy.workshop.export.contents import SINGLE_FILE, Contents, contents_of
 from s2dnas_deploy.workshop.export.draft import Draft, Export, StageDraft
-from s2dnas_deploy.workshop.export.graphs.quantise import quantise_chain
+from s2dnas_deploy.workshop.export.graphs.follow import OnnxStages
+from s2dnas_deploy.workshop.export.graphs.quantise import quantise_stages
 from s2dnas_deploy.workshop.export.graphs.simplify import check, simplify
 from s2dnas_deploy.workshop.export.graphs.single_file import nest
 from s2dnas_deploy.workshop.export.graphs.stage_graph import GraphForm, StageGraph, to_onnx
+from s2dnas_deploy.workshop.export.staged import StagedNetwork
 
 
 def write_bundle(export: Export, out: Path, reporter: Reporter, signer: Signer | None = None) -> Manifest:
@@ -51,9 +54,9 @@ def make_bundle(export: Export, reporter: Reporter) -> Contents:
 
 def _written(export: Export, reporter: Reporter) -> Draft:
     """Every stage as ONNX, as torch writes it."""
-    options, links = export.options, export.chain.links
+    options, links = export.options, export.network.links
     form = GraphForm(
-        preprocessing=export.chain.preprocessing,
+        preprocessing=export.network.preprocessing,
         float_input=options.float_input,
         half=options.precision == "float16",
         gather=options.gather,
@@ -62,22 +65,24 @@ def _written(export: Export, reporter: Reporter) -> Draft:
     progress = counted(reporter.phase("exporting"))
     stages = []
     for k, (link, exit_) in enumerate(zip(links, export.exits, strict=True)):
-        graph = StageGraph(link, exit_, form, first=k == 0)
-        stages.append(StageDraft(name=export.flow.stops[k].name, graph=graph, model=to_onnx(graph)))
+        graph = StageGraph(link, exit_, form, export.flow)
+        stages.append(StageDraft(graph=graph, model=to_onnx(graph)))
         check(stages[k].model)
         progress(k + 1, len(links))
-    return Draft(export=export, stages=tuple(stages))
+    return Draft(export=export, stages=tuple(stages), settings=export.flow.settings)
 
 
 def _simplified(draft: Draft, reporter: Reporter) -> Draft:
     """Every graph made smaller, where that leaves it the same; and remarks where it does not."""
     progress, count = counted(reporter.phase("simplifying")), len(draft.stages)
-    values = whole_batch(draft.export.taken(draft.export.shown[:2]), count)
+    images = draft.export.taken(draft.export.shown[:2])
+    values: dict[str, Array] = {IMAGE: images}
     stages = []
     for k, stage in enumerate(draft.stages):
-        result = simplify(stage.model, values)
+        rows = dict.fromkeys(stage.graph.rows, np.arange(len(images), dtype=np.int64))
+        result = simplify(stage.model, {**values, **rows})
         remark = f"{stage.file} is not simplified: {result.kept_because}." if result.kept_because else ""
-        values.update(result.outputs)
+        values.update({name: result.outputs[output] for name, output in stage.graph.outputs.items()})
         stages.append(replace(stage, model=result.model, remark=remark))
         progress(k + 1, count)
     return replace(draft, stages=tuple(stages))
@@ -90,7 +95,8 @@ def _quantised(draft: Draft, reporter: Reporter) -> Draft:
         return draft
     assert export.images is not None, "checked when the export was made"
     images = export.taken(export.images.calibration)
-    models = quantise_chain(draft.models, images, counted(reporter.phase("quantising")))
+    progress = counted(reporter.phase("quantising"))
+    models = quantise_stages(draft.graphs, draft.models, export.flow, images, progress)
     pairs = zip(draft.stages, models, strict=True)
     return replace(draft, stages=tuple(replace(stage, model=model) for stage, model in pairs), plain=draft)
 
@@ -100,31 +106,33 @@ def _nested(draft: Draft, _: Reporter) -> Draft:
     export = draft.export
     if not export.options.single_file:
         return draft
-    return replace(draft, single_file=nest(draft.models, export.flow, len(export.chain.class_names)))
+    return replace(draft, single_file=nest(draft.models, export.flow, len(export.network.class_names)))
 
 
 def _described(draft: Draft, _: Reporter) -> Draft:
     """Labels, preprocessing and MACs in each graph's own metadata, for whoever has only that file."""
-    chain = draft.export.chain
+    network = draft.export.network
     stages = tuple(
-        replace(stage, model=_with_metadata(stage.model, chain, stage.file, stage.graph.link.macs))
+        replace(stage, model=_with_metadata(stage.model, network, stage.file, stage.graph.link.macs))
         for stage in draft.stages
     )
     if draft.single_file is None:
         return replace(draft, stages=stages)
-    single_file = _with_metadata(draft.single_file, chain, SINGLE_FILE)
+    single_file = _with_metadata(draft.single_file, network, SINGLE_FILE)
     return replace(draft, stages=stages, single_file=single_file)
 
 
-def _with_metadata(model: ModelProto, chain: Chain, name: str, macs: int | None = None) -> ModelProto:
+def _with_metadata(
+    model: ModelProto, network: StagedNetwork, name: str, macs: int | None = None
+) -> ModelProto:
     described = ModelProto()
     described.CopyFrom(model)
     del described.metadata_props[:]
     about = {
-        "s2dnas.name": chain.name,
-        "s2dnas.graph": f"{name} of {len(chain.links)} stages",
-        "s2dnas.labels": json.dumps(list(chain.class_names)),
-        "s2dnas.preprocessing": json.dumps(chain.preprocessing.to_document()),
+        "s2dnas.name": network.name,
+        "s2dnas.graph": f"{name} of {len(network.links)} stages",
+        "s2dnas.labels": json.dumps(list(network.class_names)),
+        "s2dnas.preprocessing": json.dumps(network.preprocessing.to_document()),
     }
     if macs is not None:
         about[MACS] = str(macs)
@@ -138,8 +146,8 @@ def _verified(draft: Draft, reporter: Reporter) -> Draft:
     export = draft.export
     reporter.say(f"verifying {len(draft.stages)} stages on {len(export.shown)} images")
     verification = verify(
-        export.chain,
-        [stage.graph for stage in draft.stages],
+        export.network,
+        draft.graphs,
         draft.files,
         export.shown,
         images_are="made up: no --data was given" if export.images is None else f"of {export.images.source}",
@@ -153,18 +161,21 @@ def _verified(draft: Draft, reporter: Reporter) -> Draft:
 
 
 def _judged(draft: Draft, reporter: Reporter) -> Draft:
-    """With what it reaches on labelled images, and how that compares with float32."""
-    export, precision = draft.export, draft.export.options.precision
+    """With what its settings cost, what it reaches on labelled images, and how that is beside float32."""
+    export, flow, precision = draft.export, draft.export.flow, draft.export.options.precision
+    macs = [link.macs for link in export.network.links]
+    run = OnnxStages(draft.graphs, draft.files)
+    images = export.taken(export.shown if export.images is None else export.images.validation)
+    draft = replace(draft, settings=priced(flow, run, images, macs, made_up=export.images is None))
     if export.images is None:
         return draft
-    images, labels = export.taken(export.images.validation), export.images.labels
-    answers = answers_of(draft.files, images)
-    expected = expected_of(answers, labels, export.flow, [link.macs for link in export.chain.links])
-    judged = replace(draft, expected=expected)
+    labels, told = export.images.labels, told_by(flow, run, images)
+    draft = replace(draft, expected=expected_of(flow, told, labels, macs))
     if precision == "float32":
-        return judged
-    before = answers_of((draft.plain or _in_float32(export, reporter)).files, images)
-    return replace(judged, report=(*draft.report, before_and_after(before, answers, labels, precision)))
+        return draft
+    plain = draft.plain or _in_float32(export, reporter)
+    before = told_by(flow, OnnxStages(plain.graphs, plain.files), images)
+    return replace(draft, report=(*draft.report, before_and_after(flow, before, told, labels, precision)))
 
 
 def _in_float32(export: Export, reporter: Reporter) -> Draft:

@@ -16,7 +16,7 @@ from s2dnas_deploy.bundle.bundle import CARD, LABELS, MANIFEST, PLAN, VERIFICATI
 from s2dnas_deploy.bundle.card import readme
 from s2dnas_deploy.bundle.entries import GraphFile, StageEntry, Tensor
 from s2dnas_deploy.bundle.manifest import Manifest
-from s2dnas_deploy.workshop.export.draft import Draft
+from s2dnas_deploy.workshop.export.draft import Draft, StageDraft
 
 SINGLE_FILE = "cascade.onnx"
 
@@ -42,8 +42,8 @@ def contents_of(draft: Draft) -> Contents:
         CARD: readme(manifest),
         VERIFICATION: "\n".join([*draft.report, *remarks]).rstrip() + "\n",
     }
-    if draft.export.chain.plan is not None:
-        texts[PLAN] = draft.export.chain.plan.to_json()
+    if draft.export.network.plan is not None:
+        texts[PLAN] = draft.export.network.plan.to_json()
     return Contents(
         manifest=manifest, files={**graphs, **{name: text.encode() for name, text in texts.items()}}
     )
@@ -51,14 +51,13 @@ def contents_of(draft: Draft) -> Contents:
 
 def _manifest(draft: Draft, graphs: Mapping[str, bytes]) -> Manifest:
     export, flow = draft.export, draft.export.flow
-    outputs = {value.name: value for model in draft.models for value in model.graph.output}
     return Manifest(
-        name=export.chain.name,
+        name=export.network.name,
         precision=export.options.precision,
         image_type="float32" if export.options.float_input else "uint8",
-        preprocessing=export.chain.preprocessing,
-        labels=export.chain.class_names,
-        tensors={name: _tensor(outputs[name]) for stop in flow.stops for name in stop.gives},
+        preprocessing=export.network.preprocessing,
+        labels=export.network.class_names,
+        tensors={name: tensor for stage in draft.stages for name, tensor in _tensors(stage).items()},
         start=flow.start,
         stages=tuple(
             StageEntry(
@@ -66,6 +65,7 @@ def _manifest(draft: Draft, graphs: Mapping[str, bytes]) -> Manifest:
                 graph=_graph_file(stage.file, graphs[stage.file]),
                 reads=stop.reads,
                 gives=stop.gives,
+                outputs={name: output for name, output in stage.graph.outputs.items() if name != output},
                 rows=stage.graph.rows,
                 exit=stage.graph.exit,
                 macs=stage.graph.link.macs,
@@ -73,11 +73,18 @@ def _manifest(draft: Draft, graphs: Mapping[str, bytes]) -> Manifest:
             )
             for stop, stage in zip(flow.stops, draft.stages, strict=True)
         ),
+        settings=draft.settings,
         single_file=_graph_file(SINGLE_FILE, graphs[SINGLE_FILE]) if SINGLE_FILE in graphs else None,
         expected=draft.expected,
         tools=_tools(),
         sources=export.sources,
     )
+
+
+def _tensors(stage: StageDraft) -> dict[str, Tensor]:
+    """What a stage gives, as its graph says."""
+    outputs = {value.name: value for value in stage.model.graph.output}
+    return {name: _tensor(outputs[stage.graph.outputs[name]]) for name in stage.graph.link.gives}
 
 
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:

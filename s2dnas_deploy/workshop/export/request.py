@@ -1,6 +1,6 @@
 """What `s2dnas-export` is asked for, read: the network, its labels and the images, and then the export.
 
-Place in the flow: paths and options ──▶ `Chain` and `ExportImages` ──▶ `assemble.write_bundle`.
+Place in the flow: paths and options ──▶ `StagedNetwork` and `ExportImages` ──▶ `assemble.write_bundle`.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,13 @@ from s2dnas_deploy.quoting import in_a_line, shown, spelled_out
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.workshop.data import ImageSplits, load_images
 from s2dnas_deploy.workshop.export.assemble import make_bundle, write_bundle
-from s2dnas_deploy.workshop.export.chain import Chain, chain_of
+from s2dnas_deploy.workshop.export.chain import chain_of
 from s2dnas_deploy.workshop.export.draft import Export
 from s2dnas_deploy.workshop.export.held_out import held_out_file, save_held_out
 from s2dnas_deploy.workshop.export.options import ExportOptions
-from s2dnas_deploy.workshop.export.own_exits import chain_of_own_exits, stages_of
+from s2dnas_deploy.workshop.export.own.protocol import network_with_own_exits, stages_of
 from s2dnas_deploy.workshop.export.samples import ExportImages, pixels_of
+from s2dnas_deploy.workshop.export.staged import StagedNetwork
 from s2dnas_deploy.workshop.network.model_file import Model, load_model
 from s2dnas_deploy.workshop.reading.source import build_network, load_weights
 from s2dnas_deploy.workshop.training.normalise import preprocessing_for
@@ -83,16 +84,16 @@ def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
     if request.held_out is not None:
         check_writable(held_out_file(request.held_out, "validation"), "--held-out")
     if isinstance(request.network, Path):
-        chain, images = _of_model(request, request.network, reporter)
+        network, images = _of_model(request, request.network, reporter)
         sources = {"model": source_digest(request.network.read_bytes())}
     else:
-        chain, images = _of_own_network(request, request.network, reporter)
+        network, images = _of_own_network(request, request.network, reporter)
         sources = {"model": spelled_out(request.network.model)}
         if request.network.weights is not None:
             sources["weights"] = source_digest(request.network.weights.read_bytes())
     if request.data is not None:
         sources["data"] = spelled_out(request.data)
-    export = Export(chain=chain, options=request.options, images=images, sources=sources)
+    export = Export(network=network, options=request.options, images=images, sources=sources)
     static, beside = None, static_beside(request.out)
     if request.static is not None:
         static = _static_graph(request.static, export, reporter, split=request.split)
@@ -124,20 +125,20 @@ def _is_calibrated(out: Path) -> bool:
 
 def _static_graph(path: Path, export: Export, reporter: Reporter, *, split: bool) -> bytes:
     """The static network in one graph that takes and gives what the bundle does."""
-    model, chain = load_model(path), export.chain
+    model, network = load_model(path), export.network
     if model.network.stages != 1:
         raise OptionError(
             f"--static-model {path}: it has {model.network.stages} stages; expected the static network, a "
             "model.pt of one stage, such as s2dnas-train leaves in model.run/static.pt"
         )
-    if model.class_names != chain.class_names or not _reads_alike(model, chain):
+    if model.class_names != network.class_names or not _reads_alike(model, network):
         raise OptionError(
             f"--static-model {path}: it is for other images or classes than the network to export"
         )
     reporter.say(f"exporting the static network, {path}")
     static = replace(
         export,
-        chain=chain_of(replace(model, preprocessing=chain.preprocessing), name="static", split=split),
+        network=chain_of(replace(model, preprocessing=network.preprocessing), name="static", split=split),
         options=replace(export.options, thresholds=(), temperatures=(), single_file=False, gather=False),
     )
     made = make_bundle(static, reporter)
@@ -145,12 +146,14 @@ def _static_graph(path: Path, export: Export, reporter: Reporter, *, split: bool
     return made.files[stage.graph.file]
 
 
-def _reads_alike(model: Model, chain: Chain) -> bool:
+def _reads_alike(model: Model, network: StagedNetwork) -> bool:
     """Both normalise images of one shape alike; how others are fitted is for the device to say."""
-    return replace(model.preprocessing, resize=chain.preprocessing.resize) == chain.preprocessing
+    return replace(model.preprocessing, resize=network.preprocessing.resize) == network.preprocessing
 
 
-def _of_model(request: ExportRequest, path: Path, reporter: Reporter) -> tuple[Chain, ExportImages | None]:
+def _of_model(
+    request: ExportRequest, path: Path, reporter: Reporter
+) -> tuple[StagedNetwork, ExportImages | None]:
     model = load_model(path)
     if request.resize is not None:
         model = replace(model, preprocessing=replace(model.preprocessing, resize=request.resize))
@@ -193,7 +196,7 @@ def _check_same_images(request: ExportRequest, model: Model, splits: ImageSplits
 
 def _of_own_network(
     request: ExportRequest, own: OwnNetwork, reporter: Reporter
-) -> tuple[Chain, ExportImages | None]:
+) -> tuple[StagedNetwork, ExportImages | None]:
     network = build_network(own.model, own.model_arguments).float()
     stages_of(network)  # one that has none is told so before anything else is asked for
     if own.input_shape is None:
@@ -219,10 +222,10 @@ def _of_own_network(
             on_progress=counted(reporter.phase("reading images")),
         )
     names = _class_names(own, splits)
-    chain = chain_of_own_exits(
+    staged = network_with_own_exits(
         network.eval(), preprocessing, names, name=_name(request.name or own.model.rpartition(":")[2])
     )
-    return chain, None if splits is None else _images(request, splits, chain.class_names, reporter)
+    return staged, None if splits is None else _images(request, splits, staged.class_names, reporter)
 
 
 def _class_names(own: OwnNetwork, splits: ImageSplits | None) -> tuple[str, ...]:

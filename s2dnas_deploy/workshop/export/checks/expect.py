@@ -1,67 +1,111 @@
 """What a bundle reaches on labelled images, run as a device would run it.
 
-Place in the flow: finished graphs + images ──▶ `Expected` for the manifest, and a table for the report.
+Place in the flow: finished graphs + images ──▶ `Told` ──▶ `Expected` for the manifest, and a table for the
+report.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.bundle.entries import Expected
-from s2dnas_deploy.decide.course import course_of
-from s2dnas_deploy.decide.flow import Flow
-from s2dnas_deploy.decide.rules import CONFIDENCE
-from s2dnas_deploy.decide.walk import walk
-from s2dnas_deploy.sessions.every_stage import Array, StageAnswer, StageSession, run_chain
+from s2dnas_deploy.decide.course import Array
+from s2dnas_deploy.decide.flow import LABEL, Choices, Flow
+from s2dnas_deploy.decide.rules import CONFIDENCE, Always, Setting, Threshold
+from s2dnas_deploy.decide.walk import Walked
+from s2dnas_deploy.workshop.export.graphs.follow import Party, Run, Visit, without_exits
 
 _BATCH = 100
 
 
-def answers_of(files: Sequence[bytes], images: Array) -> list[StageAnswer]:
-    """Every stage's answers on all images, given as the graphs take them; without the features."""
-    sessions = [StageSession(content) for content in files]
-    parts = [run_chain(sessions, images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)]
-    return [_joined([part[k] for part in parts]) for k in range(len(files))]
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What stages say of images if nobody exits early, [stages, N] each; of those that `came` to a stage."""
+
+    came: npt.NDArray[np.bool_]
+    label: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float32]
 
 
-def expected_of(
-    answers: Sequence[StageAnswer],
-    labels: npt.NDArray[np.int64],
-    flow: Flow,
-    macs: Sequence[int],
-) -> Expected:
-    """Accuracy of each exit, and what comes of exiting early by the flow's thresholds."""
-    walked = walk(course_of(flow), [{CONFIDENCE: answer.confidence} for answer in answers], len(labels))
-    right = np.stack([answer.label == labels for answer in answers])  # [exits, N]
+def told_by(flow: Flow, run: Run, images: Array, settings: Mapping[str, str] | None = None) -> Told:
+    """Take all images through, given as the graphs take them."""
+    course = without_exits(flow, settings)
+    parties = [Party(course, images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)]
+    visits = [party.visit_all(run) for party in parties]
+    came = np.concatenate([party.came for party in parties], axis=1)
+    label, confidence = np.full(came.shape, -1, np.int64), np.zeros(came.shape, np.float32)
+    for k in range(len(flow.stops)):
+        if flow.stops[k].answers:
+            label[k, came[k]] = _all_of([each[k] for each in visits], LABEL)
+            confidence[k, came[k]] = _all_of([each[k] for each in visits], CONFIDENCE)
+    return Told(came=came, label=label, confidence=confidence)
+
+
+def _all_of(visits: Sequence[Visit], name: str) -> Array:
+    """What a stage gave in all batches to those that came."""
+    return np.concatenate([visit.given[name] for visit in visits if len(visit.rows)] or [np.zeros(0)])
+
+
+def walked(flow: Flow, told: Told) -> Walked:
+    """The ways of the images if they exit by the flow's thresholds: each is a part of that without exits."""
+    going = np.ones(told.came.shape[1], np.bool_)
+    exits, ran = np.full(len(going), -1, np.int64), np.zeros_like(told.came)
+    for k, stop in enumerate(flow.stops):
+        ran[k] = told.came[k] & going
+        if stop.answers:
+            exits[ran[k]] = k
+        if k in flow.early and isinstance(stop.then.by, Threshold):
+            going &= ~(ran[k] & stop.then.by.reached(told.confidence[k]))
+    return Walked(exit=exits, ran=ran)
+
+
+def expected_of(flow: Flow, told: Told, labels: npt.NDArray[np.int64], macs: Sequence[int]) -> Expected:
+    """Accuracy of each exit on those that come to it, and what comes of exiting early by the thresholds."""
+    ways, right = walked(flow, told), told.label == labels
+    accuracies = [
+        float(right[k, came].mean()) if stop.answers and came.any() else None
+        for k, (stop, came) in enumerate(zip(flow.stops, told.came, strict=True))
+    ]
     return Expected(
         images=len(labels),
-        exit_accuracy=tuple(right.mean(axis=1).tolist()),
-        exit_share=tuple(walked.exit_share.tolist()),
-        cascade_accuracy=float(right[walked.exit, np.arange(len(labels))].mean()),
-        mean_macs=walked.mean_cost(macs),
+        exit_accuracy=tuple(accuracies),
+        exit_share=tuple(ways.exit_share.tolist()),
+        cascade_accuracy=float(right[ways.exit, np.arange(len(labels))].mean()),
+        mean_macs=ways.mean_cost(macs),
     )
+
+
+def priced(flow: Flow, run: Run, images: Array, macs: Sequence[int], *, made_up: bool) -> dict[str, Choices]:
+    """The settings, with the mean MACs of each choice where they are known: by images, or for any."""
+    rules = {type(route.by) for route in (flow.start, *(stop.then for stop in flow.stops))}
+    same_for_all = rules <= {Always, Setting}
+    if made_up and not same_for_all:
+        return dict(flow.settings)
+    looked_at = images[:1] if same_for_all else images
+    priced = {}
+    for name, each in flow.settings.items():
+        told = [told_by(flow, run, looked_at, {name: choice}) for choice in each.choices]
+        costs = tuple(walked(flow, one).mean_cost(macs) for one in told)
+        priced[name] = replace(each, macs=costs) if each.macs is None and min(costs) > 0 else each
+    return priced
 
 
 def before_and_after(
-    before: Sequence[StageAnswer],
-    after: Sequence[StageAnswer],
-    labels: npt.NDArray[np.int64],
-    precision: str,
+    flow: Flow, before: Told, after: Told, labels: npt.NDArray[np.int64], precision: str
 ) -> str:
-    """A table for the report: each exit's accuracy in float32 and in reduced precision."""
-    lines = [f"\n{'exit':>4} {'float32':>9} {precision:>9} {'same label':>11}   on {len(labels)} images"]
-    for k, (b, a) in enumerate(zip(before, after, strict=True)):
-        was, now = 100 * (b.label == labels).mean(), 100 * (a.label == labels).mean()
-        lines.append(f"{k:>4} {was:>8.2f}% {now:>8.2f}% {100 * (a.label == b.label).mean():>10.2f}%")
+    """A table for the report: each exit's accuracy on what comes to it, in float32 and in less."""
+    width = max(4, *map(len, flow.called))
+    lines = [
+        f"\n{'exit':>{width}} {'float32':>9} {precision:>9} {'same label':>11}   on {len(labels)} images"
+    ]
+    for k, stop in enumerate(flow.stops):
+        if not (stop.answers and (before.came[k] & after.came[k]).any()):
+            continue
+        was, now = (100 * (each.label[k] == labels)[each.came[k]].mean() for each in (before, after))
+        both = before.came[k] & after.came[k]
+        same = 100 * (after.label[k] == before.label[k])[both].mean()
+        lines.append(f"{flow.called[k]:>{width}} {was:>8.2f}% {now:>8.2f}% {same:>10.2f}%")
     lines.append("Confidences have moved as well: thresholds chosen in float32 need to be calibrated again.")
     return "\n".join(lines) + "\n"
-
-
-def _joined(parts: Sequence[StageAnswer]) -> StageAnswer:
-    return StageAnswer(
-        label=np.concatenate([part.label for part in parts]),
-        confidence=np.concatenate([part.confidence for part in parts]),
-        probabilities=np.concatenate([part.probabilities for part in parts]),
-        features={},
-    )

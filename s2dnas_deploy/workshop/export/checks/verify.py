@@ -1,35 +1,44 @@
-"""Does the bundle answer as the network does? Asked after every export, of every stage and of the chain.
+"""Does the bundle answer as the network does? Asked after every export, of every stage and of all together.
 
-Place in the flow: `Chain` + ONNX files + images ──verify──▶ `Verification`, or `VerificationError`.
-Each stage alone, on the features that torch computes, and then the chain on its own features; with batches of
-1, 2 and an odd number. Numbers must agree within
+Place in the flow: `StagedNetwork` + ONNX files + images ──verify──▶ `Verification`, or `VerificationError`.
+Each stage alone, on what torch gives it, and then all on what they give each other, along the ways that the
+samples go if nobody exits early; with batches of 1, 2 and an odd number. Numbers must agree within
 
     |ours - theirs| ≤ tolerance · max(1, largest |theirs|)        per tensor
 
 A label or a decision may differ only where torch itself is that close to the other answer; those are counted
-apart. Reduced precision answers differently by design, so there the agreement is measured and reported.
+apart, and a sample that goes another way is not compared any further. Reduced precision answers differently
+by design, so there the agreement is measured and reported.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from s2dnas_deploy.bundle.exits import Exit
-from s2dnas_deploy.decide.course import course_of
-from s2dnas_deploy.decide.flow import IMAGE, Flow
-from s2dnas_deploy.decide.rules import CONFIDENCE, Rule, Threshold
+from s2dnas_deploy.decide.course import Array, Course, course_of
+from s2dnas_deploy.decide.flow import ANSWERS, IMAGE, LABEL, PROBABILITIES, Flow, Stop
+from s2dnas_deploy.decide.rules import CONFIDENCE, Largest, Threshold
 from s2dnas_deploy.decide.walk import walk
 from s2dnas_deploy.errors import VerificationError
-from s2dnas_deploy.sessions.every_stage import Array, StageAnswer, StageSession, run_chain, whole_batch
-from s2dnas_deploy.workshop.export.chain import Chain, run_links
-from s2dnas_deploy.workshop.export.graphs.confidence import probabilities_and_confidence
+from s2dnas_deploy.sessions.every_stage import StageAnswer, StageSession, run_chain
+from s2dnas_deploy.workshop.export.graphs.follow import (
+    OnnxStages,
+    Party,
+    TorchStages,
+    Values,
+    Visit,
+    answers_to,
+    passing,
+    sent_to,
+)
 from s2dnas_deploy.workshop.export.graphs.single_file import EXIT
 from s2dnas_deploy.workshop.export.graphs.stage_graph import StageGraph
 from s2dnas_deploy.workshop.export.samples import normalised
+from s2dnas_deploy.workshop.export.staged import LOGITS, StagedNetwork
 
 TOLERANCE = 1e-4
 LEAST_AGREEMENT = 0.8  # below this share of equal labels, reduced precision has broken an exit
@@ -39,10 +48,15 @@ _SINGLE_FILE_IMAGES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExitCheck:
-    """How one exit of the chain compares with torch over all images."""
+class StageCheck:
+    """How one stage compares with torch, over all images that come to it.
 
-    exit: int
+    `called` is its name or number; to one that is `forced`, no image came by itself, and some were sent.
+    """
+
+    called: str
+    answers: bool
+    forced: bool
     images: int
     stage_difference: float
     chain_difference: float
@@ -54,7 +68,7 @@ class ExitCheck:
     @property
     def agreement(self) -> float:
         """Share of images with the same label."""
-        return 1 - (self.labels_differ + self.labels_near_a_tie) / self.images
+        return 1 - (self.labels_differ + self.labels_near_a_tie) / self.images if self.answers else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,14 +76,16 @@ class Verification:
     """What was compared, and how it came out."""
 
     images: str
+    count: int
+    is_chain: bool
     precision: str
     tolerance: float
-    exits: tuple[ExitCheck, ...]
+    exits: tuple[StageCheck, ...]
 
     def report(self) -> str:
         """For a person to read."""
         lines = [
-            f"Verified against torch on {self.exits[0].images} images ({self.images}), precision "
+            f"Verified against torch on {self.count} images ({self.images}), precision "
             f"{self.precision}, in batches of {', '.join(map(str, BATCHES))} and {_LARGE_BATCH}.",
             "",
             "Largest differences are relative to the largest value of a tensor, or 1 if that is smaller;",
@@ -77,20 +93,42 @@ class Verification:
             if self.precision == "float32"
             else "they are measured, not limited: reduced precision answers differently by design.",
             "",
-            f"{'exit':>4} {'stage alone':>12} {'in the chain':>13} {'same label':>11} "
-            f"{'near a tie':>11} {'other decision':>15} {'near threshold':>15}",
+            *(self._of_a_chain() if self.is_chain else self._of_ways()),
         ]
-        for e in self.exits:
-            lines.append(
-                f"{e.exit:>4} {e.stage_difference:>12.1e} {e.chain_difference:>13.1e} "
+        return "\n".join(lines) + "\n"
+
+    def _of_a_chain(self) -> list[str]:
+        width = max(4, *(len(each.called) for each in self.exits))
+        return [
+            f"{'exit':>{width}} {'stage alone':>12} {'in the chain':>13} {'same label':>11} "
+            f"{'near a tie':>11} {'other decision':>15} {'near threshold':>15}",
+            *(
+                f"{e.called:>{width}} {e.stage_difference:>12.1e} {e.chain_difference:>13.1e} "
                 f"{100 * e.agreement:>10.2f}% {e.labels_near_a_tie:>11} {e.decisions_differ:>15} "
                 f"{e.decisions_near_the_threshold:>15}"
-            )
-        return "\n".join(lines) + "\n"
+                for e in self.exits
+            ),
+        ]
+
+    def _of_ways(self) -> list[str]:
+        """With how many images came: with each choice of a setting, if there are settings."""
+        width = max(5, *(len(each.called) for each in self.exits))
+        forced = [each.called for each in self.exits if each.forced]
+        return [
+            f"{'stage':>{width}} {'images':>7} {'stage alone':>12} {'on their way':>13} {'same label':>11} "
+            f"{'near a tie':>11} {'other way':>10} {'near the edge':>14}",
+            *(
+                f"{e.called:>{width}} {e.images:>7} {e.stage_difference:>12.1e} {e.chain_difference:>13.1e} "
+                + (f"{100 * e.agreement:>10.2f}% {e.labels_near_a_tie:>11}" if e.answers else " " * 23)
+                + f" {e.decisions_differ:>10} {e.decisions_near_the_threshold:>14}"
+                for e in self.exits
+            ),
+            *(f"No image came to {called} by itself, so some were sent there." for called in forced),
+        ]
 
 
 def verify(
-    chain: Chain,
+    network: StagedNetwork,
     graphs: Sequence[StageGraph],
     files: Sequence[bytes],
     images: npt.NDArray[np.uint8],
@@ -100,18 +138,22 @@ def verify(
     precision: str,
 ) -> Verification:
     """Compare the ONNX files with torch on uint8 images [N, H, W, C]."""
-    sessions = [StageSession(content) for content in files]
-    pairs = zip(graphs, flow.stops, strict=True)
-    comparison = [
-        _Comparison(k, graph.exit, stop.then.by, precision) for k, (graph, stop) in enumerate(pairs)
-    ]
+    pairs = list(zip(graphs, flow.stops, strict=True))
+    comparison = [_Comparison(graph.exit, stop) for graph, stop in pairs]
+    compare = _Compare(network, graphs, files, alone=precision == "float32")
     for batch in _batches(images):
-        _compare(chain, graphs, sessions, batch, comparison)
+        for course in passing(flow):
+            compare.along(course, batch, comparison)
+    forced = [k for k, each in enumerate(comparison) if not each.images]
+    for k in forced:
+        compare.along(sent_to(flow, k), images[:_LARGE_BATCH], [*[None] * k, comparison[k]])
     verification = Verification(
         images=images_are,
+        count=len(images),
+        is_chain=flow.is_chain,
         precision=precision,
         tolerance=TOLERANCE,
-        exits=tuple(each.check() for each in comparison),
+        exits=tuple(each.check(flow.called[k], forced=k in forced) for k, each in enumerate(comparison)),
     )
     _judge(verification)
     return verification
@@ -148,18 +190,19 @@ def _may_exit(flow: Flow, answers: Sequence[StageAnswer], k: int) -> bool:
 
 def _judge(verification: Verification) -> None:
     """Raise if what must agree does not."""
+    where = "exit" if verification.is_chain else "stage"
     for each in verification.exits:
         if verification.precision == "float32":
             wrong = each.labels_differ + each.decisions_differ
             worst = max(each.stage_difference, each.chain_difference)
             if wrong or not worst <= verification.tolerance:
                 raise VerificationError(
-                    f"the exported graphs do not answer as the network does, at exit {each.exit}; no bundle "
-                    f"was written\n{verification.report()}"
+                    f"the exported graphs do not answer as the network does, at {where} {each.called}; no "
+                    f"bundle was written\n{verification.report()}"
                 )
         elif each.agreement < LEAST_AGREEMENT:
             raise VerificationError(
-                f"in {verification.precision}, exit {each.exit} gives the network's label for "
+                f"in {verification.precision}, {where} {each.called} gives the network's label for "
                 f"{100 * each.agreement:.1f}% of the images only, expected "
                 f"{100 * LEAST_AGREEMENT:.0f}% or more; no bundle was written\n{verification.report()}"
             )
@@ -175,94 +218,137 @@ def _batches(images: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
         at += size
 
 
-@torch.no_grad()
-def _compare(
-    chain: Chain,
-    graphs: Sequence[StageGraph],
-    sessions: Sequence[StageSession],
-    batch: npt.NDArray[np.uint8],
-    comparison: Sequence["_Comparison"],
-) -> None:
-    floats = normalised(batch, chain.preprocessing)
-    image = floats if graphs[0].form.float_input else batch
-    expected = chain.reference(torch.from_numpy(floats))
-    values = whole_batch(image, len(sessions))
-    alone: list[tuple[Tensor, dict[str, Tensor]]] = run_links(chain.links, torch.from_numpy(floats))
-    together = run_chain(sessions, image)
-    for each, session, (logits, features), answer, wanted in zip(
-        comparison, sessions, alone, together, expected, strict=True
-    ):
-        if each.precision == "float32":  # other precisions hand over what torch does not have
-            given = session.run(values)
-            values.update({name: x.numpy() for name, x in features.items()})
-            for name, x in features.items():
-                each.stage_difference = max(each.stage_difference, _difference(given.features[name], x))
-            each.stage_difference = max(each.stage_difference, each.answers_difference(given, logits))
-        each.add(answer, wanted)
+class _Compare:
+    """Takes images through the stages in torch and in ONNX, and compares each stage alone if need be."""
+
+    def __init__(
+        self, network: StagedNetwork, graphs: Sequence[StageGraph], files: Sequence[bytes], *, alone: bool
+    ) -> None:
+        self.network, self.graphs, self.alone = network, graphs, alone
+        self.ours = OnnxStages(graphs, files)
+        self.theirs = TorchStages(network.links, [graph.exit for graph in graphs])
+
+    @torch.no_grad()
+    def along(
+        self, course: Course, batch: npt.NDArray[np.uint8], comparison: Sequence["_Comparison | None"]
+    ) -> None:
+        """Compare what is said of a batch on its way."""
+        floats = normalised(batch, self.network.preprocessing)
+        image = floats if self.graphs[0].form.float_input else batch
+        ours, theirs = Party(course, image), Party(course, floats)
+        reference = self.network.reference
+        itself = None if reference is None else reference(torch.from_numpy(floats))
+        alike = np.ones(len(batch), np.bool_)
+        for k, each in enumerate(comparison):
+            mine, wanted = ours.visit(k, self.ours), theirs.visit(k, self.theirs)
+            alike &= ours.came[k] == theirs.came[k]
+            if each is None or not (alike & ours.came[k]).any():
+                continue
+            if self.alone:  # other precisions hand over what torch does not have
+                brought = {**wanted.brought, IMAGE: image[wanted.rows]}
+                each.compare_alone(self.ours(k, brought), wanted.given)
+            mine, wanted = _some(mine, alike), _some(wanted, alike)
+            given = dict(wanted.given)
+            if itself is not None and each.exit is not None:
+                answers = answers_to(itself[k][wanted.rows], each.exit)
+                given |= {name: tensor.numpy() for name, tensor in answers.items()}
+            each.add(mine, replace(wanted, given=given))
 
 
-def _difference(ours: Array, theirs: Tensor, scale: float | None = None) -> float:
+def _some(visit: Visit, chosen: npt.NDArray[np.bool_]) -> Visit:
+    """Of those that came to a stage, the ones that are chosen among all."""
+    here = chosen[visit.rows]
+    return replace(
+        visit,
+        rows=visit.rows[here],
+        given={name: array[here] for name, array in visit.given.items()},
+    )
+
+
+def _difference(ours: Array, theirs: Array, scale: float | None = None) -> float:
     """Largest difference, relative to the largest value (or 1); not finite if anything is not."""
-    a, b = ours.astype(np.float64), theirs.double().numpy()
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
     if scale is None:
-        scale = float(np.abs(b).max(initial=0))
+        scale = _largest(b)
     difference = np.abs(a - b)
     if not np.isfinite(difference).all():
         return float("inf")
     return float(difference.max(initial=0)) / max(1.0, scale)
 
 
-class _Comparison:
-    """Collects how one exit compares, batch by batch."""
+def _largest(values: Array) -> float:
+    return float(np.abs(values).max(initial=0))
 
-    def __init__(self, index: int, exit_: Exit, rule: Rule, precision: str) -> None:
-        self.index, self.exit, self.precision = index, exit_, precision
-        self.threshold = rule if isinstance(rule, Threshold) else None
+
+class _Comparison:
+    """Collects how one stage compares, batch by batch."""
+
+    def __init__(self, exit_: Exit | None, stop: Stop) -> None:
+        self.exit, self.stop = exit_, stop
         self.images = 0
         self.stage_difference = self.chain_difference = 0.0
         self.labels_differ = self.near_ties = 0
-        self.decisions_differ = self.near_threshold = 0
+        self.decisions_differ = self.near_edge = 0
 
-    def answers_difference(self, answer: StageAnswer, logits: Tensor) -> float:
+    def compare_alone(self, given: Values, wanted: Values) -> None:
+        """All that it gives where it is given what torch gives it."""
+        differences = self._features_differ(given, wanted), self._answers_differ(given, wanted)
+        self.stage_difference = max(self.stage_difference, *differences)
+
+    def add(self, ours: Visit, theirs: Visit) -> None:
+        """Count those of a batch that came on the same way in both."""
+        self.images += len(ours.rows)
+        difference = self._answers_differ(ours.given, theirs.given)
+        self.chain_difference = max(self.chain_difference, difference)
+        if self.exit is not None:
+            self._count_labels(ours.given[LABEL], theirs.given[LOGITS].astype(np.float64))
+        rule = self.stop.then.by
+        if isinstance(rule, Threshold | Largest):
+            mine, wanted = (visit.given[rule.of] for visit in (ours, theirs))
+            scale = max(1.0, _largest(theirs.given[LOGITS] if rule.of in ANSWERS else wanted))
+            self._count_decisions(rule, mine, wanted.astype(np.float64), 10 * TOLERANCE * scale)
+
+    def _features_differ(self, given: Values, wanted: Values) -> float:
+        return max((_difference(given[name], wanted[name]) for name in self.stop.gives), default=0.0)
+
+    def _answers_differ(self, given: Values, wanted: Values) -> float:
         """Of probabilities and confidence. d softmax = p (1 - p) d z, so they move with the logits' scale."""
-        probabilities, confidence = self._expected(logits)
-        scale = float(logits.abs().max()) / self.exit.temperature
-        return max(
-            _difference(answer.probabilities, probabilities, scale),
-            _difference(answer.confidence, confidence, scale),
-        )
+        if self.exit is None:
+            return 0.0
+        scale = _largest(wanted[LOGITS]) / self.exit.temperature
+        return max(_difference(given[name], wanted[name], scale) for name in (PROBABILITIES, CONFIDENCE))
 
-    def add(self, answer: StageAnswer, logits: Tensor) -> None:
-        """Count a batch of the chain's answers against torch's logits."""
-        self.images += len(logits)
-        self.chain_difference = max(self.chain_difference, self.answers_difference(answer, logits))
-        _, confidence = self._expected(logits)
-        scale = max(1.0, float(logits.abs().max()))
-        z = logits.double().numpy()
-        own = z[np.arange(len(z)), answer.label]
-        differs = answer.label != z.argmax(1)
-        near_tie = differs & (z.max(1) - own <= 10 * TOLERANCE * scale)
+    def _count_labels(self, label: Array, logits: Array) -> None:
+        own = logits[np.arange(len(logits)), label]
+        differs = label != logits.argmax(1)
+        near_tie = differs & (logits.max(1) - own <= 10 * TOLERANCE * max(1.0, _largest(logits)))
         self.near_ties += int(near_tie.sum())
         self.labels_differ += int((differs & ~near_tie).sum())
-        if self.threshold is not None:
-            wanted = confidence.double().numpy()
-            other = self.threshold.reached(answer.confidence) != self.threshold.reached(wanted)
-            near = other & (np.abs(wanted - self.threshold.limit) <= 10 * TOLERANCE * scale)
-            self.near_threshold += int(near.sum())
-            self.decisions_differ += int((other & ~near).sum())
 
-    def check(self) -> ExitCheck:
+    def _count_decisions(self, rule: Threshold | Largest, ours: Array, theirs: Array, edge: float) -> None:
+        """Where samples are sent otherwise, and whether torch is so close to that, too."""
+        if isinstance(rule, Threshold):
+            other = rule.reached(ours) != rule.reached(theirs)
+            number = theirs if rule.column is None else theirs[:, rule.column]
+            near = other & (np.abs(number - rule.limit) <= edge)
+        else:
+            picked = rule.column(ours)
+            other = picked != rule.column(theirs)
+            near = other & (theirs.max(1) - theirs[np.arange(len(theirs)), picked] <= edge)
+        self.near_edge += int(near.sum())
+        self.decisions_differ += int((other & ~near).sum())
+
+    def check(self, called: str, *, forced: bool) -> StageCheck:
         """All that was collected."""
-        return ExitCheck(
-            exit=self.index,
+        return StageCheck(
+            called=called,
+            answers=self.exit is not None,
+            forced=forced,
             images=self.images,
             stage_difference=self.stage_difference,
             chain_difference=self.chain_difference,
             labels_differ=self.labels_differ,
             labels_near_a_tie=self.near_ties,
             decisions_differ=self.decisions_differ,
-            decisions_near_the_threshold=self.near_threshold,
+            decisions_near_the_threshold=self.near_edge,
         )
-
-    def _expected(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return probabilities_and_confidence(logits, self.exit.rule, self.exit.temperature)

@@ -5,11 +5,13 @@ weights per channel), which onnxruntime fuses into integer kernels. What comes b
 after the classifier stays float32: pixels are bytes already, and a confidence in 256 steps is none.
 
 Features are handed over as the bytes that they are: a stage gives the quantised tensor, and the next one
-reads it with the same scale, in place of two conversions at every border.
+reads it with the same scale, in place of two conversions at every border. What rules compare, and what
+several stages give, is handed over in float32.
 """
 
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,36 +27,68 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from s2dnas_deploy.decide.flow import ANSWERS, IMAGE
-from s2dnas_deploy.sessions.every_stage import Array, StageSession, whole_batch
+from s2dnas_deploy.decide.course import Array
+from s2dnas_deploy.decide.flow import ANSWERS, IMAGE, Flow
+from s2dnas_deploy.workshop.export.graphs.follow import OnnxStages, Party, passing, sent_to
 from s2dnas_deploy.workshop.export.graphs.simplify import check
+from s2dnas_deploy.workshop.export.graphs.stage_graph import StageGraph
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _BATCH = 32
 
 
-def quantise_chain(
-    models: Sequence[ModelProto], images: Array, on_stage: Callable[[int, int], None]
+def quantise_stages(
+    graphs: Sequence[StageGraph],
+    models: Sequence[ModelProto],
+    flow: Flow,
+    images: Array,
+    on_stage: Callable[[int, int], None],
 ) -> list[ModelProto]:
-    """The stages in INT8; `images` are as the graphs take them. Calls `on_stage(done, total)`."""
+    """The stages in INT8; `images` are as the graphs take them. Calls `on_stage(done, total)`.
+
+    Each is calibrated on the images that come to it when nobody exits early, by any setting.
+    """
     batches = [images[at : at + _BATCH] for at in range(0, len(images), _BATCH)]
-    values = [whole_batch(batch, len(models)) for batch in batches]
+    parties = [Party(course, batch) for course in passing(flow) for batch in batches]
+    run = OnnxStages(graphs)
     quantised = []
-    for k, model in enumerate(models):
-        quantised.append(_quantised(model, values))
-        session = StageSession(quantised[k].SerializeToString())
-        for batch in values:
-            batch.update(session.run(batch).features)
+    looked_at = {name for name in flow.looked_at if name is not None}
+    for k, (graph, model) in enumerate(zip(graphs, models, strict=True)):
+        coming = [party for party in parties if party.came[k].any()] or _sent(flow, k, batches, run)
+        values = [run.fed(k, party.brought(k)) for party in coming]
+        compared = [output for name, output in graph.outputs.items() if name in looked_at]
+        quantised.append(_quantised(model, values, compared))
+        run.add(quantised[k].SerializeToString())
+        for party in parties:
+            party.visit(k, run)
         on_stage(k + 1, len(models))
+    real = looked_at | _of_several(flow)
     edges: dict[str, _Edge] = {}
-    for model in quantised:
+    for graph, model in zip(graphs, quantised, strict=True):
         _read_bytes(model, edges)
-        edges.update(_give_bytes(model))
+        edges.update(_give_bytes(model, [output for name, output in graph.outputs.items() if name in real]))
         check(model)
     return quantised
 
 
-def _quantised(model: ModelProto, values: Sequence[Mapping[str, Array]]) -> ModelProto:
+def _sent(flow: Flow, place: int, batches: Sequence[Array], run: OnnxStages) -> list[Party]:
+    """The images on a way to a stage to which none comes by itself."""
+    parties = [Party(sent_to(flow, place), batch) for batch in batches]
+    for party in parties:
+        for earlier in range(place):
+            party.visit(earlier, run)
+    return parties
+
+
+def _of_several(flow: Flow) -> set[str]:
+    """What several stages give: there is no one scale that its bytes could have."""
+    times = Counter(name for stop in flow.stops for name in stop.gives)
+    return {name for name, count in times.items() if count > 1}
+
+
+def _quantised(
+    model: ModelProto, values: Sequence[Mapping[str, Array]], compared: Sequence[str]
+) -> ModelProto:
     """One stage by onnxruntime's static quantisation; its inputs and outputs stay what they are."""
     inputs = [value.name for value in model.graph.input]
     with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +104,7 @@ def _quantised(model: ModelProto, values: Sequence[Mapping[str, Array]]) -> Mode
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,
-                nodes_to_exclude=_outside_the_network(model),
+                nodes_to_exclude=_outside_the_network(model, compared),
             )
         return onnx.load_model(str(target))
 
@@ -96,8 +130,11 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
         return next(self.batches, None)
 
 
-def _outside_the_network(model: ModelProto) -> list[str]:
-    """The nodes before the first layer and after the last: pixels to numbers, logits to confidence."""
+def _outside_the_network(model: ModelProto, compared: Sequence[str]) -> list[str]:
+    """The nodes before the first layer and after the last: pixels to numbers, logits to confidence.
+
+    What rules look at is compared like a confidence.
+    """
     by_output = {name: node for node in model.graph.node for name in node.output}
     before: set[str] = set()
     reached = {IMAGE}
@@ -108,7 +145,7 @@ def _outside_the_network(model: ModelProto) -> list[str]:
                 reached.update(node.output)
                 before.add(node.name)
     after: set[str] = set()
-    left = [name for name in ANSWERS if name in by_output]
+    left = [name for name in (*ANSWERS, *compared) if name in by_output]
     while left:  # backward from the answers, down to the classifier
         node = by_output.get(left.pop())
         if node is not None and node.op_type not in _LAYERS and node.name not in after:
@@ -128,15 +165,15 @@ class _Edge:
     zero: TensorProto
 
 
-def _give_bytes(model: ModelProto) -> dict[str, _Edge]:
-    """Give every quantised feature as it is, without making floats of it first."""
+def _give_bytes(model: ModelProto, real: Sequence[str]) -> dict[str, _Edge]:
+    """Give every quantised feature as it is, without making floats of it first, but for those in `real`."""
     graph = model.graph
     makers = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
     weights = {tensor.name: tensor for tensor in graph.initializer}
     edges = {}
     for value in graph.output:
         maker = makers.get(value.name)
-        if value.name in ANSWERS or maker is None:
+        if value.name in (*ANSWERS, *real) or maker is None:
             continue
         feature, inner = value.name, f"{value.name}/real"
         quantised, scale, zero = maker.input

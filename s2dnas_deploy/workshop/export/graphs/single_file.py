@@ -26,8 +26,7 @@ EXIT = "exit"
 
 def nest(models: Sequence[ModelProto], flow: Flow, classes: int) -> ModelProto:
     """One graph: image [1, ...] → label [1], confidence [1], probabilities [1, classes], exit [1]."""
-    if not flow.is_chain:
-        raise OptionError("a single file is made of a chain of stages; the routes of this network are none")
+    check_nestable(flow)
     rules = [stop.then.by for stop in flow.stops]
     limits = [rule.limit if isinstance(rule, Threshold) else None for rule in rules]
     stages = [_Stage(k, model) for k, model in enumerate(models)]
@@ -42,6 +41,12 @@ def nest(models: Sequence[ModelProto], flow: Flow, classes: int) -> ModelProto:
     model = helper.make_model(graph, opset_imports=models[0].opset_import, ir_version=models[0].ir_version)
     check(model)
     return model
+
+
+def check_nestable(flow: Flow) -> None:
+    """Refuse what has no place in an `If` inside an `If`."""
+    if not flow.is_chain:
+        raise OptionError("a single file is made of a chain of stages; the routes of this network are none")
 
 
 def _cascade(

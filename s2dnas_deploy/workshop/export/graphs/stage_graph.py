@@ -3,13 +3,14 @@
 Place in the flow: `Link` ──to_onnx──▶ `ModelProto`, which `simplify` makes smaller and `write` puts on disk.
 
     inputs    image        uint8 [N, H, W, C], as image files hold it; float32 [N, C, H, W] with `float_input`
-              rows_J       int64 [N], which rows of what stage J gave go on (rows_0 also of the image), if
-                           survivors are gathered in the graph
-              STAGE/NODE   float32 (or float16) [N, ...], the shared features of earlier stages
+              rows_J       int64 [N], which rows of what stage J gave go on (and of the image, if samples
+                           begin there); rows_TENSOR of what several stages give; if survivors are
+                           gathered in the graph
+              TENSOR       float32 (or float16) [N, ...], what earlier stages gave
     outputs   label        int64 [N]
               confidence   float32 [N], see `confidence`
               probabilities float32 [N, classes]
-              STAGE/NODE   the features that later stages read
+              TENSOR       what later stages read, or a rule looks at; TENSOR/again, if the stage reads it
 
 Written by torch's exporter of traced graphs. A stage is a flat list of plain operators, so torch.export would
 see nothing that a trace does not; it takes some twenty times as long, and starts at opset 18.
@@ -26,12 +27,12 @@ from torch import Tensor, nn
 
 from s2dnas_deploy.bundle.exits import Exit
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.decide.flow import ANSWERS, IMAGE
+from s2dnas_deploy.decide.flow import ANSWERS, IMAGE, Flow
 from s2dnas_deploy.errors import ModelError
-from s2dnas_deploy.quoting import in_a_line
+from s2dnas_deploy.quoting import in_a_line, shown
 from s2dnas_deploy.sessions.every_stage import rows_of
-from s2dnas_deploy.workshop.export.chain import Link
 from s2dnas_deploy.workshop.export.graphs.confidence import probabilities_and_confidence
+from s2dnas_deploy.workshop.export.staged import Link
 
 TRACED_BATCH = 2
 
@@ -47,18 +48,39 @@ class GraphForm:
     opset: int = 17
 
 
+def rows_for(flow: Flow, place: int) -> dict[str, tuple[str, ...]]:
+    """The inputs by which a stage's graph picks its samples, and what each picks them of.
+
+    What one stage alone has given is picked together. Where samples only begin, there is nothing to pick.
+    """
+    if not any(place in targets for targets in flow.targets):
+        return {}
+    names = sorted(flow.stops[place].reads, key=lambda name: name == IMAGE)
+    givers = {name: flow.givers[place][name] for name in names}
+    sole = {name: min(stages) for name, stages in givers.items() if len(stages) == 1}
+    together = {
+        rows_of(stage): tuple(name for name in names if sole.get(name) == stage)
+        for stage in sorted(set(sole.values()))
+    }
+    return {**together, **{f"rows_{name}": (name,) for name in names if name not in sole}}
+
+
 class StageGraph(nn.Module):
     """A link between pixels and answers: what the ONNX graph of a stage computes, in torch."""
 
     scale: Tensor
     offset: Tensor
 
-    def __init__(self, link: Link, exit_: Exit, form: GraphForm, *, first: bool) -> None:
+    def __init__(self, link: Link, exit_: Exit | None, form: GraphForm, flow: Flow) -> None:
         super().__init__()
         self.link, self.exit, self.form = link, exit_, form
         self.module = copy.deepcopy(link.module).half() if form.half else link.module
-        sources = {feature.stage for feature in link.reads} | ({0} if link.reads_image else set())
-        self.gathered = sorted(sources) if form.gather and not first else []
+        self.rows = rows_for(flow, flow.place[link.name]) if form.gather else {}
+        self.looked_at = frozenset(flow.looked_at)
+        """What rules look at stays float32: a float16 is too coarse to compare."""
+        self.outputs = {name: f"{name}/again" if name in link.reads else name for name in link.gives}
+        if exit_ is not None:
+            self.outputs = {**{name: name for name in ANSWERS}, **self.outputs}
         scale = torch.tensor([1 / (255 * std) for std in form.preprocessing.std])
         self.register_buffer("scale", scale.reshape(-1, 1, 1))
         pairs = zip(form.preprocessing.mean, form.preprocessing.std, strict=True)
@@ -68,49 +90,43 @@ class StageGraph(nn.Module):
     def input_names(self) -> list[str]:
         """What `forward` takes, in order."""
         image = [IMAGE] if self.link.reads_image else []
-        return [*image, *map(rows_of, self.gathered), *(feature.name for feature in self.link.reads)]
-
-    @property
-    def rows(self) -> dict[str, tuple[str, ...]]:
-        """By input that picks samples, what it picks them of."""
-        givers = {feature.name: feature.stage for feature in self.link.reads}
-        givers |= {IMAGE: 0} if self.link.reads_image else {}
-        return {
-            rows_of(stage): tuple(name for name, giver in givers.items() if giver == stage)
-            for stage in self.gathered
-        }
+        return [*image, *self.rows, *self.link.reads]
 
     @property
     def output_names(self) -> list[str]:
         """What `forward` gives, in order."""
-        return [*ANSWERS, *(feature.name for feature in self.link.gives)]
+        return list(self.outputs.values())
 
     def batch_of(self, name: str) -> str:
         """What the first dimension of an input or output is called: the same name, the same size."""
-        given = {feature.name: feature.stage for feature in self.link.reads}
-        if not self.gathered or name in self.output_names or name.startswith("rows_"):
-            return "batch"
-        return f"batch_{given.get(name, 0)}"
+        picked_by = (rows for rows, tensors in self.rows.items() if name in tensors)
+        return next(picked_by, "rows").replace("rows", "batch", 1)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Label, confidence, probabilities, then the features that later stages read."""
-        left = list(inputs)
-        image = left.pop(0) if self.link.reads_image else torch.empty(0)
-        if self.gathered:
-            rows = {stage: left.pop(0) for stage in self.gathered}
-            pairs = zip(left, self.link.reads, strict=True)
-            left = [x.index_select(0, rows[feature.stage]) for x, feature in pairs]
-            image = image.index_select(0, rows[0]) if self.link.reads_image else image
-        logits, *features = self.module(self.normalised(image), *left)
-        logits = logits.float()  # a float16 is too coarse to tell 0.9995 from 1
+        """Label, confidence, probabilities, if it answers; then what later stages read."""
+        values = dict(zip(self.input_names, inputs, strict=True))
+        picked_by = {name: values[rows] for rows, names in self.rows.items() for name in names}
+        for name in (*self.link.reads, IMAGE):
+            if name in picked_by:
+                values[name] = values[name].index_select(0, picked_by[name])
+        image = self.normalised(values[IMAGE]) if self.link.reads_image else torch.empty(0)
+        results = self.module(image, *(self._in_form(name, values[name]) for name in self.link.reads))
+        tensors = [
+            x.float() if self.form.half and name in self.looked_at else x
+            for name, x in zip(self.link.gives, results[1:] if self.link.answers else results, strict=True)
+        ]
+        if self.exit is None:
+            return tuple(tensors)
+        logits = results[0].float()  # a float16 is too coarse to tell 0.9995 from 1
         rule, temperature = self.exit.rule, self.exit.temperature
         probabilities, confidence = probabilities_and_confidence(logits, rule, temperature)
-        return (logits.argmax(1), confidence, probabilities, *features)
+        return (logits.argmax(1), confidence, probabilities, *tensors)
+
+    def _in_form(self, name: str, x: Tensor) -> Tensor:
+        return x.half() if self.form.half and name in self.looked_at else x
 
     def normalised(self, image: Tensor) -> Tensor:
         """What the network reads: (pixel / 255 - mean) / std, in one multiplication and one addition."""
-        if not self.link.reads_image:
-            return image
         if not self.form.float_input:
             image = image.permute(0, 3, 1, 2).float() * self.scale + self.offset
         return image.half() if self.form.half else image
@@ -118,14 +134,20 @@ class StageGraph(nn.Module):
     def example_inputs(self) -> tuple[Tensor, ...]:
         """Zeros of the shapes and types of a batch, for a trace."""
         channels, height, width = self.form.preprocessing.input_shape
-        batch, dtype = TRACED_BATCH, torch.float16 if self.form.half else torch.float32
+        batch = TRACED_BATCH
         pixels = torch.zeros(batch, height, width, channels, dtype=torch.uint8)
         image = torch.zeros(batch, channels, height, width) if self.form.float_input else pixels
         return (
             *([image] if self.link.reads_image else []),
-            *(torch.arange(batch) for _ in self.gathered),
-            *(torch.zeros(batch, *feature.shape, dtype=dtype) for feature in self.link.reads),
+            *(torch.arange(batch) for _ in self.rows),
+            *(
+                torch.zeros(batch, *shape, dtype=self._type_of(name))
+                for name, shape in self.link.reads.items()
+            ),
         )
+
+    def _type_of(self, name: str) -> torch.dtype:
+        return torch.float16 if self.form.half and name not in self.looked_at else torch.float32
 
 
 def to_onnx(graph: StageGraph) -> onnx.ModelProto:
@@ -155,14 +177,21 @@ def to_onnx(graph: StageGraph) -> onnx.ModelProto:
                 f"{in_a_line(error)}; another --opset may help"
             ) from error
     model = onnx.load_model_from_string(stream.getvalue())
+    there = {value.name for value in model.graph.input}
+    unused = [name for name in graph.link.read_names if name not in there]
+    if unused:
+        raise ModelError(
+            f"stage {shown(graph.link.name)} reads {shown(unused[0])}, and computes nothing with it; leave "
+            "it out of what the stage reads"
+        )
     _state_shapes(model, graph)
     return model
 
 
 def _state_shapes(model: onnx.ModelProto, graph: StageGraph) -> None:
     """Write the outputs' shapes, which are known here, where the exporter may not have seen through."""
-    features = {feature.name: feature.shape for feature in graph.link.gives}
+    shapes = {graph.outputs[name]: shape for name, shape in graph.link.gives.items()}
     for value in model.graph.output:
         dims = value.type.tensor_type.shape.dim
-        for dim, size in zip(dims[1:], features.get(value.name, ()), strict=False):
+        for dim, size in zip(dims[1:], shapes.get(value.name, ()), strict=False):
             dim.dim_value = size

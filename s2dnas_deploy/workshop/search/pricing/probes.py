@@ -55,7 +55,7 @@ def write_probes(prepared: Prepared, plans: Mapping[str, Plan], folder: Path, pr
             provenance={},
         )
         chain = chain_of(model, name=name, split=True)
-        write_bundle(Export(chain=chain, options=ExportOptions(), images=None), folder / name, _Silent())
+        write_bundle(Export(network=chain, options=ExportOptions(), images=None), folder / name, _Silent())
         progress(done + 1, len(plans), "")
     shown = pixels_of(prepared.splits.val.evenly(_SHOWN_IMAGES))
     write_atomically(folder / IMAGES, lambda stream: np.savez(stream, images=shown))

@@ -1,6 +1,6 @@
-"""Networks that bring exits of their own (BranchyNet, MSDNet, shallow-deep networks) as a chain to export.
+"""Stages without names (of BranchyNet, MSDNet, shallow-deep networks): a chain with an exit each.
 
-Place in the flow: the user's `nn.Module` with a method `stages()` ──▶ `Chain`. All there is to the protocol:
+Place in the flow: `stages()`, a list ──▶ `StagedNetwork`. All there is to the protocol:
 
     stages() → a list of modules;   stage k: (image, *features) → (logits [N, classes], *features)
 
@@ -10,55 +10,26 @@ tensor, goes on to the next stage without being copied. The last stage gives no 
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import ModelError
 from s2dnas_deploy.quoting import in_a_line
-from s2dnas_deploy.workshop.export.chain import Chain, Link
+from s2dnas_deploy.workshop.export.own.trial import BATCH, is_of_a_batch, macs_of
+from s2dnas_deploy.workshop.export.staged import Link, StagedNetwork
 from s2dnas_deploy.workshop.network.stages import Feature
 
-_BATCH = 2
 
-
-@runtime_checkable
-class OwnExits(Protocol):
-    """A network that gives its stages, first to last."""
-
-    def stages(self) -> Sequence[nn.Module]:
-        """Modules (image, *features) → (logits, *features)."""
-
-
-def stages_of(network: nn.Module) -> list[nn.Module]:
-    """The modules that the network says its stages are."""
-    if not isinstance(network, OwnExits):
-        raise ModelError(
-            f"{type(network).__name__} has no method stages(); expected one that returns the stages as "
-            "modules (image, *features) → (logits, *features), see docs/bundle.md, “Bring your own exits”. A "
-            "network without exits is divided first, by s2dnas-search or s2dnas-train, which write a model.pt"
-        )
-    try:
-        modules = list(network.stages())
-    except Exception as error:  # it is anyone's code
-        raise ModelError(
-            f"stages() of {type(network).__name__} failed: {type(error).__name__}: {in_a_line(error)}"
-        ) from error
-    if not modules or not all(isinstance(module, nn.Module) for module in modules):
-        raise ModelError("stages() returned no modules; expected one torch.nn.Module for each stage")
-    return modules
-
-
-def chain_of_own_exits(
-    network: nn.Module, preprocessing: Preprocessing, class_names: Sequence[str], *, name: str
-) -> Chain:
+def chain_of_modules(
+    modules: Sequence[nn.Module], preprocessing: Preprocessing, class_names: tuple[str, ...], *, name: str
+) -> StagedNetwork:
     """The network's stages as links, after a trial run that shows what they give and read."""
-    modules = [module.eval() for module in stages_of(network)]
+    modules = [module.eval() for module in modules]
     links = _links(modules, preprocessing.input_shape, len(class_names))
 
     def reference(image: Tensor) -> list[Tensor]:
@@ -68,12 +39,8 @@ def chain_of_own_exits(
             logits.append(result)
         return logits
 
-    return Chain(
-        name=name,
-        links=links,
-        reference=reference,
-        class_names=tuple(class_names),
-        preprocessing=preprocessing,
+    return StagedNetwork(
+        name=name, links=links, reference=reference, class_names=class_names, preprocessing=preprocessing
     )
 
 
@@ -108,32 +75,37 @@ def _links(modules: Sequence[nn.Module], input_shape: tuple[int, ...], classes: 
     links: list[Link] = []
     arriving: list[_Given] = []
     for k, module in enumerate(modules):
-        inputs = [torch.randn(_BATCH, *input_shape, requires_grad=True)]
+        inputs = [torch.randn(BATCH, *input_shape, requires_grad=True)]
         inputs += [given.example.detach().clone().requires_grad_() for given in arriving]
         given = [x.clone() for x in inputs]  # a stage may work in place, on tensors that are no leaves
         outputs = _run(module, given, k)
         logits, *features = outputs
-        if tuple(logits.shape) != (_BATCH, classes):
+        if tuple(logits.shape) != (BATCH, classes):
             raise ModelError(
-                f"stage {k} gives logits {list(logits.shape)} for {_BATCH} images, "
-                f"expected [{_BATCH}, {classes}]"
+                f"stage {k} gives logits {list(logits.shape)} for {BATCH} images, "
+                f"expected [{BATCH}, {classes}]"
             )
         leaving, own = _leaving(features, given[1:], arriving, k)
         used = _used(inputs, [logits, *(features[i] for i in own)])
         takes = [i for i in range(len(arriving)) if used[1 + i]]
         links.append(
             Link(
+                name=f"stage_{k}",
                 module=_OwnStage(module, takes, len(arriving), own).eval(),
                 reads_image=used[0],
-                reads=tuple(arriving[i].feature for i in takes),
-                gives=tuple(leaving[i].feature for i in own),
-                macs=_macs(module, inputs),
+                reads=_shapes(arriving[i].feature for i in takes),
+                gives=_shapes(leaving[i].feature for i in own),
+                macs=macs_of(module, inputs),
             )
         )
         arriving = leaving
     if arriving:
         raise ModelError(f"the last stage gives {len(arriving)} features that no stage reads; expected none")
     return _only_what_is_read(links)
+
+
+def _shapes(features: Iterable[Feature]) -> dict[str, tuple[int, ...]]:
+    return {feature.name: feature.shape for feature in features}
 
 
 def _run(module: nn.Module, inputs: Sequence[Tensor], k: int) -> tuple[Tensor, ...]:
@@ -168,7 +140,7 @@ def _leaving(
         if passed is not None:
             leaving.append(passed)
             continue
-        if x.dim() < 2 or x.shape[0] != _BATCH or x.dtype != torch.float32:
+        if not is_of_a_batch(x, dimensions=2):
             raise ModelError(
                 f"feature {i} of stage {k} is {x.dtype} {list(x.shape)}; "
                 "expected float32 with the batch first"
@@ -191,16 +163,8 @@ def _used(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> list[bool]:
 
 def _only_what_is_read(links: Sequence[Link]) -> tuple[Link, ...]:
     """Refuse features that are computed for nobody: they would cost every image something."""
-    read = {feature.name for link in links for feature in link.reads}
-    idle = [feature.name for link in links for feature in link.gives if feature.name not in read]
+    read = {name for link in links for name in link.reads}
+    idle = [name for link in links for name in link.gives if name not in read]
     if idle:
         raise ModelError(f"no later stage reads {', '.join(idle[:5])}; leave it out of what the stage gives")
     return tuple(links)
-
-
-@torch.no_grad()
-def _macs(module: nn.Module, inputs: Sequence[Tensor]) -> int:
-    """Multiply-accumulates for one image, as torch counts them (it counts two operations for each)."""
-    with FlopCounterMode(display=False) as counter:
-        module(*(x[:1].detach().clone() for x in inputs))
-    return cast(int, counter.get_total_flops()) // 2
