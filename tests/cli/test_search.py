@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from s2dnas_deploy.workshop.search.space import candidate  # noqa: E402
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 NETWORK = [f"--model={MODELS}/digits_cnn.py:digits_cnn", "--input=1x8x8", "--data=digits", "--normalize=data"]
+NETWORK += ["--limit=150"]  # digits of each part: how good the networks get is no matter
+LONGER = "--limit=2000"  # all of them, where something must happen while they are learnt
 QUICK = ["--epochs=1", "--augment=none", "--precision=float32", "--ema=0.9", "--lr=0.05"]
 
 
@@ -30,13 +33,22 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(search, [str(argument) for argument in arguments])
 
 
+def trained(out: Path, *more: str) -> Path:
+    options = [*NETWORK, *QUICK, "--epochs=4", "--plan=static", f"--out={out}", "--quiet", *more]
+    assert CliRunner().invoke(train, options).exit_code == 0
+    return out
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
     """A static network, trained for a moment."""
-    out = tmp_path_factory.mktemp("static") / "static.pt"
-    options = [*NETWORK, *QUICK, "--epochs=4", "--plan=static", f"--out={out}", "--quiet"]
-    assert CliRunner().invoke(train, options).exit_code == 0
-    return out
+    return trained(tmp_path_factory.mktemp("static") / "static.pt")
+
+
+@pytest.fixture(scope="module")
+def weights_of_all(tmp_path_factory) -> Path:
+    """One that has seen all digits."""
+    return trained(tmp_path_factory.mktemp("static of all") / "static.pt", LONGER)
 
 
 def options(weights, out, *more):
@@ -187,7 +199,8 @@ def test_small_searches_end_well(weights, tmp_path, more):
     assert load_model(tmp_path / "m.pt").network.stages == 2
 
 
-def test_writing_probes_discards_nothing(weights, tmp_path):
+def test_writing_probes_discards_nothing(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(search_run, "probe_plans", partial(search_run.probe_plans, count=1))  # the fewest
     (tmp_path / "m.run").mkdir()
     (tmp_path / "m.run/plans.jsonl").write_text("kept\n")
     result = run(*options(weights, tmp_path / "m.pt", f"--write-probes={tmp_path / 'probes'}", "--restart"))
@@ -267,19 +280,19 @@ def test_a_network_that_is_not_trained_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cluster_finds_the_same_plan_though_a_node_is_killed(weights, tmp_path):
+def test_a_cluster_finds_the_same_plan_though_a_node_is_killed(weights_of_all, tmp_path):
     pytest.importorskip("ray")
     own_network = ["unshare", "--user", "--map-root-user", "--net"]
     if subprocess.run([*own_network, "true"], check=False).returncode:
         pytest.skip("no network namespace of one's own can be had here")
-    asked = ["--evaluations=40", "--strategy=policy"]
+    asked = ["--evaluations=40", "--strategy=policy", LONGER]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = ["-c", "from s2dnas_deploy.cli import search; search()"]
-    here = options(weights, tmp_path / "a.pt", *asked)
+    here = options(weights_of_all, tmp_path / "a.pt", *asked)
     subprocess.run([sys.executable, *command, *here], env=environment, check=True)
     script = [sys.executable, str(Path(__file__).with_name("cluster_search.py")), str(tmp_path / "b.run")]
     spread = subprocess.run(
-        [*own_network, *script, *options(weights, tmp_path / "b.pt", *asked)],
+        [*own_network, *script, *options(weights_of_all, tmp_path / "b.pt", *asked)],
         env=environment,
         check=False,
         capture_output=True,
@@ -293,10 +306,11 @@ def test_a_cluster_finds_the_same_plan_though_a_node_is_killed(weights, tmp_path
 
 
 @pytest.mark.slow
-def test_killed_in_every_phase_it_comes_to_the_same_plan(weights, tmp_path):
-    unbroken = run(*options(weights, tmp_path / "a.pt", "--shared-epochs=6", "--epochs=6"))
+def test_killed_in_every_phase_it_comes_to_the_same_plan(weights_of_all, tmp_path):
+    epochs = ["--shared-epochs=6", "--epochs=6", LONGER]
+    unbroken = run(*options(weights_of_all, tmp_path / "a.pt", *epochs))
     assert unbroken.exit_code == 0, unbroken.output
-    command = options(weights, tmp_path / "b.pt", "--shared-epochs=6", "--epochs=6", "--checkpoint-seconds=0")
+    command = options(weights_of_all, tmp_path / "b.pt", *epochs, "--checkpoint-seconds=0")
     code = "from s2dnas_deploy.cli import search; search()"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     folder = tmp_path / "b.run"
