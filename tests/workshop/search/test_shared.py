@@ -37,6 +37,12 @@ def digits():
     return load_images("digits", input_shape=(1, 8, 8), seed=0)
 
 
+@pytest.fixture(scope="module")
+def few(digits):
+    """So many digits that an epoch is over soon."""
+    return replace(digits, train=digits.train.select(torch.arange(384)))
+
+
 def task(digits, folder, **settings):
     static = read_network(example_network("digits_cnn", "digits_cnn"), (1, 8, 8))
     return SharedTask(
@@ -119,8 +125,8 @@ def test_training_serves_plans_that_differ_much(digits, tmp_path):
 
 
 @pytest.mark.parametrize(("batch", "plans"), [(16, 1), (32, 2), (48, 3), (64, 4)])
-def test_extremes_are_taught_however_few_plans_a_step_has(digits, tmp_path, monkeypatch, batch, plans):
-    run = task(digits, tmp_path, batch_size=batch)
+def test_extremes_are_taught_however_few_plans_a_step_has(few, tmp_path, monkeypatch, batch, plans):
+    run = task(few, tmp_path, batch_size=batch)
     taught = []
     teach = train_shared_module._Run._teach
 
@@ -130,7 +136,7 @@ def test_extremes_are_taught_however_few_plans_a_step_has(digits, tmp_path, monk
 
     monkeypatch.setattr(train_shared_module._Run, "_teach", seen)
     train_shared(run, silent)
-    steps = len(digits.train) // batch
+    steps = len(few.train) // batch
     assert len(taught) == steps * plans
     assert sum(count for _, count in taught) == steps * batch
     digests = [digest for digest, _ in taught]
@@ -139,9 +145,9 @@ def test_extremes_are_taught_however_few_plans_a_step_has(digits, tmp_path, monk
         assert run.space.plan(choices).digest in digests
 
 
-def test_a_killed_training_goes_on_to_the_same_weights(digits, tmp_path):
-    unbroken = train_shared(task(digits, tmp_path / "a", checkpoint_seconds=0.0), silent)
-    broken = task(digits, tmp_path / "b", checkpoint_seconds=0.0)
+def test_a_killed_training_goes_on_to_the_same_weights(few, tmp_path):
+    unbroken = train_shared(task(few, tmp_path / "a", checkpoint_seconds=0.0), silent)
+    broken = task(few, tmp_path / "b", checkpoint_seconds=0.0)
 
     def die(done, total, note):
         if done == 5:
@@ -156,8 +162,8 @@ def test_a_killed_training_goes_on_to_the_same_weights(digits, tmp_path):
         assert torch.equal(tensor, again.weights()[key]), key
 
 
-def test_another_runs_checkpoint_is_refused(digits, tmp_path):
-    train_shared(task(digits, tmp_path), silent)
+def test_another_runs_checkpoint_is_refused(few, tmp_path):
+    train_shared(task(few, tmp_path), silent)
     with pytest.raises(CheckpointError, match="belongs to another run"):
-        train_shared(task(digits, tmp_path, lr=0.01), silent)
-    assert replace(task(digits, tmp_path)).identity() == task(digits, tmp_path).identity()
+        train_shared(task(few, tmp_path, lr=0.01), silent)
+    assert replace(task(few, tmp_path)).identity() == task(few, tmp_path).identity()

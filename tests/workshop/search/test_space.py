@@ -1,5 +1,6 @@
 """The search space: whatever is chosen is a legal plan, and everything meant to be in it is."""
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -23,17 +24,22 @@ def digits_space(**options):
     return make_space(static.divisible.space, **{"stages": 3, **options})
 
 
+@functools.cache
+def plans_of(architecture):
+    """The space of all plans of a well-known architecture, which takes a while to read."""
+    shape = (3, 96, 96) if architecture == "inception_v3" else (3, 64, 64)
+    return read_network(build(architecture).eval(), shape).divisible.space
+
+
 def group(channels, granule=1):
     return ChannelGroup(name="g", channels=channels, granule=granule, nodes=frozenset({"g"}))
 
 
 @pytest.mark.parametrize("architecture", ALL)
 def test_draws_are_legal_plans_of_every_architecture(architecture):
-    shape = (3, 96, 96) if architecture == "inception_v3" else (3, 64, 64)
-    static = read_network(build(architecture).eval(), shape)
     rng = np.random.default_rng(0)
     for kind, stages in (("full", 3), ("full", 2), ("paper", 3)):
-        space = make_space(static.divisible.space, stages=stages, kind=kind)
+        space = make_space(plans_of(architecture), stages=stages, kind=kind)
         for choices in [smallest(space), largest(space), *(space.draw(rng) for _ in range(20))]:
             plan = space.plan(choices)  # checked against every rule of plans
             assert plan.stages == stages
@@ -45,8 +51,7 @@ def test_every_plan_of_a_small_space_is_there_once_and_legal():
     space = digits_space(stages=2, portions=4)
     every = list(space.every())
     assert len(set(every)) == len(every) > 1000
-    plans_of = {space.plan(choices).digest for choices in every}
-    assert len(plans_of) == len(every)
+    assert len({space.plan(choices).digest for choices in every}) == len(every)
     rng = np.random.default_rng(0)
     assert {space.draw(rng) for _ in range(200)} <= set(every)
 
@@ -79,9 +84,7 @@ def test_uniform_plans_without_reuse_are_in_it_too():
 @pytest.mark.parametrize("architecture", ALL)
 @pytest.mark.parametrize("kind", ["full", "paper"])
 def test_uniform_plans_of_every_architecture_divide_what_is_wide_alike(architecture, kind):
-    shape = (3, 96, 96) if architecture == "inception_v3" else (3, 64, 64)
-    static = read_network(build(architecture).eval(), shape)
-    space = make_space(static.divisible.space, stages=3, kind=kind)
+    space = make_space(plans_of(architecture), stages=3, kind=kind)
     _, doubling, thin = (space.plan(choices) for choices in uniform_choices(space))
     assert set(doubling.exits) == {OUTPUT}
     for group in space.plans.groups:
