@@ -36,7 +36,8 @@ def settled(network: torch.nn.Module, shape: tuple[int, ...]) -> torch.nn.Module
 
 @pytest.mark.parametrize("name", NAMES)
 def test_exported_stages_answer_like_torch(tmp_path, name):
-    shape = (3, 75, 75) if name == "inception_v3" else (3, 64, 64)
+    size = 32 if name in DEFAULT else 75 if name == "inception_v3" else 64
+    shape = (3, size, size)
     static = read_network(settled(build(name), shape), shape)
     space = static.divisible.space
     whole = export_to(tmp_path / "static", chain_from(static, plans.static(space)))
