@@ -56,7 +56,7 @@ from s2dnas_deploy.workshop.training.run import (
     with_trained_static,
 )
 
-CANDIDATE = "candidate"  # where training of one to be judged goes on
+_CANDIDATE = "candidate"  # where training of one to be judged goes on
 
 
 def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...]:
@@ -132,26 +132,7 @@ def _best(
 ) -> Sequence[Trial]:
     """The best plans, best first; every one that was tried is in plans.jsonl, and in a picture."""
     folder, static, identity = request.training.folder, prepared.static, request.identity(prepared)
-    clock = MachineClock(prepared=prepared, folder=folder, timer=request.timer, reporter=reporter)
-    keep = None if cluster else folder / CANDIDATE
-
-    # Done when the first plan has to be judged, and once: a search that is complete needs none of it again.
-    terms = cache(partial(_terms, request, prepared, on_a_cluster=cluster is not None))
-    weights = cache(lambda: _trained_shared_weights(request, prepared, space, terms().splits, reporter))
-
-    def of_many() -> Evaluator:
-        price = _price(request, static, space, clock)
-        if request.evaluator == "finetune":
-            return by_training(terms(), price, keep)
-        return by_shared_weights(terms(), price, weights())
-
-    def of_few(finalists: Sequence[Trial]) -> Evaluator:
-        shared = weights()
-        costs = {trial.plan.digest: trial.worth.exit_cost for trial in finalists}
-        if request.cost == "clock":
-            costs = clock.costs([trial.plan for trial in finalists])
-        return by_training_on(terms(), costs, keep, shared)
-
+    of_many, of_few = _evaluators(request, prepared, space, cluster=cluster, reporter=reporter)
     trials_in = partial(_trials, space=space, cluster=cluster, reporter=reporter)
     trials = trials_in(folder / PLANS, identity, of_many, phase=("searching", request.evaluations))
     uniform = _judge_many(request, static, space, trials, reporter)
@@ -174,6 +155,40 @@ def _best(
         path=folder / "frontier.svg",
     )
     return best
+
+
+def _evaluators(
+    request: SearchRequest,
+    prepared: Prepared,
+    space: SearchSpace,
+    *,
+    cluster: Cluster | None,
+    reporter: Reporter,
+) -> tuple[Callable[[], Evaluator], Callable[[Sequence[Trial]], Evaluator]]:
+    """What judges many plans, and what judges a few: steps that are taken when a plan has to be judged so.
+
+    They time this machine, and train the shared weights, once for both. A complete search takes neither.
+    """
+    folder, static = request.training.folder, prepared.static
+    clock = MachineClock(prepared=prepared, folder=folder, timer=request.timer, reporter=reporter)
+    keep = None if cluster else folder / _CANDIDATE
+    terms = cache(partial(_terms, request, prepared, on_a_cluster=cluster is not None))
+    weights = cache(lambda: _trained_shared_weights(request, prepared, space, terms().splits, reporter))
+
+    def of_many() -> Evaluator:
+        price = _price(request, static, space, clock)
+        if request.evaluator == "finetune":
+            return by_training(terms(), price, keep)
+        return by_shared_weights(terms(), price, weights())
+
+    def of_few(finalists: Sequence[Trial]) -> Evaluator:
+        shared = weights()
+        costs = {trial.plan.digest: trial.worth.exit_cost for trial in finalists}
+        if request.cost == "clock":
+            costs = clock.costs([trial.plan for trial in finalists])
+        return by_training_on(terms(), costs, keep, shared)
+
+    return of_many, of_few
 
 
 def _terms(request: SearchRequest, prepared: Prepared, *, on_a_cluster: bool) -> Terms:
@@ -297,4 +312,4 @@ def _forget(folder: Path) -> None:
         kept.unlink()
     for name in (SHARED_CHECKPOINT, DEVICE, TIMED):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / CANDIDATE, ignore_errors=True)
+    shutil.rmtree(folder / _CANDIDATE, ignore_errors=True)
