@@ -154,7 +154,9 @@ def test_the_card_and_the_report_say_stages_by_name(tmp_path):
     assert "| stage | accuracy on images that come | share that it answers |" in card
     assert re.search(r"^\| m \| \d+\.\d\d% \| 45\.0% \|$", card, re.MULTILINE)
     report = (bundle.folder / "verification.txt").read_text()
-    assert re.search(r"^prefix +60 ", report, re.MULTILINE)
+    alone, on_their_way = re.search(r"^prefix +60 +(\S+) +(\S+) +0 +0$", report, re.MULTILINE).groups()
+    assert 0 < float(alone) < 1e-4
+    assert 0 < float(on_their_way) < 1e-4
     assert re.search(r"^ +m +27 .* 100\.00% ", report, re.MULTILINE)
 
 
@@ -477,6 +479,15 @@ def test_settings_are_gone_by_or_refused():
     network.settings = lambda: {"width": {"choices": ["half"], "default": "half"}}
     with pytest.raises(ModelError, match=r"Told has settings\(\) and no routes\(\) that go by them"):
         read(network)
+
+
+def test_only_methods_say_where_samples_go(tmp_path):
+    """A layer or a record may be called so."""
+    network = Told([First(logits)], None)
+    network.routes, network.settings = nn.ModuleList([nn.Linear(1, 1)]), {"width": 5}
+    assert read(network).flow is None
+    network.said = {"a": First(logits)}
+    assert export_to(tmp_path / "b", read(network)).manifest.settings == {}
 
 
 def test_routes_go_with_names():

@@ -15,7 +15,7 @@ from s2dnas_deploy.decide.course import Array
 from s2dnas_deploy.decide.flow import LABEL, Choices, Flow
 from s2dnas_deploy.decide.rules import CONFIDENCE, Always, Setting, Threshold
 from s2dnas_deploy.decide.walk import Walked
-from s2dnas_deploy.workshop.export.graphs.follow import Party, Run, Visit, without_exits
+from s2dnas_deploy.workshop.export.graphs.follow import Party, Run, without_exits
 
 _BATCH = 100
 
@@ -33,19 +33,22 @@ def told_by(flow: Flow, run: Run, images: Array, settings: Mapping[str, str] | N
     """Take all images through, given as the graphs take them."""
     course = without_exits(flow, settings)
     parties = [Party(course, images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)]
-    visits = [party.visit_all(run) for party in parties]
-    came = np.concatenate([party.came for party in parties], axis=1)
-    label, confidence = np.full(came.shape, -1, np.int64), np.zeros(came.shape, np.float32)
-    for k in range(len(flow.stops)):
-        if flow.stops[k].answers:
-            label[k, came[k]] = _all_of([each[k] for each in visits], LABEL)
-            confidence[k, came[k]] = _all_of([each[k] for each in visits], CONFIDENCE)
-    return Told(came=came, label=label, confidence=confidence)
+    parts = [_told_to(party, run) for party in parties]
+    return Told(
+        came=np.concatenate([part.came for part in parts], axis=1),
+        label=np.concatenate([part.label for part in parts], axis=1),
+        confidence=np.concatenate([part.confidence for part in parts], axis=1),
+    )
 
 
-def _all_of(visits: Sequence[Visit], name: str) -> Array:
-    """What a stage gave in all batches to those that came."""
-    return np.concatenate([visit.given[name] for visit in visits if len(visit.rows)] or [np.zeros(0)])
+def _told_to(party: Party, run: Run) -> Told:
+    """Of a batch; the features, which may be large, are not kept."""
+    label, confidence = np.full(party.came.shape, -1, np.int64), np.zeros(party.came.shape, np.float32)
+    for k in range(len(party.came)):
+        visit = party.visit(k, run)
+        if LABEL in visit.given:
+            label[k, visit.rows], confidence[k, visit.rows] = visit.given[LABEL], visit.given[CONFIDENCE]
+    return Told(came=party.came, label=label, confidence=confidence)
 
 
 def walked(flow: Flow, told: Told) -> Walked:
@@ -107,5 +110,6 @@ def before_and_after(
         both = before.came[k] & after.came[k]
         same = 100 * (after.label[k] == before.label[k])[both].mean()
         lines.append(f"{flow.called[k]:>{width}} {was:>8.2f}% {now:>8.2f}% {same:>10.2f}%")
-    lines.append("Confidences have moved as well: thresholds chosen in float32 need to be calibrated again.")
+    again = "calibrated" if flow.is_chain else "chosen"
+    lines.append(f"Confidences have moved as well: thresholds chosen in float32 need to be {again} again.")
     return "\n".join(lines) + "\n"

@@ -118,7 +118,12 @@ class Verification:
             f"{'stage':>{width}} {'images':>7} {'stage alone':>12} {'on their way':>13} {'same label':>11} "
             f"{'near a tie':>11} {'other way':>10} {'near the edge':>14}",
             *(
-                f"{e.called:>{width}} {e.images:>7} {e.stage_difference:>12.1e} {e.chain_difference:>13.1e} "
+                f"{e.called:>{width}} {e.images:>7} "
+                + (
+                    f"{e.stage_difference:>12.1e} {e.chain_difference:>13.1e} "
+                    if e.answers or self.precision == "float32"
+                    else " " * 27
+                )
                 + (f"{100 * e.agreement:>10.2f}% {e.labels_near_a_tie:>11}" if e.answers else " " * 23)
                 + f" {e.decisions_differ:>10} {e.decisions_near_the_threshold:>14}"
                 for e in self.exits
@@ -252,7 +257,7 @@ class _Compare:
             if itself is not None and each.exit is not None:
                 answers = answers_to(itself[k][wanted.rows], each.exit)
                 given |= {name: tensor.numpy() for name, tensor in answers.items()}
-            each.add(mine, replace(wanted, given=given))
+            each.add(mine, replace(wanted, given=given), features=self.alone and itself is None)
 
 
 def _some(visit: Visit, chosen: npt.NDArray[np.bool_]) -> Visit:
@@ -295,11 +300,13 @@ class _Comparison:
         differences = self._features_differ(given, wanted), self._answers_differ(given, wanted)
         self.stage_difference = max(self.stage_difference, *differences)
 
-    def add(self, ours: Visit, theirs: Visit) -> None:
-        """Count those of a batch that came on the same way in both."""
+    def add(self, ours: Visit, theirs: Visit, *, features: bool) -> None:
+        """Count those of a batch that came on the same way in both; compare features, too, if need be."""
         self.images += len(ours.rows)
-        difference = self._answers_differ(ours.given, theirs.given)
-        self.chain_difference = max(self.chain_difference, difference)
+        differences = [self._answers_differ(ours.given, theirs.given)]
+        if features:
+            differences.append(self._features_differ(ours.given, theirs.given))
+        self.chain_difference = max(self.chain_difference, *differences)
         if self.exit is not None:
             self._count_labels(ours.given[LABEL], theirs.given[LOGITS].astype(np.float64))
         rule = self.stop.then.by

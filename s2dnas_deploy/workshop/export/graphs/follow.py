@@ -69,10 +69,6 @@ class Party:
                 self.came[target, rows if chosen is None else rows[chosen]] = True
         return Visit(rows=rows, brought=brought, given={**seen, **given})
 
-    def visit_all(self, run: Run) -> list[Visit]:
-        """Every stage in order."""
-        return [self.visit(place, run) for place in range(len(self.came))]
-
 
 def without_exits(flow: Flow, settings: Mapping[str, str] | None = None) -> Course:
     """The course on which nobody exits early."""

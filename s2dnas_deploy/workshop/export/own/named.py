@@ -29,7 +29,7 @@ from s2dnas_deploy.decide.rules import Setting
 from s2dnas_deploy.errors import BundleError, ModelError
 from s2dnas_deploy.files.bounds import Length, Matching, Name, Printable
 from s2dnas_deploy.files.document import Form
-from s2dnas_deploy.quoting import in_a_line, shown
+from s2dnas_deploy.quoting import in_a_line, shortened, shown
 from s2dnas_deploy.workshop.export.own.trial import BATCH, is_of_a_batch, macs_of
 from s2dnas_deploy.workshop.export.staged import LOGITS, Link, Shapes, StagedNetwork
 
@@ -51,7 +51,7 @@ def said_by(network: nn.Module) -> Said:
     whose, document = type(network).__name__, {}
     for name in ("routes", "settings"):
         method = getattr(network, name, None)
-        if method is None:
+        if not inspect.isroutine(method):  # a layer or a record may be called so
             continue
         try:
             document[name] = json.loads(json.dumps(method()))  # tuples become lists
@@ -234,7 +234,7 @@ class _Trial:
                 outputs = _by_name(module(**values))
         except Exception as error:
             raise ModelError(
-                f"stage {shown(stage)} failed on {', '.join(reads)}: {type(error).__name__}: "
+                f"stage {shown(stage)} failed on {shortened(', '.join(reads), 200)}: {type(error).__name__}: "
                 f"{in_a_line(error)}"
             ) from error
         if not isinstance(outputs, dict) or not all(isinstance(x, Tensor) for x in outputs.values()):
@@ -274,8 +274,8 @@ def _arguments(stage: str, module: nn.Module) -> list[str]:
         raise ModelError(f"stage {shown(stage)}: its forward does not tell its arguments") from error
     if any(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD, each.POSITIONAL_ONLY) for each in parameters):
         raise ModelError(
-            f"stage {shown(stage)}: forward{inspect.signature(module.forward)} does not name the tensors "
-            "that it reads; expected an argument for each, forward(image, x)"
+            f"stage {shown(stage)}: forward{shortened(str(inspect.signature(module.forward)), 200)} does not "
+            "name the tensors that it reads; expected an argument for each, forward(image, x)"
         )
     reads = [each.name for each in parameters if each.default is each.empty]
     if not reads:

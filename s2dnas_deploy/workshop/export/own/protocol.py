@@ -3,6 +3,7 @@
 Place in the flow: the user's `nn.Module` with a method `stages()` ──▶ `StagedNetwork`.
 """
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, cast, runtime_checkable
 
@@ -59,7 +60,7 @@ def network_with_own_exits(
     if isinstance(stages, dict):
         said = said_by(network)
         return network_of_named(stages, said, preprocessing, tuple(class_names), name=name, whose=whose)
-    if hasattr(network, "routes"):
+    if inspect.isroutine(getattr(network, "routes", None)):
         raise ModelError(
             f"{whose} has routes(), which go by names of stages; expected stages() to return modules by name"
         )
