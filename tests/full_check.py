@@ -2,13 +2,14 @@
 
 import numpy as np
 import torch
+from small_networks import chained
 from torch import nn
 
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.workshop.network.graph import ChannelGraph
 from s2dnas_deploy.workshop.network.groups import divide_into_groups
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, carry_over
-from s2dnas_deploy.workshop.network.stages import StageNetwork, run_chain, slice_stages
+from s2dnas_deploy.workshop.network.stages import slice_stages
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_graph
 from s2dnas_deploy.workshop.reading.read import read_network
 
@@ -47,7 +48,7 @@ def check_network(network: nn.Module, shape: tuple[int, ...], random_plans: int 
         divided = with_random_exits(carry_over(static, plan)).eval()
         with torch.no_grad():
             exits = divided(image)
-        chain = run_chain([StageNetwork(stage) for stage in slice_stages(divided)], image)
+        chain = chained(slice_stages(divided), image)
         assert len(exits) == len(chain) == plan.stages
         for got, wanted in zip(chain, exits, strict=True):
             assert wanted.abs().max() > 0, "the exit is zero, which proves nothing"

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.workshop.network.network import carry_over
-from s2dnas_deploy.workshop.network.stages import StageNetwork, run_chain, slice_stages
+from s2dnas_deploy.workshop.network.stages import Stage, StageNetwork, slice_stages
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.reading.read import read_network
 
@@ -54,6 +55,18 @@ def example_network(file: str, factory: str, **arguments: object) -> nn.Module:
     return getattr(module, factory)(**arguments)
 
 
+@torch.no_grad()
+def chained(stages: Iterable[Stage], image: torch.Tensor) -> list[torch.Tensor]:
+    """Every exit's logits, by running all stages one after the other on all images."""
+    shared: dict[str, torch.Tensor] = {}
+    logits = []
+    for stage in stages:
+        result, *features = StageNetwork(stage)(image, *(shared[feature.name] for feature in stage.reads))
+        shared.update({f.name: x for f, x in zip(stage.gives, features, strict=True)})
+        logits.append(result)
+    return logits
+
+
 def chain_differs_by(static: StaticNetwork, plan: plans.Plan, image: torch.Tensor) -> float:
     """The largest relative difference at any exit between the masked network and its chain of slices."""
     network = carry_over(static, plan).eval()
@@ -63,8 +76,8 @@ def chain_differs_by(static: StaticNetwork, plan: plans.Plan, image: torch.Tenso
             if key.startswith("exit"):  # exits in the middle start from zeros, which would equal anything
                 weight.add_(0.1 * torch.randn(weight.shape, generator=generator, dtype=weight.dtype))
         expected = network(image)
-    chained = run_chain([StageNetwork(stage) for stage in slice_stages(network)], image)
-    return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(expected, chained, strict=True))
+    got = chained(slice_stages(network), image)
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(expected, got, strict=True))
 
 
 def random_plans(static: StaticNetwork, count: int, seed: int = 0) -> list[plans.Plan]:

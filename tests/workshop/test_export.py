@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from exports import QUIET, assert_answers_like_torch, chain_from, export_to, model_of, normalised, pixels
-from small_networks import example_network, random_plans, residual
+from small_networks import chained, example_network, random_plans, residual
 from torch import nn
 
 from s2dnas_deploy import plan as plans
@@ -32,7 +32,7 @@ from s2dnas_deploy.workshop.export.rewrites.rewrite import rewritten
 from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
 from s2dnas_deploy.workshop.export.samples import ExportImages
 from s2dnas_deploy.workshop.network.network import carry_over
-from s2dnas_deploy.workshop.network.stages import StageNetwork, run_chain, slice_stages
+from s2dnas_deploy.workshop.network.stages import slice_stages
 from s2dnas_deploy.workshop.reading.read import read_network
 from s2dnas_deploy.workshop.search.pricing.latency import features_of
 
@@ -96,8 +96,8 @@ def test_rewriting_stages_changes_nothing(rewrite):
         network = model_of(static, plan).network.double()
         stages = slice_stages(network)
         image = torch.randn(2, 3, 8, 8, dtype=torch.double)
-        before = run_chain([StageNetwork(stage) for stage in stages], image)
-        after = run_chain([StageNetwork(rewrite(stage)) for stage in stages], image)
+        before = chained(stages, image)
+        after = chained(map(rewrite, stages), image)
         for a, b in zip(before, after, strict=True):
             assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
 

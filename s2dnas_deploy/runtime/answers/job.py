@@ -52,7 +52,7 @@ class RunRequest:
     """The public key by whose owner the bundle must be signed."""
 
 
-class Stop(Protocol):
+class Interruption(Protocol):
     """Who may ask a run to stop."""
 
     def begin(self) -> None:
@@ -104,7 +104,9 @@ class Summary:
         return sum(tally.images for tally in self.exits)
 
 
-def run_job(request: RunRequest, stream: BinaryIO, reporter: Reporter, stop: Stop = _NEVER) -> Summary:
+def run_job(
+    request: RunRequest, stream: BinaryIO, reporter: Reporter, stop: Interruption = _NEVER
+) -> Summary:
     """Classify all images of the request; what is written goes to `stream` if there is no `out`."""
     form = format_of(request.out, request.form)
     if request.resume and request.out is None:
@@ -207,7 +209,7 @@ class _Watch:
     """Who is told how it goes, and who may ask to stop."""
 
     reporter: Reporter
-    stop: Stop
+    stop: Interruption
 
 
 def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Summary:

@@ -91,18 +91,6 @@ def slice_stages(network: MultiStageNetwork) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-@torch.no_grad()
-def run_chain(stages: Sequence[StageNetwork], image: Tensor) -> list[Tensor]:
-    """Every exit's logits, by running all stages one after the other on all images."""
-    shared: dict[str, Tensor] = {}
-    logits = []
-    for module in stages:
-        result, *features = module(image, *(shared[feature.name] for feature in module.stage.reads))
-        shared.update({f.name: x for f, x in zip(module.stage.gives, features, strict=True)})
-        logits.append(result)
-    return logits
-
-
 class _Slicer:
     """Builds the nodes of one stage, in the order of the network's own."""
 
