@@ -14,6 +14,7 @@ from s2dnas_deploy.cli.options.sections import option
 if TYPE_CHECKING:
     from s2dnas_deploy.workshop.training.run import Request
     from s2dnas_deploy.workshop.training.settings import Settings
+    from s2dnas_deploy.workshop.training.start.begin import Start
 
 recipe_option = option(
     "--recipe",
@@ -55,7 +56,7 @@ TRAINING = (
         type=int,
         default=10,
         show_default=True,
-        help="Passes over the images; 0 only carries weights over.",
+        help="Passes over the images; 0 ends with the weights of --start.",
     ),
     option("--lr", type=float, default=0.05, show_default=True, help="Peak learning rate."),
     option(
@@ -80,6 +81,14 @@ TRAINING = (
         default=0,
         show_default=True,
         help="Without --weights: first train the static network for as many passes.",
+    ),
+    option(
+        "--start",
+        type=click.Choice(["fitted", "ranked", "copied"]),
+        default="fitted",
+        show_default=True,
+        help="Weights of the stages before training: fitted to what the static network gives, its channels "
+        "ranked by how much they matter; only ranked; or copied as they are.",
     ),
     option("--static-lr", type=float, help="Peak learning rate of that; as --lr if not given."),
 )
@@ -171,6 +180,7 @@ class TrainingOptions:
     limit: int | None
     static_epochs: int
     static_lr: float | None
+    start: "Start"
     restart: bool
     out: Path
 
@@ -190,6 +200,7 @@ class TrainingOptions:
             align=align,
             static_epochs=self.static_epochs,
             static_lr=self.static_lr,
+            start=self.start,
             settings=settings,
             out=self.out,
             restart=self.restart,

@@ -9,7 +9,7 @@ hold them are the *classifier*, which every exit has for itself and no plan divi
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,6 +21,8 @@ from s2dnas_deploy.workshop.network.graph import INPUT, ChannelGraph, Node
 from s2dnas_deploy.workshop.network.operators import OPERATORS
 
 Indices = npt.NDArray[np.int64]
+Order = Mapping[str, Indices]
+"""By group, its channels in the order in which stages take them, each by its place in the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,16 @@ class Divisible:
     group_atoms: Mapping[str, Indices]
     classifier: frozenset[str]
     space: PlanSpace
+
+    def in_order(self, order: Order) -> "Divisible":
+        """The same network, whose channels the stages take in another order."""
+        taken = {name: np.sort(own)[order[name]] for name, own in self.group_atoms.items()}
+        return replace(self, group_atoms=taken)
+
+    @property
+    def order(self) -> Order:
+        """In which order the stages take the channels of each group."""
+        return {name: np.argsort(np.argsort(own)) for name, own in self.group_atoms.items()}
 
     @cached_property
     def body(self) -> tuple[Node, ...]:

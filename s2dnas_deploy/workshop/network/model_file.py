@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from s2dnas_deploy.quoting import in_a_line, shown
 from s2dnas_deploy.workshop.network import operators
 from s2dnas_deploy.workshop.network.division import Division, divide, exit_prefix
 from s2dnas_deploy.workshop.network.graph import INPUT, ChannelGraph
-from s2dnas_deploy.workshop.network.groups import divide_into_groups
+from s2dnas_deploy.workshop.network.groups import Divisible, divide_into_groups
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, weight_keys
 from s2dnas_deploy.workshop.network.operators import OPERATORS
 from s2dnas_deploy.workshop.network.torch_file import read_torch_file
@@ -96,6 +97,8 @@ class _About:
     class_names: tuple[Annotated[str, Length(1, 1000)], ...]
     preprocessing: Preprocessing
     provenance: Mapping[str, Any]
+    order: Mapping[str, tuple[Count, ...]] = field(default_factory=dict)
+    """Of the groups whose channels the stages do not take as they come in the network."""
 
 
 # Names of folders and files may be in any encoding.
@@ -143,6 +146,7 @@ def save_model(model: Model, path: Path) -> None:
 def description_of(model: Model) -> str:
     """What is told of a model beside its weights; a `CheckpointError` if that could not be read again."""
     division = model.network.division
+    order = order_of(division.divisible)
     about = json.dumps(
         {
             "graph": division.graph.to_json(),
@@ -150,11 +154,18 @@ def description_of(model: Model) -> str:
             "class_names": list(model.class_names),
             "preprocessing": model.preprocessing.to_document(),
             "provenance": dict(model.provenance),
+            **({"order": order} if order else {}),
         }
     )
     told = _ABOUT.read(about, "the description")
     _check_provenance(told.provenance, division.plan.stages)
     return about
+
+
+def order_of(divisible: Divisible) -> dict[str, list[int]]:
+    """The groups whose channels the stages do not take as they come, and how they do."""
+    told = {name: order.tolist() for name, order in divisible.order.items()}
+    return {name: order for name, order in told.items() if order != sorted(order)}
 
 
 def load_model(path: Path | str) -> Model:
@@ -205,7 +216,7 @@ def _model_from(document: Mapping[str, Any]) -> Model:
     graph, plan = ChannelGraph.from_json(about.graph), Plan.from_json(about.plan)
     _check_graph(graph)
     _check_shapes(graph, weights, plan.stages - 1)
-    division = divide(divide_into_groups(graph), plan)
+    division = divide(_in_order(divide_into_groups(graph), about.order), plan)
     _check_names(division, weights)
     _check_exits(division, weights)
     if len(about.class_names) != graph.classes:
@@ -219,6 +230,14 @@ def _model_from(document: Mapping[str, Any]) -> Model:
         preprocessing=about.preprocessing,
         provenance=about.provenance,
     )
+
+
+def _in_order(divisible: Divisible, told: Mapping[str, tuple[int, ...]]) -> Divisible:
+    natural = divisible.order
+    for name, order in told.items():
+        if name not in natural or sorted(order) != natural[name].tolist():
+            raise CheckpointError(f"the order of group {shown(name)} is not one of its channels")
+    return divisible.in_order({**natural, **{name: np.array(order) for name, order in told.items()}})
 
 
 def _check_tensors(weights: Mapping[str, Any]) -> None:

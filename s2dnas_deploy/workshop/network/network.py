@@ -72,33 +72,44 @@ class MultiStageNetwork(nn.Module):
         """As `forward`, with other weights of the same names and shapes; some operators as in training."""
         values = {INPUT: images}
         for node in self.division.body[1:]:
-            values[node.name] = self._run(node, values, weights, self.training or node.operator in training)
+            as_in_training = self.training or node.operator in training
+            values[node.name] = self.run(node, values, weights, as_in_training)
         return [self._run_exit(exit_, values, weights, training) for exit_ in self.division.exits]
 
-    def _run(
-        self, node: Node, values: Mapping[str, Tensor], weights: dict[str, Tensor], training: bool
+    def run(
+        self, node: Node, values: Mapping[str, Tensor], weights: Mapping[str, Tensor], training: bool = False
     ) -> Tensor:
+        """What a node of the body gives, with its kernel masked."""
         if node.name in self._masks:
             kernel = {node.weights["weight"]: self._masked(node, weights)}
             return run_node(node, values, {**weights, **kernel}, training)
+        return run_node(node, values, weights, training)
+
+    def is_masked(self, node: Node) -> bool:
+        """Whether the node's channels may not all read all that they do in the static network."""
+        return node.name in self._masks
+
+    def run_in_exit(
+        self, node: Node, values: Mapping[str, Tensor], weights: Mapping[str, Tensor], training: bool = False
+    ) -> Tensor:
+        """What a node of an exit gives, which reads only the channels that its stage may read."""
+        if node.name in self._columns:
+            read = values[node.inputs[0]][:, getattr(self, self._columns[node.name])]
+            values = {node.inputs[0]: read}
         return run_node(node, values, weights, training)
 
     def _run_exit(
         self,
         exit_: Exit,
         values: Mapping[str, Tensor],
-        weights: dict[str, Tensor],
+        weights: Mapping[str, Tensor],
         training: frozenset[str],
     ) -> Tensor:
-        """An exit's classifier, on the channels that its stage may read."""
+        """An exit's logits."""
         own = dict(values)
         for node in exit_.nodes:
-            inputs: Mapping[str, Tensor] = own
-            if node.name in self._columns:
-                read = own[node.inputs[0]][:, getattr(self, self._columns[node.name])]
-                inputs = {node.inputs[0]: read}
             as_in_training = self.training or node.operator in training
-            own[node.name] = run_node(node, inputs, weights, as_in_training)
+            own[node.name] = self.run_in_exit(node, own, weights, as_in_training)
         return own[exit_.output]
 
     def _register_masks(self) -> dict[str, str]:

@@ -52,6 +52,7 @@ from s2dnas_deploy.workshop.training.first_words import static_words
 from s2dnas_deploy.workshop.training.run import (
     Prepared,
     prepare,
+    ranked,
     static_accuracy,
     with_trained_static,
 )
@@ -76,6 +77,7 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
                 raise OptionError(
                     "a search starts from a trained network: give --weights, or --static-epochs"
                 )
+            prepared = ranked(training, prepared, reporter)
             space = make_space(
                 prepared.static.divisible.space,
                 stages=request.stages,

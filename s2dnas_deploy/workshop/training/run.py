@@ -31,6 +31,7 @@ from s2dnas_deploy.workshop.training.first_words import cautions, shortfall, sta
 from s2dnas_deploy.workshop.training.loop import Task, accuracy, check_images, train
 from s2dnas_deploy.workshop.training.normalise import preprocessing_for
 from s2dnas_deploy.workshop.training.settings import MOST_EPOCHS, Settings
+from s2dnas_deploy.workshop.training.start.begin import Beginner, Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,7 @@ class Request:
     align: int
     static_epochs: int
     static_lr: float | None
+    start: Start = "fitted"
     settings: Settings
     out: Path
     restart: bool
@@ -92,7 +94,10 @@ def train_model(request: Request, reporter: Reporter) -> Model:
             "the factory loads itself count as none: save its state_dict and give the file"
         )
     with alone_in(request.folder):
-        return train_plan(request, plan, with_trained_static(request, prepared, reporter), reporter)
+        prepared = with_trained_static(request, prepared, reporter)
+        if plan.stages > 1:
+            prepared = ranked(request, prepared, reporter)
+        return train_plan(request, plan, prepared, reporter)
 
 
 def prepare(request: Request, reporter: Reporter) -> Prepared:
@@ -145,8 +150,11 @@ def train_plan(
 ) -> Model:
     """Divide the network by a plan, train it and save it; `known`: how good the static network is."""
     static, trained = prepared.static, prepared.is_trained
+    begins = trained and plan.stages > 1
     task = Task(
-        network=carry_over(static, plan),
+        network=_beginner(request, prepared).beginning(static, plan, reporter)
+        if begins
+        else carry_over(static, plan),
         teacher=as_network(static).eval() if trained and plan.stages > 1 else None,
         splits=prepared.splits,
         preprocessing=prepared.preprocessing,
@@ -164,6 +172,23 @@ def train_plan(
         return found
 
     return _train_and_save(task, request, request.out, judge, reporter)
+
+
+def ranked(request: Request, prepared: Prepared, reporter: Reporter) -> Prepared:
+    """With the channels that matter most first; an untrained network does not tell which these are."""
+    if not prepared.is_trained:
+        return prepared
+    return replace(prepared, static=_beginner(request, prepared).ranked(prepared.static, reporter))
+
+
+def _beginner(request: Request, prepared: Prepared) -> Beginner:
+    return Beginner(
+        start=request.start,
+        splits=prepared.splits,
+        preprocessing=prepared.preprocessing,
+        device=choose_device(request.settings.device),
+        folder=request.folder,
+    )
 
 
 def _keep_static(request: Request, prepared: Prepared) -> None:

@@ -1,0 +1,1 @@
+"""A start that keeps what the static network knows: channels that matter come first, weights are fitted."""
