@@ -27,6 +27,7 @@ from s2dnas_deploy.workshop.export.graphs.confidence import probabilities_and_co
 from s2dnas_deploy.workshop.export.graphs.simplify import simplify
 from s2dnas_deploy.workshop.export.options import ExportOptions
 from s2dnas_deploy.workshop.export.own.protocol import network_with_own_exits
+from s2dnas_deploy.workshop.export.rewrites.broadcast import drop_expansions
 from s2dnas_deploy.workshop.export.rewrites.fold import fold_batch_norms
 from s2dnas_deploy.workshop.export.rewrites.rewrite import rewritten
 from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
@@ -89,7 +90,7 @@ def as_exported(stage):
     return rewritten(stage, (3, 8, 8), split=True)
 
 
-@pytest.mark.parametrize("rewrite", [fold_batch_norms, split_convolutions, as_exported])
+@pytest.mark.parametrize("rewrite", [fold_batch_norms, drop_expansions, split_convolutions, as_exported])
 def test_rewriting_stages_changes_nothing(rewrite):
     static = residual()
     for plan in random_plans(static, 6):
@@ -109,6 +110,34 @@ def test_no_batch_norm_and_no_joined_convolution_is_left(bundle):
         for node in model.graph.node:
             assert node.op_type != "BatchNormalization"
             assert node.op_type != "Conv" or made_by.get(node.input[0]) != "Concat"
+
+
+class Gated(nn.Module):
+    """A gate that is written out to the size of what it gates; one such copy is read by a layer as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 8), nn.Conv2d(8, 8, 1)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x).relu()
+        gate = torch.sigmoid(self.gate(x.mean((2, 3))))[:, :, None, None]
+        x = x * gate.expand_as(x) + gate.expand_as(x)
+        kept = self.gate(x.mean((2, 3)))[:, :, None, None].expand(-1, -1, 8, 8)
+        return self.fc((self.last(kept) * kept).mean((2, 3)))
+
+
+def test_gates_are_not_copied_to_the_size_of_what_they_gate(tmp_path):
+    static = read_network(Gated(), (3, 8, 8))
+    chain = chain_from(static, plans.from_text("uniform:0.5,0.5", static.divisible.space))
+    exported = export_to(tmp_path / "bundle", chain)
+    assert_answers_like_torch(chain, exported, batches=(1, 3))
+    for stage in slice_stages(carry_over(static, plans.static(static.divisible.space))):
+        before = [node.name for node in stage.nodes if node.operator == "expand"]
+        after = [node.name for node in as_exported(stage).nodes if node.operator == "expand"]
+        assert len(before) == 3
+        assert after == before[2:]  # a layer reads this one
 
 
 def test_an_addition_after_a_split_convolution_starts_the_sum():

@@ -7,6 +7,7 @@ comes of it as well, so a rewrite that is added here is in every price.
 from collections.abc import Callable
 from functools import partial, reduce
 
+from s2dnas_deploy.workshop.export.rewrites.broadcast import drop_expansions
 from s2dnas_deploy.workshop.export.rewrites.express import express_pooling
 from s2dnas_deploy.workshop.export.rewrites.fold import fold_batch_norms
 from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
@@ -17,6 +18,7 @@ def rewritten(stage: Stage, image_shape: tuple[int, ...], *, split: bool) -> Sta
     """The stage as it is exported; `split` takes convolutions over joined features apart."""
     rewrites: list[Callable[[Stage], Stage]] = [
         fold_batch_norms,
+        drop_expansions,
         partial(express_pooling, image_shape=image_shape),
         *([split_convolutions] if split else []),
     ]
