@@ -140,6 +140,41 @@ def test_gates_are_not_copied_to_the_size_of_what_they_gate(tmp_path):
         assert after == before[2:]  # a layer reads this one
 
 
+def test_means_over_space_are_pooled():
+    """In every stage's exit, where features are given on, and with sizes kept or not."""
+    static = residual()
+    stages = slice_stages(carry_over(static, plan_for(static, THREE)))
+    kinds = [node.operator for stage in stages for node in as_exported(stage).nodes]
+    assert "reduce" not in kinds
+    assert (
+        kinds.count("pool") == sum(node.operator == "reduce" for each in stages for node in each.nodes) == 3
+    )
+
+
+def test_a_mean_over_one_axis_of_space_is_left():
+    static = read_network(OneAxis(), (3, 8, 8))
+    (stage,) = slice_stages(carry_over(static, plans.static(static.divisible.space)))
+    before = {node.name: node.operator for node in stage.nodes}
+    after = {node.name: node.operator for node in as_exported(stage).nodes}
+    means = [name for name, kind in before.items() if kind == "reduce"]
+    assert [after[name] for name in means] == ["reduce", "reduce", "pool"]
+    image = torch.randn(2, 3, 8, 8)
+    (a,), (b,) = chained([stage], image), chained([as_exported(stage)], image)
+    assert torch.allclose(a, b, atol=1e-6)
+
+
+class OneAxis(nn.Module):
+    """Means over rows, then over columns; over both, sizes kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return self.fc(x.mean(2).mean(2) + x.mean((2, 3), keepdim=True).flatten(1))
+
+
 def test_an_addition_after_a_split_convolution_starts_the_sum():
     """Then every addition has a convolution of its own to be fused with."""
     static = residual()

@@ -1,7 +1,7 @@
 """Leave to an operation what it does by itself: a number per channel meets every pixel without being copied.
 
 Place in the flow: `Stage` ──drop──▶ `Stage` that computes the same. Gates are often written as
-`x * gate.expand_as(x)`. Products, sums and their like broadcast by themselves: with g [C, 1, 1] and x [C, H, W]
+`x * gate.expand_as(x)`. Products and sums broadcast by themselves, so with g [C, 1, 1] and x [C, H, W]
 
     x ∘ expand(g) = x ∘ g
 

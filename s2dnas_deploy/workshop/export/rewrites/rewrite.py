@@ -10,6 +10,7 @@ from functools import partial, reduce
 from s2dnas_deploy.workshop.export.rewrites.broadcast import drop_expansions
 from s2dnas_deploy.workshop.export.rewrites.express import express_pooling
 from s2dnas_deploy.workshop.export.rewrites.fold import fold_batch_norms
+from s2dnas_deploy.workshop.export.rewrites.means import pool_means
 from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
 from s2dnas_deploy.workshop.network.stages import Stage
 
@@ -19,6 +20,7 @@ def rewritten(stage: Stage, image_shape: tuple[int, ...], *, split: bool) -> Sta
     rewrites: list[Callable[[Stage], Stage]] = [
         fold_batch_norms,
         drop_expansions,
+        partial(pool_means, image_shape=image_shape),
         partial(express_pooling, image_shape=image_shape),
         *([split_convolutions] if split else []),
     ]
