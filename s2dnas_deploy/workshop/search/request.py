@@ -15,7 +15,7 @@ from s2dnas_deploy.files.document import LARGEST_BYTES
 from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.workshop.search.pricing.machine_clock import Timer, this_device
 from s2dnas_deploy.workshop.search.space.space import Kind
-from s2dnas_deploy.workshop.training.checkpoint import add_weights
+from s2dnas_deploy.workshop.training.checkpoint import add_order, add_weights
 from s2dnas_deploy.workshop.training.run import Prepared, Request
 from s2dnas_deploy.workshop.training.settings import Settings
 
@@ -93,6 +93,7 @@ class SearchRequest:
         own = {key: value for key, value in asdict(self).items() if key not in elsewhere}
         weights = hashlib.sha256()
         add_weights(weights, prepared.static.weights)
+        add_order(weights, prepared.static.divisible)
         if self.cost == "clock":
             own["device"] = this_device()
         elif self.cost != "macs":

@@ -5,6 +5,7 @@ settings, plan, data or starting weights), or one that does not fit the run, is 
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from s2dnas_deploy.errors import CheckpointError
 from s2dnas_deploy.files.atomic import write_atomically
 from s2dnas_deploy.quoting import in_a_line, shown
+from s2dnas_deploy.workshop.network.groups import Divisible
+from s2dnas_deploy.workshop.network.model_file import order_of
 from s2dnas_deploy.workshop.network.torch_file import read_torch_file
 
 FORMAT = "s2dnas-training"
@@ -40,6 +43,12 @@ def add_weights(digest: "hashlib._Hash", weights: Mapping[str, Tensor]) -> None:
     for key, tensor in sorted(weights.items()):
         digest.update(key.encode())
         digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def add_order(digest: "hashlib._Hash", divisible: Divisible) -> None:
+    """The order in which stages take channels; that in which they come in the network adds nothing."""
+    order = order_of(divisible)
+    digest.update(json.dumps(order, sort_keys=True).encode() if order else b"")
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:

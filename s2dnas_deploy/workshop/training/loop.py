@@ -6,7 +6,6 @@ result is the moving average of the weights over the steps. Says how it goes thr
 
 import copy
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable
@@ -21,12 +20,12 @@ from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import DataError, OptionError, TrainingError
 from s2dnas_deploy.reporter import Progress
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
-from s2dnas_deploy.workshop.network.model_file import order_of
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
 from s2dnas_deploy.workshop.training.batches import Batches, normalised, seed_of
 from s2dnas_deploy.workshop.training.checkpoint import (
     Checkpoint,
     Expected,
+    add_order,
     add_weights,
     load_checkpoint,
     save_checkpoint,
@@ -83,8 +82,7 @@ class Task:
         for network in (self.network, self.teacher):
             if network is not None:
                 digest.update(network.division.plan.digest.encode())
-                order = order_of(network.division.divisible)
-                digest.update(json.dumps(order, sort_keys=True).encode() if order else b"")
+                add_order(digest, network.division.divisible)
                 add_weights(digest, network.weights())
         return digest.hexdigest()
 

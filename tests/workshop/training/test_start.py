@@ -18,6 +18,8 @@ from s2dnas_deploy.workshop.network.model_file import Model, load_model, save_mo
 from s2dnas_deploy.workshop.network.network import as_network, as_static, carry_over
 from s2dnas_deploy.workshop.network.stages import slice_stages
 from s2dnas_deploy.workshop.reading.read import read_network
+from s2dnas_deploy.workshop.search.judging.train_shared import SharedTask
+from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.training.loop import Task, accuracy, train
 from s2dnas_deploy.workshop.training.settings import Settings
 from s2dnas_deploy.workshop.training.start import begin
@@ -116,6 +118,20 @@ def test_an_order_that_is_none_is_refused(tmp_path, monkeypatch):
         save_model(model, tmp_path / "model.pt")
         with pytest.raises(CheckpointError, match="order of group"):
             load_model(tmp_path / "model.pt")
+
+
+def test_runs_of_another_order_are_other_runs(tmp_path, digits):
+    """Though every weight is the same: a checkpoint of one would be nonsense in the other."""
+    static = read_network(example_network("digits_cnn", "digits_cnn"), (1, 8, 8))
+    preprocessing = Preprocessing(input_shape=(1, 8, 8), mean=(0.3,), std=(0.4,))
+    space = make_space(static.divisible.space, stages=2)
+    runs, searches = set(), set()
+    for each in (static, in_random_order(static), in_random_order(static, 1)):
+        network = carry_over(each, plans.from_text("uniform:0.5,0.5", static.divisible.space))
+        common = {"splits": digits, "preprocessing": preprocessing, "settings": Settings(epochs=1)}
+        runs.add(Task(network=network, teacher=None, folder=tmp_path, **common).identity())
+        searches.add(SharedTask(static=each, space=space, folder=tmp_path, **common).identity())
+    assert len(runs) == len(searches) == 3
 
 
 # --- fitted weights ----------------------------------------------------------------------------------------

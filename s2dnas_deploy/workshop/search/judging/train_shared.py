@@ -33,6 +33,7 @@ from s2dnas_deploy.workshop.training.batches import Batches, seed_of
 from s2dnas_deploy.workshop.training.checkpoint import (
     Checkpoint,
     Expected,
+    add_order,
     add_weights,
     load_checkpoint,
     save_checkpoint,
@@ -64,6 +65,7 @@ class SharedTask:
         digest.update(repr([(slot.name, slot.options) for slot in self.space.slots]).encode())
         digest.update(repr(self.preprocessing).encode())
         add_weights(digest, self.static.weights)
+        add_order(digest, self.static.divisible)
         return digest.hexdigest()
 
 

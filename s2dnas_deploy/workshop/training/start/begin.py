@@ -28,7 +28,7 @@ from s2dnas_deploy.workshop.network.model_file import Model, load_model, order_o
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, carry_over
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.training.batches import normalised
-from s2dnas_deploy.workshop.training.checkpoint import add_weights
+from s2dnas_deploy.workshop.training.checkpoint import add_order, add_weights
 from s2dnas_deploy.workshop.training.devices import placed
 from s2dnas_deploy.workshop.training.loop import accuracy
 from s2dnas_deploy.workshop.training.start.fitting import fit, images_that_fit
@@ -113,7 +113,7 @@ class Beginner:
         add_weights(digest, static.weights)
         if plan is not None:
             digest.update(plan.digest.encode())
-            digest.update(json.dumps(order_of(static.divisible), sort_keys=True).encode())
+            add_order(digest, static.divisible)
         return digest.hexdigest()
 
 
