@@ -7,7 +7,7 @@ graph, plan, the name and shape of every tensor. What does not fit is refused wi
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -216,7 +216,7 @@ def _model_from(document: Mapping[str, Any]) -> Model:
     graph, plan = ChannelGraph.from_json(about.graph), Plan.from_json(about.plan)
     _check_graph(graph)
     _check_shapes(graph, weights, plan.stages - 1)
-    division = divide(_in_order(divide_into_groups(graph), about.order), plan)
+    division = divide(in_order(divide_into_groups(graph), about.order), plan)
     _check_names(division, weights)
     _check_exits(division, weights)
     if len(about.class_names) != graph.classes:
@@ -232,7 +232,8 @@ def _model_from(document: Mapping[str, Any]) -> Model:
     )
 
 
-def _in_order(divisible: Divisible, told: Mapping[str, tuple[int, ...]]) -> Divisible:
+def in_order(divisible: Divisible, told: Mapping[str, Sequence[int]]) -> Divisible:
+    """The same network in the order that `order_of` has told; a `CheckpointError` if that is none."""
     natural = divisible.order
     for name, order in told.items():
         if name not in natural or sorted(order) != natural[name].tolist():

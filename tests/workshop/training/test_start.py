@@ -22,10 +22,10 @@ from s2dnas_deploy.workshop.search.judging.train_shared import SharedTask
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.training.loop import Task, accuracy, train
 from s2dnas_deploy.workshop.training.settings import Settings
-from s2dnas_deploy.workshop.training.start import begin
+from s2dnas_deploy.workshop.training.start import begin, ranking
 from s2dnas_deploy.workshop.training.start.begin import Beginner
 from s2dnas_deploy.workshop.training.start.fitting import fit, images_that_fit
-from s2dnas_deploy.workshop.training.start.ranking import by_importance
+from s2dnas_deploy.workshop.training.start.ranking import by_importance, images_to_rank_by
 
 PREPROCESSING = Preprocessing(input_shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.3,) * 3)
 CPU = torch.device("cpu")
@@ -60,6 +60,23 @@ def test_channels_that_nothing_depends_on_come_last(pictures):
     order = by_importance(static, pictures, PREPROCESSING, CPU)
     assert set(order["conv1"][-3:].tolist()) == {0, 5, 7}
     assert all(sorted(each) == list(range(len(each))) for each in order.values())
+
+
+def test_large_networks_are_ranked_by_fewer_images_at_a_time_and_in_all(monkeypatch):
+    static = residual()
+    assert images_to_rank_by(static) == 512
+    monkeypatch.setattr(ranking, "static_macs", lambda network: {"conv": 4 * 10**9})
+    assert images_to_rank_by(static) == 250
+    monkeypatch.setattr(ranking, "static_macs", lambda network: {"conv": 4 * 10**12})
+    assert images_to_rank_by(static) == 64
+
+
+def test_the_order_does_not_depend_on_how_many_images_go_at_a_time(pictures, monkeypatch):
+    static = residual()
+    whole = by_importance(static, pictures, PREPROCESSING, CPU)
+    monkeypatch.setattr(ranking, "_MOST_BYTES", 1)
+    by_one = by_importance(static, pictures, PREPROCESSING, CPU)
+    assert all(np.array_equal(each, by_one[name]) for name, each in whole.items())
 
 
 def test_the_first_stage_owns_the_first_channels_of_the_order():
@@ -243,6 +260,17 @@ def test_a_damaged_beginning_is_made_anew(beginner, static, plan, name, content)
     second = beginner.beginning(beginner.ranked(static, QUIET), plan, QUIET).weights()
     assert all(torch.equal(each, second[key]) for key, each in first.items())
     assert len(path.read_bytes()) == len(whole)
+
+
+def test_a_kept_order_that_is_none_is_found_anew(beginner, static):
+    first = beginner.ranked(static, QUIET).divisible.order
+    path = beginner.folder / "order.json"
+    told = json.loads(path.read_text())
+    name = next(iter(told["order"]))
+    told["order"][name][0] = told["order"][name][1]
+    path.write_text(json.dumps(told))
+    again = beginner.ranked(static, QUIET).divisible.order
+    assert all(np.array_equal(each, again[key]) for key, each in first.items())
 
 
 def test_other_images_are_another_beginning(beginner, static, plan):

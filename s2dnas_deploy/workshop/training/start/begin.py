@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
@@ -24,7 +23,8 @@ from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.data import ImageSplits
-from s2dnas_deploy.workshop.network.model_file import Model, load_model, order_of, save_model
+from s2dnas_deploy.workshop.network.groups import Divisible
+from s2dnas_deploy.workshop.network.model_file import Model, in_order, load_model, order_of, save_model
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, carry_over
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.training.batches import normalised
@@ -64,18 +64,14 @@ class Beginner:
         """The same network, whose stages take the channels that matter most first."""
         if self.start == "copied":
             return static
-        divisible, path, of = static.divisible, self.folder / _ORDER, self._identity(static)
-        kept = _kept_order(path, of)
-        if kept is None:
+        path, of = self.folder / _ORDER, self._identity(static)
+        found = _kept_order(path, of, static.divisible)
+        if found is None:
             reporter.say("ranking channels by how much the static network's loss depends on them")
             order = by_importance(static, self.splits.train, self.preprocessing, self.device)
-        else:
-            order = {**divisible.order, **{name: np.array(each) for name, each in kept.order.items()}}
-        found = replace(static, divisible=divisible.in_order(order))
-        if kept is None:
-            told = {"of": of, "order": order_of(found.divisible)}
-            write_text_atomically(path, json.dumps(told) + "\n")
-        return found
+            found = static.divisible.in_order(order)
+            write_text_atomically(path, json.dumps({"of": of, "order": order_of(found)}) + "\n")
+        return replace(static, divisible=found)
 
     def beginning(self, static: StaticNetwork, plan: Plan, reporter: Reporter) -> MultiStageNetwork:
         """The network that a plan makes, with weights that give what the static network gave."""
@@ -117,15 +113,15 @@ class Beginner:
         return digest.hexdigest()
 
 
-def _kept_order(path: Path, of: str) -> _KeptOrder | None:
-    """The order that was found before, if from the same; a damaged file is written anew."""
+def _kept_order(path: Path, of: str, divisible: Divisible) -> Divisible | None:
+    """The network in the order that was found before, if from the same; a damaged file is written anew."""
     if not path.is_file():
         return None
     try:
         kept = _FORM.read(read_file(path, _LARGEST_BYTES).decode(), str(path))
+        return in_order(divisible, kept.order) if kept.of == of else None
     except (CheckpointError, UnicodeDecodeError):
         return None
-    return kept if kept.of == of else None
 
 
 def _kept_start(path: Path, of: str) -> Model | None:

@@ -15,6 +15,7 @@ exits' classifiers are fitted in the same way, to the static network's own logit
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -52,9 +53,9 @@ def images_that_fit(division: Division) -> int:
     last = _last_readers(division)
     live, most = 0, 0
     for i, node in enumerate(division.body):
-        live += 2 * 4 * int(np.prod(node.shape))
+        live += 2 * 4 * prod(node.shape)
         most = max(most, live)
-        live -= sum(2 * 4 * int(np.prod(each.shape)) for each in division.body if last.get(each.name) == i)
+        live -= sum(2 * 4 * prod(each.shape) for each in division.body if last.get(each.name) == i)
     return min(MOST_IMAGES, max(FEWEST_IMAGES, _MOST_BYTES // most))
 
 
@@ -156,7 +157,7 @@ class _Fit:
         kernel = self.weights[node.weights["weight"]]
         at = torch.from_numpy(rows).to(kernel.device), torch.from_numpy(columns).to(kernel.device)
         block = kernel[at[0]][:, at[1]]  # [rows, columns, …]
-        window = int(np.prod(block.shape[2:]))
+        window = prod(block.shape[2:])
         features = (at[1][:, None] * window + torch.arange(window, device=kernel.device)).reshape(-1)
         before = block.reshape(len(rows), -1).T.double()  # [features, rows]
         found = system.solution(features, at[0], before, ridge)

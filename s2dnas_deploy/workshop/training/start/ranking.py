@@ -10,6 +10,7 @@ each one's numbers are taken relative to their mean; what the nodes that hold a 
 """
 
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -19,14 +20,16 @@ from torch import Tensor
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.workshop.data import LabelledImages
+from s2dnas_deploy.workshop.network.costs import static_macs
 from s2dnas_deploy.workshop.network.graph import INPUT, Node
 from s2dnas_deploy.workshop.network.groups import Divisible, Order
 from s2dnas_deploy.workshop.network.operators import OPERATORS
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_node
 from s2dnas_deploy.workshop.training.batches import normalised
 
-IMAGES = 512
-_BATCH = 32
+MOST_IMAGES, FEWEST_IMAGES = 512, 64
+_MOST_MACS = 10**12  # of all images, forwards: a minute or two on two cores
+_MOST_BYTES, _LARGEST_BATCH = 2**30, 32  # of features that wait for their gradients
 
 
 def by_importance(
@@ -35,13 +38,26 @@ def by_importance(
     """Each group's channels, the one that matters most first."""
     divisible = static.divisible
     matters = np.zeros(1 + max(int(own.max()) for own in divisible.atoms.values()))
-    for name, found in _of_each_node(static, images.evenly(IMAGES), preprocessing, device).items():
+    chosen = images.evenly(images_to_rank_by(static))
+    for name, found in _of_each_node(static, chosen, preprocessing, device).items():
         scale = float(found.mean())
         if scale > 0:
             np.add.at(matters, divisible.atoms[name], found / scale)
     return {
         name: np.argsort(-matters[np.sort(own)], kind="stable") for name, own in divisible.group_atoms.items()
     }
+
+
+def images_to_rank_by(static: StaticNetwork) -> int:
+    """As many as take no long time."""
+    macs = sum(static_macs(static).values())
+    return min(MOST_IMAGES, max(FEWEST_IMAGES, _MOST_MACS // max(macs, 1)))
+
+
+def _batch(static: StaticNetwork) -> int:
+    """As many images at a time as have their features held in little memory, with gates and without."""
+    each = 2 * 4 * sum(prod(node.shape) for node in static.graph.nodes)
+    return min(_LARGEST_BATCH, max(1, _MOST_BYTES // each))
 
 
 def _of_each_node(
@@ -51,8 +67,8 @@ def _of_each_node(
     gated = _gated(static.divisible)
     weights = {key: tensor.detach().to(device, torch.float32) for key, tensor in static.weights.items()}
     total = {node.name: torch.zeros(node.channels, dtype=torch.float64) for node in gated}
-    for start in range(0, len(images), _BATCH):
-        part = images.select(torch.arange(start, min(start + _BATCH, len(images))))
+    for rows in torch.split(torch.arange(len(images)), _batch(static)):
+        part = images.select(rows)
         pixels = normalised(part.images, preprocessing, device)
         gates = {node.name: torch.ones(len(part), node.channels, device=device) for node in gated}
         logits = _with_gates(static, weights, pixels, gates)
