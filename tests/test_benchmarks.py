@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("chain_cost", "chain_cost_resnet56", lambda record: record["rows"]),
         ("int8_cascade", "int8_cascade", lambda record: record),
         ("hand_over", "hand_over", lambda record: record),
+        ("starts", "starts", lambda record: record),
         ("overhead", "overhead", lambda record: record["rows"]),
         ("bulk", "bulk", lambda record: record),
         ("latency_model", "latency_model", lambda record: record["rows"]),

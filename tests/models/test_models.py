@@ -27,13 +27,14 @@ from s2dnas_deploy.workshop.reading.static_source import read_plan  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
 DATA = Path(os.environ.get("S2DNAS_DATA", ROOT.parent / "shared" / "data"))
-CIFAR, DIGITS = (3, 32, 32), (1, 8, 8)
+CIFAR, PHOTOS, DIGITS = (3, 32, 32), (3, 64, 64), (1, 8, 8)
 FACTORIES = {
     "cifar_resnet.py:resnet20": CIFAR,
     "cifar_resnet.py:resnet56": CIFAR,
     "cifar_resnet.py:wide_resnet": CIFAR,
     "vgg.py:vgg16_bn": CIFAR,
     "mobilenet_v2.py:mobilenet_v2": CIFAR,
+    "gated_cnn.py:gated_cnn": PHOTOS,
     "digits_cnn.py:digits_cnn": DIGITS,
 }
 RECIPES = sorted(path.stem for path in MODELS.glob("*.toml"))
