@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.bundle.entries import Expected
-from s2dnas_deploy.decide.course import Array
+from s2dnas_deploy.decide.course import Array, Course, course_of
 from s2dnas_deploy.decide.flow import LABEL, Choices, Flow
-from s2dnas_deploy.decide.rules import CONFIDENCE, Always, Setting, Threshold
-from s2dnas_deploy.decide.walk import Walked
+from s2dnas_deploy.decide.rules import Always, Setting
+from s2dnas_deploy.decide.walk import Walked, walk
 from s2dnas_deploy.workshop.export.graphs.follow import Party, Run, without_exits
 
 _BATCH = 100
@@ -22,51 +22,47 @@ _BATCH = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Told:
-    """What stages say of images if nobody exits early, [stages, N] each; of those that `came` to a stage."""
+    """What stages say of images if nobody exits early: of those that `came` to a stage, [stages, N].
 
+    `seen` is what each stage's rule looks at, by name, [N, …].
+    """
+
+    course: Course
     came: npt.NDArray[np.bool_]
     label: npt.NDArray[np.int64]
-    confidence: npt.NDArray[np.float32]
+    seen: Sequence[Mapping[str, Array]]
+
+    @property
+    def walked(self) -> Walked:
+        """The ways of the images if they exit by the thresholds: each is a part of that without exits."""
+        return walk(self.course, self.seen, self.came.shape[1])
 
 
 def told_by(flow: Flow, run: Run, images: Array, settings: Mapping[str, str] | None = None) -> Told:
-    """Take all images through, given as the graphs take them."""
-    course = without_exits(flow, settings)
-    parties = [Party(course, images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)]
-    parts = [_told_to(party, run) for party in parties]
-    return Told(
-        came=np.concatenate([part.came for part in parts], axis=1),
-        label=np.concatenate([part.label for part in parts], axis=1),
-        confidence=np.concatenate([part.confidence for part in parts], axis=1),
-    )
-
-
-def _told_to(party: Party, run: Run) -> Told:
-    """Of a batch; the features, which may be large, are not kept."""
-    label, confidence = np.full(party.came.shape, -1, np.int64), np.zeros(party.came.shape, np.float32)
-    for k in range(len(party.came)):
-        visit = party.visit(k, run)
-        if LABEL in visit.given:
-            label[k, visit.rows], confidence[k, visit.rows] = visit.given[LABEL], visit.given[CONFIDENCE]
-    return Told(came=party.came, label=label, confidence=confidence)
-
-
-def walked(flow: Flow, told: Told) -> Walked:
-    """The ways of the images if they exit by the flow's thresholds: each is a part of that without exits."""
-    going = np.ones(told.came.shape[1], np.bool_)
-    exits, ran = np.full(len(going), -1, np.int64), np.zeros_like(told.came)
-    for k, stop in enumerate(flow.stops):
-        ran[k] = told.came[k] & going
-        if stop.answers:
-            exits[ran[k]] = k
-        if k in flow.early and isinstance(stop.then.by, Threshold):
-            going &= ~(ran[k] & stop.then.by.reached(told.confidence[k]))
-    return Walked(exit=exits, ran=ran)
+    """Take all images through, as the graphs take them; features, which may be large, are not kept."""
+    count, passing_all = len(images), without_exits(flow, settings)
+    came = np.zeros((len(flow.stops), count), np.bool_)
+    label = np.full(came.shape, -1, np.int64)
+    seen: list[dict[str, Array]] = [{} for _ in flow.stops]
+    for at in range(0, count, _BATCH):
+        party = Party(passing_all, images[at : at + _BATCH])
+        for k, looks in enumerate(flow.looked_at):
+            visit = party.visit(k, run)
+            rows = at + visit.rows
+            came[k, rows] = True
+            if LABEL in visit.given:
+                label[k, rows] = visit.given[LABEL]
+            if looks is not None and looks in visit.given:
+                found = visit.given[looks]
+                if looks not in seen[k]:
+                    seen[k][looks] = np.zeros((count, *found.shape[1:]), found.dtype)
+                seen[k][looks][rows] = found
+    return Told(course=course_of(flow, settings), came=came, label=label, seen=seen)
 
 
 def expected_of(flow: Flow, told: Told, labels: npt.NDArray[np.int64], macs: Sequence[int]) -> Expected:
     """Accuracy of each exit on those that come to it, and what comes of exiting early by the thresholds."""
-    ways, right = walked(flow, told), told.label == labels
+    ways, right = told.walked, told.label == labels
     accuracies = [
         float(right[k, came].mean()) if stop.answers and came.any() else None
         for k, (stop, came) in enumerate(zip(flow.stops, told.came, strict=True))
@@ -90,7 +86,7 @@ def priced(flow: Flow, run: Run, images: Array, macs: Sequence[int], *, made_up:
     priced = {}
     for name, each in flow.settings.items():
         told = [told_by(flow, run, looked_at, {name: choice}) for choice in each.choices]
-        costs = tuple(walked(flow, one).mean_cost(macs) for one in told)
+        costs = tuple(one.walked.mean_cost(macs) for one in told)
         priced[name] = replace(each, macs=costs) if each.macs is None and min(costs) > 0 else each
     return priced
 
