@@ -17,11 +17,11 @@ from s2dnas_deploy.bench.words import (
     LOSSES,
     UNKNOWN,
     answer_rows,
-    percent,
     speed_in_words,
     verdict,
 )
 from s2dnas_deploy.bench.workers.subjects import CASCADE, STATIC, YARDSTICKS, exit_name
+from s2dnas_deploy.bundle.entries import percent
 from s2dnas_deploy.runtime.charts import Bar, Line, bars, lines, stacked
 
 _STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from s2dnas_deploy.bench.report import Report
 from s2dnas_deploy.bench.summary import SpeedUp, macs_of, mean_macs
 from s2dnas_deploy.bench.workers.subjects import CASCADE, STATIC
+from s2dnas_deploy.bundle.entries import percent
 
 UNKNOWN = "–"
 LOSSES: Mapping[str, str] = {
@@ -59,11 +60,6 @@ def verdict(speed: SpeedUp, report: Report) -> Iterator[str]:
         yield f"The cascade is hardly faster than the static network here{also}: {_REMEDY}."
     elif speed.realised.low <= 1:
         yield "Whether the cascade is faster is not certain: more --seconds or --processes would tell."
-
-
-def percent(share: float | None) -> str:
-    """A share as a person writes it."""
-    return UNKNOWN if share is None else f"{100 * share:.2f}%"
 
 
 def millions(macs: float | None) -> str:

@@ -54,6 +54,12 @@ class Stage:
     logits: str
     joins: frozenset[str]
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of what its nodes give and of the features that it reads, by name, without the batch."""
+        shapes = {node.name: node.shape for node in self.nodes}
+        return shapes | {feature.name: feature.shape for feature in self.reads}
+
 
 class StageNetwork(nn.Module):
     """A stage as a module: `forward(image, *reads)` gives `(logits, *gives)`."""

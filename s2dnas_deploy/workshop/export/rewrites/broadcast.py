@@ -17,8 +17,7 @@ from s2dnas_deploy.workshop.network.stages import Stage
 
 def drop_expansions(stage: Stage) -> Stage:
     """The same stage without expansions that only operations with a whole tensor read."""
-    shapes = {node.name: node.shape for node in stage.nodes}
-    shapes |= {feature.name: feature.shape for feature in stage.reads}
+    shapes = stage.shapes
     expanded = {node.name: node.inputs[0] for node in stage.nodes if node.operator == "expand"}
     needed = {feature.node for feature in stage.gives} | {stage.logits}
     for node in stage.nodes:

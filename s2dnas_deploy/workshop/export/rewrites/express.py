@@ -22,8 +22,7 @@ _FUNCTIONS = {
 
 def express_pooling(stage: Stage, image_shape: tuple[int, ...]) -> Stage:
     """The same stage with every adaptive pooling that does not divide its input evenly spelled out."""
-    shapes = {INPUT: image_shape, **{node.name: node.shape for node in stage.nodes}}
-    shapes |= {feature.name: feature.shape for feature in stage.reads}
+    shapes = {INPUT: image_shape, **stage.shapes}
     nodes = tuple(_expressed(node, shapes[node.inputs[0]]) for node in stage.nodes)
     return replace(stage, nodes=nodes)
 

@@ -15,8 +15,7 @@ from s2dnas_deploy.workshop.network.stages import Stage
 
 def pool_means(stage: Stage, image_shape: tuple[int, ...]) -> Stage:
     """The same stage with global average pooling in place of means over both axes of space."""
-    shapes = {INPUT: image_shape, **{node.name: node.shape for node in stage.nodes}}
-    shapes |= {feature.name: feature.shape for feature in stage.reads}
+    shapes = {INPUT: image_shape, **stage.shapes}
     return replace(stage, nodes=tuple(new for node in stage.nodes for new in _pooled(node, shapes)))
 
 

@@ -34,8 +34,7 @@ class _Splitter:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.by_name = {node.name: node for node in stage.nodes}
-        self.widths = {node.name: node.channels for node in stage.nodes}
-        self.widths |= {feature.name: feature.shape[0] for feature in stage.reads}
+        self.widths = {name: shape[0] for name, shape in stage.shapes.items()}
         self.weights: dict[str, Tensor] = {}
         self.postponed = self._added_to_something()
 
