@@ -25,9 +25,10 @@ from s2dnas_deploy.workshop.data import load_images
 from s2dnas_deploy.workshop.network.model_file import load_model
 from s2dnas_deploy.workshop.network.network import as_static, carry_over
 from s2dnas_deploy.workshop.network.stages import slice_stages
-from s2dnas_deploy.workshop.search.pricing.latency import features_of, fit
-from s2dnas_deploy.workshop.search.pricing.probes import probe_plans, write_probes
+from s2dnas_deploy.workshop.pricing.latency import features_of, fit
+from s2dnas_deploy.workshop.pricing.probes import Probed, write_probes
 from s2dnas_deploy.workshop.search.space.make_space import make_space
+from s2dnas_deploy.workshop.search.space.spanning import probe_plans
 from s2dnas_deploy.workshop.training.run import Prepared
 
 RESULT = Path(__file__).parent / "results" / "latency_model.json"
@@ -103,7 +104,7 @@ def _profile(prepared: Prepared, plans: dict[str, Plan]) -> Any:
         pass
 
     with tempfile.TemporaryDirectory() as folder:
-        write_probes(prepared, plans, Path(folder), silent)
+        write_probes(Probed.of(prepared), plans, Path(folder), silent)
         return measure_profile(Path(folder), provider="cpu", threads=1, progress=silent)
 
 

@@ -21,9 +21,9 @@ from scipy.stats import binomtest
 from s2dnas_deploy.workshop.data import load_images
 from s2dnas_deploy.workshop.network.model_file import load_model
 from s2dnas_deploy.workshop.network.network import as_static
+from s2dnas_deploy.workshop.pricing.price import by_macs
 from s2dnas_deploy.workshop.search.judging.evaluators import SharedEvaluator, SharedStart
 from s2dnas_deploy.workshop.search.judging.train_shared import SharedTask, train_shared
-from s2dnas_deploy.workshop.search.pricing.price import by_macs
 from s2dnas_deploy.workshop.search.space.candidate import candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace

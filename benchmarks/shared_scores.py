@@ -26,12 +26,12 @@ from s2dnas_deploy.reporter import Progress
 from s2dnas_deploy.workshop.data import ImageSplits, load_images
 from s2dnas_deploy.workshop.network.model_file import Model, load_model
 from s2dnas_deploy.workshop.network.network import as_network, as_static, carry_over
+from s2dnas_deploy.workshop.pricing.price import by_macs
 from s2dnas_deploy.workshop.search.judging.evaluators import STATISTICS_IMAGES, SharedEvaluator, SharedStart
 from s2dnas_deploy.workshop.search.judging.exit_scores import logits_of, scores_from
 from s2dnas_deploy.workshop.search.judging.judging_images import set_judges_aside
 from s2dnas_deploy.workshop.search.judging.reward import worth_of
 from s2dnas_deploy.workshop.search.judging.train_shared import SharedTask, train_shared
-from s2dnas_deploy.workshop.search.pricing.price import by_macs
 from s2dnas_deploy.workshop.search.space.by_hand import uniform_choices
 from s2dnas_deploy.workshop.search.space.candidate import candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space

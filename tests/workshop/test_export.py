@@ -34,8 +34,8 @@ from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
 from s2dnas_deploy.workshop.export.samples import ExportImages
 from s2dnas_deploy.workshop.network.network import carry_over
 from s2dnas_deploy.workshop.network.stages import slice_stages
+from s2dnas_deploy.workshop.pricing.latency import features_of
 from s2dnas_deploy.workshop.reading.read import read_network
-from s2dnas_deploy.workshop.search.pricing.latency import features_of
 
 THREE = "uniform:0.25,0.25,0.5"
 

@@ -2,7 +2,6 @@
 
     space        which plans there are, as choices from short menus
     strategies   which of them to ask about next
-    pricing      what a plan costs, by MACs or by a device's clock
     judging      what a plan's exits get right, on shared weights or after a short training
 
 A strategy knows choices and scores; an evaluator knows networks and images; neither knows the other.

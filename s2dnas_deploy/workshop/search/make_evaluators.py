@@ -11,6 +11,7 @@ from pathlib import Path
 
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.network import as_network, carry_into
+from s2dnas_deploy.workshop.pricing.price import Price, as_known
 from s2dnas_deploy.workshop.search.judging.evaluators import (
     STATISTICS_IMAGES,
     FinetuneEvaluator,
@@ -19,7 +20,6 @@ from s2dnas_deploy.workshop.search.judging.evaluators import (
     Start,
 )
 from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
-from s2dnas_deploy.workshop.search.pricing.price import Price, as_known
 from s2dnas_deploy.workshop.training.run import Prepared
 from s2dnas_deploy.workshop.training.settings import Settings
 

@@ -13,7 +13,7 @@ from typing import Any
 from s2dnas_deploy.errors import OptionError, RecordError
 from s2dnas_deploy.files.document import LARGEST_BYTES
 from s2dnas_deploy.files.plain_file import read_file
-from s2dnas_deploy.workshop.search.pricing.machine_clock import Timer, this_device
+from s2dnas_deploy.workshop.pricing.machine_clock import Timer, this_device
 from s2dnas_deploy.workshop.search.space.space import Kind
 from s2dnas_deploy.workshop.training.checkpoint import add_order, add_weights
 from s2dnas_deploy.workshop.training.run import Prepared, Request

@@ -21,6 +21,10 @@ from s2dnas_deploy.files.atomic import alone_in, check_writable
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.data import ImageSplits
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
+from s2dnas_deploy.workshop.pricing.latency import by_clock
+from s2dnas_deploy.workshop.pricing.machine_clock import MachineClock, up_to_exits
+from s2dnas_deploy.workshop.pricing.price import Price, by_macs
+from s2dnas_deploy.workshop.pricing.probes import Probed, write_probes
 from s2dnas_deploy.workshop.search.finalists import choose_finalists
 from s2dnas_deploy.workshop.search.frontier import plot_frontier
 from s2dnas_deploy.workshop.search.judging.cluster import Cluster
@@ -35,15 +39,12 @@ from s2dnas_deploy.workshop.search.make_evaluators import (
     by_training,
     by_training_on,
 )
-from s2dnas_deploy.workshop.search.pricing.latency import by_clock
-from s2dnas_deploy.workshop.search.pricing.machine_clock import DEVICE, TIMED, MachineClock
-from s2dnas_deploy.workshop.search.pricing.price import Price, by_macs
-from s2dnas_deploy.workshop.search.pricing.probes import probe_plans, write_probes
 from s2dnas_deploy.workshop.search.request import SearchRequest
 from s2dnas_deploy.workshop.search.space.by_hand import all_uniform_choices
 from s2dnas_deploy.workshop.search.space.candidate import Candidate, candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
+from s2dnas_deploy.workshop.search.space.spanning import probe_plans
 from s2dnas_deploy.workshop.search.strategies import STRATEGIES, Judge
 from s2dnas_deploy.workshop.search.trials import FINALISTS, PLANS, Trial, Trials
 from s2dnas_deploy.workshop.search.winners import Found, check_not_anothers, train_winner
@@ -57,6 +58,7 @@ from s2dnas_deploy.workshop.training.run import (
     with_trained_static,
 )
 
+DEVICE, TIMED = "device.json", "finalists.device.json"  # what this machine's clock said
 _CANDIDATE = "candidate"  # where training of one to be judged goes on
 
 
@@ -86,7 +88,7 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
             )
             if request.write_probes is not None:
                 written = reporter.phase("writing probes")
-                write_probes(prepared, probe_plans(space), request.write_probes, written)
+                write_probes(Probed.of(prepared), probe_plans(space), request.write_probes, written)
                 reporter.say(f"{request.write_probes}: probes for s2dnas-bench")
                 return ()
             accuracy = static_accuracy(prepared.static, prepared.splits, prepared.preprocessing)
@@ -172,7 +174,7 @@ def _evaluators(
     They time this machine, and train the shared weights, once for both. A complete search takes neither.
     """
     folder, static = request.training.folder, prepared.static
-    clock = MachineClock(prepared=prepared, folder=folder, timer=request.timer, reporter=reporter)
+    clock = MachineClock(probed=Probed.of(prepared), folder=folder, timer=request.timer, reporter=reporter)
     keep = None if cluster else folder / _CANDIDATE
     terms = cache(partial(_terms, request, prepared, on_a_cluster=cluster is not None))
     weights = cache(lambda: _trained_shared_weights(request, prepared, space, terms().splits, reporter))
@@ -187,7 +189,10 @@ def _evaluators(
         shared = weights()
         costs = {trial.plan.digest: trial.worth.exit_cost for trial in finalists}
         if request.cost == "clock":
-            costs = clock.costs([trial.plan for trial in finalists])
+            # The model that prices plans errs by a few percent, and the best of hundreds is easily one
+            # that it prices too low.
+            timed = clock.times([trial.plan for trial in finalists], TIMED, called="finalists")
+            costs = {digest: up_to_exits(times) for digest, times in timed.items()}
         return by_training_on(terms(), costs, keep, shared)
 
     return of_many, of_few
@@ -207,7 +212,9 @@ def _price(request: SearchRequest, static: StaticNetwork, space: SearchSpace, cl
     if request.cost == "macs":
         return by_macs(static)
     own = request.cost == "clock"
-    return by_clock(static, clock.profile(space) if own else Profile.load(Path(request.cost)))
+    return by_clock(
+        static, clock.profile(probe_plans(space), DEVICE) if own else Profile.load(Path(request.cost))
+    )
 
 
 def _trained_shared_weights(

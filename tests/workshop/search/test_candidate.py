@@ -9,7 +9,7 @@ from small_networks import residual
 from s2dnas_deploy.plan import OUTPUT, Plan
 from s2dnas_deploy.workshop.network.costs import stage_costs
 from s2dnas_deploy.workshop.network.network import carry_over
-from s2dnas_deploy.workshop.search.pricing.price import by_macs
+from s2dnas_deploy.workshop.pricing.price import by_macs
 from s2dnas_deploy.workshop.search.space.candidate import candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.strategies.strategy import Judge

@@ -16,12 +16,13 @@ from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.network import as_network, carry_over
 from s2dnas_deploy.workshop.network.stages import slice_stages
+from s2dnas_deploy.workshop.pricing.latency import by_clock, features_of, fit
+from s2dnas_deploy.workshop.pricing.price import by_macs
+from s2dnas_deploy.workshop.pricing.probes import Probed, write_probes
 from s2dnas_deploy.workshop.reading.read import read_network
-from s2dnas_deploy.workshop.search.pricing.latency import by_clock, features_of, fit
-from s2dnas_deploy.workshop.search.pricing.price import by_macs
-from s2dnas_deploy.workshop.search.pricing.probes import probe_plans, write_probes
 from s2dnas_deploy.workshop.search.space.candidate import candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
+from s2dnas_deploy.workshop.search.space.spanning import probe_plans
 from s2dnas_deploy.workshop.training.run import Prepared
 
 torch = pytest.importorskip("torch")
@@ -107,7 +108,7 @@ def test_prices_grow_from_exit_to_exit_and_are_relative_to_the_static_network(pr
 @pytest.mark.slow
 def test_probes_are_timed_by_the_command_and_price_plans(prepared, space, tmp_path):
     plans = probe_plans(space, 6)
-    write_probes(prepared, plans, tmp_path / "probes", lambda done, total, note: None)
+    write_probes(Probed.of(prepared), plans, tmp_path / "probes", lambda done, total, note: None)
     out = tmp_path / "device.json"
     result = CliRunner().invoke(bench, [str(tmp_path / "probes"), "--out", str(out), "--provider", "cpu"])
     assert result.exit_code == 0, result.output
@@ -151,7 +152,9 @@ def test_a_profile_of_other_images_is_refused(prepared, space):
 
 
 def test_damaged_images_among_probes_are_told(prepared, space, tmp_path):
-    write_probes(prepared, probe_plans(space, 1), tmp_path / "probes", lambda done, total, note: None)
+    write_probes(
+        Probed.of(prepared), probe_plans(space, 1), tmp_path / "probes", lambda done, total, note: None
+    )
     whole = (tmp_path / "probes" / "images.npz").read_bytes()
     for damaged in (b"", whole[:100], whole.replace(b"images.npy", b"others.npy")):
         (tmp_path / "probes" / "images.npz").write_bytes(damaged)

@@ -12,9 +12,9 @@ from torch import nn
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.errors import OptionError, PlanError
 from s2dnas_deploy.plan import OUTPUT, ChannelGroup
+from s2dnas_deploy.workshop.network.joints import joints
 from s2dnas_deploy.workshop.reading.read import read_network
 from s2dnas_deploy.workshop.search.space.by_hand import largest, smallest, uniform_choices
-from s2dnas_deploy.workshop.search.space.joints import joints
 from s2dnas_deploy.workshop.search.space.make_space import divisions, make_space
 from s2dnas_deploy.workshop.search.space.space import ExitSlot, GroupSlot
 

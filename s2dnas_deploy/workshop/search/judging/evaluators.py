@@ -19,10 +19,10 @@ from s2dnas_deploy.errors import CheckpointError
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.division import Division
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
+from s2dnas_deploy.workshop.pricing.price import Price
 from s2dnas_deploy.workshop.search.judging.exit_scores import logits_of, scores_from, take_statistics
 from s2dnas_deploy.workshop.search.judging.reward import Worth, worth_of
 from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
-from s2dnas_deploy.workshop.search.pricing.price import Price
 from s2dnas_deploy.workshop.search.space.candidate import Candidate
 from s2dnas_deploy.workshop.training.devices import Autocast, autocast_for, choose_device, placed
 from s2dnas_deploy.workshop.training.loop import Task, checkpoint_of, train

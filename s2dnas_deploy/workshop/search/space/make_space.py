@@ -9,7 +9,7 @@ import numpy as np
 
 from s2dnas_deploy.errors import OptionError, PlanError
 from s2dnas_deploy.plan import OUTPUT, ChannelGroup, PlanSpace
-from s2dnas_deploy.workshop.search.space.joints import joints
+from s2dnas_deploy.workshop.network.joints import joints
 from s2dnas_deploy.workshop.search.space.space import ExitSlot, GroupSlot, Kind, ReuseSlot, SearchSpace
 
 MOST_PORTIONS = 8  # a group is divided no finer than in eighths

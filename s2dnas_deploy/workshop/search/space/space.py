@@ -22,7 +22,7 @@ import numpy as np
 
 from s2dnas_deploy.errors import PlanError
 from s2dnas_deploy.plan import OUTPUT, ChannelGroup, Layer, Plan, PlanSpace, check, is_legal_without_reuse
-from s2dnas_deploy.workshop.search.space.joints import joints
+from s2dnas_deploy.workshop.network.joints import joints
 
 Choices = tuple[int, ...]
 Kind = Literal["full", "paper"]

@@ -24,12 +24,12 @@ from s2dnas_deploy.bundle.device_profile import STATIC, Profile
 from s2dnas_deploy.errors import PlanError, RecordError
 from s2dnas_deploy.quoting import in_a_line
 from s2dnas_deploy.workshop.export.rewrites.rewrite import rewritten
+from s2dnas_deploy.workshop.network.divided import Divided
 from s2dnas_deploy.workshop.network.graph import INPUT
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, carry_over
 from s2dnas_deploy.workshop.network.stages import Stage, slice_stages
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
-from s2dnas_deploy.workshop.search.pricing.price import Price
-from s2dnas_deploy.workshop.search.space.candidate import Candidate
+from s2dnas_deploy.workshop.pricing.price import Price
 
 _BLOCKS = ((1, 1), (8, 1), (16, 1), (8, 8), (16, 16))  # of output and input channels
 _FREE = frozenset({"dropout", "identity", "reshape", "stochastic_depth"})
@@ -58,8 +58,8 @@ def by_clock(static: StaticNetwork, profile: Profile) -> Price:
         )
     model = fit(static, profile)
 
-    def price(candidate: Candidate) -> tuple[float, ...]:
-        features = features_of(candidate.stages, static.graph.input_shape)
+    def price(divided: Divided) -> tuple[float, ...]:
+        features = features_of(divided.stages, static.graph.input_shape)
         return tuple(accumulate(model.time(each) for each in features))
 
     return price

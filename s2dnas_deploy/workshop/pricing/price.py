@@ -1,6 +1,6 @@
 """What an image costs that leaves at each exit, relative to the static network: by MACs, or as is known.
 
-Place in the flow: a `Candidate` ──price──▶ one number per exit, growing, that `reward` weighs accuracy
+Place in the flow: a `Divided` network ──price──▶ one number per exit, growing, that `reward` weighs accuracy
 against.
 """
 
@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping
 from itertools import accumulate
 
 from s2dnas_deploy.workshop.network.costs import costs_of, static_costs
+from s2dnas_deploy.workshop.network.divided import Divided
 from s2dnas_deploy.workshop.network.network import as_network
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
-from s2dnas_deploy.workshop.search.space.candidate import Candidate
 
-Price = Callable[[Candidate], tuple[float, ...]]
+Price = Callable[[Divided], tuple[float, ...]]
 
 
 def by_macs(static: StaticNetwork) -> Price:
     """Multiply-accumulates, of all stages up to the exit."""
     whole = static_costs(as_network(static)).macs
 
-    def price(candidate: Candidate) -> tuple[float, ...]:
-        macs = (costs_of(candidate.division, stage).macs for stage in candidate.stages)
+    def price(divided: Divided) -> tuple[float, ...]:
+        macs = (costs_of(divided.division, stage).macs for stage in divided.stages)
         return tuple(total / whole for total in accumulate(macs))
 
     return price
@@ -28,4 +28,4 @@ def by_macs(static: StaticNetwork) -> Price:
 
 def as_known(costs: Mapping[str, tuple[float, ...]]) -> Price:
     """Known costs, by the digest of the plan."""
-    return lambda candidate: costs[candidate.plan.digest]
+    return lambda divided: costs[divided.plan.digest]

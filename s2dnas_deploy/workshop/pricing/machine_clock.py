@@ -1,27 +1,24 @@
-"""The clock of this machine: what stages take here, timed once, and kept for a search that is resumed.
+"""The clock of this machine: what stages take here, timed once, and kept for a run that is resumed.
 
-Place in the flow: plans ──`probes`──▶ bundles ──`Timer`──▶ a device profile in the run's folder, which
-prices every plan of the space (`latency`), or only the few plans that were timed themselves.
+Place in the flow: plans ──`probes`──▶ bundles ──`Timer`──▶ device profiles in the run's folder. One of them
+prices every plan of a search space (`latency`); others hold plans that are priced by their own times.
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
-from s2dnas_deploy.bundle.device_profile import STATIC, Profile
+from s2dnas_deploy.bundle.device_profile import STATIC, Profile, StageTimes
 from s2dnas_deploy.files.atomic import write_text_atomically
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.reporter import Progress, Reporter
 from s2dnas_deploy.sessions.environment import device_here
-from s2dnas_deploy.workshop.search.pricing.probes import probe_plans, write_probes
-from s2dnas_deploy.workshop.search.space.space import SearchSpace
-from s2dnas_deploy.workshop.training.run import Prepared
+from s2dnas_deploy.workshop.pricing.probes import Probed, write_probes
 
-DEVICE, TIMED = "device.json", "finalists.device.json"
 _TIMED_ON, _THREADS = "cpu", 1
 
 
@@ -41,48 +38,41 @@ class Timer(Protocol):
 class MachineClock:
     """Times the stages of plans of a network, and keeps the times in a folder."""
 
-    prepared: Prepared
+    probed: Probed
     folder: Path
     timer: Timer
     reporter: Reporter
 
-    def profile(self, space: SearchSpace) -> Profile:
-        """The times of plans that span the space."""
-        path = self.folder / DEVICE
+    def profile(self, plans: Mapping[str, Plan], kept_in: str) -> Profile:
+        """The times of plans that span a space, the static one among them; those kept, if there are any."""
+        path = self.folder / kept_in
         profile = self._kept(path)
         if profile is None:
-            profile = self._timed(probe_plans(space), "probes")
+            profile = self._timed(plans, "probes")
             write_text_atomically(path, profile.to_json())
         return profile
 
-    def costs(self, plans: Sequence[Plan]) -> dict[str, tuple[float, ...]]:
-        """What it costs up to each exit, of plans that are timed themselves, by their digests.
-
-        The model that prices plans errs by a few percent, and the best of hundreds is easily one that it
-        prices too low.
-        """
-        path = self.folder / TIMED
+    def times(self, plans: Iterable[Plan], kept_in: str, *, called: str) -> dict[str, StageTimes]:
+        """The times of these plans, by their digests; those that are not kept yet are taken."""
+        path = self.folder / kept_in
         before = self._kept(path)
         known = {} if before is None else dict(before.times)
-        missing = {plan.digest: plan for plan in plans if plan.digest not in known}
+        asked = {plan.digest: plan for plan in plans}
+        missing = {digest: plan for digest, plan in asked.items() if digest not in known}
         if missing:
-            static = static_plan(self.prepared.static.divisible.space)
-            timed = self._timed({STATIC: static, **missing}, "finalists")
+            static = static_plan(self.probed.static.divisible.space)
+            timed = self._timed({STATIC: static, **missing}, called)
             profile = timed if before is None else before.joined(timed)
             write_text_atomically(path, profile.to_json())
             known = dict(profile.times)
-        times = {plan.digest: known[plan.digest] for plan in plans}
-        return {
-            digest: tuple(accumulate(ms / of.reference_ms for ms in of.stage_ms))
-            for digest, of in times.items()
-        }
+        return {digest: known[digest] for digest in asked}
 
     def _kept(self, path: Path) -> Profile | None:
         """Times that were taken before, if on this very device and of images of this size."""
         if not path.exists():
             return None
         profile = Profile.load(path)
-        shape = self.prepared.static.graph.input_shape
+        shape = self.probed.static.graph.input_shape
         if (profile.device, profile.input_shape) == (this_device(), shape):
             return profile
         self.reporter.say(
@@ -93,6 +83,11 @@ class MachineClock:
     def _timed(self, plans: Mapping[str, Plan], what: str) -> Profile:
         """The stages of plans, exported and timed on this machine."""
         with tempfile.TemporaryDirectory(prefix="s2dnas-probes-") as passing:
-            write_probes(self.prepared, plans, Path(passing), self.reporter.phase(f"writing {what}"))
+            write_probes(self.probed, plans, Path(passing), self.reporter.phase(f"writing {what}"))
             progress = self.reporter.phase(f"timing {what} on this machine")
             return self.timer(Path(passing), provider=_TIMED_ON, threads=_THREADS, progress=progress)
+
+
+def up_to_exits(times: StageTimes) -> tuple[float, ...]:
+    """The time of all stages up to each exit, relative to the static network's."""
+    return tuple(accumulate(ms / times.reference_ms for ms in times.stage_ms))

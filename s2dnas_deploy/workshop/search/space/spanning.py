@@ -1,0 +1,26 @@
+"""Plans that span a space: what a device times, so that its clock can price any other plan there.
+
+Place in the flow: `SearchSpace` ──▶ plans by name, which `pricing` exports and times.
+"""
+
+import numpy as np
+
+from s2dnas_deploy.bundle.device_profile import STATIC
+from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.plan import static as static_plan
+from s2dnas_deploy.workshop.search.space.by_hand import all_uniform_choices, largest, smallest
+from s2dnas_deploy.workshop.search.space.space import SearchSpace
+
+COUNT = 20
+
+
+def probe_plans(space: SearchSpace, count: int = COUNT, *, seed: int = 0) -> dict[str, Plan]:
+    """The plans that are timed, by name: the static network, the extremes, uniform plans, and drawn ones.
+
+    Drawn plans are seldom narrow in all layers, and a model fitted to them alone prices a uniform plan badly.
+    """
+    rng = np.random.default_rng(seed)
+    known = [smallest(space), largest(space), *all_uniform_choices(space)]
+    chosen = dict.fromkeys([*known, *(space.draw(rng) for _ in range(count - len(known)))])
+    probes = {f"probe_{i:02}": space.plan(choices) for i, choices in enumerate(chosen)}
+    return {STATIC: static_plan(space.plans), **probes}
