@@ -33,6 +33,7 @@ FORMAT = "s2dnas-plan"
 VERSION = 1
 OUTPUT = "output"  # the exit that reads what the static network's own classifier reads
 MAX_STAGES = 16
+AUTO = "auto"  # in place of a plan: it is to be chosen
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,14 +47,19 @@ def write_profile(request: ProfileRequest, reporter: Reporter) -> Profile:
     return profile
 
 
-def measure_profile(folder: Path, *, provider: str, threads: int | None, progress: Progress) -> Profile:
-    """Time every probe of a folder against the static network among them."""
+def measure_profile(
+    folder: Path, *, provider: str, threads: int | None, progress: Progress, batch: int = 1
+) -> Profile:
+    """Time every probe of a folder against the static network among them, so many images at a time."""
     plans, images = probes_in(folder), _images_in(folder)
+    batches = [
+        np.stack([images[(start + i) % len(images)] for i in range(batch)]) for start in range(len(images))
+    ]
     times = {}
     with Cascade.load(folder / STATIC, provider=provider, threads=threads) as reference:
         for done, name in enumerate(plans):
             with Cascade.load(folder / name, provider=provider, threads=threads) as cascade:
-                times[name] = time_stages(cascade, reference, images)
+                times[name] = time_stages(cascade, reference, batches)
             progress(done + 1, len(plans), "")
         device = device_here(provider=reference.provider, threads=threads)
         shape = reference.manifest.preprocessing.input_shape

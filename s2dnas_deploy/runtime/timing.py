@@ -1,8 +1,8 @@
-"""How long stages take on this device, one image at a time: by themselves, or in turns with a reference.
+"""How long stages take on this device: by themselves, or in turns with a reference.
 
-Place in the flow: bundles + images ──▶ `StageTimes`, or milliseconds. A shared machine's clock wanders; what
-was measured in the same moments does not, relative to each other. So a bundle is timed in blocks, where there
-is a reference in turns with blocks of that, and both are kept.
+Place in the flow: bundles + batches of images ──▶ `StageTimes`, or milliseconds. A shared machine's clock
+wanders; what was measured in the same moments does not, relative to each other. So a bundle is timed in
+blocks, where there is a reference in turns with blocks of that, and both are kept.
 """
 
 import statistics
@@ -19,15 +19,15 @@ _BLOCK_SECONDS = 0.03
 _FEWEST_RUNS = 3
 
 
-def time_stages(cascade: Cascade, reference: Cascade, images: Sequence[Array]) -> StageTimes:
-    """Time a cascade's stages against a reference, on single images as the graphs take them."""
+def time_stages(cascade: Cascade, reference: Cascade, batches: Sequence[Array]) -> StageTimes:
+    """Time a cascade's stages against a reference, on batches of images as the graphs take them."""
     for which in (cascade, reference):
-        _block(which, images)  # to warm up
+        _block(which, batches)  # to warm up
     shares: list[list[float]] = []
     against: list[float] = []
     for _ in range(_BLOCKS):
-        whole = sum(_block(reference, images))
-        shares.append([seconds / whole for seconds in _block(cascade, images)])
+        whole = sum(_block(reference, batches))
+        shares.append([seconds / whole for seconds in _block(cascade, batches)])
         against.append(whole)
     reference_ms = 1e3 * statistics.median(against)
     return StageTimes(
@@ -36,19 +36,19 @@ def time_stages(cascade: Cascade, reference: Cascade, images: Sequence[Array]) -
     )
 
 
-def stage_ms(cascade: Cascade, images: Sequence[Array]) -> tuple[float, ...]:
-    """Milliseconds of each stage, nobody leaving, on single images as the graphs take them."""
-    _block(cascade, images)  # to warm up
-    blocks = [_block(cascade, images) for _ in range(_BLOCKS)]
+def stage_ms(cascade: Cascade, batches: Sequence[Array]) -> tuple[float, ...]:
+    """Milliseconds of each stage, nobody leaving, on batches of images as the graphs take them."""
+    _block(cascade, batches)  # to warm up
+    blocks = [_block(cascade, batches) for _ in range(_BLOCKS)]
     return tuple(1e3 * statistics.median(each) for each in zip(*blocks, strict=True))
 
 
-def _block(cascade: Cascade, images: Sequence[Array]) -> list[float]:
-    """Seconds of each stage, a median over runs on one image after the other for a short while."""
+def _block(cascade: Cascade, batches: Sequence[Array]) -> list[float]:
+    """Seconds of each stage, a median over runs on one batch after the other for a short while."""
     runs: list[Sequence[float]] = []
     started = time.perf_counter()
     never = (NEVER,) * len(cascade.flow.early)
     while len(runs) < _FEWEST_RUNS or time.perf_counter() - started < _BLOCK_SECONDS:
-        said = cascade.predict(images[len(runs) % len(images)][None], thresholds=never, timed=True)
+        said = cascade.predict(batches[len(runs) % len(batches)], thresholds=never, timed=True)
         runs.append(said.stage_seconds or ())
     return [statistics.median(each) for each in zip(*runs, strict=True)]

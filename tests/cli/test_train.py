@@ -22,6 +22,7 @@ from s2dnas_deploy.workshop.training import run as training_run
 DIGITS = [
     "--model", f"{MODELS}/digits_cnn.py:digits_cnn", "--input", "1x8x8", "--data", "digits",
     "--normalize", "data", "--augment", "crop", "--crop-padding", "1", "--batch", "64", "--lr", "0.05",
+    "--cost", "macs",
 ]  # fmt: skip
 FEW = ["--limit", "100"]  # of each part, where how good the network gets is no matter
 

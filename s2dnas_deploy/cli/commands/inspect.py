@@ -5,21 +5,24 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from s2dnas_deploy.cli.command import Command
-from s2dnas_deploy.cli.console import print_result, say
+from s2dnas_deploy.cli.console import Console, print_result, say
 from s2dnas_deploy.cli.options.bundle import trust_option
 from s2dnas_deploy.cli.options.network import NETWORK, NetworkOptions
-from s2dnas_deploy.cli.options.plan import align_option, plan_option
+from s2dnas_deploy.cli.options.plan import align_option, check_cost, cost_option, plan_option
 from s2dnas_deploy.cli.options.sections import INPUT, OUTPUT, gathered, option, section
 from s2dnas_deploy.cli.text.inspection import in_words
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
 from s2dnas_deploy.files.plain_file import open_file
+from s2dnas_deploy.plan import AUTO
 
 if TYPE_CHECKING:
+    from s2dnas_deploy.workshop.forecast.forecast import Forecast
     from s2dnas_deploy.workshop.network.network import MultiStageNetwork
     from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 
@@ -37,6 +40,8 @@ class _Division:
     plan: str | None
     align: int
     seed: int
+    cost: str
+    forecast: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +58,14 @@ class _Shown:
 @section(INPUT, *NETWORK)
 @section(
     "Stages",
-    plan_option(required=False),
+    plan_option(default=None),
     align_option,
+    option(
+        "--forecast",
+        is_flag=True,
+        help="Time the stages of --plan (of auto, if none is given) and tell what it can gain here.",
+    ),
+    cost_option,
     option(
         "--seed",
         type=click.IntRange(0, 2**63 - 1),
@@ -97,15 +108,18 @@ def inspect(
 ) -> None:
     """Show what PATH holds: a bundle, a model.pt, or a plan for the network that --model names.
 
-    Without PATH and --plan it shows the network itself, and what of it can be divided.
+    Without PATH and --plan it shows the network itself, and what of it can be divided. With --forecast it
+    tells, before anything is trained, how many times as fast a plan can make it on this machine.
 
     \b
     s2dnas-inspect bundle/ --verify
     s2dnas-inspect model.pt --picture who-owns-what.svg
     s2dnas-inspect --model net.py:make --input 3x32x32
+    s2dnas-inspect --model net.py:make --input 3x32x32 --forecast
     s2dnas-inspect --model net.py:make --input 3x32x32 --plan uniform:0.25,0.25,0.5 --write-plan plan.json
     s2dnas-inspect plan.json --model net.py:make --input 3x32x32
     """  # noqa: D301
+    check_cost(division.cost)
     written = {"--picture": form.picture, "--write-plan": form.write_plan}
     if path is not None and path.is_dir():
         elsewhere = {"--plan": division.plan, **written}
@@ -146,13 +160,21 @@ class _Subject:
 
     network: "MultiStageNetwork"
     document: dict[str, Any]
+    forecast: "Forecast | None" = None
 
 
 def _show(subject: _Subject, form: _Shown) -> None:
+    from s2dnas_deploy.workshop.forecast.words import in_words as forecast_in_words
+
+    document = dict(subject.document)
+    if subject.forecast is not None:
+        document["forecast"] = subject.forecast.to_document()
     if form.as_json:
-        print_result(json.dumps(subject.document, indent=1), exactly=True)
+        print_result(json.dumps(document, indent=1), exactly=True)
+    elif subject.forecast is not None:
+        print_result("\n".join(forecast_in_words(subject.forecast)))
     else:
-        print_result(in_words(subject.document))
+        print_result(in_words(document))
     if form.picture is not None:
         from s2dnas_deploy.workshop.show.picture import save_picture
 
@@ -201,7 +223,12 @@ def _of_model(path: Path, network: NetworkOptions, division: _Division) -> _Subj
             f"{path} is a model.pt, which holds its own network: leave {network.given[0]} out"
         )
     model = load_model(path)
-    if division.plan is None:
+    if division.plan is None and not (division.forecast and model.network.stages == 1):
+        if division.forecast:
+            raise click.UsageError(
+                f"{path} is divided and trained: --forecast is for the static network that it came from, "
+                "such as static.pt in the folder of its run, with its --plan"
+            )
         return _Subject(network=model.network, document=describe_model(model, path))
     if model.network.stages != 1:
         raise click.UsageError(
@@ -233,6 +260,35 @@ def _divided(static: "StaticNetwork", plan: str | None, name: str, division: _Di
     from s2dnas_deploy.workshop.reading.static_source import read_plan
     from s2dnas_deploy.workshop.show.describe import describe
 
-    chosen = read_plan(plan or "static", static, align=division.align, seed=division.seed)
+    forecast = None
+    if division.forecast or plan == AUTO:
+        forecast = _forecast(static, plan or AUTO, division)
+        chosen = forecast.plan
+    else:
+        chosen = read_plan(plan or "static", static, align=division.align, seed=division.seed)
     network = carry_over(static, chosen)
-    return _Subject(network=network, document=describe(network, name=name))
+    told = forecast if division.forecast else None
+    return _Subject(network=network, document=describe(network, name=name), forecast=told)
+
+
+def _forecast(static: "StaticNetwork", plan: str, division: _Division) -> "Forecast":
+    """What a plan can gain, or of some plans the one that can gain most."""
+    from s2dnas_deploy.runtime.probing import measure_profile
+    from s2dnas_deploy.workshop.forecast.auto import Forecaster
+    from s2dnas_deploy.workshop.forecast.prior import unknown_task
+    from s2dnas_deploy.workshop.pricing.probes import Probed
+    from s2dnas_deploy.workshop.reading.static_source import read_plan
+
+    with TemporaryDirectory(prefix="s2dnas-forecast-") as folder, Console() as console:
+        forecaster = Forecaster(
+            probed=Probed.made_up(static),
+            task=unknown_task(static.graph.classes),
+            unlike=None,
+            cost=division.cost,
+            timer=measure_profile,
+            folder=Path(folder),
+        )
+        if plan == AUTO:
+            return forecaster.best(console)
+        given = read_plan(plan, static, align=division.align, seed=division.seed)
+        return forecaster.of(given, console)

@@ -10,6 +10,7 @@ import click
 from s2dnas_deploy.cli.command import ResumableCommand
 from s2dnas_deploy.cli.console import Console, print_result, silence_pillow
 from s2dnas_deploy.cli.options.network import NETWORK, NetworkOptions
+from s2dnas_deploy.cli.options.plan import check_cost, cost_option
 from s2dnas_deploy.cli.options.sections import (
     ADVANCED,
     INPUT,
@@ -49,12 +50,7 @@ _GOAL = (
         show_default=True,
         help="Average cost of an image, as a share of the static network's.",
     ),
-    option(
-        "--cost",
-        default="clock",
-        show_default=True,
-        help="Price plans by this machine's clock (one CPU thread), macs, or a device.json of s2dnas-bench.",
-    ),
+    cost_option,
     option(
         "--strategy",
         type=click.Choice(["policy", "evolution", "random"]),
@@ -210,8 +206,7 @@ def search(
         timer=measure_profile,
         ray=ray,
     )
-    if cost not in ("macs", "clock") and not Path(cost).is_file():
-        raise click.UsageError(f"--cost {cost}: expected clock, macs or the file of a device profile")
+    check_cost(cost)
     silence_pillow()
     with Console(quiet=quiet) as console, redirect_stdout(sys.stderr):
         found = search_model(request, console)

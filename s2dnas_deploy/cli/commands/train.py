@@ -9,7 +9,7 @@ import click
 from s2dnas_deploy.cli.command import ResumableCommand
 from s2dnas_deploy.cli.console import Console, print_result, silence_pillow
 from s2dnas_deploy.cli.options.network import NETWORK, NetworkOptions
-from s2dnas_deploy.cli.options.plan import align_option, plan_option
+from s2dnas_deploy.cli.options.plan import align_option, check_cost, cost_option, plan_option
 from s2dnas_deploy.cli.options.recipe import is_from_recipe
 from s2dnas_deploy.cli.options.sections import (
     ADVANCED,
@@ -29,12 +29,13 @@ from s2dnas_deploy.cli.options.training import (
     out_option,
     recipe_option,
 )
+from s2dnas_deploy.plan import AUTO
 from s2dnas_deploy.workshop.training.settings import Settings
 
 
 @click.command(cls=ResumableCommand)
 @section(INPUT, recipe_option, *NETWORK, *IMAGES)
-@section("Stages", plan_option(required=True), align_option)
+@section("Stages", plan_option(default=AUTO), cost_option, align_option)
 @section("Training", *TRAINING)
 @section(OUTPUT, out_option)
 @section(RUNNING, *HOW_TO_TRAIN, quiet_option)
@@ -48,6 +49,7 @@ def train(
     training: TrainingOptions,
     settings: Settings,
     plan: str,
+    cost: str,
     align: int,
     quiet: bool,
 ) -> None:
@@ -58,10 +60,14 @@ def train(
     \b
     s2dnas-train --recipe models/digits.toml --out digits.pt
     s2dnas-train --model net.py:make --input 3x32x32 --weights net.pth --data images/ \\
-        --plan uniform:0.25,0.25,0.5 --epochs 10 --out model.pt
+        --out model.pt
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     from s2dnas_deploy.cli.text.training import summary_in_words
+    from s2dnas_deploy.runtime.probing import measure_profile
+    from s2dnas_deploy.workshop.forecast.planner import Planner
     from s2dnas_deploy.workshop.training.run import train_model
+
+    check_cost(cost)
 
     if is_from_recipe("exit_weights") and not is_from_recipe("plan"):
         settings = replace(settings, exit_weights=())  # which are meant for the recipe's own plan
@@ -69,5 +75,5 @@ def train(
     silence_pillow()
     # What the user's own code prints is no result.
     with Console(quiet=quiet) as console, redirect_stdout(sys.stderr):
-        model = train_model(request, console)
+        model = train_model(request, Planner(cost=cost, timer=measure_profile), console)
     print_result(summary_in_words(model, request.out))

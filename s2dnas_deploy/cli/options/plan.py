@@ -1,5 +1,6 @@
 """The options that name a plan and how its widths are rounded, for the commands that are given one."""
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -7,14 +8,29 @@ import click
 from s2dnas_deploy.cli.options.sections import Declared, option
 
 
-def plan_option(*, required: bool) -> Declared[Any]:
+def plan_option(*, default: str | None) -> Declared[Any]:
     """How a network is divided."""
     return option(
         "--plan",
-        required=required,
-        help="How the network is divided: a JSON file, static, uniform:0.25,0.25,0.5, depth:NODE,NODE or "
-        "random:STAGES.",
+        default=default,
+        show_default=default is not None,
+        help="How the network is divided: auto (by --cost), a JSON file, static, uniform:0.25,0.25,0.5, "
+        "depth:NODE,NODE or random:STAGES.",
     )
+
+
+cost_option = option(
+    "--cost",
+    default="clock",
+    show_default=True,
+    help="Price plans by this machine's clock (one CPU thread), macs, or a device.json of s2dnas-bench.",
+)
+
+
+def check_cost(cost: str) -> None:
+    """Refuse what is neither a way to price nor a file."""
+    if cost not in ("macs", "clock") and not Path(cost).is_file():
+        raise click.UsageError(f"--cost {cost}: expected clock, macs or the file of a device profile")
 
 
 align_option = option(

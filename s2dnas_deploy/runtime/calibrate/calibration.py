@@ -378,5 +378,5 @@ def _against(request: CalibrationRequest, scores: ExitScores) -> Against:
 def _times_ms(cascade: Cascade, items: Sequence[Item]) -> list[float]:
     """Milliseconds until each exit, one image at a time, on this device."""
     step = max(1, len(items) // _TIMED_IMAGES)
-    images = [cascade.reader.one(item.source) for item in items[::step][:_TIMED_IMAGES]]
+    images = [cascade.reader.one(item.source)[None] for item in items[::step][:_TIMED_IMAGES]]
     return list(accumulate(stage_ms(cascade, images)))

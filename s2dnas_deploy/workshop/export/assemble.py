@@ -8,7 +8,6 @@ All of it is in memory; only a bundle that answers as the network does is saved,
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,10 +45,22 @@ def write_bundle(export: Export, out: Path, reporter: Reporter, signer: Signer |
 
 def make_bundle(export: Export, reporter: Reporter) -> Contents:
     """All that a bundle holds, verified; or a `VerificationError`."""
-    draft = _written(export, reporter)
-    for step in _STEPS:
+    draft = _made(export, reporter)
+    for step in (_verified, _judged):
         draft = step(draft, reporter)
     return contents_of(draft)
+
+
+def write_probe(export: Export, out: Path, reporter: Reporter) -> None:
+    """A bundle that is timed and thrown away: what it answers is compared with nothing."""
+    save_bundle(contents_of(_made(export, reporter)).files, out)
+
+
+def _made(export: Export, reporter: Reporter) -> Draft:
+    draft = _written(export, reporter)
+    for step in (_simplified, _quantised, _nested, _described):
+        draft = step(draft, reporter)
+    return draft
 
 
 def _written(export: Export, reporter: Reporter) -> Draft:
@@ -181,13 +192,3 @@ def _judged(draft: Draft, reporter: Reporter) -> Draft:
 def _in_float32(export: Export, reporter: Reporter) -> Draft:
     plain = replace(export, options=replace(export.options, precision="float32"))
     return _simplified(_written(plain, reporter), reporter)
-
-
-_STEPS: tuple[Callable[[Draft, Reporter], Draft], ...] = (
-    _simplified,
-    _quantised,
-    _nested,
-    _described,
-    _verified,
-    _judged,
-)

@@ -19,19 +19,21 @@ from s2dnas_deploy.reporter import Progress, Reporter
 from s2dnas_deploy.sessions.environment import device_here
 from s2dnas_deploy.workshop.pricing.probes import Probed, write_probes
 
-_TIMED_ON, _THREADS = "cpu", 1
+TIMED_ON, THREADS = "cpu", 1
 
 
 def this_device() -> dict[str, Any]:
     """The machine this runs on, as its stages are timed."""
-    return device_here(provider=_TIMED_ON, threads=_THREADS)
+    return device_here(provider=TIMED_ON, threads=THREADS)
 
 
 class Timer(Protocol):
     """What times a folder of probes against the static network among them."""
 
-    def __call__(self, folder: Path, *, provider: str, threads: int | None, progress: Progress) -> Profile:
-        """Their times, on this provider."""
+    def __call__(
+        self, folder: Path, *, provider: str, threads: int | None, progress: Progress, batch: int = 1
+    ) -> Profile:
+        """Their times for so many images at a time, on this provider."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ class MachineClock:
         with tempfile.TemporaryDirectory(prefix="s2dnas-probes-") as passing:
             write_probes(self.probed, plans, Path(passing), self.reporter.phase(f"writing {what}"))
             progress = self.reporter.phase(f"timing {what} on this machine")
-            return self.timer(Path(passing), provider=_TIMED_ON, threads=_THREADS, progress=progress)
+            return self.timer(Path(passing), provider=TIMED_ON, threads=THREADS, progress=progress)
 
 
 def up_to_exits(times: StageTimes) -> tuple[float, ...]:

@@ -49,12 +49,11 @@ from s2dnas_deploy.workshop.search.strategies import STRATEGIES, Judge
 from s2dnas_deploy.workshop.search.trials import FINALISTS, PLANS, Trial, Trials
 from s2dnas_deploy.workshop.search.winners import Found, check_not_anothers, train_winner
 from s2dnas_deploy.workshop.training.devices import choose_device
-from s2dnas_deploy.workshop.training.first_words import static_words
 from s2dnas_deploy.workshop.training.run import (
     Prepared,
+    judge_of_static,
     prepare,
     ranked,
-    static_accuracy,
     with_trained_static,
 )
 
@@ -91,13 +90,13 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
                 write_probes(Probed.of(prepared), probe_plans(space), request.write_probes, written)
                 reporter.say(f"{request.write_probes}: probes for s2dnas-bench")
                 return ()
-            accuracy = static_accuracy(prepared.static, prepared.splits, prepared.preprocessing)
-            reporter.say(static_words(accuracy, prepared.splits))
+            judge_static = judge_of_static(prepared, reporter)
+            accuracy = judge_static()
             if training.restart:
                 _forget(training.folder)
             reporter.say(_to_come(request))
             best = _best(request, prepared, space, accuracy["val"], cluster=cluster, reporter=reporter)
-        train = partial(train_winner, request, prepared, accuracy, reporter)
+        train = partial(train_winner, request, prepared, judge_static, reporter)
         return tuple(train(trial, rank=rank) for rank, trial in enumerate(best))
 
 

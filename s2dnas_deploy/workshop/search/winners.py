@@ -4,7 +4,6 @@ Place in the flow: the best `Trial`s ──train──▶ `Found`. Another searc
 plan that has been beaten since makes room, and one that no search has left is found before all the work.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.network.model_file import Model
 from s2dnas_deploy.workshop.search.request import SearchRequest
 from s2dnas_deploy.workshop.search.trials import PLANS, Trial
-from s2dnas_deploy.workshop.training.run import Prepared, Request, train_plan
+from s2dnas_deploy.workshop.training.run import JudgeStatic, Prepared, Request, train_plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +28,7 @@ class Found:
 def train_winner(
     request: SearchRequest,
     prepared: Prepared,
-    static_accuracy: Mapping[str, float],
+    judge_static: JudgeStatic,
     reporter: Reporter,
     trial: Trial,
     *,
@@ -42,7 +41,7 @@ def train_winner(
     if kept.exists() and kept.read_bytes() != trial.plan.to_json().encode():
         _make_room(own, reporter)
     write_text_atomically(kept, trial.plan.to_json())
-    model = train_plan(own, trial.plan, prepared, reporter, static_accuracy)
+    model = train_plan(own, trial.plan, prepared, judge_static, reporter)
     return Found(trial=trial, model=model, out=out)
 
 

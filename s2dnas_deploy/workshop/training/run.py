@@ -8,9 +8,10 @@ import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -18,7 +19,7 @@ from s2dnas_deploy import __version__
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError
 from s2dnas_deploy.files.atomic import alone_in, check_writable
-from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.plan import AUTO, Plan
 from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.workshop.data import ImageSplits, load_images
@@ -45,6 +46,7 @@ class Request:
     limit: int | None
     normalize: str | None
     plan: str
+    """`auto`: it is left open."""
     align: int
     static_epochs: int
     static_lr: float | None
@@ -80,24 +82,57 @@ class Prepared:
     preprocessing: Preprocessing
 
 
-def train_model(request: Request, reporter: Reporter) -> Model:
+JudgeStatic = Callable[[], Mapping[str, float]]
+"""Tells how good the static network is: judged when it is first asked, and said then."""
+
+
+class DecidePlan(Protocol):
+    """What decides on the plan of a training, before anything is divided."""
+
+    def __call__(
+        self,
+        request: Request,
+        prepared: Prepared,
+        plan: Plan | None,
+        judge_static: JudgeStatic,
+        reporter: Reporter,
+    ) -> Plan:
+        """The plan that was given, or the one to take if it was left open."""
+
+
+def train_model(request: Request, decide: DecidePlan, reporter: Reporter) -> Model:
     """Do what is asked; the model, which is also at `request.out`."""
     check_writable(request.out)
     prepared = prepare(request, reporter)
     # An illegal plan is refused before anything is trained.
-    plan = read_plan(request.plan, prepared.static, align=request.align, seed=request.settings.seed)
-    divided = carry_over(prepared.static, plan)
-    _refuse_anothers(request, divided, prepared)
-    if not prepared.is_trained and not request.static_epochs and plan.stages > 1:
+    given = None
+    if request.plan != AUTO:
+        given = read_plan(request.plan, prepared.static, align=request.align, seed=request.settings.seed)
+    _refuse_anothers(request, given, prepared)
+    if not prepared.is_trained and not request.static_epochs and request.plan != "static":
         reporter.say(
             "no --weights: the network is taken as untrained, and the stages have no teacher. Weights that "
             "the factory loads itself count as none: save its state_dict and give the file"
         )
     with alone_in(request.folder):
         prepared = with_trained_static(request, prepared, reporter)
-        if plan.stages > 1:
+        judge = judge_of_static(prepared, reporter)
+        if given is None or given.stages > 1:
             prepared = ranked(request, prepared, reporter)
-        return train_plan(request, plan, prepared, reporter)
+        plan = decide(request, prepared, given, judge, reporter)
+        return train_plan(request, plan, prepared, judge, reporter)
+
+
+def judge_of_static(prepared: Prepared, reporter: Reporter) -> JudgeStatic:
+    """Judges the static network once."""
+
+    @cache
+    def judge() -> Mapping[str, float]:
+        found = static_accuracy(prepared.static, prepared.splits, prepared.preprocessing)
+        reporter.say(static_words(found, prepared.splits))
+        return found
+
+    return judge
 
 
 def prepare(request: Request, reporter: Reporter) -> Prepared:
@@ -145,10 +180,10 @@ def train_plan(
     request: Request,
     plan: Plan,
     prepared: Prepared,
+    judge_static: JudgeStatic,
     reporter: Reporter,
-    known: Mapping[str, float] | None = None,
 ) -> Model:
-    """Divide the network by a plan, train it and save it; `known`: how good the static network is."""
+    """Divide the network by a plan, train it and save it."""
     static, trained = prepared.static, prepared.is_trained
     begins = trained and plan.stages > 1
     task = Task(
@@ -165,11 +200,7 @@ def train_plan(
     def judge() -> Mapping[str, float] | None:
         if request.source.is_trained() and plan.stages > 1:
             _keep_static(request, prepared)
-        if known is not None or not trained:
-            return known
-        found = static_accuracy(static, task.splits, task.preprocessing)
-        reporter.say(static_words(found, task.splits))
-        return found
+        return judge_static() if trained else None
 
     return _train_and_save(task, request, request.out, judge, reporter)
 
@@ -306,13 +337,15 @@ def _finished(out: Path, task: Task, identity: str, *, restart: bool) -> Model |
         return None
     model = _read_there(out)
     if model.provenance.get("run") != identity:
-        raise _of_another_run(out, _differences(model, task.settings, task.network, task.splits))
+        raise _of_another_run(
+            out, _differences(model, task.settings, task.network.division.plan, task.splits)
+        )
     if _shapes(model.network) != _shapes(task.network):
         raise CheckpointError(f"{out} is not what its run makes: move it away, or --restart to replace it")
     return model
 
 
-def _refuse_anothers(request: Request, divided: MultiStageNetwork, prepared: Prepared) -> None:
+def _refuse_anothers(request: Request, plan: Plan | None, prepared: Prepared) -> None:
     """Find out before a static network is trained what is known by then: that `--out` is of another run.
 
     Whether it is of this very run is known when the weights are, which that begins with.
@@ -320,7 +353,7 @@ def _refuse_anothers(request: Request, divided: MultiStageNetwork, prepared: Pre
     if prepared.is_trained or not request.static_epochs or request.restart or not request.out.exists():
         return
     model = _read_there(request.out)
-    found = _differences(model, request.settings, divided, prepared.splits)
+    found = _differences(model, request.settings, plan, prepared.splits)
     about = model.provenance
     # One that begins with a static network trained there has been told how good that is, and no weights.
     if found or about.get("weights") is not None or about.get("static_accuracy") is None:
@@ -347,13 +380,11 @@ def _shapes(network: MultiStageNetwork) -> tuple[str, dict[str, torch.Size]]:
     return network.division.plan.digest, {key: value.shape for key, value in network.weights().items()}
 
 
-def _differences(
-    model: Model, settings: Settings, network: MultiStageNetwork, splits: ImageSplits
-) -> list[str]:
+def _differences(model: Model, settings: Settings, plan: Plan | None, splits: ImageSplits) -> list[str]:
     """In what a run differs from the one that made a model, as far as settings, plan and images tell."""
     was, now = model.provenance.get("settings", {}), json.loads(json.dumps(settings.decisive))
     found = [f"{key} {was[key]}, now {now[key]}" for key in now if key in was and was[key] != now[key]]
-    if model.network.division.plan.digest != network.division.plan.digest:
+    if plan is not None and model.network.division.plan.digest != plan.digest:
         found.append("another plan")
     if model.images_digest != splits.digest:
         found.append("other images")

@@ -1,0 +1,121 @@
+"""`--plan auto`: the plan that is expected to answer fastest on a device, and what any plan can gain there.
+
+Place in the flow: `candidates` ──priced by a clock or by MACs, exits fitted──▶ a `Forecast` each ──▶ the one
+whose average image is expected to be answered soonest at no more than a point below the static network.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from s2dnas_deploy.bundle.device_profile import Profile
+from s2dnas_deploy.errors import PlanError
+from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.reporter import Reporter
+from s2dnas_deploy.workshop.forecast.candidates import candidates
+from s2dnas_deploy.workshop.forecast.forecast import Forecast, Priced
+from s2dnas_deploy.workshop.forecast.prior import Task, guessed, outlook
+from s2dnas_deploy.workshop.network.divided import divided_by
+from s2dnas_deploy.workshop.network.static_network import StaticNetwork
+from s2dnas_deploy.workshop.pricing.latency import by_clock
+from s2dnas_deploy.workshop.pricing.machine_clock import MachineClock, Timer, this_device
+from s2dnas_deploy.workshop.pricing.price import by_macs
+from s2dnas_deploy.workshop.pricing.probes import Probed
+
+CLOCK, MACS = "clock", "macs"
+TIMES = "forecast.device.json"
+
+Unlike = Callable[[Plan], tuple[float, ...]]
+"""Tells how unlike the static network a plan's exits answer before they are trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecaster:
+    """Tells what plans of a network can gain. `cost`: clock (this machine's), macs, or a device profile."""
+
+    probed: Probed
+    task: Task
+    unlike: Unlike | None
+    """None: there are no images, so it is guessed."""
+    cost: str
+    timer: Timer
+    folder: Path
+    """Where times are kept, so that a plan is timed once."""
+
+    def best(self, reporter: Reporter, *, stages: int | None = None) -> Forecast:
+        """Of the candidates, those of so many stages if that is said, the one expected to be the fastest.
+
+        No plan is faster than if all images exited first, so plans are fitted in that order, until none that
+        is left could be faster than the best that was found.
+        """
+        plans = [plan for plan in candidates(self._static) if stages in (None, plan.stages)]
+        if not plans:
+            raise PlanError(
+                "--plan auto found no way to divide this network"
+                + (f" into {stages} stages" if stages else "")
+                + ": give a --plan"
+            )
+        left = sorted(self._priced(plans, reporter), key=lambda priced: priced.up_to[0])
+        progress, best = reporter.phase("fitting exits"), None
+        for done, priced in enumerate(left):
+            if best is None or best.falls_short or priced.best > best.expected:
+                forecast = self._forecast(priced)
+                best = forecast if best is None or forecast.is_better_than(best) else best
+            progress(done + 1, len(left), "")
+        assert best is not None, "there is one plan at least"
+        return best
+
+    def of(self, plan: Plan, reporter: Reporter) -> Forecast:
+        """What this plan can gain."""
+        (priced,) = self._priced([plan], reporter)
+        return self._forecast(priced)
+
+    @property
+    def _static(self) -> StaticNetwork:
+        return self.probed.static
+
+    def _forecast(self, priced: Priced) -> Forecast:
+        macs = by_macs(self._static)(divided_by(self._static, priced.plan))
+        unlike = guessed(macs) if self.unlike is None else self.unlike(priced.plan)
+        expected = outlook(self.task, unlike)
+        return Forecast(
+            plan=priced.plan,
+            stages=priced.stages,
+            device=priced.device,
+            static_ms=priced.static_ms,
+            shares=expected.shares,
+            accuracies=expected.accuracies,
+            falls_short=expected.falls_short,
+        )
+
+    def _priced(self, plans: Sequence[Plan], reporter: Reporter) -> list[Priced]:
+        if self.cost == CLOCK:
+            return self._timed(plans, reporter)
+        price, device = by_macs(self._static), None
+        if self.cost != MACS:
+            profile = Profile.load(Path(self.cost))
+            price, device = by_clock(self._static, profile), profile.device
+        up_to = {plan.digest: price(divided_by(self._static, plan)) for plan in plans}
+        return [
+            Priced(
+                plan=plan,
+                stages=tuple(after - before for before, after in pairwise((0.0, *up_to[plan.digest]))),
+                device=device,
+            )
+            for plan in plans
+        ]
+
+    def _timed(self, plans: Sequence[Plan], reporter: Reporter) -> list[Priced]:
+        clock = MachineClock(probed=self.probed, folder=self.folder, timer=self.timer, reporter=reporter)
+        times = clock.times(plans, TIMES, called="plans")
+        return [
+            Priced(
+                plan=plan,
+                stages=tuple(ms / timed.reference_ms for ms in timed.stage_ms),
+                device=this_device(),
+                static_ms=timed.reference_ms,
+            )
+            for plan in plans
+            for timed in [times[plan.digest]]
+        ]

@@ -1,0 +1,103 @@
+"""The plan of a training: as it was given, or `auto`; and what it can gain, said before anything is trained.
+
+Place in the flow: `train_model` ──▶ a plan, whose forecast is in the run's folder. A run that goes on takes
+the plan that it began with: a clock would not say the same twice.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from s2dnas_deploy.files.atomic import write_text_atomically
+from s2dnas_deploy.files.document import LARGEST_BYTES
+from s2dnas_deploy.files.plain_file import read_file
+from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.reporter import Reporter
+from s2dnas_deploy.workshop.forecast.auto import CLOCK, MACS, TIMES, Forecaster
+from s2dnas_deploy.workshop.forecast.forecast import FILE, Forecast, kept_forecast
+from s2dnas_deploy.workshop.forecast.instead import alternatives
+from s2dnas_deploy.workshop.forecast.likeness import Likeness
+from s2dnas_deploy.workshop.forecast.prior import unknown_task
+from s2dnas_deploy.workshop.forecast.words import alternatives_in_words, in_words
+from s2dnas_deploy.workshop.pricing.machine_clock import Timer
+from s2dnas_deploy.workshop.pricing.probes import Probed
+from s2dnas_deploy.workshop.training.checkpoint import add_order, add_weights
+from s2dnas_deploy.workshop.training.run import JudgeStatic, Prepared, Request
+
+_LITTLE = 1.5
+"""Below this it is told what else makes a network faster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planner:
+    """Decides on the plan. `cost`: what plans are priced by, clock, macs or a device profile's path."""
+
+    cost: str
+    timer: Timer
+
+    def __call__(
+        self,
+        request: Request,
+        prepared: Prepared,
+        plan: Plan | None,
+        judge_static: JudgeStatic,
+        reporter: Reporter,
+    ) -> Plan:
+        """The plan that was given, or the best; `judge_static` tells how good the static network is."""
+        if plan is not None and plan.stages == 1:
+            return plan
+        of = self._identity(request, prepared, plan)
+        if request.restart:
+            for kept in (FILE, TIMES):
+                (request.folder / kept).unlink(missing_ok=True)
+        forecast = kept_forecast(request.folder, of)
+        if forecast is None:
+            forecast = self._forecast(request, prepared, plan, judge_static, reporter)
+            # What another run has left is refused later, and keeps its forecast.
+            checkpoint = request.folder / "checkpoint.pt"
+            if request.restart or not (request.out.exists() or checkpoint.exists()):
+                write_text_atomically(request.folder / FILE, forecast.to_json(of))
+        for line in in_words(forecast):
+            reporter.say(line)
+        return forecast.plan
+
+    def _forecast(
+        self,
+        request: Request,
+        prepared: Prepared,
+        plan: Plan | None,
+        judge_static: JudgeStatic,
+        reporter: Reporter,
+    ) -> Forecast:
+        probed, task = Probed.of(prepared), unknown_task(prepared.static.graph.classes)
+        if prepared.is_trained:
+            wrong, images = 1 - judge_static()["val"], len(prepared.splits.val)
+            task = replace(task, error=(wrong * images + 1) / (images + 2))  # none of a few is not never
+        forecaster = Forecaster(
+            probed=probed,
+            task=task,
+            unlike=Likeness(prepared) if prepared.is_trained else None,
+            cost=self.cost,
+            timer=self.timer,
+            folder=request.folder,
+        )
+        weights = request.settings.exit_weights
+        if plan is None:
+            forecast = forecaster.best(reporter, stages=len(weights) or None)
+        else:
+            forecast = forecaster.of(plan, reporter)
+        if self.cost == CLOCK and forecast.expected < _LITTLE:
+            reporter.say(alternatives_in_words(alternatives(probed, self.timer, reporter)))
+        return forecast
+
+    def _identity(self, request: Request, prepared: Prepared, plan: Plan | None) -> str:
+        """A digest of all that a forecast is made from, but for the clock."""
+        asked = request.plan if plan is None else plan.digest
+        digest = hashlib.sha256(
+            f"1|{asked}|{len(request.settings.exit_weights)}|{prepared.splits.digest}|{self.cost}".encode()
+        )
+        if self.cost not in (CLOCK, MACS):
+            digest.update(read_file(Path(self.cost), LARGEST_BYTES))
+        add_weights(digest, prepared.static.weights)
+        add_order(digest, prepared.static.divisible)
+        return digest.hexdigest()

@@ -1,0 +1,150 @@
+"""The plan of a training: given or chosen, forecast, and the same when the run goes on."""
+
+from dataclasses import replace
+
+import pytest
+from small_networks import residual
+
+from s2dnas_deploy.bundle.device_profile import STATIC, Profile, StageTimes, probes_in
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.errors import PlanError
+from s2dnas_deploy.plan import AUTO, uniform
+from s2dnas_deploy.plan import static as static_plan
+from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.forecast.forecast import FILE
+from s2dnas_deploy.workshop.forecast.instead import alternatives
+from s2dnas_deploy.workshop.forecast.planner import Planner
+from s2dnas_deploy.workshop.pricing.machine_clock import this_device
+from s2dnas_deploy.workshop.pricing.probes import Probed
+from s2dnas_deploy.workshop.reading.static_source import StaticSource
+from s2dnas_deploy.workshop.training.run import Prepared, Request
+from s2dnas_deploy.workshop.training.settings import Settings
+
+torch = pytest.importorskip("torch")
+
+
+class Heard:
+    """A reporter that remembers."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, message):
+        self.said.append(message)
+
+    def phase(self, name):
+        return lambda done, total, note: None
+
+
+class Clock:
+    """A machine on which the first stage takes `first` of the static network, and later ones a half each."""
+
+    def __init__(self, first):
+        self.first, self.asked = first, 0
+
+    def __call__(self, folder, *, provider, threads, progress, batch=1):
+        self.asked += 1
+        plans = probes_in(folder)
+        times = {
+            name: StageTimes(
+                stage_ms=(2 * self.first(name, plan), *[1.0] * (plan.stages - 1)), reference_ms=2.0 * batch
+            )
+            for name, plan in plans.items()
+        }
+        return Profile(device=this_device(), times=times, plans=plans, input_shape=(3, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    generator = torch.Generator().manual_seed(0)
+    images = LabelledImages(
+        images=torch.randint(0, 256, (40, 3, 8, 8), generator=generator).byte(), labels=torch.arange(40) % 5
+    )
+    names = tuple(f"class {i}" for i in range(5))
+    splits = ImageSplits(train=images, val=images, test=None, class_names=names, digest="none")
+    preprocessing = Preprocessing(input_shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.3,) * 3)
+    return Prepared(static=residual(), is_trained=True, splits=splits, preprocessing=preprocessing)
+
+
+@pytest.fixture
+def request_(tmp_path):
+    (tmp_path / "model.run").mkdir()
+    return Request(
+        source=StaticSource(model=None, model_arguments={}, input_shape=None, weights=None),
+        data="none", val_fraction=0.1, resize=None, limit=None, normalize=None, plan=AUTO, align=1,
+        static_epochs=0, static_lr=None, settings=Settings(epochs=1), out=tmp_path / "model.pt",
+        restart=False,
+    )  # fmt: skip
+
+
+def decide(clock, request, prepared, plan=None, error=0.2):
+    heard = Heard()
+    planner = Planner(cost="clock", timer=clock)
+    return planner(request, prepared, plan, lambda: {"val": 1 - error}, heard), heard.said
+
+
+def test_auto_takes_what_the_clock_says_is_fast(prepared, request_):
+    clock = Clock(lambda name, plan: 0.1 if plan.no_reuse and plan.stages == 3 else 0.9)
+    plan, said = decide(clock, request_, prepared)
+    assert plan.no_reuse
+    assert plan.stages == 3
+    assert any("0.10 + 0.50 + 0.50 = 1.10 of the time" in line for line in said)
+
+
+def test_a_run_that_goes_on_keeps_its_plan_and_asks_no_clock(prepared, request_):
+    fast = Clock(lambda name, plan: 0.1 if plan.no_reuse else 0.9)
+    slow = Clock(lambda name, plan: 0.9 if plan.no_reuse else 0.1)
+    plan, said = decide(fast, request_, prepared)
+    again, repeated = decide(slow, request_, prepared)
+    assert again == plan
+    assert not slow.asked
+    assert repeated == said
+    other, _ = decide(slow, replace(request_, restart=True), prepared)
+    assert other != plan
+
+
+def test_a_model_that_is_there_keeps_its_forecast(prepared, request_):
+    clock = Clock(lambda name, plan: 0.2)
+    decide(clock, request_, prepared)
+    kept = (request_.folder / FILE).read_text()
+    request_.out.write_text("a model")
+    other = uniform(prepared.static.divisible.space, (0.5, 0.5))
+    assert decide(clock, request_, prepared, other)[0] == other
+    assert (request_.folder / FILE).read_text() == kept
+
+
+def test_what_was_given_is_taken_and_forecast(prepared, request_):
+    space = prepared.static.divisible.space
+    plan, said = decide(Clock(lambda name, plan: 0.25), request_, prepared, uniform(space, (0.25, 0.75)))
+    assert plan == uniform(space, (0.25, 0.75))
+    assert any("0.25 + 0.50 = 0.75 of the time" in line for line in said)
+    clock = Clock(lambda name, plan: 0.25)
+    assert decide(clock, request_, prepared, static_plan(space)) == (static_plan(space), [])
+    assert not clock.asked
+
+
+def test_exit_weights_say_how_many_stages_there_are(prepared, request_):
+    settings = replace(request_.settings, exit_weights=(1.0, 1.0, 1.0))
+    plan, _ = decide(Clock(lambda name, plan: 0.3), replace(request_, settings=settings), prepared)
+    assert plan.stages == 3
+    settings = replace(request_.settings, exit_weights=(1.0,) * 9)
+    with pytest.raises(PlanError, match="9 stages"):
+        decide(Clock(lambda name, plan: 0.3), replace(request_, settings=settings), prepared)
+
+
+def test_where_little_is_to_be_gained_it_is_told_what_else_is_measured(prepared, request_):
+    _, said = decide(Clock(lambda name, plan: 0.5 if name in ("int8", "half") else 0.9), request_, prepared)
+    (told,) = [line for line in said if "little is to be gained" in line]
+    assert "INT8" in told
+    assert "2.0 times as fast" in told
+    _, said = decide(Clock(lambda name, plan: 0.1), replace(request_, restart=True), prepared)
+    assert not any("little" in line for line in said)
+
+
+def test_alternatives_are_measured_in_int8_at_half_width_and_many_at_a_time(prepared):
+    clock = Clock(lambda name, plan: {STATIC: 1.0, "int8": 0.5, "half": 0.25}[name])
+    found = alternatives(Probed.of(prepared), clock, Heard())
+    assert list(found.values()) == pytest.approx([2.0, 4.0, 1.0])
+    assert "INT8" in next(iter(found))
+    assert "half" in list(found)[1]
+    assert "32" in list(found)[2]
