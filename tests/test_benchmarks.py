@@ -1,11 +1,15 @@
 """The tables in the pages say what the benchmarks' records say."""
 
+import dataclasses
 import importlib
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
+
+from s2dnas_deploy.workshop.reading.read import read_network
 
 ROOT = Path(__file__).parents[1] / "benchmarks"
 
@@ -59,3 +63,63 @@ def test_the_exits_record_holds_every_variant(monkeypatch):
     variants = importlib.import_module("exit_accuracy").VARIANTS
     record = json.loads((ROOT / "results" / "exit_accuracy.json").read_text())
     assert [row["name"] for row in record["rows"]][1:] == list(variants)
+
+
+@pytest.fixture
+def newcomers(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    return importlib.import_module("newcomers")
+
+
+def test_every_newcomer_has_an_output_for_each_of_its_classes(newcomers):
+    for newcomer in newcomers.NEWCOMERS:
+        folders = range({"tiny": 100, "cifar": 10}[newcomer.source])
+        *_, bias = newcomer.make().parameters()
+        assert len(bias) == len(folders[newcomer.classes]), newcomer.name
+
+
+@pytest.mark.slow
+def test_every_newcomer_is_read(newcomers):
+    for newcomer in newcomers.NEWCOMERS:
+        read_network(newcomer.make(), (3, newcomer.size, newcomer.size))
+
+
+def test_newcomers_type_what_the_readme_tells_them_to(newcomers):
+    page = (ROOT.parent / "README.md").read_text(encoding="utf-8")
+    _, export, calibrate, bench = newcomers.COMMANDS.strip().splitlines()
+    assert f"\n{export}\n{calibrate}\n" in page
+    assert bench.partition(" --out")[0] in page
+
+
+def test_a_newcomers_images_are_in_one_part_each(newcomers, monkeypatch, tmp_path):
+    static = importlib.import_module("newcomers_static")
+    monkeypatch.setattr(static, "VALIDATED", 2)
+    monkeypatch.setattr(static, "TESTED", {"tiny": 3, "cifar": 1})
+    for part, name, number in ((p, c, n) for p in ("train", "test") for c in "abcdef" for n in range(15)):
+        file = tmp_path / "source" / part / name / f"{number:02}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    for source, first, tested in (("tiny", 0, 18), ("cifar", 5, 1)):
+        newcomer = next(each for each in newcomers.NEWCOMERS if each.source == source)
+        newcomer = dataclasses.replace(newcomer, classes=slice(1, None, 2), first=first, trained=4)
+        images = tmp_path / source
+        static.put_images(newcomer, tmp_path / "source", images)
+        parts = {part: sorted((images / part).glob("*/*")) for part in ("train", "val", "test")}
+        assert [len(parts[part]) for part in parts] == [3 * 4, 3 * 2, 3 * tested]
+        assert {path.parent.name for paths in parts.values() for path in paths} == set("bdf")
+        originals = [path.resolve() for paths in parts.values() for path in paths]
+        assert len(set(originals)) == len(originals)
+
+
+def test_a_newcomers_command_is_given_again_only_after_another(newcomers, monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: given.append(command[3:]))
+    first, second = (
+        [["s2dnas-train", "a"], ["s2dnas-export", "b"]],
+        [["s2dnas-train", "c"], ["s2dnas-export", "b"]],
+    )
+    seconds = newcomers._run(first, tmp_path)
+    assert newcomers._run(first, tmp_path) == seconds
+    assert given == [["train", "a"], ["export", "b"]]
+    newcomers._run(second, tmp_path)
+    assert given[2:] == [["train", "c"], ["export", "b"]]
