@@ -118,6 +118,7 @@ def _row(newcomer: Newcomer, source: Path, folder: Path, options: Sequence[str])
         "exits": answers.exit_accuracy,
         "shares": answers.shares,
         "speed_up": summary.speed_up.realised.value,
+        "between": [summary.speed_up.realised.low, summary.speed_up.realised.high],
         "ideal": summary.speed_up.ideal,
         "seconds": seconds,
         "forecast": _forecast(folder),
