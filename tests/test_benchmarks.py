@@ -1,4 +1,4 @@
-"""The tables in the pages say what the benchmarks' records say."""
+"""The tables in the pages say what the benchmarks' records say; and newcomers bring what they should."""
 
 import dataclasses
 import importlib
