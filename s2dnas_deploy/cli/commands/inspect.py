@@ -19,7 +19,6 @@ from s2dnas_deploy.cli.options.sections import INPUT, OUTPUT, gathered, option, 
 from s2dnas_deploy.cli.text.inspection import in_words
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
 from s2dnas_deploy.files.plain_file import open_file
-from s2dnas_deploy.plan import AUTO
 
 if TYPE_CHECKING:
     from s2dnas_deploy.workshop.forecast.forecast import Forecast
@@ -256,6 +255,7 @@ def _of_network(network: NetworkOptions, plan: str | None, division: _Division) 
 
 
 def _divided(static: "StaticNetwork", plan: str | None, name: str, division: _Division) -> _Subject:
+    from s2dnas_deploy.plan import AUTO
     from s2dnas_deploy.workshop.network.network import carry_over
     from s2dnas_deploy.workshop.reading.static_source import read_plan
     from s2dnas_deploy.workshop.show.describe import describe
@@ -273,6 +273,7 @@ def _divided(static: "StaticNetwork", plan: str | None, name: str, division: _Di
 
 def _forecast(static: "StaticNetwork", plan: str, division: _Division) -> "Forecast":
     """What a plan can gain, or of some plans the one that can gain most."""
+    from s2dnas_deploy.plan import AUTO
     from s2dnas_deploy.runtime.probing import measure_profile
     from s2dnas_deploy.workshop.forecast.auto import Forecaster
     from s2dnas_deploy.workshop.forecast.prior import unknown_task

@@ -29,13 +29,12 @@ from s2dnas_deploy.cli.options.training import (
     out_option,
     recipe_option,
 )
-from s2dnas_deploy.plan import AUTO
 from s2dnas_deploy.workshop.training.settings import Settings
 
 
 @click.command(cls=ResumableCommand)
 @section(INPUT, recipe_option, *NETWORK, *IMAGES)
-@section("Stages", plan_option(default=AUTO), cost_option, align_option)
+@section("Stages", plan_option(default="auto"), cost_option, align_option)
 @section("Training", *TRAINING)
 @section(OUTPUT, out_option)
 @section(RUNNING, *HOW_TO_TRAIN, quiet_option)
