@@ -57,7 +57,7 @@ def main(network: Path, static_path: Path, data: str, **options: Any) -> None:
     record["onnxruntime"] = onnxruntime.__version__
     sessions = {}
     for precision in PRECISIONS:
-        cascade = bundle_of(model, images, split=precision == "float32", precision=precision)
+        cascade = bundle_of(model, images, split=False, precision=precision)
         whole = bundle_of(static, images, split=False, precision=precision)
         on_val = scores_from(answers_of(cascade.graphs, pixels(val)), val.labels.numpy())
         on_test = scores_from(answers_of(cascade.graphs, pixels(test)), test.labels.numpy())

@@ -123,7 +123,7 @@ def main(
     chosen = splits.test.evenly(timed)  # of every class, for folders come one after the other
     shown, truth = pixels(chosen), chosen.labels.numpy()
     samples = images_from(data, static)
-    bundle = bundle_of(static, samples, split=True, precision="float32")
+    bundle = bundle_of(static, samples, split=False, precision="float32")
     with Console() as console:
         compared = Compared(
             static=static,
@@ -176,7 +176,7 @@ def _scores(bundle: Bundle, images: LabelledImages) -> ExitScores:
 def _static_peers(compared: Compared) -> Iterator[Peer]:
     """The static network's own file, in two runtimes and two precisions."""
     for precision, shown in (("float32", ""), ("int8", ", INT8")):
-        bundle = bundle_of(compared.static, compared.samples, split=precision != "int8", precision=precision)
+        bundle = bundle_of(compared.static, compared.samples, split=False, precision=precision)
         (graph,) = bundle.graphs
         for runtime, run in (("onnxruntime", in_onnxruntime), ("OpenVINO", in_openvino)):
             name = f"static network, {runtime}{shown}"
@@ -243,7 +243,7 @@ def _cascades(compared: Compared) -> Iterator[Peer]:
     """The cascades by this package's runtime, at each allowed drop; INT8; and all in one file with `If`s."""
     for (shown, model), precision in product(compared.cascades.items(), ("float32", "int8")):
         family = f"cascade, {shown}" + ", INT8" * (precision == "int8")
-        bundle = bundle_of(model, compared.samples, split=precision != "int8", precision=precision)
+        bundle = bundle_of(model, compared.samples, split=False, precision=precision)
         scores, macs = _scores(bundle, compared.splits.val), np.cumsum(bundle.manifest.macs)
         for drop in DROPS:
             left = cheapest(scores, compared.goal - drop / 100, macs.tolist(), menus_of(scores))
@@ -270,10 +270,10 @@ def _nested(bundle: Bundle, thresholds: Sequence[float]) -> bytes:
 
 def _two_networks(compared: Compared) -> Iterator[Peer]:
     """A small network first, the static network for those it is not sure of: nothing is shared."""
-    whole = bundle_of(compared.static, compared.samples, split=True, precision="float32")
+    whole = bundle_of(compared.static, compared.samples, split=False, precision="float32")
     surely = _scores(whole, compared.splits.val)
     for factor, model in compared.smaller().items():
-        first = bundle_of(model, compared.samples, split=True, precision="float32")
+        first = bundle_of(model, compared.samples, split=False, precision="float32")
         scores = _joined(_scores(first, compared.splits.val), surely)
         cost = np.cumsum([*first.manifest.macs, *whole.manifest.macs]).tolist()
         for drop in DROPS:
@@ -305,7 +305,7 @@ def _joined(first: ExitScores, second: ExitScores) -> ExitScores:
 
 def _smaller(compared: Compared) -> Iterator[Peer]:
     for factor, model in compared.smaller().items():
-        (graph,) = bundle_of(model, compared.samples, split=True, precision="float32").graphs
+        (graph,) = bundle_of(model, compared.samples, split=False, precision="float32").graphs
         name = f"smaller static network, {factor} of the widths"
         yield Peer(name=name, family="smaller static networks", answer=in_onnxruntime(graph))
 

@@ -69,7 +69,7 @@ def main(
     truth, test = splits.test.labels.numpy(), pixels(splits.test)
     samples = images_from(data, models[STATIC])
     bundles = {
-        name: bundle_of(model, samples, split=True, precision="float32") for name, model in models.items()
+        name: bundle_of(model, samples, split=False, precision="float32") for name, model in models.items()
     }
     scores = {name: scores_from(answers_of(bundle.graphs, test), truth) for name, bundle in bundles.items()}
     sessions = {name: BoundSessions(bundle.graphs) for name, bundle in bundles.items()}

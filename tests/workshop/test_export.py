@@ -199,6 +199,13 @@ def test_a_price_by_the_clock_knows_every_rewrite(monkeypatch):
     assert all(any("batch_norm" in name for name in features) for features in features_of(stages, shape))
 
 
+def test_prices_are_of_what_is_exported_by_default():
+    """Features are joined before a convolution reads them."""
+    static = residual()
+    stages = slice_stages(carry_over(static, plan_for(static, THREE)))
+    assert features_of(stages, static.graph.input_shape)[2]["cat: outputs"] > 0
+
+
 # --- the graphs --------------------------------------------------------------------------------------------
 
 

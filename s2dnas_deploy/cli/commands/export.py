@@ -84,7 +84,9 @@ _FORM_IN_DETAIL = (
     option(
         "--join",
         type=click.Choice(["sum", "concat"]),
-        help="How later stages read earlier features. [default: sum; concat with --int8]",
+        default="concat",
+        show_default=True,
+        help="How later stages read earlier features.",
     ),
     option("--opset", type=int, default=17, show_default=True, help="ONNX operator set, 13 to 20."),
 )
@@ -151,7 +153,7 @@ def export(
     held_out: Path | None,
     quiet: bool,
     gather: bool,
-    join: Literal["sum", "concat"] | None,
+    join: Literal["sum", "concat"],
     opset: int,
 ) -> None:
     """Write a bundle for MODEL.PT: one ONNX graph per stage, a manifest, and a report that they answer alike.
@@ -191,7 +193,7 @@ def export(
         resize=resize,
         static=static_model,
         sign=sign,
-        split=(join or ("concat" if int8 else "sum")) == "sum",
+        split=join == "sum",
         options=ExportOptions(
             rule=confidence,
             temperatures=tuple(temperatures),

@@ -96,7 +96,7 @@ def fit(static: StaticNetwork, profile: Profile, names: Sequence[str] | None = N
 
 def features_of(stages: Iterable[Stage], image_shape: tuple[int, ...]) -> list[Features]:
     """What each stage's time is made of, as its graph is exported; numbers of weights have no say."""
-    return [_features(rewritten(stage, image_shape, split=True)) for stage in stages]
+    return [_features(rewritten(stage, image_shape, split=False)) for stage in stages]
 
 
 def _features(stage: Stage) -> Features:

@@ -75,7 +75,7 @@ def write_probes(
             preprocessing=probed.preprocessing,
             provenance={},
         )
-        chain = chain_of(model, name=name, split=True)
+        chain = chain_of(model, name=name, split=False)
         export = (
             Export(network=chain, options=ExportOptions(precision="int8"), images=measured_on)
             if name in in_int8
