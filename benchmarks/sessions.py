@@ -47,8 +47,8 @@ def bundle_of(
     """Export to a folder that is gone afterwards: a bundle keeps its graphs in memory."""
     with tempfile.TemporaryDirectory() as folder, Console(quiet=True) as console:
         out = Path(folder) / "bundle"
-        chain = chain_of(model, name="benchmark", split=split)
         options = ExportOptions(precision=precision, gather=gather)  # type: ignore[arg-type]
+        chain = chain_of(model, name="benchmark", split=split, blocks=options.in_blocks)
         write_bundle(Export(network=chain, options=options, images=images), out, console)
         return load_bundle(out)
 

@@ -21,6 +21,7 @@ from s2dnas_deploy.files.onnx_file import read_signature
 from s2dnas_deploy.sessions.every_stage import StageSession
 from s2dnas_deploy.sessions.every_stage import run_chain as run_bundle
 from s2dnas_deploy.workshop.export.assemble import make_bundle
+from s2dnas_deploy.workshop.export.chain import chain_of
 from s2dnas_deploy.workshop.export.checks.verify import verify
 from s2dnas_deploy.workshop.export.draft import Export
 from s2dnas_deploy.workshop.export.graphs.confidence import probabilities_and_confidence
@@ -29,8 +30,11 @@ from s2dnas_deploy.workshop.export.options import ExportOptions
 from s2dnas_deploy.workshop.export.own.protocol import network_with_own_exits
 from s2dnas_deploy.workshop.export.rewrites.broadcast import drop_expansions
 from s2dnas_deploy.workshop.export.rewrites.fold import fold_batch_norms
+from s2dnas_deploy.workshop.export.rewrites.gates import keep_pixels
+from s2dnas_deploy.workshop.export.rewrites.means import pool_means
 from s2dnas_deploy.workshop.export.rewrites.rewrite import rewritten
 from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
+from s2dnas_deploy.workshop.export.rewrites.spread import spread_gates
 from s2dnas_deploy.workshop.export.samples import ExportImages
 from s2dnas_deploy.workshop.network.network import carry_over
 from s2dnas_deploy.workshop.network.stages import slice_stages
@@ -76,6 +80,7 @@ THIN_VGG = {"config": ((16, 16), (32, 32), (32, 32, 32), (64, 64, 64), (64, 64, 
         ("mobilenet_v2", "mobilenet_v2", (3, 16, 16), {"width": 0.5}),
         ("vgg", "VGG", (3, 32, 32), {**THIN_VGG, "num_classes": 10}),
         ("digits_cnn", "digits_cnn", (1, 8, 8), {}),
+        ("gated_cnn", "gated_cnn", (3, 32, 32), {}),
         pytest.param("vgg", "vgg16_bn", (3, 32, 32), {}, marks=pytest.mark.slow),
     ],
 )
@@ -86,11 +91,22 @@ def test_the_example_models_answer_like_torch(tmp_path, file, factory, shape, op
     assert_answers_like_torch(chain, export_to(tmp_path / "bundle", chain), batches=(1, 3))
 
 
-def as_exported(stage):
-    return rewritten(stage, (3, 8, 8), split=True)
+def as_exported(stages):
+    return rewritten(stages, (3, 8, 8), split=True)
 
 
-@pytest.mark.parametrize("rewrite", [fold_batch_norms, drop_expansions, split_convolutions, as_exported])
+def each(rewrite):
+    return lambda stages: tuple(map(rewrite, stages))
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        *map(each, (fold_batch_norms, drop_expansions, split_convolutions, spread_gates)),
+        keep_pixels,
+        as_exported,
+    ],
+)
 def test_rewriting_stages_changes_nothing(rewrite):
     static = residual()
     for plan in random_plans(static, 6):
@@ -98,7 +114,7 @@ def test_rewriting_stages_changes_nothing(rewrite):
         stages = slice_stages(network)
         image = torch.randn(2, 3, 8, 8, dtype=torch.double)
         before = chained(stages, image)
-        after = chained(map(rewrite, stages), image)
+        after = chained(rewrite(stages), image)
         for a, b in zip(before, after, strict=True):
             assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
 
@@ -135,16 +151,104 @@ def test_gates_are_not_copied_to_the_size_of_what_they_gate(tmp_path):
     assert_answers_like_torch(chain, exported, batches=(1, 3))
     for stage in slice_stages(carry_over(static, plans.static(static.divisible.space))):
         before = [node.name for node in stage.nodes if node.operator == "expand"]
-        after = [node.name for node in as_exported(stage).nodes if node.operator == "expand"]
+        after = [node.name for node in as_exported([stage])[0].nodes if node.operator == "expand"]
         assert len(before) == 3
         assert after == before[2:]  # a layer reads this one
+
+
+def gated_cnn():
+    network = example_network("gated_cnn", "gated_cnn", num_classes=5).eval()
+    return read_network(network, (3, 32, 32))
+
+
+@pytest.mark.parametrize("rewrite", [keep_pixels, as_exported])
+def test_gates_that_stages_share_stay_the_same(rewrite):
+    """What is handed over of a gate is a pixel for every stage that gives it or reads it."""
+    static = gated_cnn()
+    for plan in [plan_for(static, THREE), *random_plans(static, 3)]:
+        stages = slice_stages(model_of(static, plan).network.double())
+        stages = tuple(pool_means(stage, (3, 32, 32)) for stage in stages)
+        after = rewrite(stages)
+        image = torch.randn(2, 3, 32, 32, dtype=torch.double)
+        for a, b in zip(chained(stages, image), chained(after, image), strict=True):
+            assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+        given = {feature.name: feature.shape for stage in after for feature in stage.gives}
+        assert all(given[feature.name] == feature.shape for stage in after for feature in stage.reads)
+    assert not any(len(shape) == 1 for shape in given.values())
+
+
+def test_the_classifier_and_what_else_reads_a_gate_get_vectors():
+    """Only what becomes a pixel is one; a layer that reads a part of it as a vector reads it flattened."""
+    static = read_network(GateForTwo(), (3, 8, 8))
+    (stage,) = slice_stages(carry_over(static, plans.static(static.divisible.space)))
+    (after,) = as_exported([stage])
+    linear = [node for node in after.nodes if node.operator == "linear"]
+    assert [len(after.shapes[node.inputs[0]]) for node in linear] == [1, 1]
+    assert sum(node.operator == "flatten" for node in after.nodes) == 2
+    image = torch.randn(2, 3, 8, 8)
+    (a,), (b,) = chained([stage], image), chained([after], image)
+    assert torch.allclose(a, b, rtol=1e-5)
+
+
+class GateForTwo(nn.Module):
+    """What the gate is made of is read by a layer of its own as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate, self.other = nn.Conv2d(3, 16, 3), nn.Linear(16, 16), nn.Linear(16, 5)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x).relu()
+        pooled = x.mean((2, 3))
+        x = x * self.gate(pooled).sigmoid()[:, :, None, None]
+        return self.fc(x.mean((2, 3))) + self.other(pooled)
+
+
+def test_gates_in_blocks_are_spread_and_others_are_not():
+    """Products of one shape stay in the layout of convolutions: channels in blocks of 8 or 16."""
+    static = gated_cnn()
+    for fractions, spread in (("uniform:1", [6]), (THREE, [4, 4, 6])):
+        stages = slice_stages(carry_over(static, plan_for(static, fractions)))
+        kinds = [
+            [node.operator for node in stage.nodes] for stage in rewritten(stages, (3, 32, 32), split=False)
+        ]
+        assert [each.count("resize") for each in kinds] == spread
+
+
+def test_gates_are_not_spread_where_runtimes_know_no_blocks():
+    static = gated_cnn()
+    model = model_of(static, plans.static(static.divisible.space))
+    for options, spread in (
+        (ExportOptions(), 6),
+        (ExportOptions(precision="int8"), 0),
+        (ExportOptions(precision="float16"), 0),
+        (ExportOptions(gather=True), 0),
+    ):
+        (link,) = chain_of(model, name="gated", split=False, blocks=options.in_blocks).links
+        assert sum(node.operator == "resize" for node in link.module.stage.nodes) == spread
+
+
+def test_a_runtime_keeps_a_gated_network_in_blocks(tmp_path):
+    """One tensor alone is put in order again: what the classifier reads."""
+    static = gated_cnn()
+    bundle = export_to(tmp_path / "bundle", chain_from(static, plans.static(static.divisible.space)))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 4  # such a file is for this machine alone, as it is meant to be
+    onnxruntime.InferenceSession(bundle.graphs[0], options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    if "ReorderOutput" not in kinds:
+        pytest.skip("onnxruntime has no blocks of channels on this machine")
+    assert kinds.count("ReorderOutput") == 1
+    assert "ReorderInput" not in kinds
 
 
 def test_means_over_space_are_pooled():
     """In every stage's exit, where features are given on, and with sizes kept or not."""
     static = residual()
     stages = slice_stages(carry_over(static, plan_for(static, THREE)))
-    kinds = [node.operator for stage in stages for node in as_exported(stage).nodes]
+    kinds = [node.operator for stage in as_exported(stages) for node in stage.nodes]
     assert "reduce" not in kinds
     assert (
         kinds.count("pool") == sum(node.operator == "reduce" for each in stages for node in each.nodes) == 3
@@ -155,11 +259,11 @@ def test_a_mean_over_one_axis_of_space_is_left():
     static = read_network(OneAxis(), (3, 8, 8))
     (stage,) = slice_stages(carry_over(static, plans.static(static.divisible.space)))
     before = {node.name: node.operator for node in stage.nodes}
-    after = {node.name: node.operator for node in as_exported(stage).nodes}
+    after = {node.name: node.operator for node in as_exported([stage])[0].nodes}
     means = [name for name, kind in before.items() if kind == "reduce"]
     assert [after[name] for name in means] == ["reduce", "reduce", "pool"]
     image = torch.randn(2, 3, 8, 8)
-    (a,), (b,) = chained([stage], image), chained([as_exported(stage)], image)
+    (a,), (b,) = chained([stage], image), chained(as_exported([stage]), image)
     assert torch.allclose(a, b, atol=1e-6)
 
 

@@ -11,11 +11,11 @@ from s2dnas_deploy.workshop.network.model_file import Model
 from s2dnas_deploy.workshop.network.stages import Stage, StageNetwork, slice_stages
 
 
-def chain_of(model: Model, *, name: str, split: bool) -> StagedNetwork:
-    """A model's stages, rewritten; `split` takes convolutions over joined features apart."""
+def chain_of(model: Model, *, name: str, split: bool, blocks: bool = True) -> StagedNetwork:
+    """A model's stages, `rewritten`."""
     macs = [costs.macs for costs in stage_costs(model.network)]
     shape = model.preprocessing.input_shape
-    stages = [rewritten(stage, shape, split=split) for stage in slice_stages(model.network)]
+    stages = rewritten(slice_stages(model.network), shape, split=split, blocks=blocks)
     return StagedNetwork(
         name=name,
         reference=model.network.eval(),

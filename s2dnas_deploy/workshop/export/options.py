@@ -39,6 +39,14 @@ class ExportOptions:
                 f"thresholds {shown(self.thresholds)}: expected finite numbers; above 1, nobody exits"
             )
 
+    @property
+    def in_blocks(self) -> bool:
+        """Whether graphs are written for runtimes that work on blocks of channels.
+
+        They do that in float32 alone, and where they see that all tensors are of one batch.
+        """
+        return self.precision == "float32" and not self.gather
+
     def exits(self, count: int) -> tuple[Exit, ...]:
         """The confidence of each exit; one temperature serves all of them."""
         temperatures = _for_each(self.temperatures, count, 1.0, "temperatures", "exits")

@@ -136,10 +136,16 @@ def _static_graph(path: Path, export: Export, reporter: Reporter, *, split: bool
             f"--static-model {path}: it is for other images or classes than the network to export"
         )
     reporter.say(f"exporting the static network, {path}")
+    options = replace(export.options, thresholds=(), temperatures=(), single_file=False, gather=False)
     static = replace(
         export,
-        network=chain_of(replace(model, preprocessing=network.preprocessing), name="static", split=split),
-        options=replace(export.options, thresholds=(), temperatures=(), single_file=False, gather=False),
+        network=chain_of(
+            replace(model, preprocessing=network.preprocessing),
+            name="static",
+            split=split,
+            blocks=options.in_blocks,
+        ),
+        options=options,
     )
     made = make_bundle(static, reporter)
     (stage,) = made.manifest.stages
@@ -157,7 +163,8 @@ def _of_model(
     model = load_model(path)
     if request.resize is not None:
         model = replace(model, preprocessing=replace(model.preprocessing, resize=request.resize))
-    chain = chain_of(model, name=_name(request.name or path.stem), split=request.split)
+    name, blocks = _name(request.name or path.stem), request.options.in_blocks
+    chain = chain_of(model, name=name, split=request.split, blocks=blocks)
     if request.data is None:
         return chain, None
     splits = load_images(

@@ -12,7 +12,7 @@ to the time.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
@@ -94,9 +94,9 @@ def fit(static: StaticNetwork, profile: Profile, names: Sequence[str] | None = N
     )
 
 
-def features_of(stages: Iterable[Stage], image_shape: tuple[int, ...]) -> list[Features]:
+def features_of(stages: Sequence[Stage], image_shape: tuple[int, ...]) -> list[Features]:
     """What each stage's time is made of, as its graph is exported; numbers of weights have no say."""
-    return [_features(rewritten(stage, image_shape, split=False)) for stage in stages]
+    return [_features(stage) for stage in rewritten(stages, image_shape, split=False)]
 
 
 def _features(stage: Stage) -> Features:

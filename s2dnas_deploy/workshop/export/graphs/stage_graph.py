@@ -33,6 +33,7 @@ from s2dnas_deploy.quoting import in_a_line, shown
 from s2dnas_deploy.sessions.every_stage import rows_of
 from s2dnas_deploy.workshop.export.graphs.confidence import probabilities_and_confidence
 from s2dnas_deploy.workshop.export.staged import Link
+from s2dnas_deploy.workshop.network.stages import StageNetwork
 
 TRACED_BATCH = 2
 
@@ -189,9 +190,21 @@ def to_onnx(graph: StageGraph) -> onnx.ModelProto:
 
 
 def _state_shapes(model: onnx.ModelProto, graph: StageGraph) -> None:
-    """Write the outputs' shapes, which are known here, where the exporter may not have seen through."""
+    """Write the shapes that are known here, where the exporter or a runtime may not see through."""
     shapes = {graph.outputs[name]: shape for name, shape in graph.link.gives.items()}
     for value in model.graph.output:
         dims = value.type.tensor_type.shape.dim
         for dim, size in zip(dims[1:], shapes.get(value.name, ()), strict=False):
             dim.dim_value = size
+    batches = {graph.batch_of(name) for name in graph.input_names}
+    if isinstance(graph.module, StageNetwork) and len(batches) == 1:
+        _state_batch(model, *batches)
+
+
+def _state_batch(model: onnx.ModelProto, batch: str) -> None:
+    """Write that resizing keeps the batch, which ONNX does not infer of it, nor of all that comes after."""
+    resized = {node.output[0] for node in model.graph.node if node.op_type == "Resize"}
+    for value in onnx.shape_inference.infer_shapes(model).graph.value_info if resized else ():
+        if value.name in resized:
+            value.type.tensor_type.shape.dim[0].dim_param = batch
+            model.graph.value_info.append(value)
