@@ -11,6 +11,7 @@ import torch
 from exports import QUIET, assert_answers_like_torch, chain_from, export_to, model_of, normalised, pixels
 from small_networks import chained, example_network, random_plans, residual
 from torch import nn
+from torch.nn.functional import pad
 
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bundle.bundle import SUMS
@@ -33,8 +34,10 @@ from s2dnas_deploy.workshop.export.rewrites.fold import fold_batch_norms
 from s2dnas_deploy.workshop.export.rewrites.gates import keep_pixels
 from s2dnas_deploy.workshop.export.rewrites.means import pool_means
 from s2dnas_deploy.workshop.export.rewrites.rewrite import rewritten
+from s2dnas_deploy.workshop.export.rewrites.shortcuts import convolve_shortcuts
 from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
 from s2dnas_deploy.workshop.export.rewrites.spread import spread_gates
+from s2dnas_deploy.workshop.export.rewrites.zeros import drop_zeros
 from s2dnas_deploy.workshop.export.samples import ExportImages
 from s2dnas_deploy.workshop.network.network import carry_over
 from s2dnas_deploy.workshop.network.stages import slice_stages
@@ -242,6 +245,54 @@ def test_a_runtime_keeps_a_gated_network_in_blocks(tmp_path):
         pytest.skip("onnxruntime has no blocks of channels on this machine")
     assert kinds.count("ReorderOutput") == 1
     assert "ReorderInput" not in kinds
+
+
+class Shortcut(nn.Module):
+    """Two shortcuts of strided pixels and zero channels; the second slice is read by a layer as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv1 = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 32, 3, 2, 1)
+        self.conv2, self.fc = nn.Conv2d(32, 48, 1), nn.Linear(48, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        x = (self.conv1(x) + pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 8, 8))).relu()
+        small = x[:, :, ::2, ::2]
+        return self.fc((self.conv2(small) + pad(small, (0, 0, 0, 0, 0, 16))).mean((2, 3)))
+
+
+def test_shortcuts_of_strides_and_zeros_are_convolutions_and_the_same():
+    static = read_network(Shortcut(), (3, 9, 9))
+    image = torch.randn(2, 3, 9, 9, dtype=torch.double)
+    for plan in [plans.static(static.divisible.space), *random_plans(static, 4)]:
+        stages = slice_stages(model_of(static, plan).network.double())
+        after = [drop_zeros(convolve_shortcuts(stage, (3, 9, 9))) for stage in stages]
+        assert not any(node.operator in {"channel_pad", "fill"} for stage in after for node in stage.nodes)
+        for a, b in zip(chained(stages, image), chained(after, image), strict=True):
+            assert torch.allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_only_a_slice_that_nothing_else_reads_goes_into_the_convolution():
+    static = read_network(Shortcut(), (3, 9, 9))
+    (stage,) = slice_stages(carry_over(static, plans.static(static.divisible.space)))
+    after = convolve_shortcuts(stage, (3, 9, 9))
+    assert sum(node.operator == "spatial_slice" for node in after.nodes) == 1
+    strides = [
+        node.attributes["stride"] for node in after.nodes if "selection" in "".join(node.weights.values())
+    ]
+    assert strides == [(2, 2), (1, 1)]
+
+
+def test_a_stage_that_adds_zeros_alone_adds_nothing():
+    """The channels of stage 1 come from the zeros of the shortcut: its sum is what its convolution gives."""
+    static = read_network(example_network("cifar_resnet", "resnet20").eval(), (3, 16, 16))
+    plan = plans.from_text(THREE, static.divisible.space, align=8)
+    before = slice_stages(carry_over(static, plan))[1]
+    assert "fill" in {node.operator for node in before.nodes}
+    after = drop_zeros(before)
+    assert "fill" not in {node.operator for node in after.nodes}
+    assert [node.name for node in after.nodes if node.operator == "identity"] == ["layer3.0.add"]
 
 
 def test_means_over_space_are_pooled():

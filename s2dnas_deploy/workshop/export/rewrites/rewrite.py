@@ -12,8 +12,10 @@ from s2dnas_deploy.workshop.export.rewrites.express import express_pooling
 from s2dnas_deploy.workshop.export.rewrites.fold import fold_batch_norms
 from s2dnas_deploy.workshop.export.rewrites.gates import keep_pixels
 from s2dnas_deploy.workshop.export.rewrites.means import pool_means
+from s2dnas_deploy.workshop.export.rewrites.shortcuts import convolve_shortcuts
 from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
 from s2dnas_deploy.workshop.export.rewrites.spread import spread_gates
+from s2dnas_deploy.workshop.export.rewrites.zeros import drop_zeros
 from s2dnas_deploy.workshop.network.stages import Stage
 
 
@@ -28,13 +30,15 @@ def rewritten(
     alone: list[Callable[[Stage], Stage]] = [
         fold_batch_norms,
         drop_expansions,
+        drop_zeros,
         partial(pool_means, image_shape=image_shape),
         partial(express_pooling, image_shape=image_shape),
     ]
-    in_the_end: list[Callable[[Stage], Stage]] = [
-        *([split_convolutions] if split else []),
-        *([spread_gates] if blocks else []),
+    in_blocks: list[Callable[[Stage], Stage]] = [
+        partial(convolve_shortcuts, image_shape=image_shape),
+        spread_gates,
     ]
+    in_the_end = [*([split_convolutions] if split else []), *(in_blocks if blocks else [])]
     stages = keep_pixels([_all(alone, stage) for stage in stages])
     return tuple(_all(in_the_end, stage) for stage in stages)
 
