@@ -11,7 +11,7 @@ import torch
 from exports import QUIET, assert_answers_like_torch, chain_from, export_to, model_of, normalised, pixels
 from small_networks import chained, example_network, random_plans, residual
 from torch import nn
-from torch.nn.functional import pad
+from torch.nn.functional import max_pool2d, pad
 
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bundle.bundle import SUMS
@@ -359,6 +359,76 @@ def test_prices_are_of_what_is_exported_by_default():
     static = residual()
     stages = slice_stages(carry_over(static, plan_for(static, THREE)))
     assert features_of(stages, static.graph.input_shape)[2]["cat: outputs"] > 0
+
+
+class FirstLayer(nn.Module):
+    """A network that begins with the layer given."""
+
+    def __init__(self, first: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second, self.fc = first, nn.Conv2d(first.out_channels, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.second(self.first(x).relu()).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("channels", "options", "in_rows"),
+    [
+        (3, {"kernel_size": 3, "padding": 1}, True),
+        (3, {"kernel_size": (5, 3), "stride": (1, 2), "padding": (0, 2), "bias": False}, True),
+        (1, {"kernel_size": 4, "stride": 3}, True),
+        (4, {"kernel_size": 2, "dilation": (2, 1)}, True),
+        (3, {"kernel_size": 3, "padding": 2, "dilation": 2}, False),
+        (3, {"kernel_size": 3, "padding": "same"}, False),
+        (5, {"kernel_size": 3, "padding": 1}, False),
+        (3, {"kernel_size": 3, "groups": 3}, False),
+    ],
+)
+def test_images_are_read_in_the_order_of_their_bytes(tmp_path, channels, options, in_rows):
+    """No graph transposes an image but for a layer that needs all of a channel side by side."""
+    torch.manual_seed(0)
+    static = read_network(FirstLayer(nn.Conv2d(channels, 6, **options)), (channels, 11, 9))
+    chain = chain_from(static, plans.from_text("uniform:0.5,0.5", static.divisible.space))
+    exported = export_to(tmp_path / "bundle", chain)
+    assert_answers_like_torch(chain, exported, batches=(1, 3))
+    for graph in exported.graphs:
+        model = onnx.load_model_from_string(graph)
+        if any(value.name == "image" for value in model.graph.input):
+            assert ("Transpose" not in {node.op_type for node in model.graph.node}) == in_rows
+
+
+def test_an_image_that_is_pooled_is_not_read_in_rows(tmp_path):
+    static = read_network(PooledFirst(), (3, 8, 8))
+    chain = chain_from(static, plans.static(static.divisible.space))
+    exported = export_to(tmp_path / "bundle", chain)
+    assert_answers_like_torch(chain, exported, batches=(1, 3))
+    kinds = [node.op_type for node in onnx.load_model_from_string(exported.graphs[0]).graph.node]
+    assert kinds.count("Transpose") == 1
+
+
+class PooledFirst(nn.Module):
+    """A convolution and a pooling layer read the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.other, self.fc = nn.Conv2d(3, 8, 2, 2), nn.Conv2d(3, 8, 1), nn.Linear(8, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc((self.conv(x) + self.other(max_pool2d(x, 2))).mean((2, 3)))
+
+
+def test_images_of_numbers_halves_and_bytes_are_read_as_ever(tmp_path, chain):
+    """Rows are for bytes that a runtime makes float32 of."""
+    images = pixels(chain, 4)
+    labelled = ExportImages(
+        source="made up", calibration=images, validation=images, labels=np.zeros(4, dtype=np.int64)
+    )
+    for i, options in enumerate(({"precision": "float16"}, {"precision": "int8"}, {"gather": True})):
+        exported = export_to(tmp_path / f"{i}", chain, labelled, **options)
+        assert "Transpose" in {n.op_type for n in onnx.load_model_from_string(exported.graphs[0]).graph.node}
+    exported = export_to(tmp_path / "numbers", chain, float_input=True)
+    assert read_signature(exported.graphs[0]).inputs[0].shape[1:] == (3, 8, 8)
 
 
 # --- the graphs --------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 Place in the flow: what `s2dnas-export` does. A draft passes from step to step, and each gives a new one:
 
-    written ──▶ simplified ──▶ quantised ──▶ nested ──▶ described ──▶ verified ──▶ judged ──▶ contents
+    written ──▶ simplified ──▶ in rows ──▶ quantised ──▶ nested ──▶ described
+            ──▶ verified ──▶ judged ──▶ contents
 
 All of it is in memory; only a bundle that answers as the network does is saved, and then all at once.
 """
@@ -29,6 +30,7 @@ from s2dnas_deploy.workshop.export.contents import SINGLE_FILE, Contents, conten
 from s2dnas_deploy.workshop.export.draft import Draft, Export, StageDraft
 from s2dnas_deploy.workshop.export.graphs.follow import OnnxStages
 from s2dnas_deploy.workshop.export.graphs.quantise import quantise_stages
+from s2dnas_deploy.workshop.export.graphs.rows import read_rows
 from s2dnas_deploy.workshop.export.graphs.simplify import check, simplify
 from s2dnas_deploy.workshop.export.graphs.single_file import nest
 from s2dnas_deploy.workshop.export.graphs.stage_graph import GraphForm, StageGraph, to_onnx
@@ -58,7 +60,7 @@ def write_probe(export: Export, out: Path, reporter: Reporter) -> None:
 
 def _made(export: Export, reporter: Reporter) -> Draft:
     draft = _written(export, reporter)
-    for step in (_simplified, _quantised, _nested, _described):
+    for step in (_simplified, _in_rows, _quantised, _nested, _described):
         draft = step(draft, reporter)
     return draft
 
@@ -97,6 +99,17 @@ def _simplified(draft: Draft, reporter: Reporter) -> Draft:
         stages.append(replace(stage, model=result.model, remark=remark))
         progress(k + 1, count)
     return replace(draft, stages=tuple(stages))
+
+
+def _in_rows(draft: Draft, _: Reporter) -> Draft:
+    """With bytes read as they come, where a runtime works in blocks: it need not transpose them then."""
+    options = draft.export.options
+    if not options.in_blocks or options.float_input:
+        return draft
+    stages = tuple(replace(stage, model=read_rows(stage.model)) for stage in draft.stages)
+    for stage in stages:
+        check(stage.model)
+    return replace(draft, stages=stages)
 
 
 def _quantised(draft: Draft, reporter: Reporter) -> Draft:
