@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from s2dnas_deploy.cli.command import ResumableCommand
 from s2dnas_deploy.cli.console import Console, print_result, silence_pillow
@@ -40,14 +41,14 @@ _GOAL = (
         "--stages",
         type=click.IntRange(2, 8),
         default=3,
-        show_default=True,
+        show_default="those of --plan auto",
         help="How many stages the network gets.",
     ),
     option(
         "--target",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=0.25,
-        show_default=True,
+        show_default="what --plan auto is expected to cost",
         help="Average cost of an image, as a share of the static network's.",
     ),
     cost_option,
@@ -62,14 +63,14 @@ _GOAL = (
         "--evaluations",
         type=click.IntRange(1, 1_000_000),
         default=300,
-        show_default=True,
+        show_default="60 to 300, by the number of images",
         help="Plans to judge.",
     ),
     option(
         "--finalists",
         type=click.IntRange(0, 1_000_000),
         default=8,
-        show_default=True,
+        show_default="4 to 8, by the number of images",
         metavar="N",
         help="Train the N best plans for a while before the winner is chosen; with fewer than 2, none.",
     ),
@@ -108,10 +109,18 @@ _SPACE = (
         "--finetune-epochs",
         type=click.IntRange(1, 1_000_000),
         default=1,
-        show_default=True,
+        show_default="100 steps",
         help="Passes for each finalist, or for every plan with --evaluator finetune.",
     ),
 )
+
+
+_OPEN = ("stages", "target", "evaluations", "finalists", "finetune_epochs")
+"""What a search settles itself where nothing is said: by the network, by its images, by this machine."""
+
+
+def _is_left_open(name: str) -> bool:
+    return click.get_current_context().get_parameter_source(name) is ParameterSource.DEFAULT
 
 
 @click.command(cls=ResumableCommand, name="search")
@@ -204,6 +213,7 @@ def search(
         finetune_epochs=finetune_epochs,
         top=top,
         timer=measure_profile,
+        left_open=frozenset(filter(_is_left_open, _OPEN)),
         ray=ray,
     )
     check_cost(cost)

@@ -46,28 +46,44 @@ class Planner:
         """The plan that was given, or the best; `judge_static` tells how good the static network is."""
         if plan is not None and plan.stages == 1:
             return plan
-        of = self._identity(request, prepared, plan)
-        if request.restart:
-            for kept in (FILE, TIMES):
-                (request.folder / kept).unlink(missing_ok=True)
-        forecast = kept_forecast(request.folder, of)
-        if forecast is None:
-            forecast = self._forecast(request, prepared, plan, judge_static, reporter)
-            # What another run has left is refused later, and keeps its forecast.
-            checkpoint = request.folder / "checkpoint.pt"
-            if request.restart or not (request.out.exists() or checkpoint.exists()):
-                write_text_atomically(request.folder / FILE, forecast.to_json(of))
-        for line in in_words(forecast):
-            reporter.say(line)
-        return forecast.plan
+        stages = len(request.settings.exit_weights) or None
+        return self.forecast(request, prepared, plan, judge_static, reporter, stages=stages).plan
 
-    def _forecast(
+    def forecast(
         self,
         request: Request,
         prepared: Prepared,
         plan: Plan | None,
         judge_static: JudgeStatic,
         reporter: Reporter,
+        *,
+        stages: int | None,
+    ) -> Forecast:
+        """What the plan can gain, or the best of so many stages, if that is said."""
+        of = self._identity(request, prepared, plan, stages)
+        if request.restart:
+            for kept in (FILE, TIMES):
+                (request.folder / kept).unlink(missing_ok=True)
+        forecast = kept_forecast(request.folder, of)
+        if forecast is None:
+            forecast = self._made(request, prepared, plan, judge_static, reporter, stages=stages)
+            # What another run has left is refused later, and keeps its forecast.
+            checkpoint = request.folder / "checkpoint.pt"
+            if request.restart or not (request.out.exists() or checkpoint.exists()):
+                write_text_atomically(request.folder / FILE, forecast.to_json(of))
+        for line in in_words(forecast):
+            reporter.say(line)
+        return forecast
+
+    def _made(
+        self,
+        request: Request,
+        prepared: Prepared,
+        plan: Plan | None,
+        judge_static: JudgeStatic,
+        reporter: Reporter,
+        *,
+        stages: int | None,
     ) -> Forecast:
         probed, task = Probed.of(prepared), unknown_task(prepared.static.graph.classes)
         if prepared.is_trained:
@@ -81,21 +97,15 @@ class Planner:
             timer=self.timer,
             folder=request.folder,
         )
-        weights = request.settings.exit_weights
-        if plan is None:
-            forecast = forecaster.best(reporter, stages=len(weights) or None)
-        else:
-            forecast = forecaster.of(plan, reporter)
+        forecast = forecaster.best(reporter, stages=stages) if plan is None else forecaster.of(plan, reporter)
         if self.cost == CLOCK and forecast.expected < _LITTLE:
             reporter.say(alternatives_in_words(alternatives(probed, self.timer, reporter)))
         return forecast
 
-    def _identity(self, request: Request, prepared: Prepared, plan: Plan | None) -> str:
+    def _identity(self, request: Request, prepared: Prepared, plan: Plan | None, stages: int | None) -> str:
         """A digest of all that a forecast is made from, but for the clock."""
         asked = request.plan if plan is None else plan.digest
-        digest = hashlib.sha256(
-            f"1|{asked}|{len(request.settings.exit_weights)}|{prepared.splits.digest}|{self.cost}".encode()
-        )
+        digest = hashlib.sha256(f"1|{asked}|{stages}|{prepared.splits.digest}|{self.cost}".encode())
         if self.cost not in (CLOCK, MACS):
             digest.update(read_file(Path(self.cost), LARGEST_BYTES))
         add_weights(digest, prepared.static.weights)

@@ -12,13 +12,12 @@ from s2dnas_deploy.workshop.search.trials import Trial
 _ALIKE = 0.15  # plans whose costs up to every exit are within so much of each other
 
 
-def choose_finalists(ranked: Iterable[Trial], uniform: Sequence[Trial], count: int) -> list[Trial]:
-    """At most `count`, best first: of plans that are alike only the best, and always the best uniform one."""
-    best_uniform = max(uniform, key=lambda trial: trial.worth.rank, default=None)
+def choose_finalists(ranked: Iterable[Trial], always: Sequence[Trial], count: int) -> list[Trial]:
+    """At most `count`, best first: of plans that are alike only the best, and some known ones `always`."""
     chosen: list[Trial] = []
     for trial in ranked:
-        left = count - len(chosen) - (best_uniform is not None and best_uniform not in chosen)
-        if trial is best_uniform or (left > 0 and not any(_are_alike(trial, other) for other in chosen)):
+        left = count - len(chosen) - sum(each not in chosen for each in always)
+        if trial in always or (left > 0 and not any(_are_alike(trial, other) for other in chosen)):
             chosen.append(trial)
     return chosen[:count]
 

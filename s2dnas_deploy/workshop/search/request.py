@@ -49,6 +49,10 @@ class SearchRequest:
     top: int
     timer: Timer
     """Times probes on this machine: it is for the device's wing to do."""
+    left_open: frozenset[str] = frozenset()
+    """Fields that nobody has said anything about: what suits the network and the images is taken."""
+    begins_with: str | None = None
+    """The digest of the plan that is tried first."""
     ray: str | None
     """The address of a Ray cluster whose machines judge plans; None: this one does."""
 
@@ -58,7 +62,7 @@ class SearchRequest:
                 f"expected a target between 0 and 1, a share of the static network's cost, got {self.target}"
             )
         weights = self.training.settings.exit_weights
-        if weights and len(weights) != self.stages:
+        if weights and len(weights) != self.stages and "stages" not in self.left_open:
             raise OptionError(f"{len(weights)} exit weights for {self.stages} exits")
         if not 0 < self.shared_lr < inf:
             raise OptionError(f"--shared-lr: expected a finite number above 0, got {self.shared_lr:g}")
@@ -87,7 +91,8 @@ class SearchRequest:
 
     def identity(self, prepared: Prepared) -> dict[str, Any]:
         """What must be the same for the plans tried to be those of one search."""
-        elsewhere = {"training", "top", "write_probes", "ray", "timer", "finalists", "evaluations"}
+        elsewhere = {"training", "top", "write_probes", "ray", "timer", "left_open"}
+        elsewhere |= {"finalists", "evaluations"}
         if self.evaluator == "shared":
             elsewhere.add("finetune_epochs")
         own = {key: value for key, value in asdict(self).items() if key not in elsewhere}

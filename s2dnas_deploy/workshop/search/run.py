@@ -18,6 +18,7 @@ import numpy as np
 from s2dnas_deploy.bundle.device_profile import PROBES, Profile
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.files.atomic import alone_in, check_writable
+from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.data import ImageSplits
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
@@ -25,6 +26,7 @@ from s2dnas_deploy.workshop.pricing.latency import by_clock
 from s2dnas_deploy.workshop.pricing.machine_clock import MachineClock, up_to_exits
 from s2dnas_deploy.workshop.pricing.price import Price, by_macs
 from s2dnas_deploy.workshop.pricing.probes import Probed, write_probes
+from s2dnas_deploy.workshop.search.begin import begun
 from s2dnas_deploy.workshop.search.finalists import choose_finalists
 from s2dnas_deploy.workshop.search.frontier import plot_frontier
 from s2dnas_deploy.workshop.search.judging.cluster import Cluster
@@ -40,7 +42,7 @@ from s2dnas_deploy.workshop.search.make_evaluators import (
     by_training_on,
 )
 from s2dnas_deploy.workshop.search.request import SearchRequest
-from s2dnas_deploy.workshop.search.space.by_hand import all_uniform_choices
+from s2dnas_deploy.workshop.search.space.by_hand import all_uniform_choices, choices_of
 from s2dnas_deploy.workshop.search.space.candidate import Candidate, candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
@@ -79,25 +81,40 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
                     "a search starts from a trained network: give --weights, or --static-epochs"
                 )
             prepared = ranked(training, prepared, reporter)
-            space = make_space(
-                prepared.static.divisible.space,
-                stages=request.stages,
-                kind=request.space,
-                align=request.align,
-            )
+            judge_static = judge_of_static(prepared, reporter)
             if request.write_probes is not None:
                 written = reporter.phase("writing probes")
-                write_probes(Probed.of(prepared), probe_plans(space), request.write_probes, written)
+                plans = probe_plans(_space(request, prepared))
+                write_probes(Probed.of(prepared), plans, request.write_probes, written)
                 reporter.say(f"{request.write_probes}: probes for s2dnas-bench")
                 return ()
-            judge_static = judge_of_static(prepared, reporter)
-            accuracy = judge_static()
             if training.restart:
                 _forget(training.folder)
+            request, known = begun(request, prepared, judge_static, reporter)
             reporter.say(_to_come(request))
-            best = _best(request, prepared, space, accuracy["val"], cluster=cluster, reporter=reporter)
+            space = _space(request, prepared, known)
+            first = None if known is None else choices_of(space, known)
+            best = _best(
+                request,
+                prepared,
+                space,
+                judge_static()["val"],
+                first=first,
+                cluster=cluster,
+                reporter=reporter,
+            )
         train = partial(train_winner, request, prepared, judge_static, reporter)
         return tuple(train(trial, rank=rank) for rank, trial in enumerate(best))
+
+
+def _space(request: SearchRequest, prepared: Prepared, known: Plan | None = None) -> SearchSpace:
+    return make_space(
+        prepared.static.divisible.space,
+        stages=request.stages,
+        kind=request.space,
+        align=request.align,
+        known=known,
+    )
 
 
 def _cluster(request: SearchRequest, reporter: Reporter) -> AbstractContextManager[Cluster | None]:
@@ -130,6 +147,7 @@ def _best(
     space: SearchSpace,
     static_accuracy: float,
     *,
+    first: Choices | None,
     cluster: Cluster | None,
     reporter: Reporter,
 ) -> Sequence[Trial]:
@@ -138,11 +156,13 @@ def _best(
     of_many, of_few = _evaluators(request, prepared, space, cluster=cluster, reporter=reporter)
     trials_in = partial(_trials, space=space, cluster=cluster, reporter=reporter)
     trials = trials_in(folder / PLANS, identity, of_many, phase=("searching", request.evaluations))
-    uniform = _judge_many(request, static, space, trials, reporter)
+    uniform = _judge_many(request, static, space, trials, reporter, first=first)
     _check_one_fits(trials, request)
     finalists: list[Trial] = []
     if request.looks_closely:
-        named = choose_finalists(trials.best(len(trials.asked)), uniform, request.looked_at)
+        best_uniform = max(uniform, key=lambda trial: trial.worth.rank, default=None)
+        always = [trial for trial in (trials.asked.get(first or ()), best_uniform) if trial is not None]
+        named = choose_finalists(trials.best(len(trials.asked)), always, request.looked_at)
         whole, phase = request.identity_of_finalists(identity), ("training finalists", len(named))
         closely = trials_in(folder / FINALISTS, whole, partial(of_few, named), phase=phase)
         closely.evaluate([candidate_of(static, trial.choices, trial.plan) for trial in named])
@@ -236,9 +256,18 @@ def _trained_shared_weights(
 
 
 def _judge_many(
-    request: SearchRequest, static: StaticNetwork, space: SearchSpace, trials: Trials, reporter: Reporter
+    request: SearchRequest,
+    static: StaticNetwork,
+    space: SearchSpace,
+    trials: Trials,
+    reporter: Reporter,
+    *,
+    first: Choices | None,
 ) -> list[Trial]:
-    """Let the strategy ask until its budget is spent; the uniform plans that were tried, which come first."""
+    """Let the strategy ask until its budget is spent; the uniform plans that were tried.
+
+    The plan that is known comes first, then these.
+    """
 
     def divided(choices: Choices) -> Candidate:
         return candidate_of(static, choices, space.plan(choices))
@@ -247,7 +276,7 @@ def _judge_many(
         trials.evaluate, request.evaluations, candidate_of=divided, effect=lambda candidate: candidate.effect
     )
     by_hand = all_uniform_choices(space)
-    judge(by_hand)
+    judge([*([] if first is None else [first]), *by_hand])
     STRATEGIES[request.strategy](space, judge, np.random.default_rng(request.training.settings.seed))
     if judge.left:
         reporter.say(f"{len(trials.asked)} plans judged: the strategy has no other ones to propose")

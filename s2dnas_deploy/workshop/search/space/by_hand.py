@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from s2dnas_deploy.plan import ChannelGroup
+from s2dnas_deploy.plan import ChannelGroup, Plan
 from s2dnas_deploy.workshop.search.space.space import Choices, GroupSlot, ReuseSlot, SearchSpace, Slot
 
 
@@ -29,6 +29,27 @@ def uniform_choices(space: SearchSpace, *, reuse: bool = True) -> tuple[Choices,
 def all_uniform_choices(space: SearchSpace) -> tuple[Choices, ...]:
     """Both kinds, each once: with reuse, then without."""
     return tuple(dict.fromkeys((*uniform_choices(space), *uniform_choices(space, reuse=False))))
+
+
+def choices_of(space: SearchSpace, plan: Plan) -> Choices | None:
+    """The choices by which a plan is made; None if it is not in the space."""
+
+    def choose(slot: Slot, allowed: Sequence[bool]) -> int:
+        if isinstance(slot, GroupSlot):
+            wanted = slot.options.index(plan.channels[slot.group.name])
+        elif isinstance(slot, ReuseSlot):
+            wanted = slot.options.index(slot.layer.name not in plan.no_reuse)
+        else:
+            wanted = slot.options.index(plan.exits[slot.stage])
+        if not allowed[wanted]:
+            raise ValueError(slot.name)
+        return wanted
+
+    try:
+        choices = space.walk(choose)
+    except ValueError:  # no such option, or not beside the others
+        return None
+    return choices if space.plan(choices) == plan else None
 
 
 def smallest(space: SearchSpace) -> Choices:

@@ -3,12 +3,13 @@
 Place in the flow: `PlanSpace` + number of stages + width of a portion ──▶ `SearchSpace`.
 """
 
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
 
 from s2dnas_deploy.errors import OptionError, PlanError
-from s2dnas_deploy.plan import OUTPUT, ChannelGroup, PlanSpace
+from s2dnas_deploy.plan import OUTPUT, ChannelGroup, Plan, PlanSpace
 from s2dnas_deploy.workshop.network.joints import joints
 from s2dnas_deploy.workshop.search.space.space import ExitSlot, GroupSlot, Kind, ReuseSlot, SearchSpace
 
@@ -23,8 +24,12 @@ def make_space(
     align: int = 8,
     portions: int = MOST_PORTIONS,
     reuse: bool = True,
+    known: Plan | None = None,
 ) -> SearchSpace:
-    """The space of a network: `paper` is every stage through all layers, `full` adds exits and zeros."""
+    """The space of a network: `paper` is every stage through all layers, `full` adds exits and zeros.
+
+    A plan that is `known` before the search is in it as well, where its exits are.
+    """
     if not 2 <= stages <= portions:
         raise OptionError(f"a search can divide a network among 2 to {portions} stages, got {stages}")
     exits: list[ExitSlot] = []
@@ -36,6 +41,8 @@ def make_space(
         GroupSlot(group=group, options=divisions(group, stages, align=align, portions=portions, kind=kind))
         for group in sorted(plans.groups, key=lambda group: min(order[node] for node in group.nodes))
     ]
+    if known is not None:
+        groups = [_with(slot, known.channels[slot.group.name]) for slot in groups]
     layers = [ReuseSlot(layer=layer) for layer in plans.layers if reuse and not layer.reads_image]
     if not any(min(counts) > 0 for slot in groups for counts in slot.options):
         widest = max(sum(count > 0 for count in counts) for slot in groups for counts in slot.options)
@@ -44,6 +51,10 @@ def make_space(
             "own a part of the widest; ask for fewer --stages, or a smaller --align"
         )
     return SearchSpace(plans=plans, stages=stages, align=align, slots=(*exits, *groups, *layers))
+
+
+def _with(slot: GroupSlot, counts: tuple[int, ...]) -> GroupSlot:
+    return slot if counts in slot.options else replace(slot, options=(*slot.options, counts))
 
 
 def divisions(
