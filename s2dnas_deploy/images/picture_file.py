@@ -51,6 +51,8 @@ _EACH_BYTES = 8
 _EACH_BYTES_AS_WANTED = 4  # the decoded picture alone
 _EACH_BYTES_WEBP, _EACH_BYTES_LIBTIFF, _EACH_BYTES_JPEG2000 = 16, 12, {1: 9, 2: 14, 3: 19, 4: 24}
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
+_ORIENTATION, _ON_ITS_SIDE = 274, (5, 6, 7, 8)
+_GREY = ("1", "L", "I", "I;16", "I;16B")
 # Pillow reads plain PPM in Python: slowly, and each comment by copying all that follows it.
 _LARGEST_PLAIN_FILE, _MOST_COMMENTS = 16 * 2**20, 1000
 
@@ -101,6 +103,19 @@ def is_picture(path: str) -> bool:
             return True
     except Exception:  # Whatever it is, it is no picture; pillow raises almost anything.
         return False
+
+
+def shape_in(path: str) -> tuple[int, int, int] | None:
+    """Channels, height and width of a picture that is upright, by its header; None if that cannot be read."""
+    try:
+        with _opened(path) as (_, image):
+            channels = 1 if image.mode in _GREY else 3
+            # Only where the header has it: for more, pillow decodes a PNG.
+            is_on_its_side = "exif" in image.info and image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
+            size = (image.width, image.height) if is_on_its_side else (image.height, image.width)
+            return (channels, *size)
+    except Exception:  # Pillow raises almost anything; why a picture cannot be read is told when it is.
+        return None
 
 
 @contextmanager

@@ -199,6 +199,21 @@ def test_images_of_the_wrong_size_and_empty_classes(tmp_path):
     assert "--resize" in result.output
 
 
+def test_without_input_the_network_reads_images_as_they_are(tmp_path):
+    network = [word for word in DIGITS if word not in ("--input", "1x8x8")]
+    options = [*network, "--plan=static", "--epochs=0", *FEW]
+    result = CliRunner().invoke(train, [*options, f"--out={tmp_path}/x.pt"])
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("--input 1x8x8, as the images are\n")
+    assert load_model(tmp_path / "x.pt").preprocessing.input_shape == (1, 8, 8)
+    assert (
+        "as the images are" not in run("--plan=static", "--epochs=0", *FEW, f"--out={tmp_path}/y.pt").stderr
+    )
+    refused = CliRunner().invoke(train, [*options, "--resize=crop", f"--out={tmp_path}/z.pt"])
+    assert refused.exit_code == 2
+    assert "--resize is given, and --input is not: give the size that images are to get" in refused.stderr
+
+
 def start(out: Path) -> subprocess.Popen:
     command = "from s2dnas_deploy.cli import train; train()"
     options = ["--plan", "uniform:0.25,0.75", "--static-epochs", "1", "--epochs", "6", "--out", str(out)]

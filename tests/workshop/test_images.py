@@ -13,7 +13,7 @@ from PIL import Image
 
 from s2dnas_deploy.errors import DataError, UnreadableError
 from s2dnas_deploy.images.pixels import SUFFIXES, InputFormat, fitted, in_colour, planes_of, resized
-from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages, load, load_images
+from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages, load, load_images, shape_of_images
 from s2dnas_deploy.workshop.data.splits import hold_out
 
 RGB = (3, 4, 5)
@@ -453,6 +453,78 @@ def test_orientation_is_applied_before_the_size_is_looked_at(tmp_path):
             Image.fromarray(np.rot90(upright)).save(tmp_path / name / f"{number}.png", exif=exif)
     splits = load_from(tmp_path, input_shape=(1, 4, 5))
     assert np.array_equal(splits.train.images[0, 0].numpy(), upright)
+
+
+# The shape of images, where nobody says
+
+
+def test_pictures_of_one_size_tell_their_shape_and_are_not_decoded(tmp_path, monkeypatch):
+    fill_folder(tmp_path / "train", {"cat": 3, "dog": 2})
+    save_image(tmp_path / "val" / "cat" / "0.png", 0, size=(9, 9))  # what is not trained on is checked later
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    assert shape_of_images(str(tmp_path)) == RGB
+
+
+def test_grey_pictures_have_one_channel_unless_some_are_in_colour(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (5, 4)).save(tmp_path / name / "0.png")
+    assert shape_of_images(str(tmp_path)) == (1, 4, 5)
+    save_image(tmp_path / "b" / "1.png", 0)
+    assert shape_of_images(str(tmp_path)) == RGB
+
+
+def test_the_shape_is_that_of_pictures_that_are_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for suffix in ("png", "jpg"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        Image.new("L", (4, 5)).save(tmp_path / "a" / f"0.{suffix}", exif=exif)
+    assert shape_of_images(str(tmp_path)) == (1, 4, 5)
+
+
+def test_pictures_of_several_sizes_are_refused_with_the_sizes_and_what_to_give(tmp_path):
+    fill_folder(tmp_path, {"cat": 3, "dog": 2})
+    save_image(tmp_path / "dog" / "x.png", 0, size=(7, 6))
+    with pytest.raises(DataError) as problem:
+        shape_of_images(str(tmp_path))
+    assert "are of 2 sizes: 4x5 (5), 6x7 (1) of 6 looked at; give the network's own" in str(problem.value)
+    assert "--resize crop" in str(problem.value)
+
+
+def test_pictures_that_cannot_be_read_tell_no_shape(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="no picture that tells it: give the network's own"):
+        shape_of_images(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((4, 5), (1, 4, 5)),
+        ((4, 5, 3), (3, 4, 5)),
+        ((3, 4, 5), (3, 4, 5)),
+        ((3, 4, 3), None),
+        ((4, 5, 6), None),
+    ],
+)
+def test_an_archive_tells_its_shape_where_only_one_number_can_be_channels(tmp_path, shape, expected):
+    path = tmp_path / "images.npz"
+    np.savez(path, images=np.zeros((4, *shape), np.uint8), labels=np.arange(4) % 2)
+    if expected is not None:
+        assert shape_of_images(str(path)) == expected
+        return
+    with pytest.raises(DataError, match="do not tell which of these are channels: give the network's own"):
+        shape_of_images(str(path))
+
+
+def test_cifar_and_digits_have_the_shape_that_they_have(tmp_path):
+    (tmp_path / "batches.meta").touch()
+    assert shape_of_images(str(tmp_path)) == (3, 32, 32)
+    assert shape_of_images("digits") == (1, 8, 8)
+    with pytest.raises(DataError, match="expected a folder of classes"):
+        shape_of_images(str(tmp_path / "missing"))
 
 
 def palette_with_a_hole():

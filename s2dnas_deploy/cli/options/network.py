@@ -25,7 +25,7 @@ NETWORK = (
         "input_shape",
         type=Shape(),
         metavar="CxHxW",
-        help="Shape of an image, for example 3x32x32.",
+        help="Shape of an image, for example 3x32x32; training takes that of its images if it is not given.",
     ),
     option(
         "--weights",

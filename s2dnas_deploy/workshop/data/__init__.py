@@ -10,5 +10,6 @@ Augmentation is not here (see `augment`), and normalisation belongs to the netwo
 
 from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.data.load import load_images
+from s2dnas_deploy.workshop.data.shape import shape_of_images
 
-__all__ = ["ImageSplits", "LabelledImages", "load_images"]
+__all__ = ["ImageSplits", "LabelledImages", "load_images", "shape_of_images"]

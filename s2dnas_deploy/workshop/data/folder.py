@@ -27,7 +27,7 @@ _PART_LIKE = frozenset({"train", "training", "val", "valid", "validation", "dev"
 def find_folder(root: Path, wanted: InputFormat) -> UnreadSplits:
     """Return the images of DIR/CLASS/... or DIR/train/CLASS/..., with val and test if they are there."""
     require_picture_channels(wanted, where=str(root))
-    parts = _parts_of(root)
+    parts = parts_of(root)
     train_root = parts.get("train", root)
     class_names = tuple(folder.name for folder in _class_folders(train_root))
     files = {name: _files_of(folder, class_names, train_root) for name, folder in parts.items()}
@@ -47,7 +47,7 @@ def find_folder(root: Path, wanted: InputFormat) -> UnreadSplits:
     )
 
 
-def _parts_of(root: Path) -> dict[str, Path]:
+def parts_of(root: Path) -> dict[str, Path]:
     """Return the folder of each part there is; the whole folder is for training if it is not divided."""
     folders = folders_in(root)
     named = {part: [f for f in folders if f.name.lower() in names] for part, names in PART_NAMES.items()}

@@ -79,8 +79,13 @@ def _find(source: str, wanted: InputFormat) -> UnreadSplits:
         return find_folder(path, wanted) if cifar is None else find_cifar(cifar, wanted)
     if path.is_file() and path.suffix.lower() in SUFFIXES:
         return find_archive(path, wanted)
+    raise no_source(source, path)
+
+
+def no_source(source: str, path: Path) -> DataError:
+    """The error for what is none of the things that images are loaded from."""
     got = "another kind of file (unpack it first if it is packed)" if path.exists() else "nothing there"
-    raise DataError(
+    return DataError(
         f"{source}: expected a folder of classes (DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg), a CIFAR python"
         f" folder, an .npz archive or the word `digits`; got {got}."
     )

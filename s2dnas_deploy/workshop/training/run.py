@@ -22,7 +22,7 @@ from s2dnas_deploy.files.atomic import alone_in, check_writable
 from s2dnas_deploy.plan import AUTO, Plan
 from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.reporter import Reporter, counted
-from s2dnas_deploy.workshop.data import ImageSplits, load_images
+from s2dnas_deploy.workshop.data import ImageSplits, load_images, shape_of_images
 from s2dnas_deploy.workshop.network.model_file import Model, description_of, load_model, save_model
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, as_static, carry_over
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
@@ -141,7 +141,7 @@ def prepare(request: Request, reporter: Reporter) -> Prepared:
     choose_device(settings.device)
     if request.static_epochs and source.is_trained():
         reporter.say("the weights given are taken as trained: --static-epochs is not needed and not used")
-    static, kept = read_source(source)
+    static, kept = read_source(_with_input(request, reporter))
     shape = static.graph.input_shape
     splits = load_images(
         request.data,
@@ -167,6 +167,18 @@ def prepare(request: Request, reporter: Reporter) -> Prepared:
         splits=splits,
         preprocessing=_preprocessing(request, splits, shape, kept),
     )
+
+
+def _with_input(request: Request, reporter: Reporter) -> StaticSource:
+    """The network asked for, with the shape of its input: that of the images, if nobody says another."""
+    source = request.source
+    if source.model is None or source.input_shape is not None:
+        return source
+    if request.resize is not None:
+        raise OptionError("--resize is given, and --input is not: give the size that images are to get")
+    shape = shape_of_images(request.data)
+    reporter.say(f"--input {'x'.join(map(str, shape))}, as the images are")
+    return replace(source, input_shape=shape)
 
 
 def _held_out_alike(kept: Model | None, splits: ImageSplits) -> bool:
