@@ -152,7 +152,7 @@ class _Bar:
             )
             self.bar.__enter__()
             self.bar.update(done)
-        self.note = note
+        self.note, self.bar.length = note, total  # of which there may be fewer than was thought
         self.bar.update(done - self.bar.pos)
         if done >= total:
             self.close()

@@ -16,6 +16,7 @@ from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.workshop.pricing.machine_clock import Timer, this_device
 from s2dnas_deploy.workshop.search.space.space import Kind
 from s2dnas_deploy.workshop.training.checkpoint import add_order, add_weights
+from s2dnas_deploy.workshop.training.course import epochs_for
 from s2dnas_deploy.workshop.training.run import Prepared, Request
 from s2dnas_deploy.workshop.training.settings import Settings
 
@@ -35,7 +36,7 @@ class SearchRequest:
     evaluations: int
     evaluator: str
     shared_epochs: int | None
-    """None: as many as the winner is trained for."""
+    """None: as many as the winner is trained for, or may be."""
     shared_lr: float
     cost: str
     """`macs`, `clock` (this machine's), or the path of a device profile."""
@@ -77,16 +78,15 @@ class SearchRequest:
         """How many these are."""
         return max(self.finalists, self.top)
 
-    @property
-    def passes(self) -> int:
-        """How often the shared weights see the images."""
-        return self.training.settings.epochs if self.shared_epochs is None else self.shared_epochs
+    def passes(self, images: int) -> int:
+        """How often the shared weights see so many images."""
+        asked = self.training.settings.epochs if self.shared_epochs is None else self.shared_epochs
+        return epochs_for(images) if asked is None else asked
 
-    @property
-    def shared_settings(self) -> Settings:
-        """How the shared weights are trained."""
+    def shared_settings(self, images: int) -> Settings:
+        """How the shared weights are trained on so many images."""
         return replace(
-            self.training.settings, epochs=self.passes, lr=self.shared_lr, ema=0.99, exit_weights=()
+            self.training.settings, epochs=self.passes(images), lr=self.shared_lr, ema=0.99, exit_weights=()
         )
 
     def identity(self, prepared: Prepared) -> dict[str, Any]:
@@ -106,7 +106,7 @@ class SearchRequest:
         return {
             "scores": SCORES,
             **own,
-            "shared_epochs": self.passes,
+            "shared_epochs": self.passes(len(prepared.splits.train)),
             "images": prepared.splits.digest,
             "preprocessing": prepared.preprocessing.to_document(),
             "weights": weights.hexdigest(),

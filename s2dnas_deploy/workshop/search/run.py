@@ -50,6 +50,7 @@ from s2dnas_deploy.workshop.search.space.spanning import probe_plans
 from s2dnas_deploy.workshop.search.strategies import STRATEGIES, Judge
 from s2dnas_deploy.workshop.search.trials import FINALISTS, PLANS, Trial, Trials
 from s2dnas_deploy.workshop.search.winners import Found, check_not_anothers, train_winner
+from s2dnas_deploy.workshop.training.course import epochs_for
 from s2dnas_deploy.workshop.training.devices import choose_device
 from s2dnas_deploy.workshop.training.run import (
     Prepared,
@@ -91,7 +92,7 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
             if training.restart:
                 _forget(training.folder)
             request, known = begun(request, prepared, judge_static, reporter)
-            reporter.say(_to_come(request))
+            reporter.say(_to_come(request, len(prepared.splits.train)))
             space = _space(request, prepared, known)
             first = None if known is None else choices_of(space, known)
             best = _best(
@@ -127,16 +128,17 @@ def _cluster(request: SearchRequest, reporter: Reporter) -> AbstractContextManag
     return cluster
 
 
-def _to_come(request: SearchRequest) -> str:
+def _to_come(request: SearchRequest, images: int) -> str:
     """The phases, for each only tells how long it takes itself."""
     shared, each = request.evaluator == "shared", f"({request.finetune_epochs} epochs each)"
-    parts = [f"shared weights are trained ({request.passes} epochs)"] if shared else []
+    parts = [f"shared weights are trained ({request.passes(images)} epochs)"] if shared else []
     if request.cost == "clock":
         parts.append("stages are timed")
     parts.append(f"{request.evaluations} plans are " + ("judged" if shared else f"trained {each} and judged"))
     if request.looks_closely:
         parts.append(f"{request.looked_at} finalists are trained {each}")
-    last = f"({request.training.settings.epochs} epochs)"
+    asked = request.training.settings.epochs
+    last = f"(at most {epochs_for(images)} epochs)" if asked is None else f"({asked} epochs)"
     parts.append(f"the winner is trained {last}" if request.top == 1 else f"the best are trained {last}")
     return f"to come, unless it is done already: {', '.join(parts)}"
 
@@ -245,7 +247,7 @@ def _trained_shared_weights(
         space=space,
         splits=splits,
         preprocessing=prepared.preprocessing,
-        settings=request.shared_settings,
+        settings=request.shared_settings(len(prepared.splits.train)),
         folder=request.training.folder,
     )
 

@@ -32,10 +32,10 @@ def schedule(done: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
 
 
-def set_rate(optimizer: torch.optim.Optimizer, settings: Settings, done: float) -> None:
-    """The learning rate of the moment at which this share of the steps is done."""
+def set_rate(optimizer: torch.optim.Optimizer, settings: Settings, share: float) -> None:
+    """The learning rate of the moment, given as a share of its peak."""
     for group in optimizer.param_groups:
-        group["lr"] = settings.lr * schedule(done, settings.warmup)
+        group["lr"] = settings.lr * share
 
 
 def descend(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -5,6 +5,9 @@ network is trained. They judge nothing themselves.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import sqrt
+from statistics import fmean
+from typing import Any
 
 from s2dnas_deploy.decide.exact_tests import least_images, most_useful, smallest_drop
 from s2dnas_deploy.decide.thresholds import MAX_DROP, Goal, in_points
@@ -14,6 +17,7 @@ from s2dnas_deploy.workshop.training.settings import Settings
 
 _DEFAULT = Goal(drop=MAX_DROP)
 _FAR_BELOW = 0.05
+_FEWEST_EPOCHS, _GAINED_BY_TWICE = 3, 0.4
 
 
 def static_words(accuracy: Mapping[str, float], splits: ImageSplits) -> str:
@@ -59,12 +63,38 @@ def cautions(
         )
 
 
-def shortfall(static: Mapping[str, float] | None, exits: Sequence[float], settings: Settings) -> str | None:
+def shortfall(
+    static: Mapping[str, float] | None, exits: Sequence[float], settings: Settings, epochs: int
+) -> str | None:
     """What to do about a last exit that has become far worse than the static network it came from."""
-    if static is None or settings.epochs == 0 or static["val"] - exits[-1] < _FAR_BELOW:
+    if static is None or epochs == 0 or static["val"] - exits[-1] < _FAR_BELOW:
         return None
     return (
         f"the last exit is {100 * (static['val'] - exits[-1]):.1f} points below the static network: more "
-        f"--epochs (now {settings.epochs}), a smaller --lr (now {settings.lr:g}) or another --augment (now "
+        f"--epochs (now {epochs}), a smaller --lr (now {settings.lr:g}) or another --augment (now "
         f"{settings.augment}) may help, and so does a plan whose last stage owns more"
     )
+
+
+def outlook(metrics: Sequence[Mapping[str, Any]], images: int) -> str | None:
+    """How far a longer run would get, going by the accuracies on so many validation images, epoch by epoch.
+
+    A run twice as long gained about 0.4 of what the exits had gained in the last third of the shorter one:
+    the median of those that were measured.
+    """
+    if len(metrics) < _FEWEST_EPOCHS:
+        return None
+    means = [fmean(row["val_accuracy"]) for row in metrics]
+    window = max(1, len(means) // 10)
+    mark = round(len(means) * 2 / 3)
+    now = fmean(means[-window:])
+    gained = now - fmean(means[max(0, mark - window) : mark])
+    # Accuracies on the same images vary about half as much as those on others.
+    chance = 0.5 * sqrt(now * (1 - now) / images)
+    told = f"over the last third of {len(means)} epochs the exits gained {100 * gained:.1f} points"
+    if gained <= chance:
+        return (
+            f"{told}, no more than chance may give on {images} validation images: "
+            "a longer run would hardly gain"
+        )
+    return f"{told}: a run twice as long would gain about {100 * _GAINED_BY_TWICE * gained:.1f}"

@@ -9,7 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from s2dnas_deploy.workshop.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from s2dnas_deploy.workshop.training.course import Course
 from s2dnas_deploy.workshop.training.descent import descend, follow, make_optimizer, set_rate
 from s2dnas_deploy.workshop.training.devices import autocast_for, choose_device, placed
 from s2dnas_deploy.workshop.training.losses import exits_loss
@@ -66,9 +67,14 @@ class Task:
         return self.batches(torch.device("cpu")).per_epoch
 
     @property
+    def course(self) -> Course:
+        """How long the run lasts, and how its learning rate goes."""
+        return Course.of(self.settings, images=len(self.splits.train), steps_per_epoch=self.steps_per_epoch)
+
+    @property
     def steps(self) -> int:
-        """Steps of the whole run."""
-        return self.settings.epochs * self.steps_per_epoch
+        """Steps of the whole run, or the most that it may have."""
+        return self.course.most_steps
 
     @property
     def checkpoint(self) -> Path:
@@ -108,10 +114,10 @@ def train(
         run.resume()
         if run.step:
             on_resume(run.step)
-        for step in range(run.step, task.steps):
-            run.learn(step)
-            progress(step + 1, task.steps, run.note())
-            if (step + 1) % task.steps_per_epoch == 0:
+        while run.step < run.course.steps:
+            run.learn(run.step)
+            progress(run.step, run.course.steps, run.note())
+            if run.step % task.steps_per_epoch == 0:
                 run.close_epoch()
             elif run.checkpoint_is_due():
                 run.save()
@@ -178,6 +184,7 @@ class _Run:
         self.optimizer = make_optimizer(self.network, self.settings)
         self.autocast = autocast_for(self.settings.precision, self.device)
         self.batches = self.task.batches(self.device)
+        self.course = self.task.course
         self.saved_at = time.monotonic()
 
     def _teacher(self) -> nn.Module | None:
@@ -190,7 +197,7 @@ class _Run:
     def learn(self, step: int) -> None:
         """One step of gradient descent on the step's own batch."""
         images, labels = self.batches.at(step)
-        set_rate(self.optimizer, self.settings, step / self.task.steps)
+        set_rate(self.optimizer, self.settings, self.course.rate(step))
         torch.manual_seed(seed_of(self.settings.seed, "dropout", step))
         self.network.train()
         with self.autocast():
@@ -200,7 +207,7 @@ class _Run:
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(
-                f"the loss became {value} at step {step + 1} of {self.task.steps}; a smaller --lr (now "
+                f"the loss became {value} at step {step + 1} of {self.course.steps}; a smaller --lr (now "
                 f"{self.settings.lr:g}), a longer --warmup or --precision float32 may help"
             )
         self.optimizer.zero_grad(set_to_none=True)
@@ -236,9 +243,14 @@ class _Run:
             }
         )
         self.running_loss = 0.0
+        self._look_ahead()
         write_metrics(self.metrics, self.task.folder / "metrics.jsonl")
         plot_accuracy(self.metrics, self.task.folder / "accuracy.svg")
         self.save()
+
+    def _look_ahead(self) -> None:
+        """Let the course know the losses of the epochs that are over."""
+        self.course = replace(self.course, losses=tuple(row["loss"] for row in self.metrics))
 
     def _accuracy(self) -> list[float]:
         """On the validation images, in the precision of training: close enough to follow a run."""
@@ -279,3 +291,4 @@ class _Run:
         self.average.load_state_dict(state.average)
         self.optimizer.load_state_dict(dict(state.optimizer))
         self.step, self.running_loss, self.metrics = state.step, state.running_loss, list(state.metrics)
+        self._look_ahead()

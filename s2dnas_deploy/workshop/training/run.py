@@ -6,7 +6,7 @@ network first if asked, divides it by the plan, trains that, judges it once on t
 
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from math import inf
@@ -28,7 +28,7 @@ from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.reading.static_source import StaticSource, read_plan, read_source
 from s2dnas_deploy.workshop.training.devices import choose_device
-from s2dnas_deploy.workshop.training.first_words import cautions, shortfall, static_words
+from s2dnas_deploy.workshop.training.first_words import cautions, outlook, shortfall, static_words
 from s2dnas_deploy.workshop.training.loop import Task, accuracy, check_images, train
 from s2dnas_deploy.workshop.training.normalise import preprocessing_for
 from s2dnas_deploy.workshop.training.settings import MOST_EPOCHS, Settings
@@ -312,7 +312,8 @@ def _train_and_save(
     )
 
     def on_resume(step: int) -> None:
-        reporter.say(f"resuming after step {step} of {task.steps}")
+        most = "at most " if task.settings.epochs is None else ""
+        reporter.say(f"resuming after step {step} of {most}{task.steps}")
 
     metrics = train(task, reporter.phase(name), on_resume) if task.steps else []
     model = Model(
@@ -323,10 +324,21 @@ def _train_and_save(
     )
     save_model(model, out)
     task.checkpoint.unlink(missing_ok=True)
-    advice = shortfall(before, model.provenance["val_accuracy"], request.settings)
-    if advice is not None:
-        reporter.say(advice)
+    for words in _last_words(task, before, model.provenance["val_accuracy"], metrics):
+        if words is not None:
+            reporter.say(words)
     return model
+
+
+def _last_words(
+    task: Task, static: Mapping[str, float] | None, exits: Sequence[float], metrics: list[dict[str, Any]]
+) -> Iterator[str | None]:
+    """What a person should know after a training."""
+    epochs, most = len(metrics), task.course.epochs
+    if epochs < most:
+        yield f"the loss had settled, so the run ended after {epochs} of at most {most} epochs"
+    yield outlook(metrics, len(task.splits.val))
+    yield shortfall(static, exits, task.settings, epochs)
 
 
 def _check_description(task: Task, request: Request) -> None:

@@ -17,14 +17,15 @@ _LARGEST_BATCH, _WIDEST_PADDING = 2**20, 512
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Stochastic gradient descent with Nesterov momentum, a linear warm-up and a cosine to zero.
+    """Stochastic gradient descent with Nesterov momentum, over a course of the learning rate (`course`).
 
+    `epochs` is None where as many are to be made as suit the images, or fewer if the loss settles before.
     `distill` is the weight of the static network's answers against the labels, `self_distill` that of the
     last exit's answers in what earlier exits learn; `exit_weights` weigh the exits' losses (all 1 if empty).
     Crops shift by up to `crop_padding` pixels, an eighth of the image's side if None.
     """
 
-    epochs: int
+    epochs: int | None
     batch_size: int = 64
     lr: float = 0.05
     momentum: float = 0.9
@@ -45,7 +46,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later."""
-        _check(0 <= self.epochs <= MOST_EPOCHS, "epochs", self.epochs, f"0 to {MOST_EPOCHS}")
+        epochs = 0 if self.epochs is None else self.epochs
+        _check(0 <= epochs <= MOST_EPOCHS, "epochs", epochs, f"0 to {MOST_EPOCHS}")
         _check(
             2 <= self.batch_size <= _LARGEST_BATCH,
             "batch size",

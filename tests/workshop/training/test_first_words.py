@@ -11,7 +11,7 @@ from small_networks import MODELS
 from s2dnas_deploy.cli import train
 from s2dnas_deploy.workshop.data import load_images
 from s2dnas_deploy.workshop.reading.source import build_network
-from s2dnas_deploy.workshop.training.first_words import cautions, shortfall, static_words
+from s2dnas_deploy.workshop.training.first_words import cautions, outlook, shortfall, static_words
 from s2dnas_deploy.workshop.training.settings import Settings
 
 
@@ -113,10 +113,39 @@ def test_weights_that_this_package_trained_know_nothing_that_is_held_out(tmp_pat
 
 def test_a_last_exit_far_below_the_static_network_gets_advice():
     settings = Settings(epochs=3, lr=0.05, augment="crop")
-    said = shortfall({"val": 0.95}, [0.1, 0.12], settings)
+    said = shortfall({"val": 0.95}, [0.1, 0.12], settings, 3)
     assert "the last exit is 83.0 points below the static network" in said
     assert "--epochs (now 3)" in said
     assert "--lr (now 0.05)" in said
-    assert shortfall({"val": 0.95}, [0.5, 0.91], settings) is None
-    assert shortfall(None, [0.1], settings) is None
-    assert shortfall({"val": 0.95}, [0.1], replace(settings, epochs=0)) is None
+    assert shortfall({"val": 0.95}, [0.5, 0.91], settings, 3) is None
+    assert shortfall(None, [0.1], settings, 3) is None
+    assert shortfall({"val": 0.95}, [0.1], settings, 0) is None
+
+
+def curve(*means):
+    return [{"epoch": i, "loss": 1.0, "val_accuracy": [x - 0.1, x + 0.1]} for i, x in enumerate(means, 1)]
+
+
+def test_a_run_says_how_far_one_twice_as_long_would_get():
+    said = outlook(curve(0.4, 0.5, 0.6, 0.7, 0.75, 0.8), 1000)
+    assert said == (
+        "over the last third of 6 epochs the exits gained 10.0 points: "
+        "a run twice as long would gain about 4.0"
+    )
+    # A tenth of the epochs is averaged, at the end and at two thirds.
+    long = outlook(curve(*[0.5] * 18, 0.6, 0.6, *[0.7] * 8, 0.8, 0.7), 1000)
+    assert long.startswith("over the last third of 30 epochs the exits gained 16.7 points")
+
+
+def test_a_gain_that_may_be_chance_promises_nothing():
+    said = outlook(curve(0.4, 0.5, 0.6, 0.7, 0.71, 0.715), 125)
+    assert said == (
+        "over the last third of 6 epochs the exits gained 1.5 points, no more than chance may give on 125 "
+        "validation images: a longer run would hardly gain"
+    )
+    assert "twice as long would gain about 0.6" in outlook(curve(0.4, 0.5, 0.6, 0.7, 0.71, 0.715), 10_000)
+    assert "gained -5.0 points, no more than chance" in outlook(curve(0.7, 0.7, 0.65), 10_000)
+
+
+def test_two_epochs_tell_nothing_of_a_longer_run():
+    assert outlook(curve(0.4, 0.5), 1000) is None

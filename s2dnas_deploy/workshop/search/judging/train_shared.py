@@ -38,7 +38,8 @@ from s2dnas_deploy.workshop.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from s2dnas_deploy.workshop.training.descent import descend, follow, make_optimizer, set_rate
+from s2dnas_deploy.workshop.training.course import Course
+from s2dnas_deploy.workshop.training.descent import descend, follow, make_optimizer, schedule, set_rate
 from s2dnas_deploy.workshop.training.devices import autocast_for, choose_device, placed
 from s2dnas_deploy.workshop.training.losses import exits_loss
 from s2dnas_deploy.workshop.training.settings import Settings
@@ -101,7 +102,9 @@ class _Run:
         self.autocast = autocast_for(self.settings.precision, self.device)
         self.batches = Batches(task.splits.train, task.preprocessing, self.settings, self.device)
         self.plans = max(min(_MOST_PLANS, self.batches.size // _FEWEST_IMAGES), 1)
-        self.steps = self.settings.epochs * self.batches.per_epoch
+        self.steps = Course.of(
+            self.settings, images=len(task.splits.train), steps_per_epoch=self.batches.per_epoch
+        ).most_steps
         self.step = 0
         self.loss = 0.0
         self.saved_at = time.monotonic()
@@ -110,7 +113,7 @@ class _Run:
     def learn(self, step: int) -> None:
         """One step on the step's own images and plans."""
         images, labels = self.batches.at(step)
-        set_rate(self.optimizer, self.settings, step / self.steps)
+        set_rate(self.optimizer, self.settings, schedule(step / self.steps, self.settings.warmup))
         torch.manual_seed(seed_of(self.settings.seed, "dropout", step))
         with torch.no_grad(), self.autocast():
             taught = self.teacher(images)[-1].float()

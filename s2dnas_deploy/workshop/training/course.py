@@ -1,0 +1,89 @@
+"""How long a run lasts, and how its learning rate goes: as asked, or for as long as the exits gain.
+
+`--epochs N` is a linear warm-up and a cosine to zero over N epochs. Where nobody says how many, the rate goes
+up, stays, and goes down along a cosine. It goes down once the loss on the images trained on has settled; at
+the latest so that the epochs do not become more than suit the number of images.
+
+It is the epochs' losses alone that decide, and a checkpoint has them: a run that goes on ends where it would
+have ended. Validation images do not decide, for thresholds are proven on them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from s2dnas_deploy.workshop.training.descent import schedule
+from s2dnas_deploy.workshop.training.settings import Settings
+
+# Measured: so many images need so many epochs, and others in this relation.
+_IMAGES, _EPOCHS, _POWER = 50_000, 10, -0.4
+_FEWEST, _MOST = 4, 120
+_DECAY = 1 / 3  # of the run
+_SETTLED = 0.04  # a fall of less, from a quarter of the run to the next, is none
+_LEAST_WINDOW = 2
+
+
+def epochs_for(images: int) -> int:
+    """The most epochs that are of use, by the number of images to train on."""
+    suited: float = _EPOCHS * (max(images, 1) / _IMAGES) ** _POWER
+    return min(_MOST, max(_FEWEST, round(suited)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """The course of a run whose epochs have so many steps each, as far as is known after some of them."""
+
+    settings: Settings
+    epochs: int
+    """As many as asked for, or the most."""
+    steps_per_epoch: int
+    losses: tuple[float, ...] = ()
+    """The mean loss of each epoch that is over."""
+
+    @classmethod
+    def of(cls, settings: Settings, *, images: int, steps_per_epoch: int) -> "Course":
+        """As the settings say, or as suits so many images."""
+        epochs = epochs_for(images) if settings.epochs is None else settings.epochs
+        return cls(settings=settings, epochs=epochs, steps_per_epoch=steps_per_epoch)
+
+    @property
+    def most_steps(self) -> int:
+        """Steps of a run that does not end early."""
+        return self.epochs * self.steps_per_epoch
+
+    @cached_property
+    def steps(self) -> int:
+        """Steps of the run, as far as is known."""
+        return self.most_steps if self.settings.epochs is not None else self._end * self.steps_per_epoch
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step, as a share of its peak."""
+        done = step / self.most_steps
+        if self.settings.epochs is not None or done < self.settings.warmup:
+            return schedule(done, self.settings.warmup)
+        over = step / self.steps_per_epoch - self._begin_of_decay
+        return schedule(over / (self._end - self._begin_of_decay), 0.0) if over > 0 else 1.0
+
+    @cached_property
+    def _begin_of_decay(self) -> int:
+        """The epoch after which the rate goes down: the first that has settled, or the latest."""
+        latest = max(1, round((1 - _DECAY) * self.epochs))
+        earliest = max(1, math.ceil(2 * self.settings.warmup * self.epochs))
+        over = range(earliest, min(latest, len(self.losses) + 1))
+        return next((epoch for epoch in over if _has_settled(self.losses[:epoch])), latest)
+
+    @property
+    def _end(self) -> int:
+        """The epoch after which the run ends: going down takes a share of the whole."""
+        begin = self._begin_of_decay
+        return min(self.epochs, begin + max(1, round(begin * _DECAY / (1 - _DECAY))))
+
+
+def _has_settled(losses: Sequence[float]) -> bool:
+    """Whether the latest quarter of the losses is hardly below the quarter before."""
+    window = max(_LEAST_WINDOW, len(losses) // 4)
+    if len(losses) < 2 * window:
+        return False
+    before, now = (sum(part) / window for part in (losses[-2 * window : -window], losses[-window:]))
+    return now > (1 - _SETTLED) * before
