@@ -101,7 +101,7 @@ _SPACE = (
     option(
         "--shared-epochs",
         type=click.IntRange(0, 1_000_000),
-        show_default="as many as --epochs",
+        show_default="as many as --epochs, or as suit the number of images",
         help="Passes to train the shared weights.",
     ),
     option("--shared-lr", type=float, default=0.05, show_default=True, help="Peak learning rate of that."),
@@ -188,7 +188,7 @@ def search(
 
     \b
     s2dnas-search --model net.py:make --input 3x32x32 --weights net.pth --data images/ \\
-        --stages 3 --target 0.25 --epochs 10 --out model.pt
+        --stages 3 --target 0.25 --out model.pt
     s2dnas-search --recipe models/digits.toml --out digits.pt
     """  # noqa: D301 - \b is the character that tells click to keep the lines
     from s2dnas_deploy.cli.text.search import found_in_words
