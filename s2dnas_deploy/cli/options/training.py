@@ -54,7 +54,7 @@ TRAINING = (
     option(
         "--epochs",
         type=int,
-        show_default="as many as suit the number of images, fewer if the loss settles",
+        show_default="as many as suit the number of images, fewer if exits no longer gain",
         help="Passes over the images; 0 ends with the weights of --start.",
     ),
     option("--lr", type=float, default=0.05, show_default=True, help="Peak learning rate."),

@@ -1,17 +1,20 @@
 """How long a run lasts, and how its learning rate goes: as asked, or for as long as the exits gain.
 
 `--epochs N` is a linear warm-up and a cosine to zero over N epochs. Where nobody says how many, the rate goes
-up, stays, and goes down along a cosine. It goes down once the loss on the images trained on has settled; at
-the latest so that the epochs do not become more than suit the number of images.
+up, stays, and goes down along a cosine. It goes down once the exits no longer gain; at the latest so that the
+epochs do not become more than suit the number of images.
 
-It is the epochs' losses alone that decide, and a checkpoint has them: a run that goes on ends where it would
-have ended. Validation images do not decide, for thresholds are proven on them.
+What decides is the exits' accuracy after each epoch, which a checkpoint has: a run that goes on ends where it
+would have ended. It is that on the validation images, for the loss on those trained on falls by a tenth and
+more from part to part when no exit gains any more. Thresholds are proven on these images, so they
+decide little: means over a fifth of the run say when it is enough, and no epoch's weights are chosen.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 from s2dnas_deploy.workshop.training.descent import schedule
 from s2dnas_deploy.workshop.training.settings import Settings
@@ -19,9 +22,10 @@ from s2dnas_deploy.workshop.training.settings import Settings
 # Measured: so many images need so many epochs, and others in this relation.
 _IMAGES, _EPOCHS, _POWER = 50_000, 10, -0.4
 _FEWEST, _MOST = 4, 120
-_DECAY = 1 / 3  # of the run
-_SETTLED = 0.04  # a fall of less, from a quarter of the run to the next, is none
-_LEAST_WINDOW = 2
+_DECAY = 0.3  # of the run
+_EARLIEST = 0.4  # of the most epochs; before, accuracies go up and down
+_PART, _SHORTEST_PART = 5, 2  # a fifth of the epochs that are over
+_LEAST_GAIN = 0.005  # from one part to the next
 
 
 def epochs_for(images: int) -> int:
@@ -38,8 +42,8 @@ class Course:
     epochs: int
     """As many as asked for, or the most."""
     steps_per_epoch: int
-    losses: tuple[float, ...] = ()
-    """The mean loss of each epoch that is over."""
+    accuracies: tuple[float, ...] = ()
+    """The mean of all exits' after each epoch that is over."""
 
     @classmethod
     def of(cls, settings: Settings, *, images: int, steps_per_epoch: int) -> "Course":
@@ -65,25 +69,28 @@ class Course:
         over = step / self.steps_per_epoch - self._begin_of_decay
         return schedule(over / (self._end - self._begin_of_decay), 0.0) if over > 0 else 1.0
 
+    @property
+    def _latest(self) -> int:
+        """The epoch after which the rate goes down if exits gain all the time."""
+        return max(1, round((1 - _DECAY) * self.epochs))
+
     @cached_property
     def _begin_of_decay(self) -> int:
-        """The epoch after which the rate goes down: the first that has settled, or the latest."""
-        latest = max(1, round((1 - _DECAY) * self.epochs))
-        earliest = max(1, math.ceil(2 * self.settings.warmup * self.epochs))
-        over = range(earliest, min(latest, len(self.losses) + 1))
-        return next((epoch for epoch in over if _has_settled(self.losses[:epoch])), latest)
+        """The epoch after which the rate goes down: the first without a gain, or the latest."""
+        earliest = math.ceil(max(_EARLIEST, 2 * self.settings.warmup) * self.epochs)
+        over = range(earliest, min(self._latest, len(self.accuracies) + 1))
+        return next((epoch for epoch in over if _has_settled(self.accuracies[:epoch])), self._latest)
 
     @property
     def _end(self) -> int:
         """The epoch after which the run ends: going down takes a share of the whole."""
         begin = self._begin_of_decay
-        return min(self.epochs, begin + max(1, round(begin * _DECAY / (1 - _DECAY))))
+        return self.epochs if begin == self._latest else begin + max(1, round(begin * _DECAY / (1 - _DECAY)))
 
 
-def _has_settled(losses: Sequence[float]) -> bool:
-    """Whether the latest quarter of the losses is hardly below the quarter before."""
-    window = max(_LEAST_WINDOW, len(losses) // 4)
-    if len(losses) < 2 * window:
+def _has_settled(accuracies: Sequence[float]) -> bool:
+    """Whether the latest fifth of the epochs gained hardly anything over the fifth before."""
+    part = max(_SHORTEST_PART, len(accuracies) // _PART)
+    if len(accuracies) < 2 * part:
         return False
-    before, now = (sum(part) / window for part in (losses[-2 * window : -window], losses[-window:]))
-    return now > (1 - _SETTLED) * before
+    return fmean(accuracies[-part:]) - fmean(accuracies[-2 * part : -part]) < _LEAST_GAIN

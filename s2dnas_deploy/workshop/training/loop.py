@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -249,8 +250,9 @@ class _Run:
         self.save()
 
     def _look_ahead(self) -> None:
-        """Let the course know the losses of the epochs that are over."""
-        self.course = replace(self.course, losses=tuple(row["loss"] for row in self.metrics))
+        """Let the course know how good the exits were after the epochs that are over."""
+        means = tuple(fmean(row["val_accuracy"]) for row in self.metrics)
+        self.course = replace(self.course, accuracies=means)
 
     def _accuracy(self) -> list[float]:
         """On the validation images, in the precision of training: close enough to follow a run."""

@@ -336,7 +336,7 @@ def _last_words(
     """What a person should know after a training."""
     epochs, most = len(metrics), task.course.epochs
     if epochs < most:
-        yield f"the loss had settled, so the run ended after {epochs} of at most {most} epochs"
+        yield f"the exits no longer gained, so the run ended after {epochs} of at most {most} epochs"
     yield outlook(metrics, len(task.splits.val))
     yield shortfall(static, exits, task.settings, epochs)
 

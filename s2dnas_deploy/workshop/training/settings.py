@@ -19,7 +19,7 @@ _LARGEST_BATCH, _WIDEST_PADDING = 2**20, 512
 class Settings:
     """Stochastic gradient descent with Nesterov momentum, over a course of the learning rate (`course`).
 
-    `epochs` is None where as many are to be made as suit the images, or fewer if the loss settles before.
+    `epochs` is None where as many are to be made as suit the images, or fewer if exits no longer gain.
     `distill` is the weight of the static network's answers against the labels, `self_distill` that of the
     last exit's answers in what earlier exits learn; `exit_weights` weigh the exits' losses (all 1 if empty).
     Crops shift by up to `crop_padding` pixels, an eighth of the image's side if None.
