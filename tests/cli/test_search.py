@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 torch = pytest.importorskip("torch")
 
 from s2dnas_deploy.cli import search, train  # noqa: E402
+from s2dnas_deploy.errors import OptionError  # noqa: E402
 from s2dnas_deploy.files.atomic import lock_folder  # noqa: E402
 from s2dnas_deploy.workshop.network import stages  # noqa: E402
 from s2dnas_deploy.workshop.network.model_file import load_model  # noqa: E402
@@ -74,6 +75,25 @@ def test_without_finalists_the_quick_scores_decide(weights, tmp_path):
     _, *tried = lines_of(tmp_path / "m.run/plans.jsonl")
     best = max(tried, key=lambda trial: (trial["fits"], trial["reward"]))
     assert json.loads((tmp_path / "m.run/plan.json").read_text()) == best["plan"]
+
+
+def test_without_epochs_all_that_is_trained_lasts_as_suits_the_images(weights, tmp_path, monkeypatch):
+    asked = []
+
+    def note(request, prepared, *_, **__):
+        asked.append(request.shared_settings(len(prepared.splits.train)).epochs)
+        raise OptionError("enough")
+
+    monkeypatch.setattr(search_run, "_best", note)  # it would train for long
+    own = ("--epochs", "--shared-epochs")
+    words = [each for each in options(weights, tmp_path / "m.pt") if not each.startswith(own)]
+    result = run(*words)
+    assert asked == [102]  # for 150 images
+    assert "shared weights are trained (102 epochs)" in result.stderr
+    assert "the winner is trained (at most 102 epochs)" in result.stderr
+    run(*words, "--epochs=3")
+    run(*words, "--epochs=3", "--shared-epochs=0")
+    assert asked == [102, 3, 0]
 
 
 @pytest.mark.parametrize("strategy", ["policy", "evolution", "random"])

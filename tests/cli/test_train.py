@@ -199,6 +199,18 @@ def test_images_of_the_wrong_size_and_empty_classes(tmp_path):
     assert "--resize" in result.output
 
 
+def test_without_epochs_a_run_says_how_long_it_was_and_what_more_would_bring(tmp_path):
+    result = run("--plan=uniform:0.5,0.5", "--limit=40", f"--out={tmp_path}/x.pt", "--lr=1e-9")
+    assert result.exit_code == 0, result.output
+    about = load_model(tmp_path / "x.pt").provenance
+    assert about["settings"]["epochs"] is None
+    assert about["epochs_trained"] == 69  # of 120: nothing is gained at such a rate
+    assert "so the run ended after 69 of at most 120 epochs\nover the last third of 69 ep" in result.stderr
+    asked = run("--plan=uniform:0.5,0.5", "--epochs=3", "--limit=40", f"--out={tmp_path}/y.pt")
+    assert "so the run ended" not in asked.stderr
+    assert "over the last third of 3 epochs" in asked.stderr
+
+
 def test_without_input_the_network_reads_images_as_they_are(tmp_path):
     network = [word for word in DIGITS if word not in ("--input", "1x8x8")]
     options = [*network, "--plan=static", "--epochs=0", *FEW]
