@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from s2dnas_deploy.cli.command import ResumableCommand
 from s2dnas_deploy.cli.console import Console, print_result, silence_pillow
 from s2dnas_deploy.cli.options.network import NETWORK, NetworkOptions
 from s2dnas_deploy.cli.options.plan import check_cost, cost_option
+from s2dnas_deploy.cli.options.recipe import is_left_open
 from s2dnas_deploy.cli.options.sections import (
     ADVANCED,
     INPUT,
@@ -119,10 +119,6 @@ _OPEN = ("stages", "target", "evaluations", "finalists", "finetune_epochs")
 """What a search settles itself where nothing is said: by the network, by its images, by this machine."""
 
 
-def _is_left_open(name: str) -> bool:
-    return click.get_current_context().get_parameter_source(name) is ParameterSource.DEFAULT
-
-
 @click.command(cls=ResumableCommand, name="search")
 @section(INPUT, recipe_option, *NETWORK, *IMAGES)
 @section("Search", *_GOAL)
@@ -213,7 +209,7 @@ def search(
         finetune_epochs=finetune_epochs,
         top=top,
         timer=measure_profile,
-        left_open=frozenset(filter(_is_left_open, _OPEN)),
+        left_open=frozenset(filter(is_left_open, _OPEN)),
         ray=ray,
     )
     check_cost(cost)

@@ -76,6 +76,11 @@ def is_from_recipe(parameter: str) -> bool:
     return click.get_current_context().get_parameter_source(parameter) is ParameterSource.DEFAULT_MAP
 
 
+def is_left_open(parameter: str) -> bool:
+    """Whether a value of the command that runs is a default that nobody has said anything about."""
+    return click.get_current_context().get_parameter_source(parameter) is ParameterSource.DEFAULT
+
+
 def _read(path: Path, refuse: Callable[[str], NoReturn]) -> dict[str, Any]:
     try:
         content = read_file(path, _LARGEST_BYTES)

@@ -8,7 +8,7 @@ import click
 
 from s2dnas_deploy.cli.options.kinds import Numbers
 from s2dnas_deploy.cli.options.network import NetworkOptions
-from s2dnas_deploy.cli.options.recipe import apply_recipe, check_code_of_recipe, is_from_recipe
+from s2dnas_deploy.cli.options.recipe import apply_recipe, check_code_of_recipe, is_from_recipe, is_left_open
 from s2dnas_deploy.cli.options.sections import option
 
 if TYPE_CHECKING:
@@ -57,7 +57,13 @@ TRAINING = (
         show_default="as many as suit the number of images, fewer if exits no longer gain",
         help="Passes over the images; 0 ends with the weights of --start.",
     ),
-    option("--lr", type=float, default=0.05, show_default=True, help="Peak learning rate."),
+    option(
+        "--lr",
+        type=float,
+        default=0.05,
+        show_default="0.05; 0.01 for networks without norms",
+        help="Peak learning rate.",
+    ),
     option(
         "--batch",
         "batch_size",
@@ -201,6 +207,7 @@ class TrainingOptions:
             static_lr=self.static_lr,
             start=self.start,
             settings=settings,
+            rate_is_open=is_left_open("lr"),
             out=self.out,
             restart=self.restart,
         )

@@ -57,6 +57,7 @@ from s2dnas_deploy.workshop.training.run import (
     judge_of_static,
     prepare,
     ranked,
+    suited,
     with_trained_static,
 )
 
@@ -81,6 +82,8 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
                 raise OptionError(
                     "a search starts from a trained network: give --weights, or --static-epochs"
                 )
+            training = suited(training, prepared.static)
+            request = replace(request, training=training)
             prepared = ranked(training, prepared, reporter)
             judge_static = judge_of_static(prepared, reporter)
             if request.write_probes is not None:

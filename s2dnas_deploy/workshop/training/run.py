@@ -34,6 +34,9 @@ from s2dnas_deploy.workshop.training.normalise import preprocessing_for
 from s2dnas_deploy.workshop.training.settings import MOST_EPOCHS, Settings
 from s2dnas_deploy.workshop.training.start.begin import Beginner, Start
 
+_NORMS = frozenset({"batch_norm", "group_norm", "instance_norm"})
+_RATE_WITHOUT_NORMS = 0.01
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -52,6 +55,8 @@ class Request:
     static_lr: float | None
     start: Start = "fitted"
     settings: Settings
+    rate_is_open: bool = False
+    """Nobody has said anything about the learning rate: what suits the network is taken."""
     out: Path
     restart: bool
 
@@ -104,6 +109,7 @@ def train_model(request: Request, decide: DecidePlan, reporter: Reporter) -> Mod
     """Do what is asked; the model, which is also at `request.out`."""
     check_writable(request.out)
     prepared = prepare(request, reporter)
+    request = suited(request, prepared.static)
     # An illegal plan is refused before anything is trained.
     given = None
     if request.plan != AUTO:
@@ -121,6 +127,14 @@ def train_model(request: Request, decide: DecidePlan, reporter: Reporter) -> Mod
             prepared = ranked(request, prepared, reporter)
         plan = decide(request, prepared, given, judge, reporter)
         return train_plan(request, plan, prepared, judge, reporter)
+
+
+def suited(request: Request, static: StaticNetwork) -> Request:
+    """With a learning rate that the network bears, where nobody has said one: without norms, less."""
+    if not request.rate_is_open or any(node.operator in _NORMS for node in static.graph.nodes):
+        return request
+    settings = replace(request.settings, lr=_RATE_WITHOUT_NORMS)
+    return replace(request, settings=settings, rate_is_open=False)
 
 
 def judge_of_static(prepared: Prepared, reporter: Reporter) -> JudgeStatic:
