@@ -23,7 +23,7 @@ from s2dnas_deploy.workshop.training.settings import Settings
 _IMAGES, _EPOCHS, _POWER = 50_000, 8, -0.3
 _FEWEST, _MOST = 4, 120
 _DECAY = 0.3  # of the run
-_EARLIEST = 0.4  # of the most epochs; before, accuracies go up and down
+_EARLIEST = 0.6  # of the most epochs; before, accuracies go up and down
 _PART, _SHORTEST_PART = 5, 2  # a fifth of the epochs that are over
 _LEAST_GAIN = 0.005  # from one part to the next
 
