@@ -19,6 +19,9 @@ confidence, the gap g_k to the last exit shrinks to (1 - u)² of what it was; so
 
     u_k = 1 - √(drop / g_k), and 0 where the gap is smaller than the drop.
 
+Thresholds are chosen on some hundred images, which do not tell a point from none: of what may be lost, a part
+USED is. So an exit that is nearly as good as the last one is worth more than a faster one that is not.
+
 It is a rule of thumb to choose plans by, and no promise: that is for `s2dnas-calibrate` to make, on images.
 """
 
@@ -30,8 +33,8 @@ from math import log, sqrt
 _OWN, _KEPT = 0.34, 0.7
 _GUESS = 0.3
 _HARD = 2.1
-_DROP = 0.01
-"""How far accuracy may fall below the static network's."""
+_DROP, _USED = 0.01, 0.3
+"""How far accuracy may fall below the static network's, and the part of it that thresholds make use of."""
 _TYPICAL_ERROR = 0.2
 
 
@@ -70,11 +73,11 @@ def outlook(task: Task, unlike: Sequence[float]) -> Outlook:
     lost = [_KEPT * max(0.0, each - _OWN) for each in unlike]
     accuracies = [static - part * max(0.0, static - task.chance) for part in lost]
     spare = accuracies[-1] - (static - _DROP)
-    drop = max(0.0, spare)
+    drop = _USED * max(0.0, spare)
     going_on = [1.0]
     for accuracy in accuracies[:-1]:
         gap = accuracies[-1] - accuracy
         part = 1 - sqrt(drop / gap) if gap > drop else 0.0
         going_on.append(min(going_on[-1], part * _HARD * (1 - accuracy)))
     shares = tuple(before - after for before, after in pairwise([*going_on, 0.0]))
-    return Outlook(accuracies=tuple(accuracies), shares=shares, falls_short=drop - spare)
+    return Outlook(accuracies=tuple(accuracies), shares=shares, falls_short=max(0.0, -spare))
