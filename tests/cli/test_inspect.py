@@ -297,3 +297,44 @@ def test_a_table_is_aligned():
         "  long name     1",
         "  b            20",
     ]
+
+
+# --- what a plan can gain ---------------------------------------------------------------------------------
+
+
+def test_a_forecast_by_macs_needs_no_clock_and_no_images():
+    result = run(*DIGITS, "--forecast", "--cost", "macs")
+    assert result.exit_code == 0, result.output
+    assert "by MACs, which tell less than a clock does" in result.stdout
+    assert "of the MACs of the static network" in result.stdout
+    assert "times is the best that is possible" in result.stdout
+    given = run(*DIGITS, "--forecast", "--cost", "macs", "--plan", "uniform:0.25,0.75", "--json")
+    document = json.loads(given.stdout)
+    whole = sum(stage["macs"] for stage in document["stages"])
+    assert document["forecast"]["plan"]["channels"]["conv2.0"] == [16, 48]
+    assert sum(document["forecast"]["stages"]) < 1
+    assert whole > 0
+
+
+def test_a_forecast_by_the_clock_times_the_stages():
+    result = run(*DIGITS, "--forecast", "--plan", "uniform:0.25,0.75", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)["forecast"]
+    assert told["static_ms"] > 0
+    assert len(told["stages"]) == 2
+    assert told["times_as_fast"]["best"] == pytest.approx(1 / told["stages"][0])
+
+
+def test_auto_is_a_plan_that_can_be_shown_and_written(tmp_path):
+    plan = tmp_path / "plan.json"
+    result = run(*DIGITS, "--plan", "auto", "--cost", "macs", "--write-plan", plan)
+    assert result.exit_code == 0, result.output
+    assert "a multi-stage network of" in result.stdout
+    assert json.loads(plan.read_text())["stages"] > 1
+
+
+def test_what_is_divided_already_has_no_forecast(model):
+    result = run(model, "--forecast")
+    assert result.exit_code == 2
+    assert "static.pt in the folder of its run" in result.stderr
+    assert run(*DIGITS, "--forecast", "--cost", "nonsense").exit_code == 2

@@ -260,3 +260,43 @@ def test_kill_9_twice_then_resume_gives_the_same_bits(tmp_path):
     logs = [(tmp_path / f"{name}.run" / "metrics.jsonl").read_text() for name in ("whole", "broken")]
     assert logs[0] == logs[1]
     assert [json.loads(line)["epoch"] for line in logs[0].splitlines()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_without_a_plan_the_best_of_some_is_trained_and_again_when_it_goes_on(tmp_path):
+    out = tmp_path / "auto.pt"
+    arguments = ("--epochs", 1, "--static-epochs", 1, *FEW, "--out", out)
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    assert "forecast: by MACs" in result.stderr
+    told = json.loads((tmp_path / "auto.run/forecast.json").read_text())
+    model = load_model(out)
+    assert model.network.stages == told["plan"]["stages"] > 1
+    again = run(*arguments)
+    assert again.exit_code == 0, again.output
+    assert "nothing to do" in again.stderr
+    assert again.stdout == result.stdout
+
+
+@pytest.mark.parametrize(("norm", "rate"), [(True, 0.05), (False, 0.01)])
+def test_the_learning_rate_suits_a_network_without_norms(tmp_path, norm, rate):
+    layers = "nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU()" if norm else "nn.Conv2d(1, 8, 3), nn.ReLU()"
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\ndef make():\n"
+        f"    return nn.Sequential({layers}, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))\n"
+    )
+    asked = [
+        "--model",
+        f"{tmp_path}/net.py:make",
+        "--input",
+        "1x8x8",
+        "--data",
+        "digits",
+        "--normalize",
+        "data",
+    ]
+    asked += ["--plan", "static", "--epochs", "1", "--limit", "100"]
+    for more, expected in (([], rate), (["--lr", "0.03"], 0.03)):
+        out = tmp_path / f"{expected}.pt"
+        result = CliRunner().invoke(train, [*asked, *more, "--out", str(out)])
+        assert result.exit_code == 0, result.output
+        assert load_model(out).provenance["settings"]["lr"] == expected

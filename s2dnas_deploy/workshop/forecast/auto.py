@@ -16,7 +16,9 @@ from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.forecast.candidates import candidates
 from s2dnas_deploy.workshop.forecast.forecast import Forecast, Priced
 from s2dnas_deploy.workshop.forecast.prior import Task, guessed, outlook
+from s2dnas_deploy.workshop.network.costs import static_costs
 from s2dnas_deploy.workshop.network.divided import divided_by
+from s2dnas_deploy.workshop.network.network import as_network
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.pricing.latency import by_clock
 from s2dnas_deploy.workshop.pricing.machine_clock import MachineClock, Timer, this_device
@@ -25,6 +27,9 @@ from s2dnas_deploy.workshop.pricing.probes import Probed
 
 CLOCK, MACS = "clock", "macs"
 TIMES = "forecast.device.json"
+
+# A network of 60 million MACs has all candidates fitted, in a second or two each.
+_FITTED_MACS, _FEWEST_FITTED = 10**9, 4
 
 Unlike = Callable[[Plan], tuple[float, ...]]
 """Tells how unlike the static network a plan's exits answer before they are trained."""
@@ -46,8 +51,8 @@ class Forecaster:
     def best(self, reporter: Reporter, *, stages: int | None = None) -> Forecast:
         """Of the candidates, those of so many stages if that is said, the one expected to be the fastest.
 
-        No plan is faster than if all images exited first, so plans are fitted in that order, until none that
-        is left could be faster than the best that was found.
+        Exits are fitted of the most promising plans, by what is guessed of them; of large networks, which
+        take longer, of fewer. A plan that could not be faster if all images exited first need not be fitted.
         """
         plans = [plan for plan in candidates(self._static) if stages in (None, plan.stages)]
         if not plans:
@@ -56,28 +61,35 @@ class Forecaster:
                 + (f" into {stages} stages" if stages else "")
                 + ": give a --plan"
             )
-        left = sorted(self._priced(plans, reporter), key=lambda priced: priced.up_to[0])
+        forecasts = [self._guess(priced) for priced in self._priced(plans, reporter)]
+        promising = sorted(forecasts, key=lambda forecast: forecast.expected, reverse=True)
+        unlike = self.unlike
+        if unlike is None:
+            return promising[0]
+        most = max(_FEWEST_FITTED, _FITTED_MACS // static_costs(as_network(self._static)).macs)
         progress, best = reporter.phase("fitting exits"), None
-        for done, priced in enumerate(left):
-            if best is None or best.falls_short or priced.best > best.expected:
-                forecast = self._forecast(priced)
+        for done, guess in enumerate(promising[:most]):
+            if best is None or best.falls_short or guess.best > best.expected:
+                forecast = self._foretold(guess, unlike(guess.plan))
                 best = forecast if best is None or forecast.is_better_than(best) else best
-            progress(done + 1, len(left), "")
+            progress(done + 1, len(promising[:most]), "")
         assert best is not None, "there is one plan at least"
         return best
 
     def of(self, plan: Plan, reporter: Reporter) -> Forecast:
         """What this plan can gain."""
         (priced,) = self._priced([plan], reporter)
-        return self._forecast(priced)
+        return self._guess(priced) if self.unlike is None else self._foretold(priced, self.unlike(plan))
 
     @property
     def _static(self) -> StaticNetwork:
         return self.probed.static
 
-    def _forecast(self, priced: Priced) -> Forecast:
+    def _guess(self, priced: Priced) -> Forecast:
         macs = by_macs(self._static)(divided_by(self._static, priced.plan))
-        unlike = guessed(macs) if self.unlike is None else self.unlike(priced.plan)
+        return self._foretold(priced, guessed(macs))
+
+    def _foretold(self, priced: Priced, unlike: Sequence[float]) -> Forecast:
         expected = outlook(self.task, unlike)
         return Forecast(
             plan=priced.plan,

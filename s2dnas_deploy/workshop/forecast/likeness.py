@@ -18,6 +18,7 @@ from s2dnas_deploy.workshop.training.run import Prepared
 from s2dnas_deploy.workshop.training.start.fitting import fit, images_that_fit
 
 _FITTED_TO, _ASKED, _AT_ONCE = 256, 512, 128
+_MOST_BYTES = 2**27  # of the images that are asked about, as numbers
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Likeness:
     def _asked(self) -> Tensor:
         images = self.prepared.splits.train
         others = images.select(torch.arange(1, len(images), 2)) if len(images) > 1 else images
-        return self._pixels(others.evenly(_ASKED))
+        count = _MOST_BYTES // (4 * others.images[0].numel())
+        return self._pixels(others.evenly(max(1, min(_ASKED, count))))
 
     @cached_property
     def _static_says(self) -> Tensor:
@@ -55,7 +57,8 @@ class Likeness:
     def _answers(self, network: MultiStageNetwork) -> Tensor:
         """The class that each exit names, [K, N]."""
         network.eval()
-        parts = [torch.stack(network(part)).argmax(2) for part in torch.split(self._asked, _AT_ONCE)]
+        at_once = min(_AT_ONCE, images_that_fit(network.division))
+        parts = [torch.stack(network(part)).argmax(2) for part in torch.split(self._asked, at_once)]
         return torch.cat(parts, 1)
 
     def _pixels(self, images: LabelledImages) -> Tensor:
