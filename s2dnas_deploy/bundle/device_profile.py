@@ -4,6 +4,7 @@ Place in the flow: probes (bundles, written on a workstation) ──▶ device.j
 What the numbers mean in terms of layers is for the workstation to work out.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +15,8 @@ from s2dnas_deploy.bundle.entries import MAX_STAGES
 from s2dnas_deploy.bundle.preprocessing import ImageShape
 from s2dnas_deploy.errors import PlanError, RecordError
 from s2dnas_deploy.files.bounds import Between, Length, Matching
-from s2dnas_deploy.files.document import Form, Head, check_record
+from s2dnas_deploy.files.document import LARGEST_BYTES, Form, Head, check_record
+from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.quoting import shown
 
@@ -138,3 +140,11 @@ def probes_in(folder: Path) -> dict[str, Plan]:
     """The plans of the probes in a folder, by their names, which are those of their folders."""
     path = folder / PROBES
     return _plans(_PROBES_FORM.load(path).probes, path)
+
+
+def digest_of(profile: Path) -> str:
+    """Sha256 of a device profile, which is looked at before it is read: it may be a pipe, or of any size."""
+    try:
+        return hashlib.sha256(read_file(profile, LARGEST_BYTES)).hexdigest()
+    except OSError as problem:
+        raise RecordError(f"{profile}: {problem.strerror}") from problem

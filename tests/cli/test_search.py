@@ -88,12 +88,12 @@ def test_without_epochs_all_that_is_trained_lasts_as_suits_the_images(weights, t
     own = ("--epochs", "--shared-epochs")
     words = [each for each in options(weights, tmp_path / "m.pt") if not each.startswith(own)]
     result = run(*words)
-    assert asked == [102]  # for 150 images
-    assert "shared weights are trained (102 epochs)" in result.stderr
-    assert "the winner is trained (at most 102 epochs)" in result.stderr
+    assert asked == [46]  # for 150 images
+    assert "shared weights are trained (46 epochs)" in result.stderr
+    assert "the winner is trained (at most 46 epochs)" in result.stderr
     run(*words, "--epochs=3")
     run(*words, "--epochs=3", "--shared-epochs=0")
-    assert asked == [102, 3, 0]
+    assert asked == [46, 3, 0]
 
 
 @pytest.mark.parametrize("strategy", ["policy", "evolution", "random"])
@@ -157,6 +157,7 @@ def test_a_candidate_is_sliced_once(weights, tmp_path, monkeypatch):
 
     monkeypatch.setattr(stages, "_Slicer", Slicer)
     monkeypatch.setattr(search_run, "candidate_of", candidate_of)
+    monkeypatch.setattr(search_run, "begun", lambda request, *_: (request, None))  # which divides, too
     few = ["--evaluations=4", "--finalists=2", "--shared-epochs=0", "--epochs=0", "--target=0.9"]
     result = run(*options(weights, tmp_path / "m.pt", *few))
     assert result.exit_code == 0, result.output

@@ -204,8 +204,8 @@ def test_without_epochs_a_run_says_how_long_it_was_and_what_more_would_bring(tmp
     assert result.exit_code == 0, result.output
     about = load_model(tmp_path / "x.pt").provenance
     assert about["settings"]["epochs"] is None
-    assert about["epochs_trained"] == 69  # of 120: nothing is gained at such a rate
-    assert "so the run ended after 69 of at most 120 epochs\nover the last third of 69 ep" in result.stderr
+    assert about["epochs_trained"] == 59  # of 68: nothing is gained at such a rate
+    assert "so the run ended after 59 of at most 68 epochs\nover the last third of 59 ep" in result.stderr
     asked = run("--plan=uniform:0.5,0.5", "--epochs=3", "--limit=40", f"--out={tmp_path}/y.pt")
     assert "so the run ended" not in asked.stderr
     assert "over the last third of 3 epochs" in asked.stderr

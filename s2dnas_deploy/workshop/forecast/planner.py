@@ -8,9 +8,8 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from s2dnas_deploy.bundle.device_profile import digest_of
 from s2dnas_deploy.files.atomic import write_text_atomically
-from s2dnas_deploy.files.document import LARGEST_BYTES
-from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.forecast.auto import CLOCK, MACS, TIMES, Forecaster
@@ -107,7 +106,7 @@ class Planner:
         asked = request.plan if plan is None else plan.digest
         digest = hashlib.sha256(f"1|{asked}|{stages}|{prepared.splits.digest}|{self.cost}".encode())
         if self.cost not in (CLOCK, MACS):
-            digest.update(read_file(Path(self.cost), LARGEST_BYTES))
+            digest.update(digest_of(Path(self.cost)).encode())
         add_weights(digest, prepared.static.weights)
         add_order(digest, prepared.static.divisible)
         return digest.hexdigest()

@@ -10,9 +10,8 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from s2dnas_deploy.errors import OptionError, RecordError
-from s2dnas_deploy.files.document import LARGEST_BYTES
-from s2dnas_deploy.files.plain_file import read_file
+from s2dnas_deploy.bundle.device_profile import digest_of
+from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.workshop.pricing.machine_clock import Timer, this_device
 from s2dnas_deploy.workshop.search.space.space import Kind
 from s2dnas_deploy.workshop.training.checkpoint import add_order, add_weights
@@ -102,7 +101,7 @@ class SearchRequest:
         if self.cost == "clock":
             own["device"] = this_device()
         elif self.cost != "macs":
-            own["cost"] = _digest_of(Path(self.cost))
+            own["cost"] = digest_of(Path(self.cost))
         return {
             "scores": SCORES,
             **own,
@@ -117,11 +116,3 @@ class SearchRequest:
         """What must be the same besides, for finalists to have been trained and priced as these would be."""
         own = {"prices": "each finalist's own"} if self.cost == "clock" else {}
         return {**identity, "finetune_epochs": self.finetune_epochs, **own}
-
-
-def _digest_of(profile: Path) -> str:
-    """Of a device profile, which is looked at before it is read: it may be a pipe, or of any size."""
-    try:
-        return hashlib.sha256(read_file(profile, LARGEST_BYTES)).hexdigest()
-    except OSError as problem:
-        raise RecordError(f"{profile}: {problem.strerror}") from problem

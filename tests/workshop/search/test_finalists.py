@@ -1,6 +1,4 @@
-"""Finalists are the best, differ from each other, and have a uniform plan among them."""
-
-from dataclasses import replace
+"""Finalists are the best, differ from each other, and have those among them that are always looked at."""
 
 from s2dnas_deploy.plan import OUTPUT, Plan
 from s2dnas_deploy.workshop.search.finalists import choose_finalists
@@ -35,18 +33,14 @@ def test_of_plans_that_are_alike_only_the_best_is_looked_at():
     assert choose_finalists([BEST, TWIN, OTHER, THIRD], [], 2) == [BEST, OTHER]
 
 
-def test_the_best_uniform_plan_is_one_of_them():
+def test_what_is_always_looked_at_is_among_them():
     worse = trial(5, 0.4, 0.3, 0.9)
     ranked = [BEST, TWIN, OTHER, THIRD, UNIFORM, worse]
-    assert choose_finalists(ranked, [worse, UNIFORM], 3) == [BEST, OTHER, UNIFORM]
+    assert choose_finalists(ranked, [UNIFORM], 3) == [BEST, OTHER, UNIFORM]
+    assert choose_finalists(ranked, [worse, UNIFORM], 3) == [BEST, UNIFORM, worse]
     assert choose_finalists([UNIFORM, BEST, OTHER], [UNIFORM], 2) == [UNIFORM, BEST]
     twin = trial(6, 0.45, 0.1, 0.5)
     assert choose_finalists([BEST, twin], [twin], 2) == [BEST, twin]
-
-
-def test_a_uniform_plan_that_fits_comes_before_a_better_one_that_does_not():
-    over = replace(UNIFORM, worth=replace(UNIFORM.worth, reward=0.95, fits=False))
-    assert choose_finalists([BEST, UNIFORM, over], [over, UNIFORM], 2) == [BEST, UNIFORM]
 
 
 def test_there_may_be_fewer_than_asked_for():

@@ -107,15 +107,15 @@ def test_a_run_that_is_stopped_resumes_to_the_same_bits(few, whole, tmp_path, st
 
 def test_a_run_that_ends_when_exits_no_longer_gain_resumes_to_the_same_bits(few, tmp_path):
     """Killed while the rate is constant, on the step that decides, on the way down, one after the other."""
-    open_ended = replace(SETTINGS, epochs=None, checkpoint_seconds=0.0)
+    open_ended = replace(SETTINGS, epochs=None, lr=1e-4, checkpoint_seconds=0.0)
     run = task(few, tmp_path / "whole", settings=open_ended)
-    assert run.steps == 5 * run.course.epochs == 375
+    assert run.steps == 5 * run.course.epochs == 180
     seen = []
     metrics = train(run, lambda done, total, note: seen.append((done, total)))
     ended = len(metrics)
     assert seen[-1] == (5 * ended, 5 * ended)
-    assert ended < 75
-    decided = next(done for done, total in seen if total < 375) - 1
+    assert ended < 36
+    decided = next(done for done, total in seen if total < 180) - 1
     for stop in (decided - 7, decided, decided + 1, 5 * ended):
 
         def stopping(done, total, note, stop=stop):
