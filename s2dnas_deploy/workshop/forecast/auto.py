@@ -66,7 +66,7 @@ class Forecaster:
         unlike = self.unlike
         if unlike is None:
             return promising[0]
-        most = max(_FEWEST_FITTED, _FITTED_MACS // static_costs(as_network(self._static)).macs)
+        most = max(_FEWEST_FITTED, _FITTED_MACS // max(1, static_costs(as_network(self._static)).macs))
         progress, best = reporter.phase("fitting exits"), None
         for done, guess in enumerate(promising[:most]):
             if best is None or best.falls_short or guess.best > best.expected:
