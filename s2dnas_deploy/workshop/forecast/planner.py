@@ -85,13 +85,15 @@ class Planner:
         stages: int | None,
     ) -> Forecast:
         probed, task = Probed.of(prepared), unknown_task(prepared.static.graph.classes)
-        if prepared.is_trained:
+        likeness = Likeness(prepared) if prepared.is_trained else None
+        if likeness is not None:
             wrong, images = 1 - judge_static()["val"], len(prepared.splits.val)
-            task = replace(task, error=(wrong * images + 1) / (images + 2))  # none of a few is not never
+            error = (wrong * images + 1) / (images + 2)  # none of a few is not never
+            task = replace(task, error=error, by_heart=likeness.by_heart(error))
         forecaster = Forecaster(
             probed=probed,
             task=task,
-            unlike=Likeness(prepared) if prepared.is_trained else None,
+            unlike=likeness,
             cost=self.cost,
             timer=self.timer,
             folder=request.folder,

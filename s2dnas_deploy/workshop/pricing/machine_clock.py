@@ -5,7 +5,7 @@ prices every plan of a search space (`latency`); others hold plans that are pric
 """
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -19,6 +19,7 @@ from s2dnas_deploy.reporter import Progress, Reporter
 from s2dnas_deploy.sessions.environment import device_here
 from s2dnas_deploy.workshop.pricing.probes import Probed, write_probes
 
+_MOST_BYTES = 2**29
 TIMED_ON, THREADS = "cpu", 1
 
 
@@ -61,13 +62,19 @@ class MachineClock:
         known = {} if before is None else dict(before.times)
         asked = {plan.digest: plan for plan in plans}
         missing = {digest: plan for digest, plan in asked.items() if digest not in known}
-        if missing:
-            static = static_plan(self.probed.static.divisible.space)
-            timed = self._timed({STATIC: static, **missing}, called)
-            profile = timed if before is None else before.joined(timed)
-            write_text_atomically(path, profile.to_json())
-            known = dict(profile.times)
+        static = static_plan(self.probed.static.divisible.space)
+        for part in _parts(list(missing), self._at_once):
+            timed = self._timed({STATIC: static, **{digest: missing[digest] for digest in part}}, called)
+            before = timed if before is None else before.joined(timed)
+            write_text_atomically(path, before.to_json())
+            known |= before.times
         return {digest: known[digest] for digest in asked}
+
+    @property
+    def _at_once(self) -> int:
+        """How many plans of a network of this size may lie on the disk at a time."""
+        size = sum(tensor.numel() * tensor.element_size() for tensor in self.probed.static.weights.values())
+        return max(1, _MOST_BYTES // max(1, size))
 
     def _kept(self, path: Path) -> Profile | None:
         """Times that were taken before, if on this very device and of images of this size."""
@@ -88,6 +95,10 @@ class MachineClock:
             write_probes(self.probed, plans, Path(passing), self.reporter.phase(f"writing {what}"))
             progress = self.reporter.phase(f"timing {what} on this machine")
             return self.timer(Path(passing), provider=TIMED_ON, threads=THREADS, progress=progress)
+
+
+def _parts(digests: Sequence[str], count: int) -> list[Sequence[str]]:
+    return [digests[start : start + count] for start in range(0, len(digests), count)]
 
 
 def up_to_exits(times: StageTimes) -> tuple[float, ...]:

@@ -34,6 +34,14 @@ def test_a_last_exit_that_is_the_static_network_answers_alike(likeness):
     assert 0 <= first <= 1
 
 
+def test_it_tells_what_part_of_its_errors_a_network_does_not_make_on_images_it_was_trained_on(likeness):
+    wrong = float((likeness._static_says != likeness._others.labels).float().mean())
+    assert wrong > 0.5  # it was never trained
+    assert likeness.by_heart(wrong) == 0
+    assert likeness.by_heart(1.0) == pytest.approx(1 - wrong)
+    assert likeness.by_heart(wrong / 2) == 0
+
+
 def test_exits_that_own_more_are_more_alike_and_the_same_when_asked_again(likeness):
     space = likeness.prepared.static.divisible.space
     thin, _ = likeness(uniform(space, (0.125, 0.875)))

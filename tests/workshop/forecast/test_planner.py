@@ -11,9 +11,11 @@ from s2dnas_deploy.errors import PlanError
 from s2dnas_deploy.plan import AUTO, uniform
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.forecast import planner
 from s2dnas_deploy.workshop.forecast.forecast import FILE
 from s2dnas_deploy.workshop.forecast.instead import alternatives
 from s2dnas_deploy.workshop.forecast.planner import Planner
+from s2dnas_deploy.workshop.pricing import machine_clock
 from s2dnas_deploy.workshop.pricing.machine_clock import this_device
 from s2dnas_deploy.workshop.pricing.probes import Probed
 from s2dnas_deploy.workshop.reading.static_source import StaticSource
@@ -54,6 +56,24 @@ class Clock:
         return Profile(device=this_device(), times=times, plans=plans, input_shape=(3, 8, 8))
 
 
+class Alike:
+    """Exits that answer as the static network does, which knows all its images by heart."""
+
+    def __init__(self, prepared):
+        pass
+
+    def __call__(self, plan):
+        return (0.0,) * plan.stages
+
+    def by_heart(self, error):
+        return 1.0
+
+
+@pytest.fixture(autouse=True)
+def alike(monkeypatch):
+    monkeypatch.setattr(planner, "Likeness", Alike)
+
+
 @pytest.fixture(scope="module")
 def prepared():
     generator = torch.Generator().manual_seed(0)
@@ -79,8 +99,8 @@ def request_(tmp_path):
 
 def decide(clock, request, prepared, plan=None, error=0.2):
     heard = Heard()
-    planner = Planner(cost="clock", timer=clock)
-    return planner(request, prepared, plan, lambda: {"val": 1 - error}, heard), heard.said
+    decided = Planner(cost="clock", timer=clock)(request, prepared, plan, lambda: {"val": 1 - error}, heard)
+    return decided, heard.said
 
 
 def test_auto_takes_what_the_clock_says_is_fast(prepared, request_):
@@ -148,3 +168,13 @@ def test_alternatives_are_measured_in_int8_at_half_width_and_many_at_a_time(prep
     assert "INT8" in next(iter(found))
     assert "half" in list(found)[1]
     assert "32" in list(found)[2]
+
+
+def test_plans_of_a_large_network_are_timed_some_at_a_time(prepared, request_, monkeypatch):
+    all_at_once, few = Clock(lambda name, plan: 0.3), Clock(lambda name, plan: 0.3)
+    plan, _ = decide(all_at_once, request_, prepared)
+    assert all_at_once.asked == 1
+    size = sum(4 * tensor.numel() for tensor in prepared.static.weights.values())
+    monkeypatch.setattr(machine_clock, "_MOST_BYTES", 2 * size)
+    assert decide(few, replace(request_, restart=True), prepared)[0] == plan
+    assert few.asked > 1
