@@ -42,7 +42,7 @@ class Likeness:
         wrong = float((self._static_says != self._others.labels).float().mean())
         return max(0.0, 1 - wrong / error)
 
-    @property
+    @cached_property
     def _known(self) -> LabelledImages:
         """Every second image of those to train on; the others are asked about."""
         return self.prepared.splits.train.select(torch.arange(0, len(self.prepared.splits.train), 2))
