@@ -54,6 +54,7 @@ def train(
 ) -> None:
     """Divide a static CNN into stages by a plan, train it, and write MODEL.PT.
 
+    Before it trains, it tells what can be gained on this machine: how long stages take, and what comes of it.
     A run that was stopped, even by kill -9, goes on where it was when the same command is given again.
 
     \b
