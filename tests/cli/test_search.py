@@ -252,7 +252,7 @@ def test_plans_are_priced_by_this_machine_and_by_another(weights, tmp_path):
     assert not (tmp_path / "n.pt").exists()
     other = run(*options(weights, tmp_path / "n.pt", f"--cost={device}", "--strategy=random", "--target=0.9"))
     assert other.exit_code == 0, other.output
-    # What each begins with was priced in another way: timed itself, or by what the profile tells of such plans.
+    # The plan that each begins with was priced in another way: timed itself, or by what the profile tells.
     here, there = (
         {
             json.dumps(trial["plan"]): trial["exit_cost"]
