@@ -33,7 +33,7 @@ RUN = "run --bundle bundle images.npz --out out/answers.{} --resume"
 CALIBRATE = "calibrate --bundle bundle images.npz --max-drop 50% --scores out/scores.npz --plot out/curve.svg"
 TRAIN = (
     "train --model net.py:make --input 1x8x8 --normalize unit --data digits --limit 40 "
-    "--plan uniform:0.5,0.5 --static-epochs 1 --epochs 1 --batch 16 --out out/model.pt --quiet"
+    "--cost macs --static-epochs 1 --epochs 1 --batch 16 --out out/model.pt --quiet"
 )
 EXPORT = (
     "export out/model.pt --out out/bundle --data digits --limit 40 --held-out out/held-out "
