@@ -163,14 +163,14 @@ class _Subject:
 
 
 def _show(subject: _Subject, form: _Shown) -> None:
-    from s2dnas_deploy.workshop.forecast.words import in_words as forecast_in_words
-
     document = dict(subject.document)
     if subject.forecast is not None:
         document["forecast"] = subject.forecast.to_document()
     if form.as_json:
         print_result(json.dumps(document, indent=1), exactly=True)
     elif subject.forecast is not None:
+        from s2dnas_deploy.workshop.forecast.words import in_words as forecast_in_words
+
         print_result("\n".join(forecast_in_words(subject.forecast)))
     else:
         print_result(in_words(document))

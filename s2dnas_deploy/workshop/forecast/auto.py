@@ -6,6 +6,7 @@ whose average image is expected to be answered soonest at no more than a point b
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from s2dnas_deploy.workshop.network.network import as_network
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.pricing.latency import by_clock
 from s2dnas_deploy.workshop.pricing.machine_clock import MachineClock, Timer, this_device
-from s2dnas_deploy.workshop.pricing.price import by_macs
+from s2dnas_deploy.workshop.pricing.price import Price, by_macs
 from s2dnas_deploy.workshop.pricing.probes import Probed
 
 CLOCK, MACS = "clock", "macs"
@@ -85,9 +86,12 @@ class Forecaster:
     def _static(self) -> StaticNetwork:
         return self.probed.static
 
+    @cached_property
+    def _macs(self) -> Price:
+        return by_macs(self._static)
+
     def _guess(self, priced: Priced) -> Forecast:
-        macs = by_macs(self._static)(divided_by(self._static, priced.plan))
-        return self._foretold(priced, guessed(macs))
+        return self._foretold(priced, guessed(self._macs(divided_by(self._static, priced.plan))))
 
     def _foretold(self, priced: Priced, unlike: Sequence[float]) -> Forecast:
         expected = outlook(self.task, unlike)
@@ -104,7 +108,7 @@ class Forecaster:
     def _priced(self, plans: Sequence[Plan], reporter: Reporter) -> list[Priced]:
         if self.cost == CLOCK:
             return self._timed(plans, reporter)
-        price, device = by_macs(self._static), None
+        price, device = self._macs, None
         if self.cost != MACS:
             profile = Profile.load(Path(self.cost))
             price, device = by_clock(self._static, profile), profile.device

@@ -65,7 +65,12 @@ class Planner:
                 (request.folder / kept).unlink(missing_ok=True)
         forecast = kept_forecast(request.folder, of)
         if forecast is None:
-            forecast = self._made(request, prepared, plan, judge_static, reporter, stages=stages)
+            forecaster = self._forecaster(request, prepared, judge_static)
+            forecast = (
+                forecaster.best(reporter, stages=stages) if plan is None else forecaster.of(plan, reporter)
+            )
+            if self.cost == CLOCK and forecast.expected < _LITTLE:
+                reporter.say(alternatives_in_words(alternatives(forecaster.probed, self.timer, reporter)))
             # What another run has left is refused later, and keeps its forecast.
             checkpoint = request.folder / "checkpoint.pt"
             if request.restart or not (request.out.exists() or checkpoint.exists()):
@@ -74,34 +79,21 @@ class Planner:
             reporter.say(line)
         return forecast
 
-    def _made(
-        self,
-        request: Request,
-        prepared: Prepared,
-        plan: Plan | None,
-        judge_static: JudgeStatic,
-        reporter: Reporter,
-        *,
-        stages: int | None,
-    ) -> Forecast:
-        probed, task = Probed.of(prepared), unknown_task(prepared.static.graph.classes)
+    def _forecaster(self, request: Request, prepared: Prepared, judge_static: JudgeStatic) -> Forecaster:
+        task = unknown_task(prepared.static.graph.classes)
         likeness = Likeness(prepared) if prepared.is_trained else None
         if likeness is not None:
             wrong, images = 1 - judge_static()["val"], len(prepared.splits.val)
             error = (wrong * images + 1) / (images + 2)  # none of a few is not never
             task = replace(task, error=error, by_heart=likeness.by_heart(error))
-        forecaster = Forecaster(
-            probed=probed,
+        return Forecaster(
+            probed=Probed.of(prepared),
             task=task,
             unlike=likeness,
             cost=self.cost,
             timer=self.timer,
             folder=request.folder,
         )
-        forecast = forecaster.best(reporter, stages=stages) if plan is None else forecaster.of(plan, reporter)
-        if self.cost == CLOCK and forecast.expected < _LITTLE:
-            reporter.say(alternatives_in_words(alternatives(probed, self.timer, reporter)))
-        return forecast
 
     def _identity(self, request: Request, prepared: Prepared, plan: Plan | None, stages: int | None) -> str:
         """A digest of all that a forecast is made from, but for the clock."""
