@@ -10,20 +10,17 @@ chosen beforehand. What is in `--work` is not done again.
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import click
-import newcomers_networks
 import numpy as np
 import torch
 from machine import machine
-from newcomers_static import NEWCOMERS, Newcomer, normalized, put_images, read
-from newcomers_static import train as train_static
+from newcomers import commands, give
+from newcomers_static import NEWCOMERS, Newcomer, bring, normalized, read
 from pages import check_place, put_table
 from torch import Tensor
 
@@ -97,11 +94,8 @@ def _times(faster: float | None) -> str:
 
 
 def _row(newcomer: Newcomer, source: Path, folder: Path) -> dict[str, Any]:
-    images, weights = folder / "images", folder / "static.pth"
-    put_images(newcomer, source, images)
-    if not weights.exists():
-        train_static(newcomer, images, weights)
-    static, plans = _static(newcomer, weights), {}
+    bring(newcomer, source, folder)
+    static, plans = _static(newcomer, folder / "static.pth"), {}
     every = candidates(static)
     for place in np.linspace(0, len(every) - 1, min(PLANS, len(every))):
         name = f"plan-{int(place)}"
@@ -116,7 +110,7 @@ def _row(newcomer: Newcomer, source: Path, folder: Path) -> dict[str, Any]:
             probed=Probed.made_up(static), folder=folder, timer=measure_profile, reporter=console
         )
         times = clock.times([each.division.plan for each in networks.values()], "device.json", called="plans")
-    x, truth = read(images / "test")
+    x, truth = read(folder / "images" / "test")
     accuracy = float((_said(as_network(static).eval(), x)[-1].argmax(1) == truth).float().mean())
     rows = {}
     for name, network in networks.items():
@@ -140,7 +134,7 @@ def _row(newcomer: Newcomer, source: Path, folder: Path) -> dict[str, Any]:
 
 def _static(newcomer: Newcomer, weights: Path) -> StaticNetwork:
     source = StaticSource(
-        model=_model(newcomer),
+        model=newcomer.model,
         model_arguments={},
         input_shape=(3, newcomer.size, newcomer.size),
         weights=weights,
@@ -148,18 +142,13 @@ def _static(newcomer: Newcomer, weights: Path) -> StaticNetwork:
     return read_source(source)[0]
 
 
-def _model(newcomer: Newcomer) -> str:
-    return f"{Path(newcomers_networks.__file__).resolve()}:{newcomer.name}"
-
-
 def _train(newcomer: Newcomer, folder: Path, name: str, options: Sequence[str]) -> None:
     """README's command, with a plan or without; not again if it has ended."""
     if (folder / f"{name}.pt").exists():
         return
-    command = ["--model", _model(newcomer), "--input", newcomer.shape, "--weights", "static.pth"]
-    command += ["--data", "images/", "--out", f"{name}.pt", *options]
     click.echo(f"{newcomer.name}: {name}", err=True)
-    subprocess.run([sys.executable, "-m", "s2dnas_deploy.cli", "train", *command], check=True, cwd=folder)
+    train, *_ = commands(newcomer, [*options, "--out", f"{name}.pt"])  # the later --out counts
+    give(train, folder)
 
 
 @torch.no_grad()

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-import newcomers_networks
 from machine import machine
-from newcomers_static import NEWCOMERS, Newcomer, put_images, train
+from newcomers_static import NEWCOMERS, Newcomer, bring
 from pages import check_place, put_table
 
 from s2dnas_deploy.bench.report import Report
@@ -95,11 +94,8 @@ def below(row: dict[str, Any]) -> float:
 
 
 def _row(newcomer: Newcomer, source: Path, folder: Path, options: Sequence[str]) -> dict[str, Any]:
-    images, weights = folder / "images", folder / "static.pth"
-    put_images(newcomer, source, images)
-    if not weights.exists():
-        train(newcomer, images, weights)
-    seconds = _run(_commands(newcomer, options), folder)
+    bring(newcomer, source, folder)
+    seconds = _run(commands(newcomer, options), folder)
     report = Report.load(folder / "bench.json")
     run = next(run for run in report.runs if run.batch == 1)
     summary, answers = summarise(run, report), report.answers
@@ -108,7 +104,7 @@ def _row(newcomer: Newcomer, source: Path, folder: Path, options: Sequence[str])
         "name": newcomer.name,
         "kind": newcomer.kind,
         "size": newcomer.size,
-        "images": len(list((images / "train").glob("*/*"))),
+        "images": len(list((folder / "images" / "train").glob("*/*"))),
         "tested": answers.images,
         "macs": report.measured.static_macs,
         "stage_macs": report.measured.stage_macs,
@@ -125,32 +121,35 @@ def _row(newcomer: Newcomer, source: Path, folder: Path, options: Sequence[str])
     }
 
 
-def _commands(newcomer: Newcomer, options: Sequence[str]) -> list[list[str]]:
-    model = f"{Path(newcomers_networks.__file__).resolve()}:{newcomer.name}"
+def commands(newcomer: Newcomer, options: Sequence[str]) -> list[list[str]]:
+    """README's, of this newcomer; with options for the training."""
     lines = COMMANDS.strip().splitlines()
     train, *others = (
-        [word.format(model=model, shape=newcomer.shape) for word in line.split()] for line in lines
+        [word.format(model=newcomer.model, shape=newcomer.shape) for word in line.split()] for line in lines
     )
     return [[*train, *options], *others]
 
 
-def _run(commands: Sequence[list[str]], folder: Path) -> list[float]:
+def _run(given: Sequence[list[str]], folder: Path) -> list[float]:
     """Seconds that each command took, in `folder`; those that are done are not run again."""
     kept = folder / "seconds.json"
     done = json.loads(kept.read_text()) if kept.exists() else []
-    for number, command in enumerate(commands):
+    for number, command in enumerate(given):
         if done[number : number + 1] and done[number]["command"] == command:
             continue
         del done[number:]
         click.echo(" ".join(command), err=True)
         start = time.monotonic()
-        tool = command[0].removeprefix("s2dnas-")
-        subprocess.run(
-            [sys.executable, "-m", "s2dnas_deploy.cli", tool, *command[1:]], check=True, cwd=folder
-        )
+        give(command, folder)
         done.append({"command": command, "seconds": time.monotonic() - start})
         kept.write_text(json.dumps(done, indent=1) + "\n")
     return [each["seconds"] for each in done]
+
+
+def give(command: Sequence[str], folder: Path) -> None:
+    """Run one of this package's commands, as it is typed in `folder`."""
+    tool = command[0].removeprefix("s2dnas-")
+    subprocess.run([sys.executable, "-m", "s2dnas_deploy.cli", tool, *command[1:]], check=True, cwd=folder)
 
 
 def _forecast(folder: Path) -> Any:

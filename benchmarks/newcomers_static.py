@@ -47,6 +47,11 @@ class Newcomer:
         return network
 
     @property
+    def model(self) -> str:
+        """Where the network is made, as `--model` takes it."""
+        return f"{Path(newcomers_networks.__file__).resolve()}:{self.name}"
+
+    @property
     def shape(self) -> str:
         """Of an image, as `--input` takes it."""
         return f"3x{self.size}x{self.size}"
@@ -92,6 +97,14 @@ NEWCOMERS = (
     _cifar("resnext", "grouped convolutions, as ResNeXt", 3500, 600, 12),
     _tiny("alexnet", "no batch norm, linear layers, as AlexNet", slice(9, None, 20), 70, lr=0.01),
 )
+
+
+def bring(newcomer: Newcomer, source: Path, folder: Path) -> None:
+    """Put what the newcomer has into `folder`: images/, and static.pth, trained if it is not there yet."""
+    images, weights = folder / "images", folder / "static.pth"
+    put_images(newcomer, source, images)
+    if not weights.exists():
+        train(newcomer, images, weights)
 
 
 def put_images(newcomer: Newcomer, source: Path, images: Path) -> None:

@@ -256,9 +256,9 @@ def test_plans_are_priced_by_this_machine_and_by_another(weights, tmp_path):
     here, there = (
         {
             json.dumps(trial["plan"]): trial["exit_cost"]
-            for trial in lines_of(tmp_path / run / "plans.jsonl")[1:]
+            for trial in lines_of(tmp_path / folder / "plans.jsonl")[1:]
         }
-        for run in ("m.run", "n.run")
+        for folder in ("m.run", "n.run")
     )
     assert len(here.keys() & there.keys()) >= 4  # the uniform ones at least
     assert all(here[plan] == there[plan] for plan in here.keys() & there.keys())
