@@ -48,7 +48,7 @@ _GOAL = (
         "--target",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=0.25,
-        show_default="what --plan auto is expected to cost",
+        show_default="a tenth more than --plan auto is expected to cost",
         help="Average cost of an image, as a share of the static network's.",
     ),
     cost_option,

@@ -1,7 +1,7 @@
 """What a search begins with: the plan that `--plan auto` takes, and sizes that suit network and images.
 
 Place in the flow: `SearchRequest` + `Forecast` ──▶ the request with what was left open filled in, and a plan
-that is tried first and looked at closely: what is found is never worse by the search's own measure.
+that is tried first and looked at closely, and is given up only for one that is surely better.
 """
 
 from dataclasses import replace
@@ -19,6 +19,8 @@ from s2dnas_deploy.workshop.training.run import JudgeStatic, Prepared
 _SIZES = ((2_000, 60, 4), (10_000, 150, 6), (float("inf"), 300, 8))
 _STEPS_OF_A_FINALIST = 100
 _LEAST_TARGET, _MOST_TARGET = 0.05, 0.5
+_CLOCKS_DIFFER = 1.1
+"""Times of the same stages do by so much; and the plan that the target is made of is to keep to it."""
 
 
 def begun(
@@ -48,7 +50,7 @@ def settled(request: SearchRequest, forecast: Forecast | None, images: int) -> S
         "finetune_epochs": -(-_STEPS_OF_A_FINALIST // steps_per_epoch),
     }
     if forecast is not None:
-        cost = min(_MOST_TARGET, max(_LEAST_TARGET, 1 / forecast.expected))
+        cost = min(_MOST_TARGET, max(_LEAST_TARGET, _CLOCKS_DIFFER / forecast.expected))
         fitting |= {"stages": forecast.plan.stages, "target": round(cost, 3)}
     chosen = {name: value for name, value in fitting.items() if name in request.left_open}
     return replace(request, left_open=frozenset(), **chosen)

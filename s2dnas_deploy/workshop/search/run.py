@@ -27,7 +27,7 @@ from s2dnas_deploy.workshop.pricing.machine_clock import MachineClock, up_to_exi
 from s2dnas_deploy.workshop.pricing.price import Price, by_macs
 from s2dnas_deploy.workshop.pricing.probes import Probed, write_probes
 from s2dnas_deploy.workshop.search.begin import begun
-from s2dnas_deploy.workshop.search.finalists import choose_finalists
+from s2dnas_deploy.workshop.search.finalists import by_more_than_chance, choose_finalists
 from s2dnas_deploy.workshop.search.frontier import plot_frontier
 from s2dnas_deploy.workshop.search.judging.cluster import Cluster
 from s2dnas_deploy.workshop.search.judging.evaluators import Evaluator, JudgeMany
@@ -171,7 +171,8 @@ def _best(
         whole, phase = request.identity_of_finalists(identity), ("training finalists", len(named))
         closely = trials_in(folder / FINALISTS, whole, partial(of_few, named), phase=phase)
         closely.evaluate([candidate_of(static, trial.choices, trial.plan) for trial in named])
-        finalists = closely.best(len(named))
+        judges = len(set_judges_aside(prepared.splits)[1])
+        finalists = by_more_than_chance(closely.best(len(named)), closely.asked.get(first or ()), judges)
     best = _within_target(finalists or trials.best(request.top), request, reporter)
     plot_frontier(
         list(trials.asked.values()),

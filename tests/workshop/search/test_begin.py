@@ -42,7 +42,7 @@ def forecast(first):
 
 def test_what_is_left_open_suits_the_forecast_and_the_images():
     request = settled(asked(OPEN), forecast(0.2), 1000)
-    assert (request.stages, request.target) == (2, 0.2)
+    assert (request.stages, request.target) == (2, 0.22)
     assert (request.evaluations, request.finalists, request.finetune_epochs) == (60, 4, 5)
     assert not request.left_open
     many = settled(asked(OPEN), forecast(0.9), 50_000)
