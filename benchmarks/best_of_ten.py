@@ -58,7 +58,7 @@ def main(tiny: Path, cifar: Path, work: Path, *, only: tuple[str, ...], record: 
     if record:
         if only:
             raise click.UsageError("--record is of all networks")
-        check_place("best-of-ten")
+        check_place("best_of_ten")
     sources = {"tiny": tiny, "cifar": cifar}
     rows = []
     for newcomer in NEWCOMERS:
@@ -67,7 +67,7 @@ def main(tiny: Path, cifar: Path, work: Path, *, only: tuple[str, ...], record: 
             click.echo(table(rows))
     if record:
         RESULT.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
-        put_table("best-of-ten", table(rows))
+        put_table("best_of_ten", table(rows))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

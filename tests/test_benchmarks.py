@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("int8_cascade", "int8_cascade", lambda record: record),
         ("hand_over", "hand_over", lambda record: record),
         ("starts", "starts", lambda record: record),
+        ("newcomers", "newcomers", lambda record: record["rows"]),
+        ("best_of_ten", "best_of_ten", lambda record: record["rows"]),
         ("overhead", "overhead", lambda record: record["rows"]),
         ("bulk", "bulk", lambda record: record),
         ("latency_model", "latency_model", lambda record: record["rows"]),
