@@ -11,13 +11,16 @@ stage whose exit is not before it. Channel c, owned by stage s, is computed at n
 
 and a layer's output channel of level k reads the input channels of levels ≤ k (or = k, without reuse).
 Every output channel must have something to read, every exit too, and every stage something to compute.
+
+A plan may be of nested widths instead: width k has the channels of stages 0 … k and all that lies between
+them, so all of its exits are at the output and all is reused.
 """
 
 import difflib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -112,6 +115,8 @@ class Plan:
     channels: Mapping[str, tuple[int, ...]]
     exits: tuple[str, ...]
     no_reuse: frozenset[str] = frozenset()
+    nested: bool = False
+    """Whether it is of nested widths: what each stage owns is what a width has more than the one before."""
 
     @property
     def stages(self) -> int:
@@ -125,14 +130,16 @@ class Plan:
         )
         return (
             f'{{\n  "format": "{FORMAT}",\n  "version": {VERSION},\n  "stages": {self.stages},\n'
-            f'  "exits": {json.dumps(list(self.exits))},\n'
+            + ('  "nested": true,\n' if self.nested else "")
+            + f'  "exits": {json.dumps(list(self.exits))},\n'
             f'  "no_reuse": {json.dumps(sorted(self.no_reuse))},\n  "channels": {{\n{rows}\n  }}\n}}\n'
         )
 
     @property
     def digest(self) -> str:
         """Sha256 of the decision itself, whatever the order in which the groups are written."""
-        content = [sorted((n, list(c)) for n, c in self.channels.items()), self.exits, sorted(self.no_reuse)]
+        content: list[Any] = [sorted((n, list(c)) for n, c in self.channels.items())]
+        content += [self.exits, sorted(self.no_reuse), *(["nested"] if self.nested else [])]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @staticmethod
@@ -162,6 +169,7 @@ class _Document:
     channels: Mapping[str, Annotated[tuple[Annotated[int, Between(0, 2**40)], ...], Length(1, MAX_STAGES)]]
     stages: int | None = None
     no_reuse: _Names = ()
+    nested: bool = False
 
     def __post_init__(self) -> None:
         if self.stages not in (None, len(self.exits)):
@@ -170,7 +178,12 @@ class _Document:
     @property
     def plan(self) -> Plan:
         """The plan that it is."""
-        return Plan(channels=self.channels, exits=self.exits, no_reuse=frozenset(self.no_reuse))
+        return Plan(
+            channels=self.channels,
+            exits=self.exits,
+            no_reuse=frozenset(self.no_reuse),
+            nested=self.nested,
+        )
 
 
 _FORM = Form(
@@ -187,6 +200,8 @@ def check(plan: Plan, space: PlanSpace) -> None:
     """Raise a `PlanError` that says what is illegal and what would be legal; return if nothing is."""
     _check_exits(plan, space)
     _check_names(plan, space)
+    if plan.nested:
+        _check_nested(plan)
     depths = space.depths(plan.exits)
     for group in space.groups:
         _check_group(group, plan, depths)
@@ -210,6 +225,18 @@ def _check_exits(plan: Plan, space: PlanSpace) -> None:
                 f"stage {stage} exits at {shown(before)}, which is not before stage {stage + 1}'s exit "
                 f"{shown(after)}; exits must come one after the other (or be the same)"
             )
+
+
+def _check_nested(plan: Plan) -> None:
+    if plan.stages < 2 or set(plan.exits) != {OUTPUT} or plan.no_reuse:
+        raise PlanError(
+            f"nested widths are two or more, all of them answer at {OUTPUT!r}, and none does without what a "
+            f"narrower one has; got the exits {shown(list(plan.exits))} and no_reuse "
+            f"{shown(sorted(plan.no_reuse))}"
+        )
+    for name, counts in plan.channels.items():
+        if not counts[0]:
+            raise PlanError(f"group {shown(name)}: {list(counts)}: the thinnest width has no channel there")
 
 
 def _check_names(plan: Plan, space: PlanSpace) -> None:
@@ -336,6 +363,16 @@ def uniform(space: PlanSpace, fractions: Sequence[float], *, align: int = 1) -> 
     return plan
 
 
+def widths(space: PlanSpace, shares: Sequence[float], *, align: int = 1) -> Plan:
+    """Nested widths, each with its share of every group's channels; the widest is the static network."""
+    if len(shares) < 2 or shares[0] <= 0 or abs(shares[-1] - 1) > 1e-3 or list(shares) != sorted(set(shares)):
+        raise PlanError(
+            f"expected two or more widths, each above the one before, from above 0 to 1, got {list(shares)}"
+        )
+    steps = [after - before for before, after in zip([0, *shares], shares, strict=False)]
+    return replace(uniform(space, steps, align=align), nested=True)
+
+
 def depth(space: PlanSpace, exits: Sequence[str]) -> Plan:
     """Stages divide the depth, not the width: stage k owns all that lies between exits k-1 and k."""
     plan_exits = (*exits, OUTPUT)
@@ -424,19 +461,21 @@ def _by_fractions(group: ChannelGroup, fractions: Sequence[float], align: int) -
 
 
 def from_text(text: str, space: PlanSpace, *, align: int = 1, seed: int = 0) -> Plan:
-    """`static`, `uniform:F,F,…`, `depth:NODE,NODE,…` or `random:STAGES`, as a user types it."""
+    """`static`, `uniform:F,F,…`, `widths:F,…,1`, `depth:NODE,…` or `random:STAGES`, as a user types it."""
     kind, _, rest = text.partition(":")
     if kind == "static" and not rest:
         return static(space)
     if kind == "uniform" and rest:
         return uniform(space, _numbers(rest), align=align)
+    if kind == "widths" and rest:
+        return widths(space, _numbers(rest), align=align)
     if kind == "depth" and rest:
         return depth(space, [_exit_named(name.strip(), space) for name in rest.split(",")])
     if kind == "random" and rest.isdigit():
         return random(space, int(rest), np.random.default_rng(seed), align=align)
     raise PlanError(
         f"cannot read the plan {text!r}; expected a JSON file, static, uniform:0.25,0.25,0.5, "
-        "depth:NODE,NODE or random:STAGES"
+        "widths:0.25,0.5,1, depth:NODE,NODE or random:STAGES"
     )
 
 

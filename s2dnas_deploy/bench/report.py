@@ -176,9 +176,16 @@ class Run(Configuration):
             raise RecordError(f"subjects: expected {missing[0]} among them, got none")
         for name, taken in self._all_taken():
             self._check_laid_out(name, taken)
-        for name, taken in (*self.subjects.items(), ("stage 0", self.stages[0])):
+        for name, taken in (*self.subjects.items(), ("stages", self._of_all_stages())):
             if min(ms for process in taken for block in process for ms in block) <= 0:
                 raise RecordError(f"{shown(name)}: expected times above 0, got 0")
+
+    def _of_all_stages(self) -> Taken:
+        """A batch that no stage took time for has gone nowhere; it need not come to the first."""
+        return tuple(
+            tuple(tuple(map(sum, zip(*blocks, strict=True))) for blocks in zip(*processes, strict=True))
+            for processes in zip(*self.stages, strict=True)
+        )
 
     def _all_taken(self) -> Iterator[tuple[str, Taken]]:
         yield from self.subjects.items()

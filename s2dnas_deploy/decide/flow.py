@@ -24,7 +24,7 @@ from typing import Annotated
 
 from s2dnas_deploy.decide.rules import ALWAYS, CONFIDENCE, Always, Largest, Rule, Setting, Threshold
 from s2dnas_deploy.errors import BundleError, OptionError
-from s2dnas_deploy.files.bounds import Above, Length, Name
+from s2dnas_deploy.files.bounds import Above, Length, Name, Share
 from s2dnas_deploy.files.document import check_record
 from s2dnas_deploy.quoting import shown
 
@@ -53,13 +53,16 @@ class Choices:
     choices: Annotated[tuple[Name, ...], Length(1, 64)]
     default: Name
     macs: Annotated[tuple[Annotated[float, Above(0, 2**62)], ...], Length(1, 64)] | None = None
+    accuracy: Annotated[tuple[Share, ...], Length(1, 64)] | None = None
+    """Of each, on the images that the bundle's expectations are of."""
 
     def __post_init__(self) -> None:
         check_record(self, BundleError)
         _check(len(set(self.choices)) == len(self.choices), "no two choices of a setting may be alike")
         _check(self.default in self.choices, f"the default {shown(self.default)} is none of the choices")
-        counts = len(self.choices if self.macs is None else self.macs), len(self.choices)
-        _check(counts[0] == counts[1], f"{counts[0]} costs for {counts[1]} choices")
+        for what, told in (("costs", self.macs), ("accuracies", self.accuracy)):
+            count = len(self.choices if told is None else told)
+            _check(count == len(self.choices), f"{count} {what} for {len(self.choices)} choices")
 
 
 @dataclass(frozen=True, kw_only=True)

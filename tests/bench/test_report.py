@@ -159,6 +159,7 @@ def test_csv_has_a_row_for_each_subject():
         (("runs", 0, "subjects", "cascade"), [], "cascade'.: expected a list of length 1"),
         (("runs", 0, "subjects", "memory", 0, 0), [], r"memory'.\[0\]\[0\]: expected a list of length 1"),
         (("runs", 0, "subjects", "static", 0, 0, 0), 0, "'static': expected times above 0"),
+        (("runs", 0, "stages"), [[[[0.0] * 16] * 2] * 2] * 3, "'stages': expected times above 0"),
         (("runs", 0, "subjects", "static", 0, 0, 0), -1, "expected a number from 0"),
         (("runs", 0, "subjects", "static", 0, 0, 0), float("nan"), "finite, got NaN"),
         (

@@ -226,9 +226,9 @@ def test_without_input_the_network_reads_images_as_they_are(tmp_path):
     assert "--resize is given, and --input is not: give the size that images are to get" in refused.stderr
 
 
-def start(out: Path) -> subprocess.Popen:
+def start(out: Path, plan: str) -> subprocess.Popen:
     command = "from s2dnas_deploy.cli import train; train()"
-    options = ["--plan", "uniform:0.25,0.75", "--static-epochs", "1", "--epochs", "6", "--out", str(out)]
+    options = ["--plan", plan, "--static-epochs", "1", "--epochs", "6", "--out", str(out)]
     arguments = [*DIGITS, *options, "--checkpoint-seconds", "0.05", "--quiet"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen([sys.executable, "-c", command, *arguments], env=environment)
@@ -243,16 +243,17 @@ def wait_until(condition, process, seconds=120):
 
 
 @pytest.mark.slow
-def test_kill_9_twice_then_resume_gives_the_same_bits(tmp_path):
-    whole = start(tmp_path / "whole.pt")
+@pytest.mark.parametrize("plan", ["uniform:0.25,0.75", "widths:0.25,0.5,1"])
+def test_kill_9_twice_then_resume_gives_the_same_bits(tmp_path, plan):
+    whole = start(tmp_path / "whole.pt", plan)
     rng = random.Random(0)  # noqa: S311 - when to kill needs no secrecy
     for _ in range(2):
-        broken = start(tmp_path / "broken.pt")
+        broken = start(tmp_path / "broken.pt", plan)
         wait_until((tmp_path / "broken.run" / "checkpoint.pt").exists, broken)
         time.sleep(rng.uniform(0.0, 0.7))
         broken.send_signal(signal.SIGKILL)
         broken.wait()
-    assert start(tmp_path / "broken.pt").wait() == 0
+    assert start(tmp_path / "broken.pt", plan).wait() == 0
     assert whole.wait() == 0
     ours = load_model(tmp_path / "whole.pt").network.weights()
     theirs = load_model(tmp_path / "broken.pt").network.weights()

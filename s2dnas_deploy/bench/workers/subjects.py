@@ -1,4 +1,4 @@
-"""What is timed: the cascade, each exit as a network of its own, the static network, and yardsticks.
+"""What is timed: the cascade, each exit or choice of a setting by itself, the static network, and yardsticks.
 
 Place in the flow: `Job` ──load──▶ `Subject`s, which the `worker` calls in turns on the same images. All run
 on sessions with the same settings, get pixels in the host's memory, and end with the answer there.
@@ -28,6 +28,11 @@ Subject = Callable[[Array], Any]
 def exit_name(stage: int) -> str:
     """The subject that answers everything at one exit."""
     return f"exit {stage}"
+
+
+def choice_name(setting: str, choice: str) -> str:
+    """The subject that answers as it does if a caller chooses that; the other settings are as they are."""
+    return f"{setting}={choice}"
 
 
 class Arithmetic:
@@ -68,6 +73,9 @@ def load_all(job: Job) -> tuple[dict[str, Subject], Cascade]:
         never = (NEVER,) * len(cascade.flow.early)
         for k in range(len(cascade.names)):
             subjects[exit_name(k)] = partial(cascade.predict, thresholds=never, last_stage=k)
+    for name, each in cascade.flow.settings.items():
+        for choice in each.choices:
+            subjects[choice_name(name, choice)] = partial(cascade.predict, settings={name: choice})
     if job.static is not None:
         subjects[STATIC] = _static(job)
     return {**subjects, ARITHMETIC: Arithmetic(), MEMORY: Memory()}, cascade

@@ -118,6 +118,12 @@ _FORM_IN_DETAIL = (
         help="Folder of the bundle; a bundle there is replaced.",
     ),
     option("--name", help="Name in the manifest. [default: the file's]"),
+    option(
+        "--in-turn",
+        metavar="NAME,NAME",
+        help="Of nested widths: try these one after the other, as quarter,full, each where the one before is "
+        "not sure. [default: the caller picks one]",
+    ),
     *_FORM,
     sign_option,
     option(
@@ -144,6 +150,7 @@ def export(
     thresholds: Sequence[float],
     out: Path,
     name: str | None,
+    in_turn: str | None,
     int8: bool,
     fp16: bool,
     float_input: bool,
@@ -190,6 +197,7 @@ def export(
         held_out=held_out,
         limit=limit,
         name=name,
+        in_turn=tuple(in_turn.split(",")) if in_turn else (),
         resize=resize,
         static=static_model,
         sign=sign,

@@ -256,7 +256,7 @@ def _of_network(network: NetworkOptions, plan: str | None, division: _Division) 
 
 def _divided(static: "StaticNetwork", plan: str | None, name: str, division: _Division) -> _Subject:
     from s2dnas_deploy.plan import AUTO
-    from s2dnas_deploy.workshop.network.network import carry_over
+    from s2dnas_deploy.workshop.network.nested import planned
     from s2dnas_deploy.workshop.reading.static_source import read_plan
     from s2dnas_deploy.workshop.show.describe import describe
 
@@ -266,7 +266,7 @@ def _divided(static: "StaticNetwork", plan: str | None, name: str, division: _Di
         chosen = forecast.plan
     else:
         chosen = read_plan(plan or "static", static, align=division.align, seed=division.seed)
-    network = carry_over(static, chosen)
+    network = planned(static, chosen)
     told = forecast if division.forecast else None
     return _Subject(network=network, document=describe(network, name=name), forecast=told)
 

@@ -46,6 +46,11 @@ class _Run(Command):
         help="What the bundle lets you choose, such as width=half; may be repeated.",
     ),
     option(
+        "--budget-ms",
+        type=click.FloatRange(0, min_open=True),
+        help="Choose the bundle's setting: the best with which an image takes no longer on this device.",
+    ),
+    option(
         "--threshold",
         "thresholds",
         type=Numbers(),
@@ -86,6 +91,7 @@ def run(
     images: tuple[str, ...],
     given: BundleOptions,
     settings: tuple[tuple[str, str], ...],
+    budget_ms: float | None,
     thresholds: Sequence[float] | None,
     last_stage: int | None,
     out: Path | None,
@@ -133,6 +139,7 @@ def run(
         out=out,
         form=form,
         resume=resume,
+        budget_ms=budget_ms,
     )
     silence_pillow()
     with Console(quiet=quiet) as console, _Stop() as stop:

@@ -15,7 +15,7 @@ def plan_option(*, default: str | None) -> Declared[Any]:
         default=default,
         show_default=default is not None,
         help="How the network is divided: auto (by --cost), a JSON file, static, uniform:0.25,0.25,0.5, "
-        "depth:NODE,NODE or random:STAGES.",
+        "depth:NODE,NODE or random:STAGES; or into nested widths, widths:0.25,0.5,1.",
     )
 
 

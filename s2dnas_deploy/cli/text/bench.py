@@ -27,11 +27,11 @@ def report_text(report: Report, summaries: Sequence[Summary]) -> str:
 def comparison_text(comparison: Comparison, limit: float) -> str:
     """What changed, a line a subject; beyond noise, or not."""
     lines = [f"note: {each}" for each in comparison.differences]
-    shown = ""
+    shown, first = "", max([12, *(len(change.subject) for change in comparison.changes)])
     for change in comparison.changes:
         if change.configuration != shown:
             shown = change.configuration
-            lines += [shown, f"{'':>12}{'before ms':>11}{'after ms':>11}{'change':>9}   99.9% interval"]
+            lines += [shown, f"{'':>{first}}{'before ms':>11}{'after ms':>11}{'change':>9}   99.9% interval"]
         told = (
             "faster" if change.is_faster else "slower" if change.is_slower else "no difference beyond noise"
         )
@@ -40,8 +40,8 @@ def comparison_text(comparison: Comparison, limit: float) -> str:
         by = change.by
         interval = f"{100 * by.low:+.1f} to {100 * by.high:+.1f}%"
         lines.append(
-            f"{change.subject:>12}{change.before_ms:>11.4f}{change.after_ms:>11.4f}{100 * by.value:>+8.1f}%"
-            f"   {interval:<18}{told}"
+            f"{change.subject:>{first}}{change.before_ms:>11.4f}{change.after_ms:>11.4f}"
+            f"{100 * by.value:>+8.1f}%   {interval:<18}{told}"
         )
     lines.append(
         "changes are relative to yardsticks that were timed along, so the machine's mood is taken out"
@@ -116,8 +116,10 @@ def _runs(report: Report, summaries: Sequence[Summary]) -> Iterator[str]:
         lines = [("", known)]
         for name, row in rows.items():
             lines += _latency_lines(name, [row[column] for column in known])
-        width = max(len(cell) for _, cells in lines for cell in cells) + 2
-        yield from (f"{name:>12}" + "".join(f"{cell:>{width}}" for cell in cells) for name, cells in lines)
+        first, width = max(12, *map(len, rows)), max(len(cell) for _, cells in lines for cell in cells) + 2
+        yield from (
+            f"{name:>{first}}" + "".join(f"{cell:>{width}}" for cell in cells) for name, cells in lines
+        )
         yield from _speed(run, summary, report)
 
 

@@ -2,6 +2,7 @@
 
 from s2dnas_deploy.bundle.bundle import Bundle, plan_of
 from s2dnas_deploy.bundle.entries import percent
+from s2dnas_deploy.cli.text.export import choices_in_words
 from s2dnas_deploy.plan import Plan
 
 
@@ -9,24 +10,26 @@ def bundle_in_words(bundle: Bundle) -> str:
     """For a person to read; the manifest itself is the same as JSON."""
     m = bundle.manifest
     channels, height, width = m.preprocessing.input_shape
+    longest = max(14, *(len(stage.graph.file) for stage in m.stages))
     lines = [
         f"{m.name}: bundle of {len(m.stages)} stages, {m.precision}, {len(m.labels)} classes, "
         f"images {channels}x{height}x{width} as {m.image_type}",
         "",
-        f"{'stage':>5} {'graph':<14} {'size':>10} {'MACs':>11} {'reads':>6} {'gives':>6} {'per image':>11}"
-        "  then",
+        f"{'stage':>5} {'graph':<{longest}} {'size':>10} {'MACs':>11} {'reads':>6} {'gives':>6} "
+        f"{'per image':>11}  then",
     ]
     for k, stage in enumerate(m.stages):
         given = [m.tensors[name] for name in stage.gives]
         handed = sum(_bytes(tensor.type, tensor.shape) for tensor in given)
         lines.append(
-            f"{k:>5} {stage.graph.file:<14} {stage.graph.size_bytes / 1e6:>7.2f} MB "
+            f"{k:>5} {stage.graph.file:<{longest}} {stage.graph.size_bytes / 1e6:>7.2f} MB "
             f"{stage.macs / 1e6:>9.2f} M {len(stage.reads):>6} {len(stage.gives):>6} "
             f"{handed / 1e3:>8.1f} kB  {stage.in_words}"
         )
     if m.single_file is not None:
         lines.append(
-            f"  all {m.single_file.file:<14} {m.single_file.size_bytes / 1e6:>7.2f} MB, one image at a time"
+            f"  all {m.single_file.file:<{longest}} {m.single_file.size_bytes / 1e6:>7.2f} MB, "
+            "one image at a time"
         )
     if m.expected is not None:
         e, whom = m.expected, "all images" if m.flow.is_chain else "images that come"
@@ -39,9 +42,10 @@ def bundle_in_words(bundle: Bundle) -> str:
                 for called, stop, accuracy, share in zip(
                     m.flow.called, m.flow.stops, e.exit_accuracy, e.exit_share, strict=True
                 )
-                if stop.answers
+                if stop.answers and (accuracy is not None or m.flow.is_chain)
             ),
         ]
+    lines += [f"\n{choices_in_words(name, setting)}" for name, setting in m.flow.settings.items()]
     if m.promise is not None:
         lines += ["", m.promise.statement]
     plan = plan_of(bundle)
@@ -54,9 +58,12 @@ def _channels(plan: Plan) -> list[str]:
     """Who owns how many channels of each group."""
     longest = max(len("group"), *map(len, plan.channels))
     stages = range(plan.stages)
+    title, part = "channels by the stage that owns them", "stage"
+    if plan.nested:
+        title, part = "channels that each width has more than the one before", "width"
     return [
-        "channels by the stage that owns them",
-        f"  {'group':<{longest}}" + "".join(f"{f'stage {k}':>9}" for k in stages),
+        title,
+        f"  {'group':<{longest}}" + "".join(f"{f'{part} {k}':>9}" for k in stages),
         *(
             f"  {name:<{longest}}" + "".join(f"{count:>9}" for count in counts)
             for name, counts in plan.channels.items()

@@ -4,6 +4,17 @@ from pathlib import Path
 
 from s2dnas_deploy.bundle.entries import percent
 from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.decide.flow import Choices
+
+
+def choices_in_words(name: str, setting: Choices) -> str:
+    """What a caller may choose, a line each, with what is known of it."""
+    lines = [f"--setting {name}=…, {setting.default} if it is not given"]
+    for k, choice in enumerate(setting.choices):
+        macs = "" if setting.macs is None else f" {setting.macs[k] / 1e6:>10.2f} M MACs"
+        right = "" if setting.accuracy is None else f" {percent(setting.accuracy[k]):>8} right"
+        lines.append(f"  {choice:<{max(map(len, setting.choices))}}{macs}{right}")
+    return "\n".join(lines)
 
 
 def manifest_in_words(manifest: Manifest, out: Path) -> str:
@@ -27,4 +38,5 @@ def manifest_in_words(manifest: Manifest, out: Path) -> str:
             f"accuracy of {whose} {e.images} validation images: {accuracies}",
             f"with these thresholds: {100 * e.cascade_accuracy:.2f}%, exits {shares}",
         ]
+    lines += [choices_in_words(name, each) for name, each in flow.settings.items()]
     return "\n".join([*lines, f"bundle: {out}"])

@@ -21,6 +21,8 @@ def in_words(document: Document) -> str:
     parts = [_heading(document)]
     if document["kind"] == "static":
         parts += [_layers(document["static"]), _groups(document["static"]), _exits(document["static"])]
+    elif _is_nested(document):
+        parts += [_widths(document), _channels(document)]
     else:
         parts += [_stages(document), _channels(document), _features(document["stages"])]
     if "model" in document:
@@ -71,6 +73,8 @@ def _heading(document: Document) -> str:
     static, stages = document["static"], len(document["stages"])
     classifier = static["classifier"]
     kind = "a static network" if stages == 1 else f"a multi-stage network of {stages} stages"
+    if _is_nested(document):
+        kind = f"{stages} nested widths of a network"
     facts = [
         ("input", f"{_shape(static['input'])}, {static['classes']} classes"),
         ("operators", f"{static['operators']}"),
@@ -150,6 +154,27 @@ def _stages(document: Document) -> str:
     return f"Stages\n{table(header, rows, left=(0, 1))}\n\n{_totals(document)}"
 
 
+def _is_nested(document: Document) -> bool:
+    return bool(document["plan"].get("nested"))
+
+
+def _widths(document: Document) -> str:
+    """Each runs alone, so nothing is summed up."""
+    header = ["width", "channels", "share", "MACs", "of static", "parameters"]
+    rows = [
+        [
+            str(stage["stage"]),
+            str(stage["channels"]),
+            percent(stage["channels_share"]),
+            human(stage["macs"]),
+            percent(stage["macs_share"]),
+            human(stage["parameters"]),
+        ]
+        for stage in document["stages"]
+    ]
+    return f"Widths, each with all channels of the one before\n{table(header, rows)}"
+
+
 def _stage_row(stage: Document) -> list[str]:
     return [
         str(stage["stage"]),
@@ -189,11 +214,15 @@ def _totals(document: Document) -> str:
 
 def _channels(document: Document) -> str:
     plan, stages = document["plan"], document["stages"]
-    header = ["group", "channels", *(f"stage {stage['stage']}" for stage in stages)]
+    nested = _is_nested(document)
+    part = "width" if nested else "stage"
+    header = ["group", "channels", *(f"{part} {stage['stage']}" for stage in stages)]
     rows = [
         [group["name"], str(group["channels"]), *(str(n) for n in plan["channels"][group["name"]])]
         for group in document["static"]["groups"]
     ]
+    if nested:
+        return f"Channels that each width has more than the one before\n{table(header, rows)}"
     alone = ", ".join(plan["no_reuse"]) or "none"
     return f"Channels by the stage that owns them\n{table(header, rows)}\n\n  layers without reuse: {alone}"
 

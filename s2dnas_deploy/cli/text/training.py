@@ -1,4 +1,4 @@
-"""A trained model in words: the accuracy of each exit."""
+"""A trained model in words: the accuracy of each exit, or of each nested width."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,15 +8,16 @@ if TYPE_CHECKING:
 
 
 def summary_in_words(model: "Model", out: Path) -> str:
-    """What was reached, an exit a line."""
+    """What was reached, an exit or a width a line."""
     about = model.provenance
+    part = "width" if model.network.division.plan.nested else "exit"
     test = about.get("test_accuracy") or [None] * model.network.stages
     lines = [f"{'':14}{'val':>8}{'test':>8}"]
     before = about.get("static_accuracy")
     if before is not None:
         lines.append(f"{'static':14}{_percent(before['val'])}{_percent(before.get('test'))}")
     for stage, (val, tested) in enumerate(zip(about["val_accuracy"], test, strict=True)):
-        lines.append(f"{f'exit {stage}':14}{_percent(val)}{_percent(tested)}")
+        lines.append(f"{f'{part} {stage}':14}{_percent(val)}{_percent(tested)}")
     return "\n".join([*lines, f"model: {out}"])
 
 

@@ -5,14 +5,16 @@ Place in the flow: `RunRequest` ──▶ items ──bulk──▶ records ─�
 
 import os
 import time
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+import numpy as np
+
 from s2dnas_deploy.bundle.bundle import load_bundle
-from s2dnas_deploy.errors import OptionError, RecordError
+from s2dnas_deploy.errors import DataError, OptionError, RecordError
 from s2dnas_deploy.files.atomic import naming
 from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.reporter import Reporter
@@ -27,11 +29,13 @@ from s2dnas_deploy.runtime.answers.records import (
     line_of,
     record_of,
 )
+from s2dnas_deploy.runtime.budget import settings_within
 from s2dnas_deploy.runtime.bulk import Bulk, BulkOptions
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.sessions.providers import is_choice
 
 _SECONDS_BETWEEN_FLUSHES = 0.5
+_TIMED_BATCHES = 4  # by which a budget is kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,8 @@ class RunRequest:
     resume: bool = False
     trust: Path | None = None
     """The public key by whose owner the bundle must be signed."""
+    budget_ms: float | None = None
+    """What an image may take on average: the best choice of a setting that keeps to it is taken."""
 
 
 class Interruption(Protocol):
@@ -95,6 +101,9 @@ class Summary:
     seconds: float
     stage_ms: tuple[float | None, ...]
     stage_macs: tuple[int, ...]
+    stage_samples: tuple[int, ...]
+    names: tuple[str, ...] | None
+    """Of the stages; None of a chain, where stage k is what lies between exits k - 1 and k."""
     provider: str
     interrupted: bool = False
 
@@ -123,8 +132,9 @@ def run_job(
         threads=request.threads,
         allow_fallback=request.allow_fallback,
     ) as cascade:
-        bulk = cascade.bulk(request.bulk)
         items = announced(find_items(request.places, cascade.labels, request.listed), reporter)
+        request = _within_budget(request, cascade, items, reporter)
+        bulk = cascade.bulk(request.bulk)
         say_if_fallen_back(request.provider, cascade, reporter)
         if cascade.stages.goes_through_host:
             reporter.say(
@@ -152,6 +162,35 @@ def run_job(
             if not summary.interrupted and not output.finished:
                 output.complete()
         return summary
+
+
+def _within_budget(
+    request: RunRequest, cascade: Cascade, items: Sequence[Item], reporter: Reporter
+) -> RunRequest:
+    """With the setting that keeps to the budget, if there is one to keep to."""
+    if request.budget_ms is None:
+        return request
+    if request.bulk.settings is not None or request.resume:
+        raise OptionError(
+            "--budget-ms chooses the setting anew, by this moment's clock: leave it out where --setting or "
+            "--resume is given, and name the setting that the run has begun with"
+        )
+    found = []
+    for item in items[: _TIMED_BATCHES * request.bulk.batch]:
+        with suppress(DataError):  # it is told of in its place
+            found.append(cascade.reader.one(item.source))
+    if not found:
+        raise DataError("--budget-ms: none of the first images can be read, so there is nothing to time")
+    batches = [
+        np.stack(found[at : at + request.bulk.batch]) for at in range(0, len(found), request.bulk.batch)
+    ]
+    settings = settings_within(cascade, request.budget_ms, batches)
+    reporter.say(f"within {request.budget_ms:g} ms an image on this device: --setting {_in_words(settings)}")
+    return replace(request, bulk=replace(request.bulk, settings=settings))
+
+
+def _in_words(settings: Mapping[str, str]) -> str:
+    return ",".join(f"{name}={choice}" for name, choice in settings.items())
 
 
 def say_if_fallen_back(asked: str, cascade: Cascade, reporter: Reporter) -> None:
@@ -256,6 +295,8 @@ def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Su
             for seconds, samples in zip(bulk.stage_seconds, bulk.stage_samples, strict=True)
         ),
         stage_macs=macs,
+        stage_samples=tuple(bulk.stage_samples),
+        names=None if bulk.is_chain else bulk.stages.manifest.flow.called,
         provider=bulk.stages.provider.name,
         interrupted=interrupted,
     )

@@ -29,6 +29,7 @@ from s2dnas_deploy.workshop.export.options import ExportOptions
 from s2dnas_deploy.workshop.export.own.protocol import network_with_own_exits, stages_of
 from s2dnas_deploy.workshop.export.samples import ExportImages, pixels_of
 from s2dnas_deploy.workshop.export.staged import StagedNetwork
+from s2dnas_deploy.workshop.export.widths import widths_of
 from s2dnas_deploy.workshop.network.model_file import Model, load_model
 from s2dnas_deploy.workshop.reading.source import build_network, load_weights
 from s2dnas_deploy.workshop.training.normalise import preprocessing_for
@@ -71,6 +72,8 @@ class ExportRequest:
     """A `model.pt` of one stage, the static network: it is written beside the bundle, to be compared with."""
     sign: Path | None = None
     """The private key that signs the bundle."""
+    in_turn: tuple[str, ...] = ()
+    """Of nested widths, those that are tried one after the other; none: the caller picks one of all."""
 
 
 def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
@@ -163,8 +166,7 @@ def _of_model(
     model = load_model(path)
     if request.resize is not None:
         model = replace(model, preprocessing=replace(model.preprocessing, resize=request.resize))
-    name, blocks = _name(request.name or path.stem), request.options.in_blocks
-    chain = chain_of(model, name=name, split=request.split, blocks=blocks)
+    chain = _staged(request, model, _name(request.name or path.stem))
     if request.data is None:
         return chain, None
     splits = load_images(
@@ -178,6 +180,19 @@ def _of_model(
     )
     _check_same_images(request, model, splits)
     return chain, _images(request, splits, chain.class_names, reporter)
+
+
+def _staged(request: ExportRequest, model: Model, name: str) -> StagedNetwork:
+    """The model's stages as a chain, or its widths."""
+    blocks, plan = request.options.in_blocks, model.network.division.plan
+    if plan.nested:
+        return widths_of(model, name=name, split=request.split, blocks=blocks, in_turn=request.in_turn)
+    if request.in_turn:
+        raise OptionError(
+            "--in-turn is for nested widths; this model has stages, which are a chain (s2dnas-train --plan "
+            "widths:0.25,0.5,1 makes widths)"
+        )
+    return chain_of(model, name=name, split=request.split, blocks=blocks)
 
 
 def _name(text: str) -> str:

@@ -79,6 +79,11 @@ class Forecaster:
 
     def of(self, plan: Plan, reporter: Reporter) -> Forecast:
         """What this plan can gain."""
+        if plan.nested:
+            raise PlanError(
+                "a forecast is of stages, after which images leave; of nested widths the caller picks one, "
+                "and s2dnas-bench times each"
+            )
         (priced,) = self._priced([plan], reporter)
         return self._guess(priced) if self.unlike is None else self._foretold(priced, self.unlike(plan))
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from s2dnas_deploy.workshop.network import operators
 from s2dnas_deploy.workshop.network.division import Division
 from s2dnas_deploy.workshop.network.graph import Node
+from s2dnas_deploy.workshop.network.nested import parts_of
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network
 from s2dnas_deploy.workshop.network.operators import OPERATORS
-from s2dnas_deploy.workshop.network.stages import Feature, Stage, slice_stages
+from s2dnas_deploy.workshop.network.stages import Feature, Stage
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 
 FLOAT32_BYTES = 4
@@ -120,6 +121,8 @@ def static_macs(static: StaticNetwork) -> dict[str, int]:
 def static_costs(network: MultiStageNetwork) -> Costs:
     """The costs of the static network that `network` divides; the last exit's classifier is its own."""
     division, weights = network.division, network.weights()
+    if division.plan.nested:
+        return stage_costs(network)[-1]  # the widest is the static network
     added = {node.name for node in division.body} - {node.name for node in division.divisible.body}
     body = [node for node in division.body[1:] if node.name not in added]
     count = _Count(division, weights)
@@ -127,8 +130,8 @@ def static_costs(network: MultiStageNetwork) -> Costs:
 
 
 def stage_costs(network: MultiStageNetwork) -> tuple[StageCosts, ...]:
-    """The costs of each stage."""
-    return tuple(costs_of(network.division, stage) for stage in slice_stages(network))
+    """The costs of each stage, or of each nested width."""
+    return tuple(costs_of(network.division, stage) for stage in parts_of(network))
 
 
 def costs_of(division: Division, stage: Stage) -> StageCosts:

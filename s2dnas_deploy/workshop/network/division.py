@@ -56,6 +56,12 @@ class Division:
         """The static network's channel graph."""
         return self.divisible.graph
 
+    def prefixes(self, node: Node) -> tuple[str, ...]:
+        """What precedes the names of a body node's weights: of nested widths, each has norms of its own."""
+        if self.plan.nested and node.operator == "batch_norm":
+            return tuple(exit_prefix(index) for index in range(self.plan.stages))
+        return ("",)
+
     def reads(self, node: Node) -> Flags:
         """Which output channel of a mixing node reads which input channel, [C_out, C_in]."""
         return self._read_by(node, self.levels[node.name])
@@ -67,6 +73,8 @@ class Division:
     def _read_by(self, node: Node, levels: Indices) -> Flags:
         """Which input channels a mixing node's outputs of these levels read, [levels, C_in]."""
         outputs, inputs = levels[:, None], self.levels[node.inputs[0]][None, :]
+        if self.plan.nested:
+            return np.ones_like(inputs <= outputs)  # a width has all that lies between its channels
         if node.name not in self.plan.no_reuse:
             return np.less_equal(inputs, outputs)
         return np.equal(inputs, outputs) | self._of_the_image(node.inputs[0])[None, :]

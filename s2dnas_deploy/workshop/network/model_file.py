@@ -27,6 +27,7 @@ from s2dnas_deploy.workshop.network import operators
 from s2dnas_deploy.workshop.network.division import Division, divide, exit_prefix
 from s2dnas_deploy.workshop.network.graph import INPUT, ChannelGraph
 from s2dnas_deploy.workshop.network.groups import Divisible, divide_into_groups
+from s2dnas_deploy.workshop.network.nested import divided_network
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, weight_keys
 from s2dnas_deploy.workshop.network.operators import OPERATORS
 from s2dnas_deploy.workshop.network.torch_file import read_torch_file
@@ -225,7 +226,7 @@ def _model_from(document: Mapping[str, Any]) -> Model:
         raise CheckpointError("the preprocessing gives another shape than the graph reads")
     _check_provenance(about.provenance, plan.stages)
     return Model(
-        network=MultiStageNetwork(division, weights).eval(),
+        network=divided_network(division, weights).eval(),
         class_names=about.class_names,
         preprocessing=about.preprocessing,
         provenance=about.provenance,
@@ -292,7 +293,7 @@ def _check_shapes(graph: ChannelGraph, weights: Mapping[str, Tensor], last: int)
 
 def _check_exits(division: Division, weights: Mapping[str, Tensor]) -> None:
     """Run the divided network on shapes alone: every exit must give as many logits as there are classes."""
-    network = MultiStageNetwork(division, weights).eval().to("meta", torch.float32)
+    network = divided_network(division, weights).eval().to("meta", torch.float32)
     for stage, logits in enumerate(network(torch.empty(2, *division.graph.input_shape, device="meta"))):
         if tuple(logits.shape) != (2, division.graph.classes):
             raise CheckpointError(f"exit {stage} gives {shown(tuple(logits.shape[1:]))} logits")

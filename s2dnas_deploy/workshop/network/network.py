@@ -140,9 +140,13 @@ class MultiStageNetwork(nn.Module):
 
 def weight_keys(division: Division) -> dict[str, bool]:
     """The weights that a multi-stage network has, and whether each is a buffer (not trained)."""
-    nodes = [*division.body[1:], *(node for exit_ in division.exits for node in exit_.nodes)]
+    own = [node for exit_ in division.exits for node in exit_.nodes]
     return {
-        key: role in OPERATORS[node.operator].buffers for node in nodes for role, key in node.weights.items()
+        prefix + key: role in OPERATORS[node.operator].buffers
+        for nodes, prefixes in ((division.body[1:], division.prefixes), (own, lambda _: ("",)))
+        for node in nodes
+        for prefix in prefixes(node)
+        for role, key in node.weights.items()
     }
 
 

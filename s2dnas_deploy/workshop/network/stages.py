@@ -97,6 +97,13 @@ def slice_stages(network: MultiStageNetwork) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
+def first_alone(network: MultiStageNetwork) -> Stage:
+    """The first stage as if none came after it: it hands nothing over."""
+    slicer = _Slicer(network, 0)
+    slicer.slice()
+    return slicer.stage(frozenset())
+
+
 class _Slicer:
     """Builds the nodes of one stage, in the order of the network's own."""
 

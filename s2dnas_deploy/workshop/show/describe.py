@@ -152,8 +152,9 @@ def _stages(costs: Sequence[StageCosts], plan: Plan, space: PlanSpace, static_ma
     channels = sum(group.channels for group in space.groups)
     documents, before = [], 0
     for stage in costs:
-        owned = sum(counts[stage.stage] for counts in plan.channels.values())
-        before += stage.macs
+        first = 0 if plan.nested else stage.stage  # a width has what the ones before it have, and runs alone
+        owned = sum(sum(counts[first : stage.stage + 1]) for counts in plan.channels.values())
+        before = stage.macs if plan.nested else before + stage.macs
         documents.append(
             {
                 "stage": stage.stage,
@@ -186,7 +187,7 @@ def _feature(feature: Feature) -> Document:
 
 
 def _totals(stages: Iterable[StageCosts], static: Costs) -> Document:
-    """What running every stage costs. Bodies never sum to more than the static one: masks only remove."""
+    """What running every stage costs. Bodies of stages sum to no more than the static one: masks remove."""
     stages = tuple(stages)
     body, heads = sum(stage.body_macs for stage in stages), sum(stage.head_macs for stage in stages)
     return {

@@ -24,7 +24,8 @@ from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.workshop.data import ImageSplits, load_images, shape_of_images
 from s2dnas_deploy.workshop.network.model_file import Model, description_of, load_model, save_model
-from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, as_static, carry_over
+from s2dnas_deploy.workshop.network.nested import planned
+from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, as_static
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.reading.static_source import StaticSource, read_plan, read_source
 from s2dnas_deploy.workshop.training.devices import choose_device
@@ -215,7 +216,7 @@ def train_plan(
     task = Task(
         network=_beginner(request, prepared).beginning(static, plan, reporter)
         if begins
-        else carry_over(static, plan),
+        else planned(static, plan),
         teacher=as_network(static).eval() if trained and plan.stages > 1 else None,
         splits=prepared.splits,
         preprocessing=prepared.preprocessing,
@@ -322,7 +323,7 @@ def _train_and_save(
     name = (
         "training the static network"
         if task.network.stages == 1
-        else f"training {task.network.stages} stages"
+        else f"training {task.network.stages} {'widths' if task.network.division.plan.nested else 'stages'}"
     )
 
     def on_resume(step: int) -> None:

@@ -91,6 +91,16 @@ def priced(flow: Flow, run: Run, images: Array, macs: Sequence[int], *, made_up:
     return priced
 
 
+def judged(flow: Flow, run: Run, images: Array, labels: npt.NDArray[np.int64]) -> dict[str, Choices]:
+    """The settings, with the accuracy of each choice, the other settings as they are."""
+    every, judged = np.arange(len(labels)), {}
+    for name, each in flow.settings.items():
+        told = [told_by(flow, run, images, {name: choice}) for choice in each.choices]
+        right = [one.label[one.walked.exit, every] == labels for one in told]
+        judged[name] = replace(each, accuracy=tuple(float(own.mean()) for own in right))
+    return judged
+
+
 def before_and_after(
     flow: Flow, before: Told, after: Told, labels: npt.NDArray[np.int64], precision: str
 ) -> str:

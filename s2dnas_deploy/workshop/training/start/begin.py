@@ -25,7 +25,8 @@ from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.data import ImageSplits
 from s2dnas_deploy.workshop.network.groups import Divisible
 from s2dnas_deploy.workshop.network.model_file import Model, in_order, load_model, order_of, save_model
-from s2dnas_deploy.workshop.network.network import MultiStageNetwork, carry_over
+from s2dnas_deploy.workshop.network.nested import planned
+from s2dnas_deploy.workshop.network.network import MultiStageNetwork
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.training.batches import normalised
 from s2dnas_deploy.workshop.training.checkpoint import add_order, add_weights
@@ -75,8 +76,8 @@ class Beginner:
 
     def beginning(self, static: StaticNetwork, plan: Plan, reporter: Reporter) -> MultiStageNetwork:
         """The network that a plan makes, with weights that give what the static network gave."""
-        network = carry_over(static, plan)
-        if self.start != "fitted":
+        network = planned(static, plan)
+        if self.start != "fitted" or plan.nested:  # of a width, nothing is left out that could be made up for
             return network
         path, of = self.folder / _START, self._identity(static, plan)
         kept = _kept_start(path, of)
