@@ -13,11 +13,13 @@ from PIL import Image  # noqa: E402
 
 from s2dnas_deploy import plan as plans  # noqa: E402
 from s2dnas_deploy.errors import S2dnasError  # noqa: E402
+from s2dnas_deploy.workshop.network.costs import stage_costs  # noqa: E402
+from s2dnas_deploy.workshop.network.nested import planned  # noqa: E402
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, carry_over  # noqa: E402
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork  # noqa: E402
 from s2dnas_deploy.workshop.reading.read import read_network  # noqa: E402
 from s2dnas_deploy.workshop.reading.source import build_network  # noqa: E402
-from s2dnas_deploy.workshop.show.picture import lay_out, save_picture  # noqa: E402
+from s2dnas_deploy.workshop.show.picture import _percent, lay_out, save_picture  # noqa: E402
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -115,3 +117,16 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(S2dnasError, match=r"expected a name that ends in \.svg or \.png"):
         save_picture(divided("cifar_resnet.py:resnet20", "static"), tmp_path / "x.pdf", title="x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nested_widths_lie_over_each_other_and_each_costs_what_it_costs_alone(tmp_path):
+    static = read("cifar_resnet.py:resnet20")
+    network = planned(static, plans.from_text("widths:0.25,0.5,1", static.divisible.space))
+    save_picture(network, tmp_path / "w.svg", title="w")
+    found = texts(tmp_path / "w.svg")
+    assert "w: 3 nested widths" in found
+    costs = [each.macs for each in stage_costs(network)]
+    for k, macs in enumerate(costs):
+        share = _percent(macs, costs[-1])
+        assert f"width {k}: {share} of the static MACs" in found
+        assert f"WIDTH {k}   {share} of MACs" in found

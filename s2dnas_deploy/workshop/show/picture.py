@@ -100,9 +100,13 @@ def draw(network: MultiStageNetwork, *, title: str) -> Figure:
     axes.set_ylim(layout.height, 0)
     axes.set_axis_off()
     _draw_title(axes, title, network.division)
-    _draw_macs(axes, stages, static.macs)
+    if network.division.plan.nested:
+        _draw_nested_macs(axes, stages, static.macs)
+    else:
+        _draw_macs(axes, stages, static.macs)
+    _draw_legend(axes, stages, static.macs, "width" if network.division.plan.nested else "stage")
     _draw_rows(axes, layout)
-    _draw_marks(axes, layout, stages, static.macs)
+    _draw_marks(axes, layout, _chips(network.division, stages, static.macs))
     return figure
 
 
@@ -159,11 +163,14 @@ def _mark_height(stages: int) -> float:
 def _draw_title(axes: Axes, title: str, division: Division) -> None:
     stages = division.plan.stages
     who = f"{stages} stages" if stages > 1 else "one stage"
+    colours = "which stage computes them."
+    if division.plan.nested:
+        who, colours = f"{stages} nested widths", "which width has them first; wider ones have them, too."
     axes.text(_MARGIN, 0.42, f"{title}: {who}", size=15, weight="bold", color=_INK, va="center")
     axes.text(
         _MARGIN,
         0.74,
-        "Each row is a layer, as wide as it has channels. Colours say which stage computes them.",
+        f"Each row is a layer, as wide as it has channels. Colours say {colours}",
         size=9.5,
         color=_FAINT,
         va="center",
@@ -185,16 +192,27 @@ def _draw_macs(axes: Axes, stages: Sequence[StageCosts], static_macs: int) -> No
     if (rest := _MARGIN + static_macs * scale - left) > 1.6:
         text = f"{_percent(int(rest / scale), static_macs)} no longer computed"
         axes.text(left + rest / 2, _TITLE + _BAR / 2, text, size=9, color=_FAINT, ha="center", va="center")
-    _draw_legend(axes, stages, static_macs)
 
 
-def _draw_legend(axes: Axes, stages: Sequence[StageCosts], static_macs: int) -> None:
+def _draw_nested_macs(axes: Axes, widths: Sequence[StageCosts], static_macs: int) -> None:
+    """The same bar with what each width takes by itself: one over the other, the thinnest on top."""
+    scale = (_WIDTH - 2 * _MARGIN) / static_macs
+    thinner = [0, *(width.macs for width in widths[:-1])]
+    for width, hidden in reversed(list(zip(widths, thinner, strict=True))):
+        _draw_block(axes, width.stage, (_MARGIN, _TITLE), width.macs * scale, _BAR)
+        if (width.macs - hidden) * scale > 0.55:
+            middle = _MARGIN + (width.macs + hidden) / 2 * scale
+            share = _percent(width.macs, static_macs)
+            _write_inside(axes, width.stage, (middle, _TITLE + _BAR / 2), share, size=10)
+
+
+def _draw_legend(axes: Axes, stages: Sequence[StageCosts], static_macs: int, part: str) -> None:
     column = (_WIDTH - 2 * _MARGIN) / min(len(stages), _PER_LEGEND_LINE)
     for stage in stages:
         line, place = divmod(stage.stage, _PER_LEGEND_LINE)
         x, y = _MARGIN + place * column, _TITLE + _BAR + 0.12 + 0.27 * line
         _draw_block(axes, stage.stage, (x, y), 0.18, 0.18)
-        text = f"stage {stage.stage}: {_percent(stage.macs, static_macs)} of the static MACs"
+        text = f"{part} {stage.stage}: {_percent(stage.macs, static_macs)} of the static MACs"
         axes.text(x + 0.26, y + 0.1, text, size=9, color=_INK, va="center")
 
 
@@ -236,9 +254,16 @@ def _draw_size(axes: Axes, row: Row, space: tuple[int, ...], *, first: bool) -> 
     axes.text(_WIDTH - _MARGIN, row.top + 0.05, text, size=8, color=_FAINT, ha="right", va="top")
 
 
-def _draw_marks(axes: Axes, layout: Layout, stages: Sequence[StageCosts], static_macs: int) -> None:
-    """Under the layers that an exit needs: a line, and a chip for each stage that ends here."""
+def _chips(division: Division, stages: Sequence[StageCosts], static_macs: int) -> list[str]:
+    """What is said of each exit: what it takes to come there."""
+    if division.plan.nested:
+        return [f"WIDTH {each.stage}   {_percent(each.macs, static_macs)} of MACs" for each in stages]
     so_far = np.cumsum([stage.macs for stage in stages])
+    return [f"EXIT {k}   after {_percent(int(macs), static_macs)} of MACs" for k, macs in enumerate(so_far)]
+
+
+def _draw_marks(axes: Axes, layout: Layout, chips: Sequence[str]) -> None:
+    """Under the layers that an exit needs: a line, and a chip for each stage that ends here."""
     for mark in layout.marks:
         y = mark.top + 0.05
         colour = _COLOURS[mark.stages[0] % len(_COLOURS)] if len(mark.stages) == 1 else _INK
@@ -250,8 +275,7 @@ def _draw_marks(axes: Axes, layout: Layout, stages: Sequence[StageCosts], static
         for place, stage in enumerate(mark.stages):
             line, column = divmod(place, _PER_MARK_LINE)
             left = _LEFT + column * (_WIDTH - _MARGIN - _LEFT) / _PER_MARK_LINE
-            text = f"EXIT {stage}   after {_percent(int(so_far[stage]), static_macs)} of MACs"
-            _draw_chip(axes, stage, left, y + 0.08 + line * (_CHIP + 0.06), text)
+            _draw_chip(axes, stage, left, y + 0.08 + line * (_CHIP + 0.06), chips[stage])
 
 
 def _draw_chip(axes: Axes, stage: int, left: float, top: float, text: str) -> None:
