@@ -487,6 +487,9 @@ def _exit_named(name: str, space: PlanSpace) -> str:
 
 def _numbers(text: str) -> list[float]:
     try:
-        return [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError as error:
         raise PlanError(f"expected numbers with commas between, got {text!r}") from error
+    if not np.isfinite(numbers).all():
+        raise PlanError(f"expected finite numbers, got {text!r}")
+    return numbers

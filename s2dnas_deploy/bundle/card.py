@@ -12,7 +12,8 @@ def readme(manifest: Manifest) -> str:
     lines = [
         f"# {manifest.name}",
         "",
-        f"A cascade of {len(manifest.stages)} stages ({manifest.precision}), exported by s2dnas_deploy.",
+        f"A {'cascade' if flow.is_chain else 'bundle'} of {len(manifest.stages)} stages "
+        f"({manifest.precision}), exported by s2dnas_deploy.",
         "A later stage runs only for images of which the earlier ones are not sure."
         if flow.is_chain
         else "Which of them run for an image is said in the column “then”.",
@@ -56,7 +57,7 @@ def readme(manifest: Manifest) -> str:
                 for called, stop, accuracy, share in zip(
                     flow.called, flow.stops, e.exit_accuracy, e.exit_share, strict=True
                 )
-                if stop.answers
+                if stop.answers and (accuracy is not None or flow.is_chain)
             ),
         ]
     if manifest.promise is not None:
@@ -75,6 +76,10 @@ def _choices(setting: Choices) -> str:
     costs = [""] * len(setting.choices)
     if setting.macs is not None:
         costs = [f" ({macs / 1e6:.2f} M MACs)" for macs in setting.macs]
+    if setting.accuracy is not None:
+        costs = [
+            f"{cost}, {percent(right)} right" for cost, right in zip(costs, setting.accuracy, strict=True)
+        ]
     chosen = [f"{name}{cost}" for name, cost in zip(setting.choices, costs, strict=True)]
     return f"{' or '.join(chosen)}, if nothing is said {setting.default}"
 

@@ -3,7 +3,6 @@
 Place in the flow: `Cascade` + a few images ──timed, each choice in turns──▶ the best that fits ──▶ settings.
 """
 
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +11,7 @@ from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.runtime.stages import Array
 
-_ROUNDS = 20
+_WARM_UP, _ROUNDS = 4, 20
 
 
 def settings_within(cascade: Cascade, budget_ms: float, batches: Sequence[Array]) -> dict[str, str]:
@@ -40,15 +39,16 @@ def times_of(
     cascade: Cascade, name: str, choices: Sequence[str], batches: Sequence[Array]
 ) -> dict[str, float]:
     """Milliseconds of an image with each choice; they take turns, so that a busy moment meets them all."""
-    seconds: dict[str, list[float]] = {choice: [] for choice in choices}
-    for number in range(-1, _ROUNDS):  # the first to warm up
+    seconds, images = dict.fromkeys(choices, 0.0), 0
+    for number in range(_WARM_UP + _ROUNDS):
         batch = batches[number % len(batches)]
+        images += len(batch) if number >= _WARM_UP else 0
         for choice in choices:
             begun = time.perf_counter()
             cascade.predict(batch, settings={name: choice})
-            if number >= 0:
-                seconds[choice].append((time.perf_counter() - begun) / len(batch))
-    return {choice: 1e3 * statistics.fmean(each) for choice, each in seconds.items()}
+            if number >= _WARM_UP:
+                seconds[choice] += time.perf_counter() - begun
+    return {choice: 1e3 * each / images for choice, each in seconds.items()}
 
 
 def _worth(setting: Choices) -> Mapping[str, tuple[float, float]]:

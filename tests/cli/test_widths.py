@@ -70,6 +70,9 @@ def test_a_budget_picks_the_best_that_fits(folder):
     both = invoke(run, *words, "--budget-ms", 5, "--setting", "width=half")
     assert both.exit_code == 2
     assert "leave it out where --setting" in both.stderr
+    thresholds = invoke(run, *words, "--budget-ms", 5, "--threshold", "0.9")
+    assert "--threshold and --last-stage are for chains" in thresholds.stderr
+    assert "expected a budget above 0 ms, got nan" in invoke(run, *words, "--budget-ms", "nan").stderr
     chain = invoke(run, "--bundle", folder / "in-turn", *words[2:], "--budget-ms", 5)
     assert chain.exit_code == 2
     assert "this bundle has 0" in chain.stderr
@@ -109,3 +112,5 @@ def test_in_turn_is_for_widths(folder, tmp_path):
     result = invoke(export, tmp_path / "stages.pt", "--out", tmp_path / "bundle", "--in-turn", "quarter,full")
     assert result.exit_code == 2
     assert "--in-turn is for nested widths; this model has stages" in result.stderr
+    own = ("--model", f"{MODELS}/branchy.py:branchy_digits", "--input", "1x8x8", "--in-turn", "a,b")
+    assert "--in-turn is for a MODEL.PT" in invoke(export, *own, "--out", tmp_path / "bundle").stderr

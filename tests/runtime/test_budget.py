@@ -41,6 +41,23 @@ def test_how_accurate_a_choice_is_counts_more_than_what_it_computes(cascade):
     assert settings_within(cascade, 9, BATCHES) == {"width": "half"}
 
 
+def test_an_image_counts_as_much_in_any_batch(cascade, monkeypatch):
+    """A call takes its time besides, which images of a full batch share."""
+    predict = cascade.predict
+
+    def slowly(batch, settings):
+        predict(np.zeros((9, 1)), settings)
+        predict(batch, settings)
+
+    monkeypatch.setattr(cascade, "predict", slowly)
+    one, many = [np.zeros((1, 1))], [np.zeros((9, 1)), np.zeros((9, 1)), np.zeros((9, 1)), *BATCHES]
+    times = budget.times_of(cascade, "width", ("quarter",), one)
+    assert times["quarter"] == pytest.approx(10)
+    # 20 calls of five batches in turns, 30 images in each turn: 1 ms each, and 9 ms for each call
+    times = budget.times_of(cascade, "width", ("quarter",), many)
+    assert times["quarter"] == pytest.approx((4 * 30 + 20 * 9) / (4 * 30))
+
+
 def test_what_fits_into_nothing_is_told(cascade):
     with pytest.raises(OptionError, match="the quickest, width=quarter, takes 1 ms an image on this device"):
         settings_within(cascade, 0.5, BATCHES)

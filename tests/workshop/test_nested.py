@@ -97,6 +97,7 @@ def test_the_order_of_channels_decides_which_a_width_has(resnet):
         ("widths:0.5,0.75", "from above 0 to 1"),
         ("widths:0,1", "from above 0 to 1"),
         ("widths:a,1", "expected numbers"),
+        ("widths:0.5,nan", "expected finite numbers"),
     ],
 )
 def test_widths_that_are_none_are_refused(resnet, text, message):
@@ -154,6 +155,7 @@ def test_widths_are_called_by_their_share():
     assert called(WIDTHS) == ("quarter", "half", "three_quarters", "full")
     assert called("widths:0.375,1") == ("0.38", "full")
     assert called("widths:0.24,0.26,1") == ("quarter_0", "quarter_1", "full")
+    assert called("widths:0.5,0.99,1") == ("half", "0.99", "full")
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,11 @@ def export(
     s2dnas-export model.pt --out bundle-int8/ --data images/ --int8
     s2dnas-export --model net.py:make --weights net.pth --input 3x32x32 --labels labels.txt --out bundle/
     """  # noqa: D301
+    turns = None if in_turn is None else tuple(name.strip() for name in in_turn.split(","))
+    if turns is not None and path is None:
+        raise click.UsageError(
+            "--in-turn is for a MODEL.PT of nested widths; networks with exits say their routes"
+        )
     if (path is None) == (network.model is None):
         raise click.UsageError("give either a MODEL.PT or --model FILE.py:FACTORY")
     if int8 and fp16:
@@ -197,7 +202,7 @@ def export(
         held_out=held_out,
         limit=limit,
         name=name,
-        in_turn=tuple(in_turn.split(",")) if in_turn else (),
+        in_turn=turns,
         resize=resize,
         static=static_model,
         sign=sign,

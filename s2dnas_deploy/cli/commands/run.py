@@ -147,7 +147,10 @@ def run(
         console.say(summary_in_words(summary))
     if summary.interrupted:
         if request.out is not None:
-            say(f"interrupted: the same command with --resume goes on with {request.out}")
+            which = (
+                "the same command" if budget_ms is None else "the same with that --setting, no --budget-ms,"
+            )
+            say(f"interrupted: {which} with --resume goes on with {request.out}")
         sys.exit(INTERRUPTED)
     if summary.failed:
         sys.exit(SOME_FAILED)

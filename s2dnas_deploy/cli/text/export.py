@@ -34,9 +34,10 @@ def manifest_in_words(manifest: Manifest, out: Path) -> str:
         shares = "".join([" / ".join(f"{100 * e.exit_share[k]:.1f}%" for k in exits), *names])
         accuracies = " / ".join(percent(e.exit_accuracy[k]) for k in exits)
         whose = "each exit on" if flow.is_chain else "each stage on those that come to it of"
-        lines += [
-            f"accuracy of {whose} {e.images} validation images: {accuracies}",
-            f"with these thresholds: {100 * e.cascade_accuracy:.2f}%, exits {shares}",
-        ]
+        if not flow.settings:  # of those, each choice is told
+            lines += [
+                f"accuracy of {whose} {e.images} validation images: {accuracies}",
+                f"with these thresholds: {100 * e.cascade_accuracy:.2f}%, exits {shares}",
+            ]
     lines += [choices_in_words(name, each) for name, each in flow.settings.items()]
     return "\n".join([*lines, f"bundle: {out}"])

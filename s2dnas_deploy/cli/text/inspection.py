@@ -26,7 +26,7 @@ def in_words(document: Document) -> str:
     else:
         parts += [_stages(document), _channels(document), _features(document["stages"])]
     if "model" in document:
-        parts.append(_model(document["model"]))
+        parts.append(_model(document["model"], "width" if _is_nested(document) else "exit"))
     return "\n\n".join(parts)
 
 
@@ -242,7 +242,7 @@ def _features(stages: Sequence[Document]) -> str:
 # --- what a model.pt says of itself --------------------------------------------------------------------
 
 
-def _model(model: Document) -> str:
+def _model(model: Document, part: str) -> str:
     about, preprocessing = model["provenance"], model["preprocessing"]
     facts = [
         ("file", f"{model['path']}, {human_bytes(model['size_bytes'])}"),
@@ -251,7 +251,7 @@ def _model(model: Document) -> str:
         ("resize", str(preprocessing["resize"] or "no, images must fit")),
         *((name, text) for name, text in _origin(about) if text),
     ]
-    accuracies = _accuracies(about)
+    accuracies = _accuracies(about, part)
     title = "Model file\n" + "\n".join(_facts(facts))
     return f"{title}\n\n{accuracies}" if accuracies else title
 
@@ -268,15 +268,15 @@ def _origin(about: Document) -> Iterator[tuple[str, str]]:
     yield "made by", ", ".join(str(about[key]) for key in ("tool",) if about.get(key))
 
 
-def _accuracies(about: Document) -> str:
-    """Accuracy at each exit, on validation and test images, where they are given."""
+def _accuracies(about: Document, part: str) -> str:
+    """Accuracy of each exit or width, on validation and test images, where they are given."""
     val, test = _list(about.get("val_accuracy")), _list(about.get("test_accuracy"))
     static = about.get("static_accuracy")
     rows = []
     if isinstance(static, dict):
         rows.append(["static", _accuracy(static.get("val")), _accuracy(static.get("test"))])
     for stage in range(max(len(val), len(test))):
-        rows.append([f"exit {stage}", _accuracy(_item(val, stage)), _accuracy(_item(test, stage))])
+        rows.append([f"{part} {stage}", _accuracy(_item(val, stage)), _accuracy(_item(test, stage))])
     return table(["accuracy", "val", "test"], rows) if rows else ""
 
 

@@ -44,11 +44,12 @@ def _of_ways(summary: Summary, names: Sequence[str]) -> list[str]:
     lines = [_head("answered by", width, "MACs", "ms")]
     stages = zip(names, summary.exits, summary.stage_macs, summary.stage_ms, strict=True)
     lines += [_row(f"{name:>{width}}", tally, summary.answered, macs, ms) for name, tally, macs, ms in stages]
-    now = sum(tally.images for tally in summary.exits) - summary.resumed
-    if now > 0:
-        shares = [samples / now for samples in summary.stage_samples]
+    mean_macs = mean_ms = None
+    if summary.answered and not summary.resumed:  # what stages had to do before is not known
+        shares = [samples / summary.answered for samples in summary.stage_samples]
         mean_macs = sum(share * each for share, each in zip(shares, summary.stage_macs, strict=True))
         mean_ms = sum(share * (each or 0.0) for share, each in zip(shares, summary.stage_ms, strict=True))
+    if summary.answered:
         lines.append(_row(f"{'all':>{width}}", _everyone(summary), summary.answered, mean_macs, mean_ms))
     return lines
 
@@ -65,11 +66,12 @@ def _head(whose: str, width: int, macs: str, ms: str) -> str:
     return f"{whose:>{width}} {'images':>8} {'share':>7} {'accuracy':>9} {macs:>11} {ms:>9}"
 
 
-def _row(name: str, tally: ExitTally, total: int, macs: float, ms: float | None) -> str:
+def _row(name: str, tally: ExitTally, total: int, macs: float | None, ms: float | None) -> str:
     share = f"{100 * tally.images / total:.1f}%" if total else "–"
     accuracy = f"{100 * tally.right / tally.labelled:.2f}%" if tally.labelled else "–"
     time = "–" if ms is None else f"{ms:.3f}"
-    return f"{name} {tally.images:>8} {share:>7} {accuracy:>9} {macs / 1e6:>9.2f} M {time:>9}"
+    cost = "–" if macs is None else f"{macs / 1e6:.2f} M"
+    return f"{name} {tally.images:>8} {share:>7} {accuracy:>9} {cost:>11} {time:>9}"
 
 
 def _against(what: str, full: float, mean: float) -> str:

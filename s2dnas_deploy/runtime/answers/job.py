@@ -3,6 +3,7 @@
 Place in the flow: `RunRequest` ──▶ items ──bulk──▶ records ──▶ `--out` or a stream; at the end, a `Summary`.
 """
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,22 @@ class RunRequest:
     """The public key by whose owner the bundle must be signed."""
     budget_ms: float | None = None
     """What an image may take on average: the best choice of a setting that keeps to it is taken."""
+
+    def __post_init__(self) -> None:
+        if self.budget_ms is None:
+            return
+        if not 0 < self.budget_ms < math.inf:
+            raise OptionError(f"expected a budget above 0 ms, got {self.budget_ms:g}")
+        if self.bulk.settings is not None or self.resume:
+            raise OptionError(
+                "--budget-ms chooses the setting anew, by this moment's clock: leave it out where --setting "
+                "or --resume is given, and name the setting that the run has begun with"
+            )
+        if self.bulk.thresholds is not None or self.bulk.last_stage is not None:
+            raise OptionError(
+                "--budget-ms is for bundles that let you choose a setting; --threshold and --last-stage are "
+                "for chains of stages (s2dnas-calibrate --target-ms keeps these to a budget)"
+            )
 
 
 class Interruption(Protocol):
@@ -170,23 +187,21 @@ def _within_budget(
     """With the setting that keeps to the budget, if there is one to keep to."""
     if request.budget_ms is None:
         return request
-    if request.bulk.settings is not None or request.resume:
-        raise OptionError(
-            "--budget-ms chooses the setting anew, by this moment's clock: leave it out where --setting or "
-            "--resume is given, and name the setting that the run has begun with"
-        )
-    found = []
-    for item in items[: _TIMED_BATCHES * request.bulk.batch]:
+    found, asked = [], items[: _TIMED_BATCHES * request.bulk.batch]
+    for item in asked:
         with suppress(DataError):  # it is told of in its place
             found.append(cascade.reader.one(item.source))
     if not found:
-        raise DataError("--budget-ms: none of the first images can be read, so there is nothing to time")
-    batches = [
-        np.stack(found[at : at + request.bulk.batch]) for at in range(0, len(found), request.bulk.batch)
-    ]
+        raise DataError(
+            f"--budget-ms: none of the first {len(asked)} images can be read, so there is nothing to time; "
+            "give --setting in its place"
+        )
+    # A last batch that is not full takes longer for an image than those of the run will.
+    size = min(request.bulk.batch, len(found))
+    batches = [np.stack(found[at : at + size]) for at in range(0, len(found) - size + 1, size)]
     settings = settings_within(cascade, request.budget_ms, batches)
     reporter.say(f"within {request.budget_ms:g} ms an image on this device: --setting {_in_words(settings)}")
-    return replace(request, bulk=replace(request.bulk, settings=settings))
+    return replace(request, budget_ms=None, bulk=replace(request.bulk, settings=settings))
 
 
 def _in_words(settings: Mapping[str, str]) -> str:

@@ -72,8 +72,8 @@ class ExportRequest:
     """A `model.pt` of one stage, the static network: it is written beside the bundle, to be compared with."""
     sign: Path | None = None
     """The private key that signs the bundle."""
-    in_turn: tuple[str, ...] = ()
-    """Of nested widths, those that are tried one after the other; none: the caller picks one of all."""
+    in_turn: tuple[str, ...] | None = None
+    """Of nested widths, those that are tried one after the other; None: the caller picks one of all."""
 
 
 def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
@@ -187,7 +187,7 @@ def _staged(request: ExportRequest, model: Model, name: str) -> StagedNetwork:
     blocks, plan = request.options.in_blocks, model.network.division.plan
     if plan.nested:
         return widths_of(model, name=name, split=request.split, blocks=blocks, in_turn=request.in_turn)
-    if request.in_turn:
+    if request.in_turn is not None:
         raise OptionError(
             "--in-turn is for nested widths; this model has stages, which are a chain (s2dnas-train --plan "
             "widths:0.25,0.5,1 makes widths)"

@@ -22,7 +22,8 @@ from s2dnas_deploy.workshop.network.nested import parts_of
 from s2dnas_deploy.workshop.network.stages import StageNetwork
 
 WIDTH = "width"
-_CALLED = {0.25: "quarter", 0.5: "half", 0.75: "three_quarters", 1.0: "full"}
+_CALLED = {0.25: "quarter", 0.5: "half", 0.75: "three_quarters"}
+_WIDEST = "full"
 _NEARLY = 0.02  # widths are rounded to what kernels like
 
 
@@ -32,18 +33,19 @@ def names_of(plan: Plan) -> tuple[str, ...]:
     shares = [sum(owned[: index + 1]) / sum(owned) for index in range(plan.stages)]
     names = [
         next((name for known, name in _CALLED.items() if abs(share - known) < _NEARLY), f"{share:.2f}")
-        for share in shares
+        for share in shares[:-1]
     ]
+    names.append(_WIDEST)
     return tuple(name if names.count(name) == 1 else f"{name}_{k}" for k, name in enumerate(names))
 
 
 def widths_of(
-    model: Model, *, name: str, split: bool, blocks: bool = True, in_turn: Sequence[str] = ()
+    model: Model, *, name: str, split: bool, blocks: bool = True, in_turn: Sequence[str] | None = None
 ) -> StagedNetwork:
     """A model's widths, `rewritten`; those `in_turn` as a chain, else all of them for the caller to pick."""
     network, plan = model.network.eval(), model.network.division.plan
     names = names_of(plan)
-    chosen = _places(names, in_turn) if in_turn else tuple(range(plan.stages))
+    chosen = tuple(range(plan.stages)) if in_turn is None else _places(names, in_turn)
     stages = rewritten(parts_of(network), model.preprocessing.input_shape, split=split, blocks=blocks)
     macs = [costs.macs for costs in stage_costs(network)]
 
@@ -65,7 +67,7 @@ def widths_of(
             )
             for k in chosen
         ),
-        flow=None if in_turn else _picked_by_the_caller(names),
+        flow=_picked_by_the_caller(names) if in_turn is None else None,
         class_names=model.class_names,
         preprocessing=model.preprocessing,
         plan=plan,

@@ -74,7 +74,9 @@ class Division:
         """Which input channels a mixing node's outputs of these levels read, [levels, C_in]."""
         outputs, inputs = levels[:, None], self.levels[node.inputs[0]][None, :]
         if self.plan.nested:
-            return np.ones_like(inputs <= outputs)  # a width has all that lies between its channels
+            return np.ones(
+                (len(outputs), inputs.shape[1]), np.bool_
+            )  # a width has all that lies between its channels
         if node.name not in self.plan.no_reuse:
             return np.less_equal(inputs, outputs)
         return np.equal(inputs, outputs) | self._of_the_image(node.inputs[0])[None, :]

@@ -43,7 +43,10 @@ class _Part:
 
 @dataclass(frozen=True, kw_only=True)
 class _Width:
-    """A sub-network's nodes, and where each of their weights is among the network's."""
+    """A sub-network's nodes, and where each of their weights is among the network's.
+
+    Weights of the stage are only what slicing itself has put there: numbers of channels.
+    """
 
     stage: Stage
     parts: Mapping[str, _Part]
@@ -63,7 +66,7 @@ class NestedNetwork(MultiStageNetwork):
         """As `forward`, with other weights of the same names and shapes; some operators as in training."""
         logits = []
         for width in self._widths:
-            own = {key: part.of(weights) for key, part in width.parts.items()} | _constants(width)
+            own = {key: part.of(weights) for key, part in width.parts.items()} | dict(width.stage.weights)
             values = {INPUT: images}
             for node in width.stage.nodes:
                 as_in_training = self.training or node.operator in training
@@ -78,7 +81,7 @@ class NestedNetwork(MultiStageNetwork):
             replace(
                 width.stage,
                 weights={key: part.of(weights).clone() for key, part in width.parts.items()}
-                | _constants(width),
+                | dict(width.stage.weights),
             )
             for width in self._widths
         )
@@ -146,7 +149,8 @@ def _width(division: Division, index: int, shapes: Mapping[str, torch.Size]) -> 
         else:
             whole = torch.equal(places, torch.arange(shapes[source].numel()))
             parts[key] = _Part(key=source, places=None if whole else places, shape=numbers.shape)
-    return _Width(stage=_renamed(stage, index), parts=parts)
+    constants = {key: tensor for key, tensor in stage.weights.items() if key not in parts}
+    return _Width(stage=replace(_renamed(stage, index), weights=constants), parts=parts)
 
 
 _FIRST, _REST = exit_prefix(0), exit_prefix(1)  # the classifiers of a width alone, and of what is left
@@ -167,8 +171,3 @@ def _renamed(stage: Stage, index: int) -> Stage:
         replace(node, name=called(node.name), inputs=tuple(map(called, node.inputs))) for node in stage.nodes
     )
     return replace(stage, index=index, nodes=nodes, logits=called(stage.logits))
-
-
-def _constants(width: _Width) -> dict[str, Tensor]:
-    """What slicing itself has put among the weights: numbers of channels."""
-    return {key: tensor for key, tensor in width.stage.weights.items() if key not in width.parts}
