@@ -9,7 +9,6 @@ as well as by the static network, or a point below: the best that the plan can d
 chosen beforehand. What is in `--work` is not done again.
 """
 
-import json
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 from machine import machine
 from newcomers import commands, give
 from newcomers_static import NEWCOMERS, Newcomer, bring, normalized, read
-from pages import check_place, put_table
+from pages import check_place, put_record
 from torch import Tensor
 
 from s2dnas_deploy.cli.console import Console
@@ -36,7 +35,6 @@ from s2dnas_deploy.workshop.pricing.machine_clock import MachineClock
 from s2dnas_deploy.workshop.pricing.probes import Probed
 from s2dnas_deploy.workshop.reading.static_source import StaticSource, read_source
 
-RESULT = Path(__file__).parent / "results" / "best_of_ten.json"
 NETWORKS = ("alexnet", "squeezenet", "shufflenet", "plain_vgg")
 PLANS = 10
 DROPS = (0.0, 0.01)
@@ -66,8 +64,7 @@ def main(tiny: Path, cifar: Path, work: Path, *, only: tuple[str, ...], record: 
             rows.append(_row(newcomer, sources[newcomer.source], work.resolve() / newcomer.name))
             click.echo(table(rows))
     if record:
-        RESULT.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
-        put_table("best_of_ten", table(rows))
+        put_record("best_of_ten", {"machine": machine(), "rows": rows}, table(rows))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

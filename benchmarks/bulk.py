@@ -24,14 +24,13 @@ from typing import Any
 import click
 import numpy as np
 from machine import machine
-from pages import put_table
+from pages import put_record
 
 from s2dnas_deploy import Cascade
 from s2dnas_deploy.decide.flow import IMAGE
 from s2dnas_deploy.runtime.answers.inputs import Item, find_items
 from s2dnas_deploy.runtime.bulk import BulkOptions, decoded
 
-RESULT = Path(__file__).parent / "results" / "bulk.json"
 RUN = [sys.executable, "-c", "from s2dnas_deploy.cli import run; run()"]
 OPTIONS = BulkOptions()
 
@@ -51,8 +50,7 @@ def main(bundle: Path, static: Path, images: str, rounds: int, *, record: bool) 
     row = {**medians, "images": len(items), "rounds": rows}
     click.echo(table(row))
     if record:
-        RESULT.write_text(json.dumps({"machine": machine(), **row}, indent=1) + "\n")
-        put_table("bulk", table(row))
+        put_record("bulk", {"machine": machine(), **row}, table(row))
 
 
 def table(row: dict[str, Any]) -> str:

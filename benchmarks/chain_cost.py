@@ -20,7 +20,7 @@ from typing import Any
 import click
 import onnxruntime
 from machine import machine
-from pages import check_place, put_table
+from pages import check_place, put_record
 from sessions import BoundSessions, bundle_of, images_from
 
 from s2dnas_deploy.workshop.export.samples import Pixels
@@ -29,7 +29,6 @@ from s2dnas_deploy.workshop.network.model_file import load_model
 from s2dnas_deploy.workshop.network.network import as_static, carry_over
 from s2dnas_deploy.workshop.reading.static_source import read_plan
 
-RESULTS = Path(__file__).parent / "results"
 Task = Callable[[], None]
 
 
@@ -71,8 +70,7 @@ def main(network: Path, data: str, plans: tuple[str, ...], joins: tuple[str, ...
     click.echo(table(rows))
     if record:
         about = {"date": str(date.today()), "machine": machine(), "onnxruntime": onnxruntime.__version__}
-        (RESULTS / f"{record}.json").write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
-        put_table(record, table(rows))
+        put_record(record, {**about, "rows": rows}, table(rows))
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:

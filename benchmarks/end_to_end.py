@@ -24,7 +24,7 @@ from typing import Any
 
 import click
 from machine import machine
-from pages import put_table
+from pages import put_record
 
 from s2dnas_deploy.bench.report import Report
 from s2dnas_deploy.bench.summary import Latency, summarise
@@ -68,8 +68,7 @@ def main(network: str, data: str, work: Path, search: str | None, *, seconds: in
     kept = [row for row in before if row["network"] != name]
     click.echo(table(rows))
     if record:
-        RESULT.write_text(json.dumps({"rows": kept + rows}, indent=1) + "\n")
-        put_table("end_to_end", table(kept + rows), brief=brief(kept + rows))
+        put_record("end_to_end", {"rows": kept + rows}, table(kept + rows), brief=brief(kept + rows))
 
 
 def _trained(network: str, data: str, static: Path, model: Path, search: str | None) -> None:

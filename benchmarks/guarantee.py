@@ -15,7 +15,6 @@ way of testing goes along the same path, chosen on the same part of each draw:
 The oracle sees everything: the cheapest thresholds on any of the paths that really lose no more than allowed.
 """
 
-import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +24,7 @@ from typing import Any
 import click
 import numpy as np
 from machine import machine
-from pages import put_table
+from pages import put_record
 
 from s2dnas_deploy.decide.exact_tests import ExactTest, binomial_cdf
 from s2dnas_deploy.decide.scores import ExitScores
@@ -39,7 +38,6 @@ from s2dnas_deploy.decide.thresholds import (
     path_of,
 )
 
-RESULT = Path(__file__).parent / "results" / "guarantee.json"
 DELTA = 0.05
 OFFSETS = tuple(0.25 * i for i in range(13))
 Proves = Callable[..., bool]
@@ -63,8 +61,7 @@ def main(scores: Path, macs: str, draws: int, *, record: bool) -> None:
             click.echo(table([row]))
     if record:
         about = {"machine": machine(), "draws": draws}
-        RESULT.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
-        put_table("guarantee", table(rows))
+        put_record("guarantee", {**about, "rows": rows}, table(rows))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

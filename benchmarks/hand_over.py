@@ -6,7 +6,6 @@ Exports the network divided by the plan, rewrites its graphs in several ways, an
 alternating blocks, over the static network's: the chain at one image, and stage 1 at survivors of a batch.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import onnx
 from chain_cost import measure
 from onnx import ModelProto, TensorProto, helper
-from pages import put_table
+from pages import put_record
 from sessions import BoundSessions, bundle_of, images_from
 
 from s2dnas_deploy.decide.flow import ANSWERS, IMAGE
@@ -24,7 +23,6 @@ from s2dnas_deploy.workshop.network.model_file import load_model
 from s2dnas_deploy.workshop.network.network import as_static, carry_over
 from s2dnas_deploy.workshop.reading.static_source import read_plan
 
-RESULTS = Path(__file__).parent / "results"
 Task = Callable[[], None]
 BATCH, SURVIVORS = 32, 16
 
@@ -58,8 +56,7 @@ def main(network: Path, data: str, plan: str, blocks: int, *, record: bool) -> N
     ratios = measure(tasks, blocks)
     click.echo(table(ratios))
     if record:
-        (RESULTS / "hand_over.json").write_text(json.dumps(ratios, indent=1) + "\n")
-        put_table("hand_over", table(ratios))
+        put_record("hand_over", ratios, table(ratios))
 
 
 def table(ratios: dict[str, float]) -> str:

@@ -8,7 +8,6 @@ time taken in alternating blocks on the same images: one CPU thread, one image a
 those not yet sure.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ import numpy as np
 import onnxruntime
 import torch
 from machine import machine
-from pages import put_table
+from pages import put_record
 from sessions import BoundSessions, answers_of, bundle_of, pixels, splits_of
 from thresholds import GRID, cheapest, exit_accuracy, leaving, scores_from
 
@@ -30,7 +29,6 @@ from s2dnas_deploy.workshop.data import LabelledImages
 from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels
 from s2dnas_deploy.workshop.network.model_file import load_model
 
-RESULTS = Path(__file__).parent / "results"
 PRECISIONS = ("float32", "int8")
 
 
@@ -77,8 +75,7 @@ def main(network: Path, static_path: Path, data: str, **options: Any) -> None:
     record["ratio"] = _ratios(sessions, shown, options["blocks"])
     click.echo(table(record))
     if options["record"]:
-        (RESULTS / "int8_cascade.json").write_text(json.dumps(record, indent=1) + "\n")
-        put_table("int8_cascade", table(record))
+        put_record("int8_cascade", record, table(record))
 
 
 def table(record: Mapping[str, Any]) -> str:

@@ -7,7 +7,6 @@ plans, drawn from the whole space, are exported and timed, and every stage's tim
 model says.
 """
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import click
 import numpy as np
 from machine import machine
-from pages import put_table
+from pages import put_record
 from scipy.stats import spearmanr
 
 from s2dnas_deploy.bundle.device_profile import STATIC
@@ -31,7 +30,6 @@ from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.space.spanning import probe_plans
 from s2dnas_deploy.workshop.training.run import Prepared
 
-RESULT = Path(__file__).parent / "results" / "latency_model.json"
 UNSEEN = 20
 
 
@@ -47,8 +45,7 @@ def main(networks: tuple[Path, ...], data: str, stages: int, *, record: bool) ->
     rows = [_row(path, data, stages) for path in networks]
     click.echo(table(rows))
     if record:
-        RESULT.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
-        put_table("latency_model", table(rows))
+        put_record("latency_model", {"machine": machine(), "rows": rows}, table(rows))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -21,13 +21,12 @@ from typing import Any
 import click
 from machine import machine
 from newcomers_static import NEWCOMERS, Newcomer, bring
-from pages import check_place, put_table
+from pages import check_place, put_record
 
 from s2dnas_deploy.bench.report import Report
 from s2dnas_deploy.bench.summary import summarise
 from s2dnas_deploy.bench.workers.subjects import STATIC
 
-RESULT = Path(__file__).parent / "results" / "newcomers.json"
 COMMANDS = """
 s2dnas-train --model {model} --input {shape} --weights static.pth --data images/ --out model.pt
 s2dnas-export model.pt --out bundle/ --data images/ --held-out held-out/ --static-model model.run/static.pt
@@ -63,8 +62,7 @@ def main(
             rows.append(_row(newcomer, sources[newcomer.source], work.resolve() / newcomer.name, options))
             click.echo(table(rows))
     if record:
-        RESULT.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
-        put_table("newcomers", table(rows))
+        put_record("newcomers", {"machine": machine(), "rows": rows}, table(rows))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -8,7 +8,6 @@ Taken in alternating blocks, the bundle loaded anew after some: where its memory
 2% faster or slower than the next. At batch 32 the cascade's time includes moving the survivors together.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import click
 import numpy as np
 import onnxruntime
 from machine import machine
-from pages import put_table
+from pages import put_record
 
 from s2dnas_deploy import Cascade
 from s2dnas_deploy.bundle.bundle import load_bundle
@@ -27,7 +26,6 @@ from s2dnas_deploy.decide.flow import IMAGE
 from s2dnas_deploy.decide.rules import Threshold
 from s2dnas_deploy.runtime.answers.inputs import find_items
 
-RESULT = Path(__file__).parent / "results" / "overhead.json"
 BATCHES = (1, 32)
 Calls = list[tuple[Any, list[str], dict[str, np.ndarray]]]
 
@@ -44,8 +42,7 @@ def main(bundle: Path, images: str, loads: int, blocks: int, *, record: bool) ->
     rows = [_row(*taken) for taken in zip(*found, strict=True)]
     click.echo(table(rows))
     if record:
-        RESULT.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
-        put_table("overhead", table(rows))
+        put_record("overhead", {"machine": machine(), "rows": rows}, table(rows))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

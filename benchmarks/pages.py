@@ -1,11 +1,21 @@
 """Tables in pages: a benchmark writes its own between two marks, so that page and record say the same."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 OWN, PROJECT = HERE / "README.md", HERE.parent / "README.md"
+
+
+def put_record(name: str, content: Mapping[str, Any], table: str, *, brief: str | None = None) -> None:
+    """Write the record, and the table that tells it."""
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    put_table(name, table, brief=brief)
 
 
 def put_table(name: str, table: str, *, brief: str | None = None) -> None:

@@ -34,7 +34,7 @@ from machine import machine
 from matplotlib import colormaps
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from pages import check_place, put_table
+from pages import RESULTS, check_place, put_record
 from sessions import BoundSessions, answers_of, bundle_of, images_from, pixels, splits_of
 from smaller_networks import FACTORS, smaller_network
 from thresholds import cheapest, exit_accuracy, menus_of, scores_from
@@ -55,7 +55,6 @@ from s2dnas_deploy.workshop.network.network import as_static
 from s2dnas_deploy.workshop.reading.source import build_network
 from s2dnas_deploy.workshop.training.settings import Settings
 
-RESULTS = Path(__file__).parent / "results"
 PICTURES = Path(__file__).parents[1] / "docs"
 DROPS = (0.0, 0.5, 1.0)
 KINDS = ("static", "torch", "cascades", "two", "smaller", "earlyon")
@@ -145,8 +144,7 @@ def main(
     content["versions"] = {name: version(name) for name in ("onnxruntime", "openvino", "torch", "earlyon")}
     click.echo(table(content))
     if record:
-        result.write_text(json.dumps(content, indent=1) + "\n")
-        put_table(record, table(content))
+        put_record(record, content, table(content))
         draw(rows, PICTURES / f"{record}.svg")
 
 

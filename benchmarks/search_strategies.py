@@ -15,7 +15,7 @@ from typing import Any
 import click
 import numpy as np
 from machine import machine
-from pages import put_table
+from pages import put_record
 from scipy.stats import binomtest
 
 from s2dnas_deploy.workshop.data import load_images
@@ -30,7 +30,6 @@ from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
 from s2dnas_deploy.workshop.search.strategies import STRATEGIES, Judge
 from s2dnas_deploy.workshop.training.settings import Settings
 
-RESULT = Path(__file__).parent / "results" / "search_strategies.json"
 SEEDS = 10
 SHARE = 0.15
 BEST = 0.002
@@ -57,8 +56,7 @@ def main(network: Path, work: Path, *, record: bool) -> None:
     click.echo(table(rows))
     if record:
         document = {"machine": machine(), "rows": rows}
-        RESULT.write_text(json.dumps(document, indent=1) + "\n")
-        put_table("search_strategies", table(rows))
+        put_record("search_strategies", document, table(rows))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 from machine import machine
-from pages import put_table
+from pages import put_record
 from sessions import BoundSessions, answers_of, bundle_of, images_from, pixels
 from thresholds import cheapest, exit_accuracy, menus_of, scores_from
 
@@ -93,8 +93,7 @@ def main(
         about = {"date": str(date.today()), "machine": machine(), "onnxruntime": onnxruntime.__version__}
         for row in rows:
             row["about"] = about
-        RESULT.write_text(json.dumps({"rows": kept + rows}, indent=1) + "\n")
-        put_table("searched_plan", table(kept + rows))
+        put_record("searched_plan", {"rows": kept + rows}, table(kept + rows))
 
 
 def table(rows: list[dict[str, Any]]) -> str:

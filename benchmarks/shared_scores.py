@@ -16,7 +16,7 @@ import click
 import numpy as np
 import torch
 from machine import machine
-from pages import put_table
+from pages import put_record
 from scipy.stats import kendalltau
 from thresholds import exit_accuracy
 
@@ -40,7 +40,6 @@ from s2dnas_deploy.workshop.training.devices import autocast_for
 from s2dnas_deploy.workshop.training.loop import Task, train
 from s2dnas_deploy.workshop.training.settings import Settings
 
-RESULT = Path(__file__).parent / "results" / "shared_scores.json"
 TARGETS = (0.15, 0.25, 0.4)
 HOW = {
     "batch_size": 64,
@@ -92,8 +91,7 @@ def main(network: Path, data: str, work: Path, shared_epochs: int, epochs: int, 
     content |= {"network": network.name, "shared_epochs": shared_epochs, "epochs": epochs}
     click.echo(table(content))
     if record:
-        RESULT.write_text(json.dumps(content, indent=1) + "\n")
-        put_table("shared_scores", table(content))
+        put_record("shared_scores", content, table(content))
 
 
 def _evaluator(

@@ -8,7 +8,6 @@ its weights the recipe's plan is trained by each `--start`, for each number of e
 not trained again.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -17,12 +16,11 @@ from typing import Any
 
 import click
 from machine import machine
-from pages import put_table
+from pages import put_record
 
 from s2dnas_deploy.workshop.network.model_file import load_model
 
 HERE = Path(__file__).parent
-RESULT = HERE / "results" / "starts.json"
 RECIPE = HERE.parent / "models" / "gated_cnn.toml"
 STARTS, EPOCHS = ("copied", "ranked", "fitted"), (0, 3, 10)
 CLASSES, TRAINED_ON = 5, 250
@@ -48,8 +46,7 @@ def main(data: Path, work: Path, *, record: bool) -> None:
     row["images"] = len(list((images / "test").glob("*/*")))
     click.echo(table(row))
     if record:
-        RESULT.write_text(json.dumps({"machine": machine(), **row}, indent=1) + "\n")
-        put_table("starts", table(row))
+        put_record("starts", {"machine": machine(), **row}, table(row))
 
 
 def table(row: dict[str, Any]) -> str:

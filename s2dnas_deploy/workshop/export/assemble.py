@@ -24,7 +24,7 @@ from s2dnas_deploy.bundle.signature import Signer
 from s2dnas_deploy.decide.course import Array
 from s2dnas_deploy.decide.flow import IMAGE
 from s2dnas_deploy.reporter import Reporter, counted
-from s2dnas_deploy.workshop.export.checks.expect import before_and_after, expected_of, judged, priced, told_by
+from s2dnas_deploy.workshop.export.checks.expect import before_and_after, expected_of, told_by, weighed
 from s2dnas_deploy.workshop.export.checks.verify import verify, verify_single_file
 from s2dnas_deploy.workshop.export.contents import SINGLE_FILE, Contents, contents_of
 from s2dnas_deploy.workshop.export.draft import Draft, Export, StageDraft
@@ -190,12 +190,12 @@ def _judged(draft: Draft, reporter: Reporter) -> Draft:
     macs = [link.macs for link in export.network.links]
     run = OnnxStages(draft.graphs, draft.files)
     images = export.taken(export.shown if export.images is None else export.images.validation)
-    draft = replace(draft, settings=priced(flow, run, images, macs, made_up=export.images is None))
-    if export.images is None:
+    labels = None if export.images is None else export.images.labels
+    draft = replace(draft, settings=weighed(flow, run, images, macs, labels))
+    if labels is None:
         return draft
-    labels, told = export.images.labels, told_by(flow, run, images)
-    settings = judged(replace(flow, settings=draft.settings), run, images, labels)
-    draft = replace(draft, expected=expected_of(flow, told, labels, macs), settings=settings)
+    told = told_by(flow, run, images)
+    draft = replace(draft, expected=expected_of(flow, told, labels, macs))
     if precision == "float32":
         return draft
     plain = draft.plain or _in_float32(export, reporter)

@@ -51,6 +51,10 @@ class _Width:
     stage: Stage
     parts: Mapping[str, _Part]
 
+    def weights(self, network: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those that the nodes read, of all the network's; gradients flow back."""
+        return {**self.stage.weights, **{key: part.of(network) for key, part in self.parts.items()}}
+
 
 class NestedNetwork(MultiStageNetwork):
     """`forward(images [N, C, H, W])` gives one [N, classes] tensor of logits per width, thinnest first."""
@@ -66,7 +70,7 @@ class NestedNetwork(MultiStageNetwork):
         """As `forward`, with other weights of the same names and shapes; some operators as in training."""
         logits = []
         for width in self._widths:
-            own = {key: part.of(weights) for key, part in width.parts.items()} | dict(width.stage.weights)
+            own = width.weights(weights)
             values = {INPUT: images}
             for node in width.stage.nodes:
                 as_in_training = self.training or node.operator in training
@@ -80,8 +84,7 @@ class NestedNetwork(MultiStageNetwork):
         return tuple(
             replace(
                 width.stage,
-                weights={key: part.of(weights).clone() for key, part in width.parts.items()}
-                | dict(width.stage.weights),
+                weights={key: tensor.clone() for key, tensor in width.weights(weights).items()},
             )
             for width in self._widths
         )

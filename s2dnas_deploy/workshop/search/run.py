@@ -31,7 +31,7 @@ from s2dnas_deploy.workshop.search.finalists import by_more_than_chance, choose_
 from s2dnas_deploy.workshop.search.frontier import plot_frontier
 from s2dnas_deploy.workshop.search.judging.cluster import Cluster
 from s2dnas_deploy.workshop.search.judging.evaluators import Evaluator, JudgeMany
-from s2dnas_deploy.workshop.search.judging.judging_images import set_judges_aside
+from s2dnas_deploy.workshop.search.judging.judging_images import how_many_judge, set_judges_aside
 from s2dnas_deploy.workshop.search.judging.reward import Worth
 from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
 from s2dnas_deploy.workshop.search.judging.train_shared import SHARED_CHECKPOINT, SharedTask, train_shared
@@ -171,7 +171,7 @@ def _best(
         whole, phase = request.identity_of_finalists(identity), ("training finalists", len(named))
         closely = trials_in(folder / FINALISTS, whole, partial(of_few, named), phase=phase)
         closely.evaluate([candidate_of(static, trial.choices, trial.plan) for trial in named])
-        judges = len(set_judges_aside(prepared.splits)[1])
+        judges = how_many_judge(len(prepared.splits.train))
         finalists = by_more_than_chance(closely.best(len(named)), closely.asked.get(first or ()), judges)
     best = _within_target(finalists or trials.best(request.top), request, reporter)
     plot_frontier(

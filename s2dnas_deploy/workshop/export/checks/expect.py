@@ -6,6 +6,7 @@ report.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,7 @@ class Told:
     label: npt.NDArray[np.int64]
     seen: Sequence[Mapping[str, Array]]
 
-    @property
+    @cached_property
     def walked(self) -> Walked:
         """The ways of the images if they exit by the thresholds: each is a part of that without exits."""
         return walk(self.course, self.seen, self.came.shape[1])
@@ -71,34 +72,37 @@ def expected_of(flow: Flow, told: Told, labels: npt.NDArray[np.int64], macs: Seq
         images=len(labels),
         exit_accuracy=tuple(accuracies),
         exit_share=tuple(ways.exit_share.tolist()),
-        cascade_accuracy=float(right[ways.exit, np.arange(len(labels))].mean()),
+        cascade_accuracy=_right(told, labels),
         mean_macs=ways.mean_cost(macs),
     )
 
 
-def priced(flow: Flow, run: Run, images: Array, macs: Sequence[int], *, made_up: bool) -> dict[str, Choices]:
-    """The settings, with the mean MACs of each choice where they are known: by images, or for any."""
+def weighed(
+    flow: Flow, run: Run, images: Array, macs: Sequence[int], labels: npt.NDArray[np.int64] | None
+) -> dict[str, Choices]:
+    """The settings, with the mean MACs of each choice, and its accuracy where images have labels.
+
+    Images without labels are made up: they tell costs only where these are the same for any image.
+    """
     rules = {type(route.by) for route in (flow.start, *(stop.then for stop in flow.stops))}
     same_for_all = rules <= {Always, Setting}
-    if made_up and not same_for_all:
+    if labels is None and not same_for_all:
         return dict(flow.settings)
-    looked_at = images[:1] if same_for_all else images
-    priced = {}
+    looked_at = images[:1] if labels is None else images
+    found = {}
     for name, each in flow.settings.items():
         told = [told_by(flow, run, looked_at, {name: choice}) for choice in each.choices]
         costs = tuple(one.walked.mean_cost(macs) for one in told)
-        priced[name] = replace(each, macs=costs) if each.macs is None and min(costs) > 0 else each
-    return priced
+        known = replace(each, macs=costs) if each.macs is None and min(costs) > 0 else each
+        if labels is not None:
+            known = replace(known, accuracy=tuple(_right(one, labels) for one in told))
+        found[name] = known
+    return found
 
 
-def judged(flow: Flow, run: Run, images: Array, labels: npt.NDArray[np.int64]) -> dict[str, Choices]:
-    """The settings, with the accuracy of each choice, the other settings as they are."""
-    every, judged = np.arange(len(labels)), {}
-    for name, each in flow.settings.items():
-        told = [told_by(flow, run, images, {name: choice}) for choice in each.choices]
-        right = [one.label[one.walked.exit, every] == labels for one in told]
-        judged[name] = replace(each, accuracy=tuple(float(own.mean()) for own in right))
-    return judged
+def _right(told: Told, labels: npt.NDArray[np.int64]) -> float:
+    """The share of all images that are answered right on their ways."""
+    return float((told.label == labels)[told.walked.exit, np.arange(len(labels))].mean())
 
 
 def before_and_after(

@@ -17,9 +17,14 @@ JUDGING_IMAGES = 2000
 _LARGEST_PART = 5  # at most one training image in five is set aside
 
 
+def how_many_judge(images: int) -> int:
+    """Of so many training images."""
+    return min(JUDGING_IMAGES, images // _LARGEST_PART)
+
+
 def set_judges_aside(splits: ImageSplits) -> tuple[ImageSplits, LabelledImages]:
     """The splits to train with in a search, and the images to judge by."""
-    count = min(JUDGING_IMAGES, len(splits.train) // _LARGEST_PART)
+    count = how_many_judge(len(splits.train))
     chosen = torch.zeros(len(splits.train), dtype=torch.bool)
     chosen[splits.train.spread(count)] = True
     digest = hashlib.sha256(f"{splits.digest}|{count} judge".encode()).hexdigest()
