@@ -13,7 +13,9 @@ and a layer's output channel of level k reads the input channels of levels ≤ k
 Every output channel must have something to read, every exit too, and every stage something to compute.
 
 A plan may be of nested widths instead: width k has the channels of stages 0 … k and all that lies between
-them, so all of its exits are at the output and all is reused.
+them, so all of its exits are at the output and all is reused. It may have a gate, too: up to a node, all
+widths are then one, a thin prefix, where some of the network's channels are no one's; the gate there says
+with which width a sample goes on.
 """
 
 import difflib
@@ -117,6 +119,8 @@ class Plan:
     no_reuse: frozenset[str] = frozenset()
     nested: bool = False
     """Whether it is of nested widths: what each stage owns is what a width has more than the one before."""
+    gate: str | None = None
+    """Of nested widths: the node after which a gate says with which of them a sample goes on."""
 
     @property
     def stages(self) -> int:
@@ -131,6 +135,7 @@ class Plan:
         return (
             f'{{\n  "format": "{FORMAT}",\n  "version": {VERSION},\n  "stages": {self.stages},\n'
             + ('  "nested": true,\n' if self.nested else "")
+            + ("" if self.gate is None else f'  "gate": {json.dumps(self.gate)},\n')
             + f'  "exits": {json.dumps(list(self.exits))},\n'
             f'  "no_reuse": {json.dumps(sorted(self.no_reuse))},\n  "channels": {{\n{rows}\n  }}\n}}\n'
         )
@@ -140,6 +145,7 @@ class Plan:
         """Sha256 of the decision itself, whatever the order in which the groups are written."""
         content: list[Any] = [sorted((n, list(c)) for n, c in self.channels.items())]
         content += [self.exits, sorted(self.no_reuse), *(["nested"] if self.nested else [])]
+        content += [] if self.gate is None else [["gate", self.gate]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     @staticmethod
@@ -170,6 +176,7 @@ class _Document:
     stages: int | None = None
     no_reuse: _Names = ()
     nested: bool = False
+    gate: Annotated[str, Length(1, 1000)] | None = None
 
     def __post_init__(self) -> None:
         if self.stages not in (None, len(self.exits)):
@@ -183,6 +190,7 @@ class _Document:
             exits=self.exits,
             no_reuse=frozenset(self.no_reuse),
             nested=self.nested,
+            gate=self.gate,
         )
 
 
@@ -202,9 +210,9 @@ def check(plan: Plan, space: PlanSpace) -> None:
     _check_names(plan, space)
     if plan.nested:
         _check_nested(plan)
-    depths = space.depths(plan.exits)
+    depths, before_gate = space.depths(plan.exits), _checked_prefix(plan, space)
     for group in space.groups:
-        _check_group(group, plan, depths)
+        _check_group(group, plan, depths, may_leave_some=bool(group.nodes & before_gate))
     for layer in space.layers:
         _check_layer(layer, plan, depths)
     _check_exits_read_something(plan, space)
@@ -239,6 +247,25 @@ def _check_nested(plan: Plan) -> None:
             raise PlanError(f"group {shown(name)}: {list(counts)}: the thinnest width has no channel there")
 
 
+def _checked_prefix(plan: Plan, space: PlanSpace) -> frozenset[str]:
+    """The nodes up to the gate, if there is one; all widths are alike there."""
+    if plan.gate is None:
+        return frozenset()
+    if not plan.nested:
+        raise PlanError('a gate picks one of nested widths, but the plan has a gate and not "nested": true')
+    if plan.gate not in space.exits or plan.gate == OUTPUT:
+        raise PlanError(f"no node {shown(plan.gate)} to put a gate after; {_nearest(plan.gate, space.exits)}")
+    prefix = space.covered_by(plan.gate)
+    for group in space.groups:
+        if group.nodes & prefix and any(plan.channels[group.name][1:]):
+            counts = plan.channels[group.name]
+            raise PlanError(
+                f"group {shown(group.name)} is there before the gate at {shown(plan.gate)}, where all widths "
+                f"are one; expected counts like {[counts[0], *[0] * (plan.stages - 1)]}, got {list(counts)}"
+            )
+    return prefix
+
+
 def _check_names(plan: Plan, space: PlanSpace) -> None:
     for name in plan.channels:
         if name not in space.group:
@@ -254,14 +281,14 @@ def _check_names(plan: Plan, space: PlanSpace) -> None:
             raise PlanError(f"no layer {shown(name)} in no_reuse; {_nearest(name, tuple(space.layer))}")
 
 
-def _check_group(group: ChannelGroup, plan: Plan, depths: Mapping[str, int]) -> None:
+def _check_group(group: ChannelGroup, plan: Plan, depths: Mapping[str, int], *, may_leave_some: bool) -> None:
     counts = plan.channels[group.name]
     where = f"group {shown(group.name)}: {list(counts)}"
     if len(counts) != plan.stages:
         raise PlanError(f"{where} has {len(counts)} counts; expected one per stage, {plan.stages}")
     if min(counts) < 0:
         raise PlanError(f"{where} has a negative count; a stage that owns nothing there has 0")
-    if sum(counts) != group.channels:
+    if sum(counts) > group.channels or (sum(counts) < group.channels and not may_leave_some):
         raise PlanError(f"{where} sums to {sum(counts)}; the group has {group.channels} channels to divide")
     uneven = [count for count in counts if count % group.granule]
     if uneven:
@@ -373,6 +400,46 @@ def widths(space: PlanSpace, shares: Sequence[float], *, align: int = 1) -> Plan
     return replace(uniform(space, steps, align=align), nested=True)
 
 
+def gated(space: PlanSpace, shares: Sequence[float], at: str | None = None, *, align: int = 1) -> Plan:
+    """Nested widths after a prefix as thin as the thinnest, where a gate says which of them a sample takes.
+
+    The gate is at a node, or where a quarter of the layers are before it.
+    """
+    whole = widths(space, shares, align=align)
+    gate = _usual_gate(space) if at is None else at
+    if gate not in space.exits or gate == OUTPUT:
+        raise PlanError(f"no node {shown(gate)} to put a gate after; {_nearest(gate, space.exits)}")
+    prefix = space.covered_by(gate)
+    rest = (0,) * (whole.stages - 1)
+    before = {group.name for group in space.groups if group.nodes & prefix}
+    channels = {n: (c[0], *rest) if n in before else c for n, c in whole.channels.items()}
+    plan = replace(whole, channels=channels, gate=gate)
+    check(plan, space)
+    return plan
+
+
+_PREFIX_SHARE = 1 / 4
+
+
+def _usual_gate(space: PlanSpace) -> str:
+    """The last node that all features pass, where groups end, with a quarter of the layers before it."""
+    best = None
+    for name in space.exits[:-1]:
+        prefix = space.covered_by(name)
+        within = sum(layer.name in prefix for layer in space.layers) <= _PREFIX_SHARE * len(space.layers)
+        read = {parent for node, parents in space.parents.items() if node not in prefix for parent in parents}
+        groups = [group for group in space.groups if name in group.nodes]
+        ends = all(group.nodes <= prefix for group in groups)
+        if within and read & prefix <= {name} and ends:
+            best = name
+    if best is None:
+        raise PlanError(
+            "found no place for a gate, a node in the first quarter of the network that all features pass; "
+            "name one, as in gate:0.25,0.5,1@NODE"
+        )
+    return best
+
+
 def depth(space: PlanSpace, exits: Sequence[str]) -> Plan:
     """Stages divide the depth, not the width: stage k owns all that lies between exits k-1 and k."""
     plan_exits = (*exits, OUTPUT)
@@ -461,7 +528,7 @@ def _by_fractions(group: ChannelGroup, fractions: Sequence[float], align: int) -
 
 
 def from_text(text: str, space: PlanSpace, *, align: int = 1, seed: int = 0) -> Plan:
-    """`static`, `uniform:F,F,…`, `widths:F,…,1`, `depth:NODE,…` or `random:STAGES`, as a user types it."""
+    """`static`, `uniform:F,F`, `widths:F,1`, `gate:F,1@NODE`, `depth:NODE` or `random:STAGES`, as typed."""
     kind, _, rest = text.partition(":")
     if kind == "static" and not rest:
         return static(space)
@@ -469,13 +536,16 @@ def from_text(text: str, space: PlanSpace, *, align: int = 1, seed: int = 0) -> 
         return uniform(space, _numbers(rest), align=align)
     if kind == "widths" and rest:
         return widths(space, _numbers(rest), align=align)
+    if kind == "gate" and rest:
+        shares, _, at = rest.partition("@")
+        return gated(space, _numbers(shares), _exit_named(at.strip(), space) if at else None, align=align)
     if kind == "depth" and rest:
         return depth(space, [_exit_named(name.strip(), space) for name in rest.split(",")])
     if kind == "random" and rest.isdigit():
         return random(space, int(rest), np.random.default_rng(seed), align=align)
     raise PlanError(
         f"cannot read the plan {text!r}; expected a JSON file, static, uniform:0.25,0.25,0.5, "
-        "widths:0.25,0.5,1, depth:NODE,NODE or random:STAGES"
+        "widths:0.25,0.5,1, gate:0.25,0.5,1, depth:NODE,NODE or random:STAGES"
     )
 
 

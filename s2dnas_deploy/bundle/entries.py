@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from s2dnas_deploy.bundle.exits import Exit
 from s2dnas_deploy.bundle.preprocessing import MOST_NUMBERS
 from s2dnas_deploy.decide.flow import ANSWER, ANSWERS, Route
-from s2dnas_deploy.decide.rules import CONFIDENCE, Threshold
+from s2dnas_deploy.decide.rules import CONFIDENCE, Largest, Threshold
 from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.bounds import Between, Length, Matching, Name, Printable, Share
 from s2dnas_deploy.files.document import check_record
@@ -100,6 +100,8 @@ class StageEntry:
         when = rule.in_words
         if self.exit is not None and isinstance(rule, Threshold) and rule.of == CONFIDENCE:
             when = when.replace(CONFIDENCE, self.exit.rule) + ", not calibrated" * (not self.exit.calibrated)
+        if isinstance(rule, Largest):
+            return f"{when}: {', '.join(ways)}"
         return f"{when}: {', else '.join(ways)}" if ways != (ANSWER,) else "always: answer"
 
 

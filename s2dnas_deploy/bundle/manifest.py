@@ -148,6 +148,11 @@ class Manifest:
         ]
         return replace(self, stages=tuple(stages))
 
+    def with_offsets(self, offsets: Sequence[float]) -> "Manifest":
+        """The same bundle, with others added to its gate's numbers."""
+        then = self.flow.with_offsets(offsets).stops[0].then
+        return replace(self, stages=(replace(self.stages[0], then=then), *self.stages[1:]))
+
     def to_json(self) -> str:
         """The manifest as a JSON document."""
         content = {key: value for key, value in asdict(self).items() if key not in ("tools", "sources")}

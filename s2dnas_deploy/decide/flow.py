@@ -232,6 +232,27 @@ class Flow:
         }
         return replace(self, stops=tuple(changed.get(k, stop) for k, stop in enumerate(self.stops)))
 
+    @cached_property
+    def gate(self) -> int | None:
+        """The stage by whose gate one of those after it is picked, each of which answers; if it is so."""
+        first, *rest = self.stops
+        names = tuple(stop.name for stop in rest)
+        is_so = (
+            self.start == Route(to=(first.name,))
+            and isinstance(first.then.by, Largest)
+            and first.then.to == names
+            and all(stop.answers and stop.then == DONE for stop in rest)
+        )
+        return 0 if is_so else None
+
+    def with_offsets(self, offsets: Sequence[float] | None) -> Flow:
+        """A flow with a gate, to whose numbers others are added."""
+        (first, *rest), rule = self.stops, self.stops[0].then.by
+        assert self.gate is not None, "a flow with a gate"
+        assert isinstance(rule, Largest), "a gate"
+        moved = replace(rule, offsets=None if offsets is None else tuple(map(float, offsets)))
+        return replace(self, stops=(replace(first, then=replace(first.then, by=moved)), *rest))
+
     def up_to(self, last: int) -> Flow:
         """A chain's first stages; the last of them takes all."""
         if not self.is_chain:
@@ -252,7 +273,13 @@ def check_looks(flow: Flow, shapes: Mapping[str, tuple[int, ...]], classes: int)
             continue
         shape = known[rule.of]
         if isinstance(rule, Largest):
-            fits, expected = shape == (len(stop.then.to),), f"{len(stop.then.to)} numbers"
+            ways = len(stop.then.to)
+            fits, expected = shape == (ways,), f"{ways} numbers"
+            _check(
+                rule.offsets is None or len(rule.offsets) == ways,
+                f"the rule of stage {shown(stop.name)}: expected {ways} offsets, got "
+                f"{shown(list(rule.offsets or ()))}",
+            )
         elif rule.column is None:
             fits, expected = shape == (), "one number, or a column"
         else:

@@ -2,7 +2,8 @@
 
     always                 0
     threshold              0 where value ≥ at, else 1; a value that is not a number reaches nothing
-    largest                the column of the largest number; the first of several, and no number is the least
+    largest                the column of the largest number, offsets added; the first of several; no number
+                           is the least
     setting                what the caller has set, the same for all samples
 
 Numbers are float32, and so is the comparison: a threshold is rounded first, so that 0.9 is the same to every
@@ -19,10 +20,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from s2dnas_deploy.errors import BundleError
-from s2dnas_deploy.files.bounds import Between, Name
+from s2dnas_deploy.files.bounds import Between, Length, Name
 from s2dnas_deploy.files.document import check_record
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import numpy.typing as npt
 
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 CONFIDENCE = "confidence"
 NEVER = 2.0
 """A threshold above 1, so that nobody exits."""
+FAR = 2.0**20
+"""More than a gate's numbers differ by: with so much less, nobody takes a way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,21 +86,33 @@ class Threshold:
 
 @dataclass(frozen=True, kw_only=True)
 class Largest:
-    """The way whose number is the largest."""
+    """The way whose number is the largest, after what is added to each to move the balance between them."""
 
     rule: Literal["largest"] = "largest"
     of: Name
+    offsets: Annotated[tuple[float, ...], Length(1, 64)] | None = None
+
+    def __post_init__(self) -> None:
+        check_record(self, BundleError)
 
     @property
     def in_words(self) -> str:
         """How a sample's way is found."""
-        return f"the largest of {self.of}"
+        moved = "" if self.offsets is None else f" + ({', '.join(f'{each:g}' for each in self.offsets)})"
+        return f"the largest of {self.of}{moved}"
+
+    def numbers(self, values: Numbers) -> Numbers:
+        """What is compared, [N, columns], of a gate's numbers."""
+        if self.offsets is None:
+            return values
+        return values.astype("float32") + offsets_of(self.offsets)
 
     def column(self, values: Numbers) -> Picks:
         """The column of the largest number, [N], of numbers [N, columns]."""
         import numpy as np  # here, so that a command's --help need not wait for it
 
-        column: Picks = np.where(np.isnan(values), -np.inf, values).argmax(axis=1)
+        numbers = self.numbers(values)
+        column: Picks = np.where(np.isnan(numbers), -np.inf, numbers).argmax(axis=1)
         return column
 
 
@@ -118,6 +135,18 @@ Rule = Always | Threshold | Largest | Setting
 def limit_of(threshold: float) -> np.float32:
     """What a confidence must reach: the threshold in float32, or above 1 NaN, which nothing reaches."""
     return _float32(math.nan if threshold > 1 else threshold)
+
+
+def offsets_of(offsets: Sequence[float]) -> npt.NDArray[np.float32]:
+    """What is added to a gate's numbers, as it is added: in float32."""
+    import numpy as np  # here, so that a command's --help need not wait for it
+
+    return np.array([_float32(each) for each in offsets], np.float32)
+
+
+def only(way: int, ways: int) -> tuple[float, ...]:
+    """Offsets with which all take one way."""
+    return tuple(0.0 if each == way else -FAR for each in range(ways))
 
 
 def _float32(number: float) -> np.float32:

@@ -23,9 +23,10 @@ from s2dnas_deploy.quoting import shortened, shown
 class ExitScores:
     """`label` int64 [exits, N] and `confidence` float32 [exits, N]; the true class, int64 [N], if known.
 
-    `graphs` are the sha256 of the stages that said so, and `images` that of the pixels they were shown, where
-    that is known. `static` is what the static network answers, int64 [N], if it was asked. Any confidence may
-    be there, for `rules` says what each of them means; classes that cannot be are refused.
+    Where a gate picks one of the exits, `gate` are its numbers, float32 [N, exits]. `graphs` are the sha256
+    of the stages that said so, and `images` that of the pixels they were shown, where that is known. `static`
+    is what the static network answers, int64 [N], if it was asked. Any confidence may be there, for `rules`
+    says what each of them means; classes that cannot be are refused.
     """
 
     label: npt.NDArray[np.int64]
@@ -34,6 +35,7 @@ class ExitScores:
     graphs: tuple[str, ...] = ()
     images: str = ""
     static: npt.NDArray[np.int64] | None = None
+    gate: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if self.label.ndim != 2 or not self.label.size:
@@ -50,8 +52,12 @@ class ExitScores:
                 raise RecordError(f"expected {name} int64 {list(shape)}, got {_kind_of(each)}")
             if each.min() < 0:
                 raise RecordError(f"expected {name} of 0 or more, got {each.min()}")
-        if len(self.graphs) not in (0, self.exits):
-            raise RecordError(f"expected the sha256 of {self.exits} graphs, got {len(self.graphs)}")
+        numbers, wanted = self.gate, (len(self), self.exits)
+        if numbers is not None and (numbers.dtype, numbers.shape) != (np.dtype(np.float32), wanted):
+            raise RecordError(f"expected a gate's numbers float32 {list(wanted)}, got {_kind_of(numbers)}")
+        graphs = self.exits if self.gate is None else self.exits + 1
+        if len(self.graphs) not in (0, graphs):
+            raise RecordError(f"expected the sha256 of {graphs} graphs, got {len(self.graphs)}")
 
     @property
     def _classes(self) -> dict[str, npt.NDArray[np.int64]]:
@@ -85,6 +91,7 @@ class ExitScores:
             truth=None if self.truth is None else self.truth[rows],
             graphs=self.graphs,
             static=None if self.static is None else self.static[rows],
+            gate=None if self.gate is None else self.gate[rows],
         )
 
     def save(self, path: Path) -> None:
@@ -96,6 +103,8 @@ class ExitScores:
             arrays["images"] = np.array(self.images)
         if self.truth is not None:
             arrays["truth"] = self.truth
+        if self.gate is not None:
+            arrays["gate"] = self.gate
         write_atomically(path, lambda stream: np.savez_compressed(stream, **arrays))
 
     @staticmethod
@@ -111,7 +120,7 @@ class ExitScores:
             raise RecordError(f"{path}: expected exit scores that --scores has kept: {problem}") from problem
 
 
-_KEYS = ("label", "confidence", "truth", "graphs", "images")
+_KEYS = ("label", "confidence", "truth", "graphs", "images", "gate")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -129,6 +138,7 @@ def _scores_in(arrays: Array | Arrays) -> ExitScores:
         truth=arrays.get("truth"),
         graphs=graphs,
         images=images[0] if images else "",
+        gate=arrays.get("gate"),
     )
 
 

@@ -13,6 +13,12 @@ small, stop at the first candidate where it does not, take the one before. Howev
 candidate is taken with probability δ at most, for the first wrong one must be passed. That holds only if the
 path was fixed before the images were seen; so the offset is chosen on images that prove nothing afterwards,
 and where there are too few for that, it is what suited other networks best.
+
+Where a gate picks one of several ways, what is added to its numbers takes the place of thresholds,
+
+    offset k = t · (1 - cost k / cost of the last)                         one t for all ways
+
+and along the path t rises from "all take the last way" to "all take the cheapest".
 """
 
 import math
@@ -27,7 +33,7 @@ import numpy.typing as npt
 from s2dnas_deploy.decide.course import course_of
 from s2dnas_deploy.decide.exact_tests import LEAST_DELTA, ExactTest, least_images, most_useful
 from s2dnas_deploy.decide.flow import chain
-from s2dnas_deploy.decide.rules import CONFIDENCE, NEVER
+from s2dnas_deploy.decide.rules import CONFIDENCE, NEVER, Largest, only
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.walk import walk
 from s2dnas_deploy.errors import DataError, OptionError
@@ -39,6 +45,7 @@ Losses = npt.NDArray[np.int8]
 MAX_DROP = 0.01  # unless told otherwise
 ALWAYS = 1e-6  # one that is as good as none: the path ends there
 _TAU = np.linspace(14.0, -14.0, 5601)
+_BALANCE = np.linspace(-40.0, 40.0, 1601)
 _OFFSETS: tuple[float, ...] = tuple(0.25 * i for i in range(13))
 _USUAL_OFFSET = 1.5
 """With it, twelve small networks of three and four exits answered 1.23 times as fast as with 0 where nothing
@@ -102,7 +109,10 @@ class Goal:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What certain thresholds amount to, on the images at hand: one point of the curve."""
+    """What certain thresholds amount to, on the images at hand: one point of the curve.
+
+    With a gate, they are what is added to its numbers.
+    """
 
     thresholds: tuple[float, ...]
     shares: tuple[Share, ...]
@@ -131,21 +141,20 @@ def choose_for_promise(
 ) -> Choice:
     """The cheapest thresholds on the path for which the images prove the goal."""
     losses = losses_of(scores, goal.against)
-    ordering, proving = _divided(rng.permutation(len(scores)), scores.exits, goal)
+    ordering, proving = _divided(rng.permutation(len(scores)), scores, goal)
     test = goal.test(len(proving))
     offset = _USUAL_OFFSET
     if len(ordering):
         sample = scores.of(ordering)
         offset = best_offset(sample, losses[:, ordering], len(proving), goal.bound, cost)
-    path = path_of(offset, scores.exits)
+    path = _path(scores, offset, cost)
     worse, better = changes(scores, losses, path, proving)
     step = int(np.logical_and.accumulate(test.proves(worse, better)).sum())  # up to the first that is not
     if not step and goal.against in (Against.ACCURACY, Against.STATIC):
         raise _nothing_proven(goal, losses[-1, proving], test)
-    thresholds = path[:, step - 1] if step else np.full(scores.exits - 1, NEVER)
     return Choice(
-        point=_point(scores, losses, thresholds, cost),
-        full=_point(scores, losses, np.full(scores.exits - 1, NEVER), cost),
+        point=_point(scores, losses, path[:, max(step - 1, 0)], cost),
+        full=_point(scores, losses, path[:, 0], cost),
         curve=_curve(scores, losses, path, cost),
         proven_on=len(proving),
         useful_images=_useful_images(worse, better, test),
@@ -153,10 +162,10 @@ def choose_for_promise(
 
 
 def _divided(
-    images: npt.NDArray[np.intp], exits: int, goal: Goal
+    images: npt.NDArray[np.intp], scores: ExitScores, goal: Goal
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Images to choose the offset by, and images to prove with. How many depends on no score."""
-    count = int(ORDER_SHARE * len(images)) if exits > 2 else 0
+    count = int(ORDER_SHARE * len(images)) if len(_offsets(scores)) > 1 else 0
     for ordering in (count, 0) if count >= _FEWEST_TO_ORDER else (0,):
         proving = most_useful(goal.test(len(images) - ordering))
         if proving is not None:
@@ -205,15 +214,16 @@ def choose_for_budget(
     scores: ExitScores, budget: float, cost: Sequence[float], against: Against = Against.LAST_EXIT
 ) -> Choice:
     """The thresholds of the least loss that cost no more than the budget on average; proves nothing."""
-    if not budget >= cost[0]:
+    if not budget >= min(cost):
+        cheapest = "exit 0 alone" if scores.gate is None else "the cheapest way"
         raise OptionError(
-            f"expected a budget of {cost[0]:.4g} or more, what exit 0 alone costs, got {budget:.4g}"
+            f"expected a budget of {min(cost):.4g} or more, what {cheapest} costs, got {budget:.4g}"
         )
     losses = losses_of(scores, against)
     every = np.arange(len(scores))
     best: tuple[float, float, Numbers, Numbers] | None = None
-    for offset in _OFFSETS if scores.exits > 2 else (0.0,):
-        path = path_of(offset, scores.exits)
+    for offset in _offsets(scores):
+        path = _path(scores, offset, cost)
         worse, better = changes(scores, losses, path, every)
         spent = mean_cost(scores, path, every, cost)
         within = np.flatnonzero(spent <= budget * (1 + 1e-9))  # sums of shares are off by a rounding
@@ -230,12 +240,30 @@ def choose_for_budget(
         )
     return Choice(
         point=_point(scores, losses, best[2], cost),
-        full=_point(scores, losses, np.full(scores.exits - 1, NEVER), cost),
+        full=_point(scores, losses, best[3][:, 0], cost),
         curve=_curve(scores, losses, best[3], cost),
     )
 
 
 # --- the path ----------------------------------------------------------------------------------------------
+
+
+def _offsets(scores: ExitScores) -> tuple[float, ...]:
+    """Whose paths there are to choose among; one exit before the last, and a gate, have one path."""
+    return _OFFSETS if scores.gate is None and scores.exits > 2 else (0.0,)
+
+
+def _path(scores: ExitScores, offset: float, cost: Sequence[float]) -> Numbers:
+    """Candidates [numbers, steps], from the one that loses nothing: thresholds, or a gate's offsets."""
+    return path_of(offset, scores.exits) if scores.gate is None else path_of_gate(cost)
+
+
+def path_of_gate(cost: Sequence[float]) -> Numbers:
+    """Offsets [ways, steps], rising for all that costs less than the last way; rounded as numbers are."""
+    spared = 1 - np.asarray(cost, np.float64) / cost[-1]
+    rising = (_BALANCE[None, :] * spared[:, None]).astype(np.float32).astype(np.float64)
+    last = np.array(only(len(cost) - 1, len(cost)))
+    return np.concatenate([last[:, None], rising], axis=1)
 
 
 def path_of(offset: float, exits: int) -> Numbers:
@@ -268,7 +296,7 @@ def best_offset(
     every = np.arange(len(sample))
 
     def reached(offset: float) -> float:
-        path = path_of(offset, sample.exits)
+        path = _path(sample, offset, cost)
         worse, better = (count / len(sample) for count in changes(sample, losses, path, every))
         margin = _WARY_Z * np.sqrt((worse + better) / proving)
         broken = np.flatnonzero(worse - better + margin > bound)
@@ -307,13 +335,26 @@ def _along(path: Numbers, leaving: list[Numbers], values: Sequence[Numbers]) -> 
     return np.cumsum(change)[:steps]
 
 
+def _sums(scores: ExitScores, path: Numbers, rows: npt.NDArray[np.intp], values: Numbers) -> Numbers:
+    """The sum over images, at every step, of the value [exits, rows] of the exit that each takes then."""
+    if scores.gate is None:
+        return _along(path, _leaving_steps(scores, path, rows), list(values))
+    numbers, every = scores.gate[rows], np.arange(len(rows))
+    taken = (_way(numbers, offsets) for offsets in path.T)
+    return np.array([values[way, every].sum() for way in taken])
+
+
+def _way(numbers: npt.NDArray[np.float32], offsets: Sequence[float] | Numbers) -> npt.NDArray[np.intp]:
+    """The way that a gate picks, [N], with such offsets."""
+    return Largest(of="gate", offsets=tuple(float(each) for each in offsets)).column(numbers)
+
+
 def changes(
     scores: ExitScores, losses: Losses, path: Numbers, rows: npt.NDArray[np.intp]
 ) -> tuple[Numbers, Numbers]:
     """How many images have a loss of 1 and of -1, at every step."""
-    leaving = _leaving_steps(scores, path, rows)
-    worse = _along(path, leaving, [(loss[rows] > 0).astype(np.float64) for loss in losses])
-    better = _along(path, leaving, [(loss[rows] < 0).astype(np.float64) for loss in losses])
+    lost = losses[:, rows]
+    worse, better = (_sums(scores, path, rows, which.astype(np.float64)) for which in (lost > 0, lost < 0))
     return np.rint(worse), np.rint(better)
 
 
@@ -321,8 +362,8 @@ def mean_cost(
     scores: ExitScores, path: Numbers, rows: npt.NDArray[np.intp], cost: Sequence[float]
 ) -> Numbers:
     """The average cost at every step."""
-    leaving = _leaving_steps(scores, path, rows)
-    return _along(path, leaving, [np.full(len(rows), each, np.float64) for each in cost]) / len(rows)
+    each = np.repeat(np.asarray(cost, np.float64)[:, None], len(rows), axis=1)
+    return _sums(scores, path, rows, each) / len(rows)
 
 
 # --- what comes out ----------------------------------------------------------------------------------------
@@ -330,6 +371,8 @@ def mean_cost(
 
 def exits_taken(scores: ExitScores, thresholds: Sequence[float] | Numbers) -> npt.NDArray[np.int64]:
     """Where each image exits, [N]."""
+    if scores.gate is not None:
+        return _way(scores.gate, thresholds).astype(np.int64)
     flow = chain([(f"stage_{k}", (), ()) for k in range(scores.exits)], [float(each) for each in thresholds])
     values = [{CONFIDENCE: confidence} for confidence in scores.confidence]
     return walk(course_of(flow), values, len(scores)).exit

@@ -43,6 +43,7 @@ class BulkOptions:
 
     batch: int = 32
     thresholds: Sequence[float] | None = None
+    offsets: Sequence[float] | None = None
     last_stage: int | None = None
     settings: Mapping[str, str] | None = None
     probabilities: bool = False

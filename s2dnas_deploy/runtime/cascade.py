@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from s2dnas_deploy.decide.course import Course, Rows, course_of
+from s2dnas_deploy.decide.course import Course, Part, Rows, course_of
 from s2dnas_deploy.decide.flow import LABEL, PROBABILITIES, Flow
 from s2dnas_deploy.decide.rules import CONFIDENCE, NEVER
 from s2dnas_deploy.errors import DataError, OptionError, ProviderError
@@ -116,6 +117,7 @@ class Cascade:
         images: "Array | Sequence[Source]",
         *,
         thresholds: Sequence[float] | None = None,
+        offsets: Sequence[float] | None = None,
         last_stage: int | None = None,
         settings: Mapping[str, str] | None = None,
         deadline_ms: float | None = None,
@@ -128,6 +130,7 @@ class Cascade:
             images: an array, uint8 [N, H, W, C] (float32 [N, C, H, W] for a bundle of `--float-input`), or a
                 list of paths, of Pillow's pictures or of such arrays without N.
             thresholds: in place of the bundle's, one for each exit that may be passed; above 1, nobody exits.
+            offsets: in place of the bundle's, what is added to the gate's numbers, one for each of its ways.
             last_stage: of a chain, no stage after it runs.
             settings: what the bundle lets callers choose, by name, such as `{"width": "half"}`.
             deadline_ms: a stage runs only if, by the times seen so far, it ends within so many milliseconds
@@ -151,7 +154,7 @@ class Cascade:
         start = time.perf_counter()
         if deadline_ms is not None:
             deadline_ms = finite_number(deadline_ms, "deadline in milliseconds", least=0)
-        course = self.course(thresholds, last_stage, settings)
+        course = self.course(thresholds, last_stage, settings, offsets)
         pixels = self.reader.batch(images)
         desk = _Batch(
             course.flow,
@@ -185,7 +188,31 @@ class Cascade:
 
     def all_exits(self, images: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """What every exit of a chain says of a batch: labels and confidences, [exits, N]."""
-        course = self.course((NEVER,) * len(self.flow.early))
+        return self._recorded(self.course((NEVER,) * len(self.flow.early)), images)
+
+    def all_ways(
+        self, images: Array
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """What every way behind a gate says, [ways, N] labels and confidences, and the gate, [N, ways]."""
+        ways, looks = len(self.flow.stops) - 1, self.flow.looked_at[0]
+        assert looks is not None, "a gate has numbers"
+        numbers = np.empty((len(images), ways), np.float32)
+        label = np.empty((ways, len(images)), np.int64)
+        confidence = np.empty(label.shape, np.float32)
+        for way in range(ways):
+
+            def junction(arrays: Mapping[str, Array], count: int, way: int = way) -> Sequence[Part]:
+                numbers[:] = arrays[looks][:count]
+                return ((1 + way, None),)
+
+            course = self.course()
+            told = self._recorded(replace(course, junctions=(junction, *course.junctions[1:])), images)
+            label[way], confidence[way] = (each[1 + way] for each in told)
+        return label, confidence, numbers
+
+    def _recorded(
+        self, course: Course, images: Array
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         desk = _Recorder(len(self.names), len(images))
         with self.rooms(len(images)) as rooms:
             rooms.open(course, desk)
@@ -201,7 +228,7 @@ class Cascade:
         Args:
             sources: paths, Pillow's pictures or arrays of one image each; any iterable, even without end.
             **options: `batch` (32 images at a time), `workers` (threads that read images), and `thresholds`,
-                `last_stage`, `settings` and `probabilities` as for `predict`.
+                `offsets`, `last_stage`, `settings` and `probabilities` as for `predict`.
 
         Yields:
             One `Prediction` per source, in the same order.
@@ -237,7 +264,7 @@ class Cascade:
         """One way through many images, which counts what each stage had to do."""
         from s2dnas_deploy.runtime.bulk import Bulk
 
-        course = self.course(options.thresholds, options.last_stage, options.settings)
+        course = self.course(options.thresholds, options.last_stage, options.settings, options.offsets)
         return Bulk(self.stages, self.reader, course, options)
 
     def course(
@@ -245,21 +272,29 @@ class Cascade:
         thresholds: Sequence[float] | None = None,
         last_stage: int | None = None,
         settings: Mapping[str, str] | None = None,
+        offsets: Sequence[float] | None = None,
     ) -> Course:
-        """The course that samples take: with other thresholds, up to a stage, by the caller's settings."""
+        """The course that samples take: with other thresholds or offsets, up to a stage, by the settings."""
         return self._course_of(
-            None if thresholds is None else _numbers(thresholds, len(self.flow.early)),
+            None if thresholds is None else _numbers(thresholds, len(self.flow.early), _THRESHOLDS),
             None if last_stage is None else whole_number(last_stage, "last stage", 0, len(self.names) - 1),
             () if settings is None else _chosen(settings),
+            None if offsets is None else self._offsets(offsets),
         )
+
+    def _offsets(self, offsets: Sequence[float]) -> tuple[float, ...]:
+        if self.flow.gate is None:
+            raise OptionError("offsets are added to the numbers of a gate, and this bundle has none")
+        return _numbers(offsets, len(self.flow.stops) - 1, _OFFSETS)
 
     def _made_course(
         self,
         thresholds: tuple[float, ...] | None,
         last_stage: int | None,
         settings: tuple[tuple[str, str], ...],
+        offsets: tuple[float, ...] | None,
     ) -> Course:
-        flow = self.flow
+        flow = self.flow if offsets is None else self.flow.with_offsets(offsets)
         if thresholds is not None:
             flow = flow.with_thresholds(thresholds)
         if last_stage is not None:
@@ -415,13 +450,15 @@ def _path(given: object, what: str) -> str:
     return path
 
 
-def _numbers(thresholds: Sequence[float], count: int) -> tuple[float, ...]:
-    are_some = isinstance(thresholds, (Sequence, np.ndarray)) and not isinstance(thresholds, (str, bytes))
-    if not are_some or getattr(thresholds, "ndim", 1) != 1 or len(thresholds) != count:
-        raise OptionError(
-            f"expected {count} thresholds, a number for each exit that may be passed, got {shown(thresholds)}"
-        )
-    return tuple(finite_number(threshold, "threshold (above 1, nobody exits)") for threshold in thresholds)
+_THRESHOLDS = ("thresholds, a number for each exit that may be passed", "threshold (above 1, nobody exits)")
+_OFFSETS = ("offsets, a number for each way behind the gate", "offset")
+
+
+def _numbers(given: Sequence[float], count: int, what: tuple[str, str]) -> tuple[float, ...]:
+    are_some = isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, (str, bytes))
+    if not are_some or getattr(given, "ndim", 1) != 1 or len(given) != count:
+        raise OptionError(f"expected {count} {what[0]}, got {shown(given)}")
+    return tuple(finite_number(each, what[1]) for each in given)
 
 
 def _chosen(settings: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from s2dnas_deploy.bundle.device_profile import StageTimes
-from s2dnas_deploy.decide.rules import NEVER
+from s2dnas_deploy.decide.rules import NEVER, only
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.runtime.stages import Array
 
@@ -43,12 +43,23 @@ def stage_ms(cascade: Cascade, batches: Sequence[Array]) -> tuple[float, ...]:
     return tuple(1e3 * statistics.median(each) for each in zip(*blocks, strict=True))
 
 
-def _block(cascade: Cascade, batches: Sequence[Array]) -> list[float]:
+def way_ms(cascade: Cascade, batches: Sequence[Array]) -> tuple[float, ...]:
+    """Milliseconds of each way behind a gate, what is before it included."""
+    ways = len(cascade.flow.stops) - 1
+    blocks: list[list[float]] = []
+    for _ in range(1 + _BLOCKS):  # in turns, so that a busy moment meets them all; the first warms up
+        blocks.append([sum(_block(cascade, batches, only(way, ways))) for way in range(ways)])
+    return tuple(1e3 * statistics.median(each) for each in zip(*blocks[1:], strict=True))
+
+
+def _block(cascade: Cascade, batches: Sequence[Array], offsets: Sequence[float] | None = None) -> list[float]:
     """Seconds of each stage, a median over runs on one batch after the other for a short while."""
     runs: list[Sequence[float]] = []
     started = time.perf_counter()
     never = (NEVER,) * len(cascade.flow.early)
     while len(runs) < _FEWEST_RUNS or time.perf_counter() - started < _BLOCK_SECONDS:
-        said = cascade.predict(batches[len(runs) % len(batches)], thresholds=never, timed=True)
+        said = cascade.predict(
+            batches[len(runs) % len(batches)], thresholds=never, offsets=offsets, timed=True
+        )
         runs.append(said.stage_seconds or ())
     return [statistics.median(each) for each in zip(*runs, strict=True)]

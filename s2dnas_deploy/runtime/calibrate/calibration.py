@@ -27,6 +27,7 @@ from s2dnas_deploy.decide.thresholds import (
     Goal,
     choose_for_budget,
     choose_for_promise,
+    exits_taken,
     in_points,
 )
 from s2dnas_deploy.errors import DataError, OptionError, RecordError
@@ -40,7 +41,7 @@ from s2dnas_deploy.runtime.bulk import BulkOptions
 from s2dnas_deploy.runtime.calibrate.recording import exit_scores, graphs_of
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.runtime.stages import Array
-from s2dnas_deploy.runtime.timing import stage_ms
+from s2dnas_deploy.runtime.timing import stage_ms, way_ms
 from s2dnas_deploy.sessions.providers import choose_provider
 
 _TIMED_IMAGES = 32
@@ -145,7 +146,7 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
                 raise OptionError("costs in ms need images to time the stages on")
             cost, unit = _times_ms(cascade, items), "ms"
         else:
-            cost, unit = [float(macs) for macs in accumulate(bundle.manifest.macs)], "MACs"
+            cost, unit = [float(macs) for macs in _macs_until_each(bundle.manifest)], "MACs"
     if request.goal is not None:
         goal = replace(request.goal, against=against)
         reporter.say(f"choosing thresholds on {len(scores)} images")
@@ -179,11 +180,13 @@ def _check_writable(request: CalibrationRequest) -> None:
 
 
 def _refuse_without_path(bundle: Bundle) -> None:
-    """Only a chain has a path of thresholds along which ever more samples exit early."""
+    """Only a chain and a gate have a path of numbers along which samples cost ever less."""
+    if bundle.manifest.flow.gate is not None:
+        return
     if not bundle.manifest.flow.is_chain:
         raise OptionError(
-            f"{bundle.folder} is no chain of stages with an exit each: its samples go by other rules than "
-            "one threshold after the other, so there is no path of thresholds to choose on"
+            f"{bundle.folder} is no chain of stages with an exit each, nor does a gate in its first stage "
+            "pick one of the others: samples go by other rules, so there is no path to choose on"
         )
     if len(bundle.manifest.stages) < 2:
         raise OptionError(f"{bundle.folder} has one stage, so no threshold")
@@ -232,21 +235,36 @@ def _observed(against: Against, drop: float) -> str:
 
 def with_choice(bundle: Bundle, choice: Choice, promise: Promise, scores: ExitScores) -> Manifest:
     """The manifest with the thresholds, and what to expect of them."""
-    manifest = bundle.manifest.with_thresholds(choice.point.thresholds)
+    gated, numbers = bundle.manifest.flow.gate is not None, choice.point.thresholds
+    manifest = bundle.manifest.with_offsets(numbers) if gated else bundle.manifest.with_thresholds(numbers)
     return replace(manifest, promise=promise, expected=_expected(manifest, choice, scores))
 
 
 def _expected(manifest: Manifest, choice: Choice, scores: ExitScores) -> Expected | None:
     if scores.truth is None or choice.point.accuracy is None:
         return None
-    macs = list(accumulate(manifest.macs))
+    macs, right = _macs_until_each(manifest), scores.label == scores.truth
+    accuracies: tuple[float | None, ...] = tuple(right.mean(axis=1).tolist())
+    shares = choice.point.shares
+    if scores.gate is not None:  # behind a gate, only some come; the gate itself does not answer
+        taken = exits_taken(scores, choice.point.thresholds)
+        found = [right[k, taken == k] for k in range(scores.exits)]
+        accuracies = (None, *(float(each.mean()) if len(each) else None for each in found))
+        shares = (0.0, *shares)
     return Expected(
         images=len(scores),
-        exit_accuracy=tuple((scores.label == scores.truth).mean(axis=1).tolist()),
-        exit_share=choice.point.shares,
+        exit_accuracy=accuracies,
+        exit_share=shares,
         cascade_accuracy=choice.point.accuracy,
         mean_macs=sum(share * cost for share, cost in zip(choice.point.shares, macs, strict=True)),
     )
+
+
+def _macs_until_each(manifest: Manifest) -> list[int]:
+    """MACs until each answer: of a chain, all before it; behind a gate, what all have in common, too."""
+    if manifest.flow.gate is None:
+        return list(accumulate(manifest.macs))
+    return [manifest.macs[0] + macs for macs in manifest.macs[1:]]
 
 
 def _scores(
@@ -266,8 +284,10 @@ def _scores(
 def _kept(path: Path, cascade: Cascade) -> ExitScores:
     """Scores from a file, if they are of this bundle."""
     scores = ExitScores.load(path)
-    if scores.exits != len(cascade.names):
-        raise RecordError(f"{path} holds scores of {scores.exits} exits, the bundle has {len(cascade.names)}")
+    gated = cascade.flow.gate is not None
+    there, wanted = _exits(scores.exits, scores.gate is not None), _exits(len(cascade.names) - gated, gated)
+    if there != wanted:
+        raise RecordError(f"{path} holds scores of {there}, the bundle has {wanted}")
     if scores.graphs and scores.graphs != graphs_of(cascade.manifest):
         raise RecordError(
             f"{path} holds scores of another bundle: its graphs are not those of {cascade.folder}; give "
@@ -379,4 +399,9 @@ def _times_ms(cascade: Cascade, items: Sequence[Item]) -> list[float]:
     """Milliseconds until each exit, one image at a time, on this device."""
     step = max(1, len(items) // _TIMED_IMAGES)
     images = [cascade.reader.one(item.source)[None] for item in items[::step][:_TIMED_IMAGES]]
-    return list(accumulate(stage_ms(cascade, images)))
+    gated = cascade.flow.gate is not None
+    return list(way_ms(cascade, images) if gated else accumulate(stage_ms(cascade, images)))
+
+
+def _exits(count: int, gated: bool) -> str:
+    return f"{count} exits behind a gate" if gated else f"{count} exits"

@@ -1,4 +1,4 @@
-"""Running every stage of a chain on every image, and writing down what each exit says.
+"""Running every stage on every image, and writing down what each exit says, and the gate if there is one.
 
 Place in the flow: bundle + images ──all stages──▶ `ExitScores`, from which `decide` chooses thresholds.
 """
@@ -24,14 +24,19 @@ def exit_scores(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ExitScores:
     """Run every stage on every image; an image that cannot be read is an error. Truth if all have one."""
-    exits, total = len(cascade.names), len(items)
+    gated, total = cascade.flow.gate is not None, len(items)
+    exits = len(cascade.names) - gated
+    gate = np.empty((total, exits), np.float32) if gated else None
     label = np.empty((exits, total), np.int64)
     confidence = np.empty((exits, total), np.float32)
     digest = hashlib.sha256()
     done = 0
     for images in _batches(decoded((item.source for item in items), cascade.reader, options), options.batch):
         rows = slice(done, done + len(images))
-        label[:, rows], confidence[:, rows] = cascade.all_exits(images)
+        if gate is None:
+            label[:, rows], confidence[:, rows] = cascade.all_exits(images)
+        else:
+            label[:, rows], confidence[:, rows], gate[rows] = cascade.all_ways(images)
         digest.update(np.ascontiguousarray(images).data)  # those that came channels first are views
         done += len(images)
         progress(done, total)
@@ -41,6 +46,7 @@ def exit_scores(
         truth=truth_of(items, cascade.labels),
         graphs=graphs_of(cascade.manifest),
         images=digest.hexdigest(),
+        gate=gate,
     )
 
 

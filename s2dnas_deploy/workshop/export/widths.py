@@ -1,35 +1,40 @@
-"""Nested widths as export reads them: a graph for each, of which the caller picks one, or some in turn.
+"""Nested widths as export reads them: a graph for each, and who says which of them runs.
 
 Place in the flow: `model.pt` of a plan of widths ──▶ `StagedNetwork` ──▶ bundle.
 
     the caller picks    start ──setting(width)──▶ quarter | half | … | full ──▶ answer
+    a gate picks        prefix ──largest(gate)──▶ quarter | half | … | full ──▶ answer
     in turn             quarter ──sure?──▶ answer, or full ──▶ answer
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from s2dnas_deploy.decide.flow import DONE, IMAGE, Choices, Flow, Route, Stop
-from s2dnas_deploy.decide.rules import Setting
+from s2dnas_deploy.decide.rules import Largest, Setting
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.workshop.export.rewrites.rewrite import rewritten
 from s2dnas_deploy.workshop.export.staged import Link, StagedNetwork
-from s2dnas_deploy.workshop.network.costs import stage_costs
+from s2dnas_deploy.workshop.network.costs import costs_of
+from s2dnas_deploy.workshop.network.graph import INPUT
 from s2dnas_deploy.workshop.network.model_file import Model
-from s2dnas_deploy.workshop.network.nested import parts_of
-from s2dnas_deploy.workshop.network.stages import StageNetwork
+from s2dnas_deploy.workshop.network.nested import NestedNetwork
+from s2dnas_deploy.workshop.network.stages import Feature, Stage, StageNetwork
 
-WIDTH = "width"
+WIDTH, PREFIX, GATE = "width", "prefix", "gate"
 _CALLED = {0.25: "quarter", 0.5: "half", 0.75: "three_quarters"}
 _WIDEST = "full"
 _NEARLY = 0.02  # widths are rounded to what kernels like
 
 
 def names_of(plan: Plan) -> tuple[str, ...]:
-    """What a person calls each width: its share of all channels, in words where there is a word."""
-    owned = [sum(counts) for counts in zip(*plan.channels.values(), strict=True)]
+    """What a person calls each width: its share of all channels that differ, in words if there are."""
+    differ = [counts for counts in plan.channels.values() if any(counts[1:])]
+    owned = [sum(counts) for counts in zip(*differ, strict=True)]
     shares = [sum(owned[: index + 1]) / sum(owned) for index in range(plan.stages)]
     names = [
         next((name for known, name in _CALLED.items() if abs(share - known) < _NEARLY), f"{share:.2f}")
@@ -42,36 +47,81 @@ def names_of(plan: Plan) -> tuple[str, ...]:
 def widths_of(
     model: Model, *, name: str, split: bool, blocks: bool = True, in_turn: Sequence[str] | None = None
 ) -> StagedNetwork:
-    """A model's widths, `rewritten`; those `in_turn` as a chain, else all of them for the caller to pick."""
+    """A model's widths, `rewritten`: those `in_turn` as a chain, else all, for the gate or the caller."""
     network, plan = model.network.eval(), model.network.division.plan
+    assert isinstance(network, NestedNetwork), "a model of nested widths"
     names = names_of(plan)
     chosen = tuple(range(plan.stages)) if in_turn is None else _places(names, in_turn)
-    stages = rewritten(parts_of(network), model.preprocessing.input_shape, split=split, blocks=blocks)
-    macs = [costs.macs for costs in stage_costs(network)]
+    parts = _Parts.of(network, names, chosen, gated=plan.gate is not None and in_turn is None)
+    stages = rewritten(parts.stages, model.preprocessing.input_shape, split=split, blocks=blocks)
 
     def reference(images: Tensor) -> list[Tensor]:
         logits = network(images)
-        return [logits[k] for k in chosen]
+        return [*([torch.empty(0)] if parts.gated else []), *(logits[k] for k in chosen)]
 
     return StagedNetwork(
         name=name,
         reference=reference,
-        links=tuple(
-            Link(
-                name=names[k],
-                module=StageNetwork(stages[k]).eval(),
-                reads_image=True,
-                reads={},
-                gives={},
-                macs=macs[k],
-            )
-            for k in chosen
-        ),
-        flow=_picked_by_the_caller(names) if in_turn is None else None,
+        links=tuple(map(parts.link, parts.names, parts.stages, stages)),
+        flow=parts.flow if in_turn is None else None,
         class_names=model.class_names,
         preprocessing=model.preprocessing,
         plan=plan,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """The stages of a bundle of widths and their names; with a gate, the first is the prefix."""
+
+    network: NestedNetwork
+    names: tuple[str, ...]
+    stages: tuple[Stage, ...]
+    gated: bool
+
+    @staticmethod
+    def of(network: NestedNetwork, names: Sequence[str], chosen: Sequence[int], *, gated: bool) -> "_Parts":
+        called = tuple(names[k] for k in chosen)
+        if not gated:
+            return _Parts(network=network, names=called, stages=network.in_turn(chosen), gated=False)
+        prefix, rests = network.prefix_and_rests()
+        return _Parts(network=network, names=(PREFIX, *called), stages=(prefix, *rests), gated=True)
+
+    def link(self, name: str, whole: Stage, stage: Stage) -> Link:
+        """A stage, as it is and rewritten, under its name."""
+        is_prefix = self.gated and name == PREFIX
+        gate = {GATE: stage.shapes[stage.logits]} if is_prefix else {}
+        return Link(
+            name=name,
+            module=StageNetwork(stage).eval(),
+            reads_image=any(INPUT in node.inputs for node in stage.nodes),
+            reads=_shapes(stage.reads),
+            gives={**gate, **_shapes(stage.gives)},
+            answers=not is_prefix,
+            macs=costs_of(self.network.division, whole).macs,
+        )
+
+    @property
+    def flow(self) -> Flow:
+        """By the gate, or by the caller's choice."""
+        if not self.gated:
+            return _picked_by_the_caller(self.names)
+        prefix, *slices = map(self.link, self.names, self.stages, self.stages)
+        then = Route(to=tuple(each.name for each in slices), by=Largest(of=GATE))
+        return Flow(
+            start=Route(to=(PREFIX,)),
+            stops=(
+                Stop(
+                    name=PREFIX, reads=prefix.read_names, gives=tuple(prefix.gives), answers=False, then=then
+                ),
+                *(Stop(name=each.name, reads=each.read_names, then=DONE) for each in slices),
+            ),
+        )
+
+
+def _shapes(features: Sequence[Feature]) -> dict[str, tuple[int, ...]]:
+    """Features that widths have in common, by name, and their shapes."""
+    return {f"{PREFIX}/{feature.node}": feature.shape for feature in features}
 
 
 def _picked_by_the_caller(names: tuple[str, ...]) -> Flow:

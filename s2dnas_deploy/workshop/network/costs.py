@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
+import torch
 from torch import Tensor
 
 from s2dnas_deploy.workshop.network import operators
@@ -121,10 +122,13 @@ def static_macs(static: StaticNetwork) -> dict[str, int]:
 def static_costs(network: MultiStageNetwork) -> Costs:
     """The costs of the static network that `network` divides; the last exit's classifier is its own."""
     division, weights = network.division, network.weights()
-    if division.plan.nested:
+    if division.plan.nested and division.gate is None:
         return stage_costs(network)[-1]  # the widest is the static network
     added = {node.name for node in division.body} - {node.name for node in division.divisible.body}
     body = [node for node in division.body[1:] if node.name not in added]
+    if division.gate is not None:  # norms are each width's own, as large as the width
+        norms = [node for node in body if division.prefixes(node) != ("",)]
+        weights |= {k: torch.empty(node.channels) for node in norms for k in node.weights.values()}
     count = _Count(division, weights)
     return Costs(body=count.layers(body), head=count.layers(division.exits[-1].nodes))
 
@@ -156,8 +160,7 @@ class _Count:
     """Counts nodes one after the other, and a shared weight once."""
 
     def __init__(self, division: Division, weights: Mapping[str, Tensor]) -> None:
-        exits = [node for exit_ in division.exits for node in exit_.nodes]
-        self.origins = {node.name: node.weights for node in [*division.body, *exits]}
+        self.origins = {node.name: node.weights for node in [*division.body, *division.heads]}
         self.weights = weights
         self.seen: set[tuple[str, tuple[int, ...]]] = set()
 

@@ -35,6 +35,35 @@ class Exit:
         return name.removeprefix(exit_prefix(self.stage))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """A small head on what all widths have in common: its own nodes, and where its numbers are, one a width.
+
+    `prefix` are the nodes of the body that run before it; of the last of them it reads `reads` channels.
+    """
+
+    nodes: tuple[Node, ...]
+    output: str
+    prefix: frozenset[str]
+    reads: int
+
+    @property
+    def head(self) -> tuple[Node, ...]:
+        """The nodes that compute the numbers of what is looked at."""
+        first = next(k for k, node in enumerate(self.nodes) if node.operator == "linear")
+        return self.nodes[first:]
+
+    @property
+    def pooling(self) -> tuple[Node, ...]:
+        """The nodes before those, if it takes any."""
+        return self.nodes[: len(self.nodes) - len(self.head)]
+
+    @property
+    def looks_at(self) -> str:
+        """The features of the prefix, without space."""
+        return self.head[0].inputs[0]
+
+
 def exit_prefix(stage: int) -> str:
     """What the names of an exit's nodes and weights start with."""
     return f"exit{stage}/"
@@ -50,17 +79,28 @@ class Division:
     atoms: Mapping[str, Indices]
     levels: Mapping[str, Indices]
     exits: tuple[Exit, ...]
+    gate: Gate | None = None
 
     @property
     def graph(self) -> ChannelGraph:
         """The static network's channel graph."""
         return self.divisible.graph
 
+    @property
+    def heads(self) -> tuple[Node, ...]:
+        """The nodes of all exits and of the gate."""
+        of_exits = tuple(node for exit_ in self.exits for node in exit_.nodes)
+        return of_exits if self.gate is None else (*of_exits, *self.gate.nodes)
+
     def prefixes(self, node: Node) -> tuple[str, ...]:
-        """What precedes the names of a body node's weights: of nested widths, each has norms of its own."""
-        if self.plan.nested and node.operator == "batch_norm":
-            return tuple(exit_prefix(index) for index in range(self.plan.stages))
-        return ("",)
+        """What precedes the names of a body node's weights: of nested widths, each has norms of its own.
+
+        Before a gate, where all widths are one, they have the thinnest's.
+        """
+        if not self.plan.nested or node.operator != "batch_norm":
+            return ("",)
+        is_common = self.gate is not None and node.name in self.gate.prefix
+        return tuple(exit_prefix(index) for index in range(1 if is_common else self.plan.stages))
 
     def reads(self, node: Node) -> Flags:
         """Which output channel of a mixing node reads which input channel, [C_out, C_in]."""
@@ -108,15 +148,27 @@ def divide(divisible: Divisible, plan: Plan) -> Division:
         _own_classifier(divisible, stage) if name == OUTPUT else _linear_exit(divisible, stage, pools[name])
         for stage, name in enumerate(plan.exits)
     )
-    return Division(divisible=divisible, plan=plan, body=body, atoms=atoms, levels=levels, exits=exits)
+    return Division(
+        divisible=divisible,
+        plan=plan,
+        body=body,
+        atoms=atoms,
+        levels=levels,
+        exits=exits,
+        gate=None if plan.gate is None else _gate(divisible, plan, int((levels[plan.gate] == 0).sum())),
+    )
 
 
 def _owners(divisible: Divisible, plan: Plan) -> Indices:
-    """The stage that owns each atom; a group's atoms go to the stages in order. The image counts as 0."""
+    """The stage that owns each atom; a group's atoms go to the stages in order. The image counts as 0.
+
+    Those that are no one's come after the last stage.
+    """
     owner = np.zeros(1 + max(int(own.max()) for own in divisible.atoms.values()), dtype=np.int64)
     for group in divisible.space.groups:
         portions = [count // group.granule for count in plan.channels[group.name]]
-        owner[divisible.group_atoms[group.name]] = np.repeat(np.arange(plan.stages), portions)
+        portions.append(group.channels // group.granule - sum(portions))
+        owner[divisible.group_atoms[group.name]] = np.repeat(np.arange(plan.stages + 1), portions)
     return owner
 
 
@@ -149,6 +201,44 @@ def _linear_exit(divisible: Divisible, stage: int, reads: Node) -> Exit:
         source=reads.source,
     )
     return Exit(stage=stage, nodes=(node,), output=name)
+
+
+def _gate(divisible: Divisible, plan: Plan, channels: int) -> Gate:
+    """Pooling, a linear layer to two thirds of the channels, ReLU, a linear layer to a number per width."""
+    assert plan.gate is not None, "a plan with a gate"
+    reads = divisible.graph.by_name[plan.gate]
+    thin = replace(reads, shape=(channels, *reads.shape[1:]))
+    pooled = _pool(thin)
+    hidden = max(_FEWEST_HIDDEN, round(channels / 1.5))
+    linear, active, numbers = f"{GATE}hidden", f"{GATE}active", f"{GATE}numbers"
+
+    def node(name: str, operator: str, read: str, size: int) -> Node:
+        is_linear = operator == "linear"
+        return Node(
+            name=name,
+            operator=operator,
+            inputs=(read,),
+            attributes={} if is_linear else {"function": "relu", "arguments": {}},
+            weights={role: f"{name}.{role}" for role in ("weight", "bias")} if is_linear else {},
+            shape=(size,),
+            source=reads.source,
+        )
+
+    nodes = (
+        node(linear, "linear", pooled.name, hidden),
+        node(active, "pointwise", linear, hidden),
+        node(numbers, "linear", active, plan.stages),
+    )
+    return Gate(
+        nodes=(pooled, *nodes) if pooled is not thin else nodes,
+        output=numbers,
+        prefix=divisible.space.covered_by(plan.gate),
+        reads=channels,
+    )
+
+
+GATE = "gate/"
+_FEWEST_HIDDEN = 16
 
 
 def _own_classifier(divisible: Divisible, stage: int) -> Exit:

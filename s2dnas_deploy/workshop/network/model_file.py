@@ -216,7 +216,7 @@ def _model_from(document: Mapping[str, Any]) -> Model:
     about = _ABOUT.read(about_text, "the description")
     graph, plan = ChannelGraph.from_json(about.graph), Plan.from_json(about.plan)
     _check_graph(graph)
-    _check_shapes(graph, weights, plan.stages - 1)
+    _check_shapes(graph, weights, plan)
     division = divide(in_order(divide_into_groups(graph), about.order), plan)
     _check_names(division, weights)
     _check_exits(division, weights)
@@ -266,14 +266,22 @@ def _check_names(division: Division, weights: Mapping[str, Tensor]) -> None:
         raise CheckpointError(f"weights missing: {shown(missing[:4])}; unexpected: {shown(unexpected[:4])}")
 
 
-def _check_shapes(graph: ChannelGraph, weights: Mapping[str, Tensor], last: int) -> None:
+def _check_shapes(graph: ChannelGraph, weights: Mapping[str, Tensor], plan: Plan) -> None:
     """Run the graph on shapes alone: every node must give the shape it says.
 
     Before anything else is made of it: what follows holds something for each channel that a node claims. The
-    weights of the classifier are found where the last exit has them.
+    weights of the classifier are found where the last exit has them; norms of nested widths, which are only
+    as large as a width, are looked at when the widths are run.
     """
-    values = {INPUT: torch.empty(2, *graph.input_shape, device="meta")}
+    values, last = {INPUT: torch.empty(2, *graph.input_shape, device="meta")}, plan.stages - 1
     for node in graph.nodes[1:]:
+        if plan.nested and node.operator == "batch_norm":
+            values[node.name] = values[node.inputs[0]]
+            if tuple(values[node.name].shape[1:]) != node.shape:
+                raise CheckpointError(
+                    f"node {shown(node.name)} is a norm, and of another shape than it reads"
+                )
+            continue
         keys = {
             role: key if key in weights else exit_prefix(last) + key for role, key in node.weights.items()
         }

@@ -7,21 +7,23 @@ own, and all that lies between them:
     w_k[o, i] = w[o, i]        for outputs and inputs of levels ≤ k
 
 so it is what the first of two stages is where these channels are owned by the first. Each width has norms of
-its own, because its statistics are others, and a classifier of its own.
+its own, because its statistics are others, and a classifier of its own. With a gate, all begin alike:
+
+    image ──prefix──▶ features ──gate──▶ a number per width; ──width k's rest──▶ logits
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from s2dnas_deploy.plan import OUTPUT, Plan
-from s2dnas_deploy.workshop.network.division import Division, divide, exit_prefix
-from s2dnas_deploy.workshop.network.graph import INPUT
+from s2dnas_deploy.plan import OUTPUT, Plan, PlanSpace
+from s2dnas_deploy.workshop.network.division import Division, Gate, divide, exit_prefix
+from s2dnas_deploy.workshop.network.graph import INPUT, Node
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, carry_over, weight_keys
-from s2dnas_deploy.workshop.network.stages import Stage, first_alone, slice_stages
+from s2dnas_deploy.workshop.network.stages import Feature, Stage, first_alone, slice_stages
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_node
 
 
@@ -55,6 +57,14 @@ class _Width:
         """Those that the nodes read, of all the network's; gradients flow back."""
         return {**self.stage.weights, **{key: part.of(network) for key, part in self.parts.items()}}
 
+    def before(self, gate: Gate) -> Iterator[Node]:
+        """The nodes that all widths have in common."""
+        return (node for node in self.stage.nodes if node.name in gate.prefix)
+
+    def after(self, gate: Gate | None) -> Iterator[Node]:
+        """The others: all, without a gate."""
+        return (node for node in self.stage.nodes if gate is None or node.name not in gate.prefix)
+
 
 class NestedNetwork(MultiStageNetwork):
     """`forward(images [N, C, H, W])` gives one [N, classes] tensor of logits per width, thinnest first."""
@@ -68,15 +78,61 @@ class NestedNetwork(MultiStageNetwork):
         self, images: Tensor, weights: dict[str, Tensor], *, training: frozenset[str] = frozenset()
     ) -> list[Tensor]:
         """As `forward`, with other weights of the same names and shapes; some operators as in training."""
-        logits = []
-        for width in self._widths:
-            own = width.weights(weights)
-            values = {INPUT: images}
-            for node in width.stage.nodes:
-                as_in_training = self.training or node.operator in training
-                values[node.name] = run_node(node, values, own, as_in_training)
-            logits.append(values[width.stage.logits])
-        return logits
+        values = self._begin(images, weights, training)
+        return [self._finish(width, values, weights, training) for width in self._widths]
+
+    def judged(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Every width's logits, and what the gate looks at, [N, channels]."""
+        weights, as_ever = self.weights(), frozenset[str]()
+        values = self._begin(images, weights, as_ever)
+        logits = [self._finish(width, values, weights, as_ever) for width in self._widths]
+        return logits, values[self.gate.looks_at]
+
+    def numbers(self, looked_at: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The gate's numbers, [N, widths], of what it looks at; with other weights of its own if given."""
+        values = {self.gate.looks_at: looked_at}
+        self._run(self.gate.head, values, self.weights() if weights is None else weights, frozenset())
+        return values[self.gate.output]
+
+    @property
+    def gate(self) -> Gate:
+        """The gate of a network that has one."""
+        assert self.division.gate is not None, "a network with a gate"
+        return self.division.gate
+
+    def _begin(
+        self, images: Tensor, weights: dict[str, Tensor], training: frozenset[str]
+    ) -> dict[str, Tensor]:
+        """What all widths have in common, by node."""
+        values = {INPUT: images}
+        if self.division.gate is not None:
+            thinnest = self._widths[0]
+            self._run(thinnest.before(self.gate), values, thinnest.weights(weights), training)
+            self._run(self.gate.pooling, values, {}, training)
+        return values
+
+    def _finish(
+        self,
+        width: "_Width",
+        common: Mapping[str, Tensor],
+        weights: dict[str, Tensor],
+        training: frozenset[str],
+    ) -> Tensor:
+        """A width's logits."""
+        values = dict(common)
+        self._run(width.after(self.division.gate), values, width.weights(weights), training)
+        return values[width.stage.logits]
+
+    def _run(
+        self,
+        nodes: Iterable[Node],
+        values: dict[str, Tensor],
+        weights: Mapping[str, Tensor],
+        training: frozenset[str],
+    ) -> None:
+        for node in nodes:
+            as_in_training = self.training or node.operator in training
+            values[node.name] = run_node(node, values, weights, as_in_training)
 
     def sub_networks(self) -> tuple[Stage, ...]:
         """Every width as a stage that reads the image alone; weights are detached copies."""
@@ -89,17 +145,84 @@ class NestedNetwork(MultiStageNetwork):
             for width in self._widths
         )
 
+    def prefix_and_rests(self) -> tuple[Stage, tuple[Stage, ...]]:
+        """The sub-networks cut at the gate: what they have in common, with the gate, and what comes after."""
+        gate, whole = self.gate, self.sub_networks()
+        common = tuple(node for node in whole[0].nodes if node.name in gate.prefix)
+        rests = [tuple(node for node in stage.nodes if node.name not in gate.prefix) for stage in whole]
+        read = {name for rest in rests for node in rest for name in node.inputs}
+        gives = tuple(
+            Feature(node=node.name, stage=0, shape=node.shape) for node in common if node.name in read
+        )
+        own = {key: tensor.detach().clone() for key, tensor in self.weights().items()}
+        nodes = (*common, *gate.nodes)
+        prefix = replace(
+            whole[0],
+            nodes=nodes,
+            weights=_read_by(nodes, {**own, **whole[0].weights}),
+            gives=gives,
+            logits=gate.output,
+        )
+        return prefix, tuple(
+            _reading(gives, replace(stage, nodes=rest, weights=_read_by(rest, stage.weights)))
+            for stage, rest in zip(whole, rests, strict=True)
+        )
+
+    def in_turn(self, places: Sequence[int]) -> tuple[Stage, ...]:
+        """Some of the sub-networks, as stages one after the other; what is before a gate runs once."""
+        whole = self.sub_networks()
+        first, *later = places
+        if self.division.gate is None:
+            return tuple(whole[place] for place in places)
+        prefix, rests = self.prefix_and_rests()
+        return replace(whole[first], gives=prefix.gives), *(rests[place] for place in later)
+
+
+def _read_by(nodes: Iterable[Node], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the weights that the nodes read."""
+    return {key: weights[key] for node in nodes for key in node.weights.values()}
+
+
+def _reading(features: Sequence[Feature], stage: Stage) -> Stage:
+    """A stage whose inputs come from another, under the names that these have between stages."""
+    named = {feature.node: feature for feature in features}
+    nodes = tuple(
+        replace(node, inputs=tuple(named[n].name if n in named else n for n in node.inputs))
+        for node in stage.nodes
+    )
+    read = {name for node in nodes for name in node.inputs}
+    return replace(stage, nodes=nodes, reads=tuple(each for each in features if each.name in read))
+
 
 def nested_from(static: StaticNetwork, plan: Plan) -> NestedNetwork:
-    """A static network's sub-networks, with its weights as they are; norms and classifiers are copies."""
+    """A static network's sub-networks, with its weights as they are; norms and classifiers are copies.
+
+    A gate begins with small numbers that differ from sample to sample, the same in every network of its size.
+    """
     division = divide(static.divisible, plan)
     keys = weight_keys(division)
     weights = {key: tensor for key, tensor in static.weights.items() if key in keys}
     for index in range(plan.stages):
-        alone = first_alone(carry_over(static, narrowed(plan, index)))
+        alone = first_alone(carry_over(static, narrowed(plan, index, static.divisible.space)))
         own = {_of_width(index, key): tensor for key, tensor in alone.weights.items()}
         weights |= {key: tensor for key, tensor in own.items() if key in keys}
+    if division.gate is not None:
+        dtype = next(tensor.dtype for tensor in weights.values() if tensor.is_floating_point())
+        weights |= {key: tensor.to(dtype) for key, tensor in _fresh(division.gate).items()}
     return NestedNetwork(division, weights)
+
+
+def _fresh(gate: Gate) -> dict[str, Tensor]:
+    """Linear layers as He and others begin them, from a seed of their own, with biases of 0."""
+    drawn, inputs = torch.Generator().manual_seed(0), gate.reads
+    weights = {}
+    for node in gate.nodes:
+        if node.operator == "linear":
+            spread = (2 / inputs) ** 0.5
+            weights[node.weights["weight"]] = spread * torch.randn(node.channels, inputs, generator=drawn)
+            weights[node.weights["bias"]] = torch.zeros(node.channels)
+        inputs = node.channels
+    return weights
 
 
 def planned(static: StaticNetwork, plan: Plan) -> MultiStageNetwork:
@@ -117,25 +240,27 @@ def divided_network(division: Division, weights: Mapping[str, Tensor]) -> MultiS
     return (NestedNetwork if division.plan.nested else MultiStageNetwork)(division, weights)
 
 
-def narrowed(plan: Plan, index: int) -> Plan:
-    """Width `index` as the first of two stages; the widest is the static network."""
+def narrowed(plan: Plan, index: int, space: PlanSpace) -> Plan:
+    """Width `index` as the first of two stages; one that has all channels is the static network."""
     owned = {name: sum(counts[: index + 1]) for name, counts in plan.channels.items()}
-    if index == plan.stages - 1:
+    rest = {group.name: group.channels - owned[group.name] for group in space.groups}
+    if not any(rest.values()):
         return Plan(channels={name: (count,) for name, count in owned.items()}, exits=(OUTPUT,))
-    rest = {name: sum(counts) - owned[name] for name, counts in plan.channels.items()}
     return Plan(channels={name: (owned[name], rest[name]) for name in owned}, exits=(OUTPUT,) * 2)
 
 
 def _width(division: Division, index: int, shapes: Mapping[str, torch.Size]) -> _Width:
     """Weights that are numbered are sliced as weights are: the slices tell which numbers a width has."""
-    alone = divide(division.divisible, narrowed(division.plan, index))
+    alone = divide(division.divisible, narrowed(division.plan, index, division.divisible.space))
     last = division.plan.stages - 1
+    norms = [node for node in alone.body if division.prefixes(node) != ("",)]
+    of_norms = {key: torch.Size([node.channels]) for node in norms for key in node.weights.values()}
     numbered: dict[str, Tensor] = {}
     firsts: list[int] = []
     at = 0
     for key in weight_keys(alone):
         own = _of_width(index if key.startswith(_FIRST) else last, key)
-        shape = shapes[own if own in shapes else key]
+        shape = of_norms.get(key) or shapes[own if own in shapes else key]
         numbered[key] = torch.arange(at, at + shape.numel(), dtype=torch.float64).reshape(shape)
         firsts.append(at)
         at += shape.numel()
@@ -146,9 +271,10 @@ def _width(division: Division, index: int, shapes: Mapping[str, torch.Size]) -> 
             continue  # a constant of the slice itself
         place = bisect_right(firsts, int(numbers.reshape(-1)[0])) - 1
         places = numbers.long().reshape(-1) - firsts[place]
-        source, own = names[place], _of_width(index, names[place])
-        if own in shapes:
-            parts[key] = _Part(key=own, places=None, shape=numbers.shape)
+        source = names[place]
+        found = next((name for name in _own_names(index, source) if name in shapes), None)
+        if found is not None:
+            parts[key] = _Part(key=found, places=None, shape=numbers.shape)
         else:
             whole = torch.equal(places, torch.arange(shapes[source].numel()))
             parts[key] = _Part(key=source, places=None if whole else places, shape=numbers.shape)
@@ -162,6 +288,11 @@ _FIRST, _REST = exit_prefix(0), exit_prefix(1)  # the classifiers of a width alo
 def _of_width(index: int, key: str) -> str:
     """What a weight of a width alone is called among the network's, if the width has it for itself."""
     return exit_prefix(index) + key.removeprefix(_FIRST).removeprefix(_REST)
+
+
+def _own_names(index: int, key: str) -> tuple[str, str]:
+    """What a weight may be called that a width has for itself, or, before a gate, that all have as one."""
+    return _of_width(index, key), _of_width(0, key)
 
 
 def _renamed(stage: Stage, index: int) -> Stage:

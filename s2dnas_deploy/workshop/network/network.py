@@ -140,10 +140,9 @@ class MultiStageNetwork(nn.Module):
 
 def weight_keys(division: Division) -> dict[str, bool]:
     """The weights that a multi-stage network has, and whether each is a buffer (not trained)."""
-    own = [node for exit_ in division.exits for node in exit_.nodes]
     return {
         prefix + key: role in OPERATORS[node.operator].buffers
-        for nodes, prefixes in ((division.body[1:], division.prefixes), (own, lambda _: ("",)))
+        for nodes, prefixes in ((division.body[1:], division.prefixes), (division.heads, lambda _: ("",)))
         for node in nodes
         for prefix in prefixes(node)
         for role, key in node.weights.items()

@@ -24,12 +24,13 @@ from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.workshop.data import ImageSplits, load_images, shape_of_images
 from s2dnas_deploy.workshop.network.model_file import Model, description_of, load_model, save_model
-from s2dnas_deploy.workshop.network.nested import planned
+from s2dnas_deploy.workshop.network.nested import NestedNetwork, planned
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, as_static
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.reading.static_source import StaticSource, read_plan, read_source
 from s2dnas_deploy.workshop.training.devices import choose_device
 from s2dnas_deploy.workshop.training.first_words import cautions, outlook, shortfall, static_words
+from s2dnas_deploy.workshop.training.gate import train_gate
 from s2dnas_deploy.workshop.training.loop import Task, accuracy, check_images, train
 from s2dnas_deploy.workshop.training.normalise import preprocessing_for
 from s2dnas_deploy.workshop.training.settings import MOST_EPOCHS, Settings
@@ -331,6 +332,8 @@ def _train_and_save(
         reporter.say(f"resuming after step {step} of {most}{task.steps}")
 
     metrics = train(task, reporter.phase(name), on_resume) if task.steps else []
+    if isinstance(task.network, NestedNetwork) and task.network.division.gate is not None:
+        train_gate(task.network, task.batches(torch.device("cpu")), reporter.phase("training the gate"))
     model = Model(
         network=task.network.eval(),
         class_names=task.splits.class_names,

@@ -339,9 +339,9 @@ class _Comparison:
             number = theirs if rule.column is None else theirs[:, rule.column]
             near = other & (np.abs(number - rule.limit) <= edge)
         else:
-            picked = rule.column(ours)
+            picked, numbers = rule.column(ours), rule.numbers(theirs)
             other = picked != rule.column(theirs)
-            near = other & (theirs.max(1) - theirs[np.arange(len(theirs)), picked] <= edge)
+            near = other & (numbers.max(1) - numbers[np.arange(len(numbers)), picked] <= edge)
         self.near_edge += int(near.sum())
         self.decisions_differ += int((other & ~near).sum())
 
