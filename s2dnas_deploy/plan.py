@@ -422,22 +422,24 @@ _PREFIX_SHARE = 1 / 4
 
 
 def _usual_gate(space: PlanSpace) -> str:
-    """The last node that all features pass, where groups end, with a quarter of the layers before it."""
-    best = None
+    """The last node that all features pass with a quarter of the layers before it, best where groups end.
+
+    A group that goes on after the gate is as thin there.
+    """
+    places: list[tuple[bool, int, str]] = []
     for name in space.exits[:-1]:
         prefix = space.covered_by(name)
         within = sum(layer.name in prefix for layer in space.layers) <= _PREFIX_SHARE * len(space.layers)
         read = {parent for node, parents in space.parents.items() if node not in prefix for parent in parents}
-        groups = [group for group in space.groups if name in group.nodes]
-        ends = all(group.nodes <= prefix for group in groups)
-        if within and read & prefix <= {name} and ends:
-            best = name
-    if best is None:
+        if within and read & prefix <= {name}:
+            ends = all(group.nodes <= prefix for group in space.groups if name in group.nodes)
+            places.append((ends, len(places), name))
+    if not places:
         raise PlanError(
             "found no place for a gate, a node in the first quarter of the network that all features pass; "
             "name one, as in gate:0.25,0.5,1@NODE"
         )
-    return best
+    return max(places)[-1]
 
 
 def depth(space: PlanSpace, exits: Sequence[str]) -> Plan:

@@ -33,7 +33,7 @@ import numpy.typing as npt
 from s2dnas_deploy.decide.course import course_of
 from s2dnas_deploy.decide.exact_tests import LEAST_DELTA, ExactTest, least_images, most_useful
 from s2dnas_deploy.decide.flow import chain
-from s2dnas_deploy.decide.rules import CONFIDENCE, NEVER, Largest, only
+from s2dnas_deploy.decide.rules import CONFIDENCE, NEVER, Largest, offsets_of, only
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.walk import walk
 from s2dnas_deploy.errors import DataError, OptionError
@@ -150,7 +150,7 @@ def choose_for_promise(
     path = _path(scores, offset, cost)
     worse, better = changes(scores, losses, path, proving)
     step = int(np.logical_and.accumulate(test.proves(worse, better)).sum())  # up to the first that is not
-    if not step and goal.against in (Against.ACCURACY, Against.STATIC):
+    if not step and (goal.against in (Against.ACCURACY, Against.STATIC) or worse[0]):
         raise _nothing_proven(goal, losses[-1, proving], test)
     return Choice(
         point=_point(scores, losses, path[:, max(step - 1, 0)], cost),
@@ -335,18 +335,24 @@ def _along(path: Numbers, leaving: list[Numbers], values: Sequence[Numbers]) -> 
     return np.cumsum(change)[:steps]
 
 
-def _sums(scores: ExitScores, path: Numbers, rows: npt.NDArray[np.intp], values: Numbers) -> Numbers:
-    """The sum over images, at every step, of the value [exits, rows] of the exit that each takes then."""
+def _sums(
+    scores: ExitScores, path: Numbers, rows: npt.NDArray[np.intp], values: Sequence[Numbers]
+) -> list[Numbers]:
+    """Of each of the values [exits, rows]: their sum over images, at every step, at the exit taken then."""
     if scores.gate is None:
-        return _along(path, _leaving_steps(scores, path, rows), list(values))
-    numbers, every = scores.gate[rows], np.arange(len(rows))
-    taken = (_way(numbers, offsets) for offsets in path.T)
-    return np.array([values[way, every].sum() for way in taken])
+        leaving = _leaving_steps(scores, path, rows)
+        return [_along(path, leaving, list(value)) for value in values]
+    numbers, every = _comparable(scores.gate[rows]), np.arange(len(rows))
+    sums = np.empty((len(values), path.shape[1]))
+    for step, offsets in enumerate(path.T):
+        way = (numbers + offsets_of(offsets)[:, None]).argmax(axis=0)  # as the rule `Largest`
+        sums[:, step] = [value[way, every].sum() for value in values]
+    return list(sums)
 
 
-def _way(numbers: npt.NDArray[np.float32], offsets: Sequence[float] | Numbers) -> npt.NDArray[np.intp]:
-    """The way that a gate picks, [N], with such offsets."""
-    return Largest(of="gate", offsets=tuple(float(each) for each in offsets)).column(numbers)
+def _comparable(gate: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """A gate's numbers [ways, N], where what is no number is the least."""
+    return np.ascontiguousarray(np.where(np.isnan(gate), np.float32(-np.inf), gate).T)
 
 
 def changes(
@@ -354,7 +360,7 @@ def changes(
 ) -> tuple[Numbers, Numbers]:
     """How many images have a loss of 1 and of -1, at every step."""
     lost = losses[:, rows]
-    worse, better = (_sums(scores, path, rows, which.astype(np.float64)) for which in (lost > 0, lost < 0))
+    worse, better = _sums(scores, path, rows, [which.astype(np.float64) for which in (lost > 0, lost < 0)])
     return np.rint(worse), np.rint(better)
 
 
@@ -363,7 +369,7 @@ def mean_cost(
 ) -> Numbers:
     """The average cost at every step."""
     each = np.repeat(np.asarray(cost, np.float64)[:, None], len(rows), axis=1)
-    return _sums(scores, path, rows, each) / len(rows)
+    return _sums(scores, path, rows, [each])[0] / len(rows)
 
 
 # --- what comes out ----------------------------------------------------------------------------------------
@@ -372,7 +378,8 @@ def mean_cost(
 def exits_taken(scores: ExitScores, thresholds: Sequence[float] | Numbers) -> npt.NDArray[np.int64]:
     """Where each image exits, [N]."""
     if scores.gate is not None:
-        return _way(scores.gate, thresholds).astype(np.int64)
+        rule = Largest(of="gate", offsets=tuple(float(each) for each in thresholds))
+        return rule.column(scores.gate).astype(np.int64)
     flow = chain([(f"stage_{k}", (), ()) for k in range(scores.exits)], [float(each) for each in thresholds])
     values = [{CONFIDENCE: confidence} for confidence in scores.confidence]
     return walk(course_of(flow), values, len(scores)).exit

@@ -48,7 +48,9 @@ def test_every_width_is_what_masks_leave_of_the_static_network(name):
     images = torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     answers, parts = network(images), network.sub_networks()
     for index, answer in enumerate(answers):
-        masked = carry_over(static, narrowed(network.division.plan, index)).eval()(images)[0]
+        masked = carry_over(static, narrowed(network.division.plan, index, static.divisible.space)).eval()(
+            images
+        )[0]
         torch.testing.assert_close(answer, masked, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(StageNetwork(parts[index])(images)[0], answer, rtol=0, atol=0)
     torch.testing.assert_close(answers[-1], as_network(static).eval()(images)[0], rtol=0, atol=0)

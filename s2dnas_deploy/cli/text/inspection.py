@@ -75,6 +75,8 @@ def _heading(document: Document) -> str:
     kind = "a static network" if stages == 1 else f"a multi-stage network of {stages} stages"
     if _is_nested(document):
         kind = f"{stages} nested widths of a network"
+        if (gate := document["plan"].get("gate")) is not None:
+            kind += f", with a gate after {gate}"
     facts = [
         ("input", f"{_shape(static['input'])}, {static['classes']} classes"),
         ("operators", f"{static['operators']}"),

@@ -126,11 +126,25 @@ def static_costs(network: MultiStageNetwork) -> Costs:
         return stage_costs(network)[-1]  # the widest is the static network
     added = {node.name for node in division.body} - {node.name for node in division.divisible.body}
     body = [node for node in division.body[1:] if node.name not in added]
-    if division.gate is not None:  # norms are each width's own, as large as the width
-        norms = [node for node in body if division.prefixes(node) != ("",)]
-        weights |= {k: torch.empty(node.channels) for node in norms for k in node.weights.values()}
+    if division.gate is not None:
+        weights |= _as_in_the_static_network(division, weights)
     count = _Count(division, weights)
     return Costs(body=count.layers(body), head=count.layers(division.exits[-1].nodes))
+
+
+def _as_in_the_static_network(division: Division, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What norms and the classifier hold where all channels are there, in sizes only."""
+    norms = [node for node in division.body if division.prefixes(node) != ("",)]
+    sizes: dict[str, tuple[int, ...]] = {
+        key: (node.channels,) for node in norms for key in node.weights.values()
+    }
+    widest = division.exits[-1]
+    for node in widest.nodes:
+        if division.exit_reads(widest, node) is not None:
+            key = node.weights["weight"]
+            outputs, _, *kernel = weights[key].shape
+            sizes[key] = (outputs, len(division.levels[node.inputs[0]]), *kernel)
+    return {key: torch.empty(size, device="meta") for key, size in sizes.items()}
 
 
 def stage_costs(network: MultiStageNetwork) -> tuple[StageCosts, ...]:

@@ -27,7 +27,7 @@ from s2dnas_deploy.workshop.network import operators
 from s2dnas_deploy.workshop.network.division import Division, divide, exit_prefix
 from s2dnas_deploy.workshop.network.graph import INPUT, ChannelGraph
 from s2dnas_deploy.workshop.network.groups import Divisible, divide_into_groups
-from s2dnas_deploy.workshop.network.nested import divided_network
+from s2dnas_deploy.workshop.network.nested import NestedNetwork, divided_network
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, weight_keys
 from s2dnas_deploy.workshop.network.operators import OPERATORS
 from s2dnas_deploy.workshop.network.torch_file import read_torch_file
@@ -270,8 +270,8 @@ def _check_shapes(graph: ChannelGraph, weights: Mapping[str, Tensor], plan: Plan
     """Run the graph on shapes alone: every node must give the shape it says.
 
     Before anything else is made of it: what follows holds something for each channel that a node claims. The
-    weights of the classifier are found where the last exit has them; norms of nested widths, which are only
-    as large as a width, are looked at when the widths are run.
+    weights of the classifier are found where the last exit has them. What is only as large as a width is
+    looked at when the widths are run.
     """
     values, last = {INPUT: torch.empty(2, *graph.input_shape, device="meta")}, plan.stages - 1
     for node in graph.nodes[1:]:
@@ -289,6 +289,9 @@ def _check_shapes(graph: ChannelGraph, weights: Mapping[str, Tensor], plan: Plan
         if missing:
             raise CheckpointError(f"weights missing: {shown(missing[:4])}")
         own = {role: weights[key].to("meta", torch.float32) for role, key in keys.items()}
+        if plan.gate is not None and keys != node.weights and OPERATORS[node.operator].mixes:
+            read = values[node.inputs[0]].shape[1]  # a prefix that goes on leaves the classifier with less
+            own["weight"] = own["weight"].new_empty((len(own["weight"]), read, *own["weight"].shape[2:]))
         if any(not operators.has_rows(node, weight) for weight in own.values()):
             raise CheckpointError(f"node {shown(node.name)} has a weight without a row for each channel")
         result = operators.run(node, [values[name] for name in node.inputs], own)
@@ -302,6 +305,12 @@ def _check_shapes(graph: ChannelGraph, weights: Mapping[str, Tensor], plan: Plan
 def _check_exits(division: Division, weights: Mapping[str, Tensor]) -> None:
     """Run the divided network on shapes alone: every exit must give as many logits as there are classes."""
     network = divided_network(division, weights).eval().to("meta", torch.float32)
+    for key, shape in network.own_shapes.items() if isinstance(network, NestedNetwork) else ():
+        if weights[key].shape != shape:
+            raise CheckpointError(
+                f"weight {shown(key)}: expected {tuple(shape)}, as its width is, got "
+                f"{shown(tuple(weights[key].shape))}"
+            )
     for stage, logits in enumerate(network(torch.empty(2, *division.graph.input_shape, device="meta"))):
         if tuple(logits.shape) != (2, division.graph.classes):
             raise CheckpointError(f"exit {stage} gives {shown(tuple(logits.shape[1:]))} logits")

@@ -13,8 +13,9 @@ its own, because its statistics are others, and a classifier of its own. With a 
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -23,24 +24,46 @@ from s2dnas_deploy.plan import OUTPUT, Plan, PlanSpace
 from s2dnas_deploy.workshop.network.division import Division, Gate, divide, exit_prefix
 from s2dnas_deploy.workshop.network.graph import INPUT, Node
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, carry_over, weight_keys
-from s2dnas_deploy.workshop.network.stages import Feature, Stage, first_alone, slice_stages
+from s2dnas_deploy.workshop.network.stages import Feature, Stage, first_alone, needed_for, slice_stages
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_node
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """Which numbers of a weight a width has: those at `places` of it, in this shape; None: all of them."""
+    """Which part of a weight a width has: some rows and columns, or if these do not tell, some of its numbers.
+
+    Slices along an axis are taken, and their gradients added up, many times as fast as single numbers are.
+    """
 
     key: str
-    places: Tensor | None
     shape: torch.Size
+    along: tuple[Tensor | None, ...] = ()
+    """Of each axis, in order, the indices; None: all."""
+    places: Tensor | None = None
 
-    def of(self, weights: Mapping[str, Tensor]) -> Tensor:
+    @staticmethod
+    def of(key: str, whole: torch.Size, numbers: Tensor) -> "_Part":
+        """The part that consists of the numbers at these places of the whole, laid out flat."""
+        along = []
+        for axis, size in enumerate(whole):
+            stride = prod(whole[axis + 1 :])
+            line = numbers[(*(0,) * axis, slice(None), *(0,) * (len(whole) - axis - 1))]
+            own = (line // stride) % size
+            along.append(None if torch.equal(own, torch.arange(size)) else own)
+        part = _Part(key=key, shape=numbers.shape, along=tuple(along))
+        every = torch.arange(whole.numel()).reshape(whole)
+        if torch.equal(part.taken_of(every), numbers):
+            return part
+        return _Part(key=key, shape=numbers.shape, places=numbers.reshape(-1))
+
+    def taken_of(self, whole: Tensor) -> Tensor:
         """The part; gradients flow back."""
-        whole = weights[self.key]
-        if self.places is None:
-            return whole
-        return whole.reshape(-1)[self.places.to(whole.device)].reshape(self.shape)
+        if self.places is not None:
+            return whole.reshape(-1)[self.places.to(whole.device)].reshape(self.shape)
+        for axis, own in enumerate(self.along):
+            if own is not None:
+                whole = whole.index_select(axis, own.to(whole.device))
+        return whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,15 +78,16 @@ class _Width:
 
     def weights(self, network: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those that the nodes read, of all the network's; gradients flow back."""
-        return {**self.stage.weights, **{key: part.of(network) for key, part in self.parts.items()}}
+        return {**self.stage.weights, **{key: part.taken_of(network[part.key]) for key, part in self.parts.items()}}
 
-    def before(self, gate: Gate) -> Iterator[Node]:
-        """The nodes that all widths have in common."""
-        return (node for node in self.stage.nodes if node.name in gate.prefix)
+    def before(self, gate: Gate) -> tuple[Node, ...]:
+        """The nodes that all widths have in common, and those by which slicing brought channels to them."""
+        return needed_for(gate.prefix, self.stage.nodes)
 
-    def after(self, gate: Gate | None) -> Iterator[Node]:
+    def after(self, gate: Gate | None) -> tuple[Node, ...]:
         """The others: all, without a gate."""
-        return (node for node in self.stage.nodes if gate is None or node.name not in gate.prefix)
+        common = frozenset(node.name for node in self.before(gate)) if gate is not None else frozenset()
+        return tuple(node for node in self.stage.nodes if node.name not in common)
 
 
 class NestedNetwork(MultiStageNetwork):
@@ -134,6 +158,23 @@ class NestedNetwork(MultiStageNetwork):
             as_in_training = self.training or node.operator in training
             values[node.name] = run_node(node, values, weights, as_in_training)
 
+    @property
+    def own_shapes(self) -> dict[str, torch.Size]:
+        """What shape each weight must have that a width or the gate has for itself."""
+        shapes = {
+            part.key: part.shape
+            for width in self._widths
+            for part in width.parts.values()
+            if part.key.startswith(exit_prefix(width.stage.index))
+        }
+        inputs = 0 if self.division.gate is None else self.division.gate.reads
+        for node in () if self.division.gate is None else self.division.gate.head:
+            if node.weights:
+                shapes[node.weights["weight"]] = torch.Size((node.channels, inputs))
+                shapes[node.weights["bias"]] = torch.Size((node.channels,))
+            inputs = node.channels
+        return shapes
+
     def sub_networks(self) -> tuple[Stage, ...]:
         """Every width as a stage that reads the image alone; weights are detached copies."""
         weights = {key: tensor.detach() for key, tensor in self.weights().items()}
@@ -148,8 +189,8 @@ class NestedNetwork(MultiStageNetwork):
     def prefix_and_rests(self) -> tuple[Stage, tuple[Stage, ...]]:
         """The sub-networks cut at the gate: what they have in common, with the gate, and what comes after."""
         gate, whole = self.gate, self.sub_networks()
-        common = tuple(node for node in whole[0].nodes if node.name in gate.prefix)
-        rests = [tuple(node for node in stage.nodes if node.name not in gate.prefix) for stage in whole]
+        common = self._widths[0].before(gate)
+        rests = [width.after(gate) for width in self._widths]
         read = {name for rest in rests for node in rest for name in node.inputs}
         gives = tuple(
             Feature(node=node.name, stage=0, shape=node.shape) for node in common if node.name in read
@@ -270,14 +311,12 @@ def _width(division: Division, index: int, shapes: Mapping[str, torch.Size]) -> 
         if not numbers.is_floating_point():
             continue  # a constant of the slice itself
         place = bisect_right(firsts, int(numbers.reshape(-1)[0])) - 1
-        places = numbers.long().reshape(-1) - firsts[place]
         source = names[place]
         found = next((name for name in _own_names(index, source) if name in shapes), None)
         if found is not None:
-            parts[key] = _Part(key=found, places=None, shape=numbers.shape)
+            parts[key] = _Part(key=found, shape=numbers.shape)
         else:
-            whole = torch.equal(places, torch.arange(shapes[source].numel()))
-            parts[key] = _Part(key=source, places=None if whole else places, shape=numbers.shape)
+            parts[key] = _Part.of(source, shapes[source], numbers.long() - firsts[place])
     constants = {key: tensor for key, tensor in stage.weights.items() if key not in parts}
     return _Width(stage=replace(_renamed(stage, index), weights=constants), parts=parts)
 

@@ -104,6 +104,16 @@ def first_alone(network: MultiStageNetwork) -> Stage:
     return slicer.stage(frozenset())
 
 
+def needed_for(results: Set[str], nodes: Sequence[Node]) -> tuple[Node, ...]:
+    """The nodes that must run before the results are known, in order."""
+    needed, found = set(results), []
+    for node in reversed(nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+            found.append(node)
+    return tuple(reversed(found))
+
+
 class _Slicer:
     """Builds the nodes of one stage, in the order of the network's own."""
 
@@ -133,7 +143,7 @@ class _Slicer:
         own = [Feature(node=node.name, stage=self.index, shape=node.shape) for node in self.nodes]
         gives = tuple(feature for feature in own if feature.name in wanted)
         logits = self.division.exits[self.index].output
-        nodes = self._needed_for({logits, *(feature.node for feature in gives)})
+        nodes = needed_for({logits, *(feature.node for feature in gives)}, self.nodes)
         read = {name for node in nodes for name in node.inputs}
         keys = {key for node in nodes for key in node.weights.values()}
         return Stage(
@@ -145,15 +155,6 @@ class _Slicer:
             logits=logits,
             joins=frozenset(self.joins),
         )
-
-    def _needed_for(self, results: Set[str]) -> tuple[Node, ...]:
-        """The nodes that must run before the results are known, in order."""
-        needed, nodes = set(results), []
-        for node in reversed(self.nodes):
-            if node.name in needed:
-                needed.update(node.inputs)
-                nodes.append(node)
-        return tuple(reversed(nodes))
 
     # -- nodes ---------------------------------------------------------------------------------------
 

@@ -143,17 +143,23 @@ def _row(division: Division, node: Node, top: float) -> Row:
 
 
 def _exits_below(division: Division, layers: Sequence[Node]) -> dict[int, dict[str, list[int]]]:
-    """The exits by the last layer that must run before them, and by the node that they read."""
+    """The exits by the last layer that must run before them, and by the node that they read; and the gate."""
     below: dict[int, dict[str, list[int]]] = {}
-    for stage, name in enumerate(division.plan.exits):
+
+    def there(name: str) -> list[int]:
         covered = division.divisible.space.covered_by(name)
         last = max((place for place, node in enumerate(layers) if node.name in covered), default=0)
-        below.setdefault(last, {}).setdefault(name, []).append(stage)
+        return below.setdefault(last, {}).setdefault(name, [])
+
+    for stage, name in enumerate(division.plan.exits):
+        there(name).append(stage)
+    if division.plan.gate is not None:
+        there(division.plan.gate)
     return below
 
 
 def _mark_height(stages: int) -> float:
-    lines = -(-stages // _PER_MARK_LINE)
+    lines = max(1, -(-stages // _PER_MARK_LINE))
     return 0.16 + lines * (_CHIP + 0.06)
 
 
@@ -166,6 +172,7 @@ def _draw_title(axes: Axes, title: str, division: Division) -> None:
     colours = "which stage computes them."
     if division.plan.nested:
         who, colours = f"{stages} nested widths", "which width has them first; wider ones have them, too."
+        who += "" if division.plan.gate is None else f", with a gate after {division.plan.gate}"
     axes.text(_MARGIN, 0.42, f"{title}: {who}", size=15, weight="bold", color=_INK, va="center")
     axes.text(
         _MARGIN,
@@ -269,6 +276,8 @@ def _draw_marks(axes: Axes, layout: Layout, chips: Sequence[str]) -> None:
         colour = _COLOURS[mark.stages[0] % len(_COLOURS)] if len(mark.stages) == 1 else _INK
         axes.plot([_MARGIN, _WIDTH - _MARGIN], [y, y], color=colour, linewidth=1.6)
         name = OUTPUT if mark.place == OUTPUT else f"at {_shortened(mark.place, 9.5)}"
+        if not mark.stages:
+            axes.text(_LEFT, y + 0.22, _GATE, size=9, color=_INK, va="center", weight="bold")
         axes.text(
             _LEFT - 0.1, y + 0.22, name, size=8.5, color=_FAINT, ha="right", va="center", style="italic"
         )
@@ -276,6 +285,9 @@ def _draw_marks(axes: Axes, layout: Layout, chips: Sequence[str]) -> None:
             line, column = divmod(place, _PER_MARK_LINE)
             left = _LEFT + column * (_WIDTH - _MARGIN - _LEFT) / _PER_MARK_LINE
             _draw_chip(axes, stage, left, y + 0.08 + line * (_CHIP + 0.06), chips[stage])
+
+
+_GATE = "GATE   what is above is one for all widths; a sample goes on with one of them"
 
 
 def _draw_chip(axes: Axes, stage: int, left: float, top: float, text: str) -> None:

@@ -13,6 +13,8 @@ from s2dnas_deploy.decide.exact_tests import least_images, most_useful, smallest
 from s2dnas_deploy.decide.thresholds import MAX_DROP, Goal, in_points
 from s2dnas_deploy.workshop.data import ImageSplits
 from s2dnas_deploy.workshop.data.splits import listed
+from s2dnas_deploy.workshop.training.gate import Learnt
+from s2dnas_deploy.workshop.training.saved import Saved
 from s2dnas_deploy.workshop.training.settings import Settings
 
 _DEFAULT = Goal(drop=MAX_DROP)
@@ -29,6 +31,21 @@ def static_words(accuracy: Mapping[str, float], splits: ImageSplits) -> str:
         if images is not None and part in accuracy
     )
     return f"static network: {', '.join(said)}"
+
+
+def gate_words(learnt: Learnt) -> str:
+    """What a gate does before anything is added to its numbers."""
+    shares = " / ".join(f"{100 * share:.0f}%" for share in learnt.shares)
+    return (
+        f"the gate sends {shares} of training images to the widths: {100 * learnt.accuracy:.1f}% right, the "
+        f"widest {100 * learnt.widest_accuracy:.1f}%. s2dnas-calibrate moves the balance"
+    )
+
+
+def blocks_words(saved: Saved) -> str:
+    """What gates spare on validation images."""
+    runs = " / ".join(f"{100 * share:.0f}%" for share in saved.runs)
+    return f"on validation images {100 * saved.spent:.1f}% of the MACs are left on average; the blocks run for {runs}"
 
 
 def cautions(

@@ -21,6 +21,7 @@ from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import DataError, OptionError, TrainingError
 from s2dnas_deploy.reporter import Progress
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.network.gated import GatedNetwork
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
 from s2dnas_deploy.workshop.training.batches import Batches, normalised, seed_of
 from s2dnas_deploy.workshop.training.checkpoint import (
@@ -34,7 +35,7 @@ from s2dnas_deploy.workshop.training.checkpoint import (
 from s2dnas_deploy.workshop.training.course import Course
 from s2dnas_deploy.workshop.training.descent import descend, follow, make_optimizer, set_rate
 from s2dnas_deploy.workshop.training.devices import autocast_for, choose_device, placed
-from s2dnas_deploy.workshop.training.losses import exits_loss
+from s2dnas_deploy.workshop.training.losses import exits_loss, overspent
 from s2dnas_deploy.workshop.training.record import plot_accuracy, write_metrics
 from s2dnas_deploy.workshop.training.settings import Settings
 
@@ -51,6 +52,8 @@ class Task:
     preprocessing: Preprocessing
     settings: Settings
     folder: Path
+    share: float | None = None
+    """Of a network with gates: the part of its MACs that an image may take on average."""
 
     def __post_init__(self) -> None:
         check_images(self.splits, self.network.division.graph.classes)
@@ -86,6 +89,8 @@ class Task:
         """A digest of everything that decides the final weights."""
         digest = hashlib.sha256(f"{self.settings.digest}|{self.splits.digest}".encode())
         digest.update(repr(self.preprocessing).encode())
+        if self.share is not None:
+            digest.update(f"share {self.share!r}".encode())
         for network in (self.network, self.teacher):
             if network is not None:
                 digest.update(network.division.plan.digest.encode())
@@ -205,6 +210,9 @@ class _Run:
             logits = [z.float() for z in self.network(images)]
             taught = self._taught(images)
         loss = exits_loss(logits, labels, taught, self.settings)
+        if self.task.share is not None:
+            assert isinstance(self.network, GatedNetwork), "a share goes with gates"
+            loss = loss + overspent(self.network.spent, self.task.share, step / self.course.most_steps)
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(

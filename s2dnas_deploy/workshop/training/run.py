@@ -9,7 +9,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,22 +17,32 @@ import torch
 
 from s2dnas_deploy import __version__
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError
+from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError, PlanError
 from s2dnas_deploy.files.atomic import alone_in, check_writable
 from s2dnas_deploy.plan import AUTO, Plan
 from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.workshop.data import ImageSplits, load_images, shape_of_images
+from s2dnas_deploy.workshop.network.blocks import gated
+from s2dnas_deploy.workshop.network.gated import GatedNetwork
 from s2dnas_deploy.workshop.network.model_file import Model, description_of, load_model, save_model
 from s2dnas_deploy.workshop.network.nested import NestedNetwork, planned
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, as_static
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.reading.static_source import StaticSource, read_plan, read_source
 from s2dnas_deploy.workshop.training.devices import choose_device
-from s2dnas_deploy.workshop.training.first_words import cautions, outlook, shortfall, static_words
+from s2dnas_deploy.workshop.training.first_words import (
+    blocks_words,
+    cautions,
+    gate_words,
+    outlook,
+    shortfall,
+    static_words,
+)
 from s2dnas_deploy.workshop.training.gate import train_gate
 from s2dnas_deploy.workshop.training.loop import Task, accuracy, check_images, train
 from s2dnas_deploy.workshop.training.normalise import preprocessing_for
+from s2dnas_deploy.workshop.training.saved import saved_on
 from s2dnas_deploy.workshop.training.settings import MOST_EPOCHS, Settings
 from s2dnas_deploy.workshop.training.start.begin import Beginner, Start
 
@@ -112,6 +122,8 @@ def train_model(request: Request, decide: DecidePlan, reporter: Reporter) -> Mod
     check_writable(request.out)
     prepared = prepare(request, reporter)
     request = suited(request, prepared.static)
+    if (share := blocks_share(request.plan)) is not None:
+        return train_blocks(request, share, prepared, reporter)
     # An illegal plan is refused before anything is trained.
     given = None
     if request.plan != AUTO:
@@ -129,6 +141,48 @@ def train_model(request: Request, decide: DecidePlan, reporter: Reporter) -> Mod
             prepared = ranked(request, prepared, reporter)
         plan = decide(request, prepared, given, judge, reporter)
         return train_plan(request, plan, prepared, judge, reporter)
+
+
+def train_blocks(request: Request, share: float, prepared: Prepared, reporter: Reporter) -> Model:
+    """Put gates before the residual blocks, and let them learn to close until a share of all MACs is left."""
+    with alone_in(request.folder):
+        prepared = with_trained_static(request, prepared, reporter)
+        network = GatedNetwork(gated(prepared.static))
+        trained = prepared.is_trained
+        task = Task(
+            network=network,
+            teacher=as_network(prepared.static).eval() if trained else None,
+            splits=prepared.splits,
+            preprocessing=prepared.preprocessing,
+            settings=request.settings,
+            folder=request.folder,
+            share=share,
+        )
+        judge = judge_of_static(prepared, reporter)
+        if request.source.is_trained():
+            _keep_static(request, prepared)
+        model = _train_and_save(task, request, request.out, lambda: judge() if trained else None, reporter)
+        reporter.say(blocks_words(saved_on(network, prepared.splits.val, prepared.preprocessing)))
+        return model
+
+
+_BLOCKS = "blocks:"
+
+
+def blocks_share(plan: str) -> float | None:
+    """Of `blocks:SHARE`, the share of the MACs that an image may take on average; None for any other plan."""
+    if not plan.startswith(_BLOCKS):
+        return None
+    try:
+        share = float(plan.removeprefix(_BLOCKS))
+    except ValueError:
+        share = nan
+    if not 0 < share <= 1:
+        raise PlanError(
+            f"cannot read the plan {plan!r}; expected blocks:SHARE with the share of the MACs that an image may "
+            "take on average, above 0 and at most 1, such as blocks:0.5"
+        )
+    return share
 
 
 def suited(request: Request, static: StaticNetwork) -> Request:
@@ -322,7 +376,9 @@ def _train_and_save(
     _check_description(task, request)
     before = judge_static()
     name = (
-        "training the static network"
+        "training gates before blocks"
+        if task.share is not None
+        else "training the static network"
         if task.network.stages == 1
         else f"training {task.network.stages} {'widths' if task.network.division.plan.nested else 'stages'}"
     )
@@ -333,7 +389,10 @@ def _train_and_save(
 
     metrics = train(task, reporter.phase(name), on_resume) if task.steps else []
     if isinstance(task.network, NestedNetwork) and task.network.division.gate is not None:
-        train_gate(task.network, task.batches(torch.device("cpu")), reporter.phase("training the gate"))
+        learnt = train_gate(
+            task.network, task.batches(torch.device("cpu")), reporter.phase("training the gate")
+        )
+        reporter.say(gate_words(learnt))
     model = Model(
         network=task.network.eval(),
         class_names=task.splits.class_names,

@@ -1,0 +1,39 @@
+"""What gates before blocks spare: how much of the MACs is left, and for how many images each block runs.
+
+Place in the flow: trained `GatedNetwork` + images ──▶ `Saved`, which is said at the end of a training.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.workshop.data import LabelledImages
+from s2dnas_deploy.workshop.network.gated import GatedNetwork
+from s2dnas_deploy.workshop.training.batches import normalised
+
+_BATCH = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """The share of all MACs that an image takes on average, and the share of images for which each block runs."""
+
+    spent: float
+    runs: tuple[float, ...]
+
+
+@torch.no_grad()
+def saved_on(network: GatedNetwork, images: LabelledImages, preprocessing: Preprocessing) -> Saved:
+    """Ask the gates of a network about images."""
+    network.eval()
+    spent, runs = [], []
+    for start in range(0, len(images), _BATCH):
+        part = images.select(torch.arange(start, min(start + _BATCH, len(images))))
+        network(normalised(part.images, preprocessing, torch.device("cpu")))
+        spent.append(network.spent)
+        runs.append(network.blocks_on)
+    return Saved(
+        spent=float(torch.cat(spent).mean()),
+        runs=tuple(torch.cat(runs).mean(0).tolist()),
+    )
