@@ -43,7 +43,7 @@ def test_records_tell_the_way(folder):
 def test_the_bundle_is_told_in_words(folder):
     result = invoke(inspect, folder / "ways", "--verify")
     assert result.exit_code == 0, result.output
-    assert "the largest of gate: s, else l" in result.stdout
+    assert "the largest of gate: s, l" in result.stdout
     assert "max_prob ≥ 0.6, not calibrated: answer, else s_more" in result.stdout
 
 

@@ -243,7 +243,7 @@ def wait_until(condition, process, seconds=120):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("plan", ["uniform:0.25,0.75", "widths:0.25,0.5,1"])
+@pytest.mark.parametrize("plan", ["uniform:0.25,0.75", "widths:0.25,0.5,1", "gate:0.25,0.5,1"])
 def test_kill_9_twice_then_resume_gives_the_same_bits(tmp_path, plan):
     whole = start(tmp_path / "whole.pt", plan)
     rng = random.Random(0)  # noqa: S311 - when to kill needs no secrecy

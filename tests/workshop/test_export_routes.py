@@ -150,7 +150,7 @@ def test_the_card_and_the_report_say_stages_by_name(tmp_path):
     card = (bundle.folder / "README.md").read_text()
     assert "only for images of which the earlier ones are not sure" not in card
     assert "| prefix | prefix.onnx |" in card
-    assert "the largest of gate: s, else m, else l |" in card
+    assert "the largest of gate: s, m, l |" in card
     assert "| stage | accuracy on images that come | share that it answers |" in card
     assert re.search(r"^\| m \| \d+\.\d\d% \| 45\.0% \|$", card, re.MULTILINE)
     report = (bundle.folder / "verification.txt").read_text()
@@ -257,12 +257,22 @@ def test_what_is_for_chains_only_is_refused(tmp_path, option, message):
 
 
 def test_calibration_of_other_routes_is_refused(tmp_path):
-    assert exported(tmp_path, "gate").exit_code == 0
+    assert exported(tmp_path, "skipped").exit_code == 0
     np.save(tmp_path / "images.npy", IMAGES)
     words = ["--bundle", str(tmp_path / "bundle"), str(tmp_path / "images.npy"), "--unlabelled"]
     result = CliRunner().invoke(calibrate, words)
     assert result.exit_code == 2
     assert "is no chain of stages with an exit each" in result.stderr
+
+
+def test_ones_own_gate_is_calibrated(tmp_path):
+    assert exported(tmp_path, "gate").exit_code == 0
+    np.save(tmp_path / "images.npy", IMAGES)
+    words = ["--bundle", str(tmp_path / "bundle"), str(tmp_path / "images.npy"), "--unlabelled"]
+    result = CliRunner().invoke(calibrate, [*words, "--target-macs", "1G"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[0].split() == ["way", "offset", "share"]
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:4]] == ["s", "m", "l"]
 
 
 class Stage(nn.Module):

@@ -25,7 +25,8 @@ def calibration_in_words(calibration: Calibration) -> str:
         lines.append(calibration.manifest.promise.statement)
     useful = choice.useful_images
     if _takes_first(calibration):
-        lines.append(f"every image takes {_names(calibration)[0]}: the other stages are never used")
+        first = _names(calibration)[0] if calibration.manifest.flow.gate is not None else "exit 0"
+        lines.append(f"every image takes {first}: the other stages are never used")
     elif useful is not None and choice.proven_on and useful > choice.proven_on:
         lines.append(
             f"with about {useful} images to prove it on, not {choice.proven_on}, more could exit early: "

@@ -183,7 +183,7 @@ class Output:
             told = _JOURNAL.load(self.journal)
         except RecordError as problem:
             raise RecordError(f"{problem}; remove it and {self.out} to begin anew") from problem
-        known = {"settings": None, **told.run}  # 0.1.0 had none
+        known = {"settings": None, "offsets": None, **told.run}  # 0.1.0 had none
         missing = sorted(set(self.run) - set(known))
         if missing:
             raise RecordError(

@@ -2,7 +2,7 @@
 
 Place in the flow: what `s2dnas-export` does. A draft passes from step to step, and each gives a new one:
 
-    written ──▶ simplified ──▶ in rows ──▶ quantised ──▶ nested ──▶ described
+    written ──▶ simplified ──▶ in rows ──▶ quantised ──▶ nested ──▶ skipping ──▶ described
             ──▶ verified ──▶ judged ──▶ contents
 
 All of it is in memory; only a bundle that answers as the network does is saved, and then all at once.
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from onnx import ModelProto
 
 from s2dnas_deploy import __version__
@@ -33,7 +34,9 @@ from s2dnas_deploy.workshop.export.graphs.quantise import quantise_stages
 from s2dnas_deploy.workshop.export.graphs.rows import read_rows
 from s2dnas_deploy.workshop.export.graphs.simplify import check, simplify
 from s2dnas_deploy.workshop.export.graphs.single_file import nest
+from s2dnas_deploy.workshop.export.graphs.skip import skipping
 from s2dnas_deploy.workshop.export.graphs.stage_graph import GraphForm, StageGraph, to_onnx
+from s2dnas_deploy.workshop.export.samples import normalised
 from s2dnas_deploy.workshop.export.staged import StagedNetwork
 
 
@@ -60,7 +63,7 @@ def write_probe(export: Export, out: Path, reporter: Reporter) -> None:
 
 def _made(export: Export, reporter: Reporter) -> Draft:
     draft = _written(export, reporter)
-    for step in (_simplified, _in_rows, _quantised, _nested, _described):
+    for step in (_simplified, _in_rows, _quantised, _nested, _skipping, _described):
         draft = step(draft, reporter)
     return draft
 
@@ -133,6 +136,16 @@ def _nested(draft: Draft, _: Reporter) -> Draft:
     return replace(draft, single_file=nest(draft.models, export.flow, len(export.network.class_names)))
 
 
+def _skipping(draft: Draft, _: Reporter) -> Draft:
+    """With branches whose gates can shut under an `If`; in INT8, they are computed, and multiplied by 0."""
+    if draft.export.options.precision == "int8":
+        return draft
+    stages = tuple(replace(stage, model=skipping(stage.model)) for stage in draft.stages)
+    for stage in stages:
+        check(stage.model)
+    return replace(draft, stages=stages)
+
+
 def _described(draft: Draft, _: Reporter) -> Draft:
     """Labels, preprocessing and MACs in each graph's own metadata, for whoever has only that file."""
     network = draft.export.network
@@ -195,12 +208,28 @@ def _judged(draft: Draft, reporter: Reporter) -> Draft:
     if labels is None:
         return draft
     told = told_by(flow, run, images)
-    draft = replace(draft, expected=expected_of(flow, told, labels, macs))
+    expected = expected_of(flow, told, labels, macs)
+    if export.network.spent is not None and precision != "int8":
+        expected = replace(expected, mean_macs=_share_spent(export) * expected.mean_macs)
+    draft = replace(draft, expected=expected)
     if precision == "float32":
         return draft
     plain = draft.plain or _in_float32(export, reporter)
     before = told_by(flow, OnnxStages(plain.graphs, plain.files), images)
     return replace(draft, report=(*draft.report, before_and_after(flow, before, told, labels, precision)))
+
+
+def _share_spent(export: Export) -> float:
+    """The share of its MACs that a network with gates takes of a validation image, on average."""
+    assert export.network.spent is not None, "a network with gates"
+    images, shares = export.shown, []
+    for start in range(0, len(images), _BATCH):
+        floats = normalised(images[start : start + _BATCH], export.network.preprocessing)
+        shares.append(export.network.spent(torch.from_numpy(floats)))
+    return float(torch.cat(shares).mean())
+
+
+_BATCH = 100
 
 
 def _in_float32(export: Export, reporter: Reporter) -> Draft:

@@ -50,5 +50,7 @@ class StagedNetwork:
     """Where samples go, if the network says that; else its stages are a chain with an exit each."""
     reference: Callable[[Tensor], Sequence[Tensor]] | None = None
     """Of a chain: every exit's logits for normalised images, as the network itself has them."""
+    spent: Callable[[Tensor], Tensor] | None = None
+    """Of one stage that leaves blocks out: the share of its MACs that normalised images take, [N]."""
     plan: Plan | None = None
     """By which the network was divided; a network with exits of its own was by none."""

@@ -1,36 +1,42 @@
 """Residual blocks and gates before them: what can be left out of a network, image by image.
 
-Place in the flow: `StaticNetwork` ──gated──▶ a `StaticNetwork` that computes the same, and whose gates can learn
-to close. A block adds to its shortcut u what its branch F makes of the block's input x:
+Place in the flow: `StaticNetwork` ──gated──▶ a `StaticNetwork` that computes the same, and whose gates can
+learn to close. A block adds to its shortcut u what its branch F makes of the block's input x:
 
     y = u + s · F(x, g)      s = clamp(⟨w, mean(x)⟩ + b, 0, 1)        the layer gate: at 0, F need not run
                              g = clamp(W · mean(x) + c, 0, 1)         a channel gate on each tensor within F:
                                                                       at 0, a channel need not be computed
 
-All gates begin at 1. What they are made of is what networks are made of, so the network is read, kept, exported
-and verified as any other.
+All gates begin at 1, and those of channels that matter much keep at it longest: they begin further above it.
+If all fell alike, nothing would be lost until all are shut, for a norm after them makes up for any common
+factor. What they are made of is what networks are made of, so the network is read, kept, exported and
+verified as any other.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from s2dnas_deploy.errors import UnsupportedNetworkError
 from s2dnas_deploy.workshop.network.graph import ChannelGraph, Node
-from s2dnas_deploy.workshop.network.groups import divide_into_groups
+from s2dnas_deploy.workshop.network.groups import Divisible, divide_into_groups
 from s2dnas_deploy.workshop.network.operators import OPERATORS, macs
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 
-LAYER_GATE, CHANNEL_GATE = "layer_gate", "channel_gate"
+LAYER_GATE, CHANNEL_GATE, POOLED, PRODUCT = "layer_gate", "channel_gate", "gates_see", "product"
+_FIRMEST = 2.0
+_IS_GATE = re.compile(rf"/({LAYER_GATE}|{CHANNEL_GATE})/|/{POOLED}$")
 _CLAMP = {"function": "hardtanh", "arguments": {"min_val": 0.0, "max_val": 1.0}}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A residual block: `adds` brings `shortcut` and the last of `branch` together; both come from `reads`."""
+    """A residual block: `adds` brings `shortcut` and the end of `branch` together; both come from `reads`."""
 
     adds: str
     reads: str
@@ -50,52 +56,43 @@ def _computes(node: Node) -> bool:
 
 def blocks_of(graph: ChannelGraph) -> tuple[Block, ...]:
     """The residual blocks of a network, in order; none lies within another."""
-    before = _all_before(graph)
-    readers: dict[str, set[str]] = {}
-    for node in graph.nodes:
-        for name in node.inputs:
-            readers.setdefault(name, set()).add(node.name)
-    found: list[Block] = []
+    ways, found = _Ways(graph), list[Block]()
     for node in graph.nodes:
         if node.operator == "binary" and node.attributes["function"] == "add" and len(set(node.inputs)) == 2:
-            pairs = (node.inputs, tuple(reversed(node.inputs)))
-            sides = [side for u, last in pairs if (side := _side(graph, before, readers, node, u, last))]
-            if sides:
-                found.append(max(sides, key=lambda side: len(side.layers)))
+            first, second = node.inputs
+            sides = [ways.block(node.name, *pair) for pair in ((first, second), (second, first))]
+            found += sorted(filter(None, sides), key=lambda block: len(block.layers))[-1:]
     inside = {node.name for block in found for node in block.branch}
     return tuple(block for block in found if block.adds not in inside)
 
 
-def _all_before(graph: ChannelGraph) -> Mapping[str, frozenset[str]]:
-    """Each node with all that it needs."""
-    before: dict[str, frozenset[str]] = {}
-    for node in graph.nodes:
-        before[node.name] = frozenset({node.name}).union(*(before[name] for name in node.inputs))
-    return before
+class _Ways:
+    """What comes before each node of a graph, and who reads it."""
 
+    def __init__(self, graph: ChannelGraph) -> None:
+        self.graph = graph
+        self.before: dict[str, frozenset[str]] = {}
+        self.readers: dict[str, set[str]] = {node.name: set() for node in graph.nodes}
+        for node in graph.nodes:
+            self.before[node.name] = frozenset({node.name}).union(*(self.before[n] for n in node.inputs))
+            for name in node.inputs:
+                self.readers[name].add(node.name)
 
-def _side(
-    graph: ChannelGraph,
-    before: Mapping[str, frozenset[str]],
-    readers: Mapping[str, set[str]],
-    adds: Node,
-    shortcut: str,
-    last: str,
-) -> Block | None:
-    """The block whose branch ends at `last`, if that can be left out: nothing else reads what is in it."""
-    inside = before[last] - before[shortcut]
-    branch = tuple(node for node in graph.nodes if node.name in inside)
-    reads = {name for node in branch for name in node.inputs if name not in inside}
-    alone = all(readers[name] <= inside | {adds.name} for name in inside)
-    same = last in inside and graph.by_name[last].shape == graph.by_name[shortcut].shape
-    if not (same and alone and len(reads) == 1 and any(map(_computes, branch))):
-        return None
-    return Block(adds=adds.name, reads=next(iter(reads)), shortcut=shortcut, branch=branch)
+    def block(self, adds: str, shortcut: str, last: str) -> Block | None:
+        """The block whose branch ends at `last`, if it can be left out: nothing else reads what is in it."""
+        inside = self.before[last] - self.before[shortcut]
+        branch = tuple(node for node in self.graph.nodes if node.name in inside)
+        reads = {name for node in branch for name in node.inputs if name not in inside}
+        alone = all(self.readers[name] <= inside | {adds} for name in inside)
+        alike = self.graph.by_name[last].shape == self.graph.by_name[shortcut].shape
+        if not (last in inside and alike and alone and len(reads) == 1 and any(map(_computes, branch))):
+            return None
+        return Block(adds=adds, reads=next(iter(reads)), shortcut=shortcut, branch=branch)
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatedLayer:
-    """A layer of a branch: its MACs, and the gates of the channels that it reads and makes, if there are any."""
+    """A layer of a branch: its MACs, and the gates of the channels that it reads and makes, if any."""
 
     macs: int
     reads: str | None
@@ -122,10 +119,9 @@ class Gated:
     @property
     def gates(self) -> frozenset[str]:
         """The nodes that give a gate's numbers."""
-        channels = {
-            gate for block in self.blocks for layer in block.layers for gate in (layer.reads, layer.makes)
-        }
-        return frozenset(channels - {None}) | {block.layer_gate for block in self.blocks}
+        layers = (layer for block in self.blocks for layer in block.layers)
+        channels = {gate for layer in layers for gate in (layer.reads, layer.makes) if gate is not None}
+        return frozenset(channels) | {block.layer_gate for block in self.blocks}
 
 
 def gated(static: StaticNetwork) -> Gated:
@@ -133,10 +129,11 @@ def gated(static: StaticNetwork) -> Gated:
     blocks = blocks_of(static.graph)
     if not blocks:
         raise UnsupportedNetworkError(
-            "the network has no residual block: a branch whose result is added to what goes past it, and which "
-            "nothing else reads; without one, nothing can be left out"
+            "the network has no residual block: a branch whose result is added to what goes past it, and "
+            "which nothing else reads; without one, nothing can be left out"
         )
-    gates = [_Gates(static.graph, block) for block in blocks]
+    firm = _firmness(static.divisible)
+    gates = [_Gates(static.graph, block, firm) for block in blocks]
     products = {name: each.products[name] for each in gates for name in each.products}
     nodes: list[Node] = []
     due = {block.branch[0].name: each for block, each in zip(blocks, gates, strict=True)}
@@ -157,22 +154,44 @@ def gated(static: StaticNetwork) -> Gated:
     )
 
 
+def found_in(static: StaticNetwork) -> Gated | None:
+    """The gates that `gated` has put into a network; None if there are none.
+
+    Without its gates it is the network that they were put into, which tells what each of them spares.
+    """
+    past = {node.name: node.inputs[0] for node in static.graph.nodes if node.name.endswith(f"/{PRODUCT}")}
+    own = [node for node in static.graph.nodes if _IS_GATE.search(node.name)]
+    if not own:
+        return None
+    names = {node.name for node in own}
+    nodes = tuple(
+        replace(node, inputs=tuple(past.get(name, name) for name in node.inputs))
+        for node in static.graph.nodes
+        if node.name not in names
+    )
+    graph = ChannelGraph(nodes=nodes, output=static.graph.output)
+    keys = {key for node in nodes for key in node.weights.values()}
+    plain = {key: tensor for key, tensor in static.weights.items() if key in keys}
+    blocks = gated(StaticNetwork(divisible=divide_into_groups(graph), weights=plain)).blocks
+    return Gated(static=static, blocks=blocks)
+
+
 class _Gates:
     """The nodes and weights of a block's gates; `products` are what goes after nodes of its branch."""
 
-    def __init__(self, graph: ChannelGraph, block: Block) -> None:
+    def __init__(self, graph: ChannelGraph, block: Block, firm: Mapping[str, Tensor]) -> None:
         self.block, self.source = block, graph.by_name[block.adds].source
         self.nodes: list[Node] = []
         self.products: dict[str, Node] = {}
         self.channel_gates: dict[str, str] = {}
         self.weights: dict[str, Tensor] = {}
         reads, last = graph.by_name[block.reads], block.branch[-1]
-        self._add("pooled", "reduce", reads.name, (reads.channels,), _mean_over(reads))
-        self._gate(LAYER_GATE, 1)
+        self._add(POOLED, "reduce", reads.name, (reads.channels,), attributes=_mean_over(reads))
+        self._gate(LAYER_GATE, torch.full((1,), 1 + _FIRMEST / 2))
         spread = self._linear(f"{LAYER_GATE}/spread", f"{LAYER_GATE}/clamp", last.channels, bias=None)
         self.products[last.name] = self._product(last, spread, LAYER_GATE)
         for node in _within(block):
-            gate = self._gate(f"{CHANNEL_GATE}/{node.name}", node.channels)
+            gate = self._gate(f"{CHANNEL_GATE}/{node.name}", 1 + _FIRMEST * firm[node.name])
             self.channel_gates[node.name] = gate
             self.products[node.name] = self._product(node, gate, f"{CHANNEL_GATE}/{node.name}")
 
@@ -187,7 +206,7 @@ class _Gates:
                     makers.update(dict.fromkeys(node.inputs, gate))
         return GatedBlock(
             adds=self.block.adds,
-            looks_at=self._called("pooled"),
+            looks_at=self._called(POOLED),
             layer_gate=self._called(f"{LAYER_GATE}/clamp"),
             layers=tuple(
                 GatedLayer(
@@ -199,29 +218,30 @@ class _Gates:
             ),
         )
 
-    def _gate(self, name: str, size: int) -> str:
-        """Numbers from 0 to 1 of what the block reads, all 1 to begin with."""
-        self._linear(f"{name}/linear", "pooled", size, bias=1.0)
-        return self._add(f"{name}/clamp", "pointwise", self._called(f"{name}/linear"), (size,), _CLAMP)
+    def _gate(self, name: str, start: Tensor) -> str:
+        """Numbers from 0 to 1 of what the block reads; the larger they start, the longer they are 1."""
+        linear = self._linear(f"{name}/linear", POOLED, len(start), bias=start)
+        return self._add(f"{name}/clamp", "pointwise", linear, (len(start),), attributes=_CLAMP)
 
-    def _linear(self, name: str, reads: str, size: int, *, bias: float | None) -> str:
+    def _linear(self, name: str, reads: str, size: int, *, bias: Tensor | None) -> str:
         """A linear layer; without a bias, it passes one number on to all."""
         inputs = next(node.channels for node in self.nodes if node.name == self._called(reads))
         key = f"{self._called(name)}."
         self.weights[f"{key}weight"] = (torch.ones if bias is None else torch.zeros)(size, inputs)
         roles = {"weight": f"{key}weight"}
         if bias is not None:
-            self.weights[f"{key}bias"] = torch.full((size,), bias)
+            self.weights[f"{key}bias"] = bias
             roles["bias"] = f"{key}bias"
-        return self._add(name, "linear", self._called(reads), (size,), {}, roles)
+        return self._add(name, "linear", self._called(reads), (size,), weights=roles)
 
     def _product(self, node: Node, gate: str, name: str) -> Node:
         """A tensor times a gate."""
         if len(node.shape) > 1:
             space = {"space": [1] * (len(node.shape) - 1)}
-            gate = self._add(f"{name}/space", "reshape", gate, (node.channels, *space["space"]), space)
+            shape = (node.channels, *space["space"])
+            gate = self._add(f"{name}/space", "reshape", gate, shape, attributes=space)
         return Node(
-            name=self._called(f"{name}/product"),
+            name=self._called(f"{name}/{PRODUCT}"),
             operator="binary",
             inputs=(node.name, gate),
             attributes={"function": "mul", "reversed": False},
@@ -236,7 +256,8 @@ class _Gates:
         operator: str,
         reads: str,
         shape: tuple[int, ...],
-        attributes: Mapping[str, object],
+        *,
+        attributes: Mapping[str, object] | None = None,
         weights: Mapping[str, str] | None = None,
     ) -> str:
         self.nodes.append(
@@ -244,7 +265,7 @@ class _Gates:
                 name=self._called(name),
                 operator=operator,
                 inputs=(reads,),
-                attributes=attributes,
+                attributes=attributes or {},
                 weights=weights or {},
                 shape=shape,
                 source=self.source,
@@ -256,15 +277,23 @@ class _Gates:
         return f"{self.block.adds}/{name}"
 
 
+def _firmness(divisible: Divisible) -> Mapping[str, Tensor]:
+    """From 0 to 1 of each node's channels, the higher the earlier they come in the order of their group."""
+    rank = np.zeros(1 + max(int(own.max()) for own in divisible.atoms.values()))
+    for own in divisible.group_atoms.values():
+        rank[own] = np.linspace(1, 0, len(own))
+    return {name: torch.from_numpy(rank[own]).float() for name, own in divisible.atoms.items()}
+
+
 def _mean_over(node: Node) -> Mapping[str, object]:
     return {"function": "mean", "dims": list(range(2, 1 + len(node.shape))), "keepdim": False}
 
 
 def _within(block: Block) -> Iterator[Node]:
-    """The tensors between two layers of a branch: what the later one reads, where channels are as they were made.
+    """The tensors between two layers of a branch that get a gate: what a layer that mixes channels reads.
 
-    A gate goes right before the layer that mixes, so that channels which are switched off are not read. What has
-    been pooled on the way to a gate that the block has of its own is small, and left alone.
+    So channels that are switched off are neither made nor read. What has been pooled on the way to a gate
+    that the block has of its own is small, and left alone.
     """
     names = {node.name: node for node in block.branch}
     least = prod(block.branch[-1].shape[1:])

@@ -3,11 +3,11 @@
 Place in the flow: `Gated` ──▶ `GatedNetwork`, which trains like any multi-stage network of one stage; once
 trained it is an ordinary one. Of the MACs of all layers,
 
-    spent = 1 - Σ_blocks Σ_layers macs / total · (1 - on(s) · share_on(gate it reads) · share_on(gate it makes))
+    spent = 1 - Σ_blocks Σ_layers macs / total · (1 - on(s) · share_on(gate read) · share_on(gate made))
 
-where a gate v is on if v > 0. That has no slope, so backwards it is v's own where it is on (straight through);
-and a gate that was clamped passes on what would bring it back between 0 and 1, so that none stays shut for ever.
-What gates look at learns nothing from them: else features would change so that gates shut, and be of no use.
+where a gate v is on if v > 0. That has no slope, so backwards it is v's own where it is on (straight
+through); and a gate that was clamped passes on what would bring it back between 0 and 1, so that none stays
+shut for ever. What gates look at learns nothing from them: else features would change so that gates shut.
 """
 
 from collections.abc import Mapping
@@ -16,21 +16,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s2dnas_deploy.workshop.network.blocks import Gated, GatedBlock
+from s2dnas_deploy.workshop.network.blocks import CHANNEL_GATE, LAYER_GATE, Gated, GatedBlock
 from s2dnas_deploy.workshop.network.costs import static_macs
 from s2dnas_deploy.workshop.network.graph import Node
-from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network
+from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, attribute_name
 from s2dnas_deploy.workshop.network.static_network import run_node
+
+_RATE, _MOMENTUM, _EPSILON = 0.01, 0.02, 1e-5
 
 
 class GatedNetwork(MultiStageNetwork):
     """`forward` gives the logits of the one exit; `spent` then tells what the images took, [N], of 1."""
 
-    def __init__(self, gated: Gated) -> None:
+    def __init__(self, gated: Gated, *, learns: bool = False) -> None:
         network = as_network(gated.static)
         super().__init__(network.division, network.weights())
         self._gated, self._gates = gated, gated.gates
-        self._looked_at = frozenset(block.looks_at for block in gated.blocks)
+        self._looked_at = {
+            block.looks_at: attribute_name(f"{block.looks_at} statistics") for block in gated.blocks
+        }
+        self._learns = learns
+        if learns:
+            for node in self.division.body:
+                if node.name in self._looked_at:
+                    start = torch.stack([torch.zeros(node.channels), torch.ones(node.channels)])
+                    self.register_buffer(self._looked_at[node.name], start)
         self._total = sum(static_macs(gated.static).values())
         self._on: dict[str, Tensor] = {}
 
@@ -45,15 +55,61 @@ class GatedNetwork(MultiStageNetwork):
         self, node: Node, values: Mapping[str, Tensor], weights: Mapping[str, Tensor], training: bool = False
     ) -> Tensor:
         """As any network's, but for gates."""
+        if node.name in self._looked_at:
+            seen = super().run(node, values, weights, training).detach()
+            return self._standardised(node.name, seen, training) if self._learns else seen
         if node.name not in self._gates:
-            value = super().run(node, values, weights, training)
-            return value.detach() if node.name in self._looked_at else value
+            return super().run(node, values, weights, training)
         before = values[node.inputs[0]]
         self._on[node.name] = _On.apply(before.float())  # type: ignore[no-untyped-call]
         if training:
             clamped: Tensor = _Clamp.apply(before)  # type: ignore[no-untyped-call]
             return clamped
         return run_node(node, values, weights, training)
+
+    def _standardised(self, name: str, seen: Tensor, training: bool) -> Tensor:
+        """What a gate looks at, [N, C], less its mean and over its spread; of the batch, while it learns."""
+        kept = getattr(self, self._looked_at[name])
+        if training:
+            now = torch.stack([seen.float().mean(0), seen.float().var(0)])
+            kept.lerp_(now, _MOMENTUM)
+        else:
+            now = kept
+        return ((seen - now[0]) / (now[1] + _EPSILON).sqrt()).to(seen.dtype)
+
+    def masked_weights(self) -> dict[str, Tensor]:
+        """As of an ordinary network: what gates learned of standardised features, said of features."""
+        weights = super().masked_weights()
+        for node in self.division.body if self._learns else ():
+            if node.name in self.gate_layers and node.inputs[0] in self._looked_at:
+                mean, variance = getattr(self, self._looked_at[node.inputs[0]])
+                weight, bias = (weights[node.weights[role]] for role in ("weight", "bias"))
+                scaled = weight / (variance + _EPSILON).sqrt()
+                weights[node.weights["weight"]] = scaled
+                weights[node.weights["bias"]] = bias - scaled @ mean
+        return weights
+
+    @property
+    def gate_layers(self) -> frozenset[str]:
+        """The linear layers of the gates."""
+        kinds = (f"/{CHANNEL_GATE}/", f"/{LAYER_GATE}/")
+        linear = [node.name for node in self.division.body if node.operator == "linear"]
+        return frozenset(name for name in linear if any(kind in name for kind in kinds))
+
+    @property
+    def gate_rates(self) -> dict[str, float]:
+        """The gates' weights, and how fast each learns, of 1.
+
+        Of a gate with many numbers, each moves what is lost and spared by a part only, so it learns as many
+        times as fast. All channels that a gate looks at move it, so their weights learn the more slowly.
+        """
+        rates, weights, layers = {}, self.weights(), self.gate_layers
+        for node in self.division.body:
+            if node.name in layers:
+                rate = _RATE * (node.channels if f"/{CHANNEL_GATE}/" in node.name else 1)
+                for role, key in node.weights.items():
+                    rates[key] = rate / weights[key].shape[1] if role == "weight" else rate
+        return rates
 
     @property
     def spent(self) -> Tensor:
@@ -89,10 +145,12 @@ class _Clamp(torch.autograd.Function):
         return v.clamp(0, 1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (v,) = ctx.saved_tensors
         leads_back = ((v < 0) & (gradient < 0)) | ((v > 1) & (gradient > 0))
-        return gradient * (((v >= 0) & (v <= 1)) | leads_back)
+        within = (v >= 0) & (v <= 1)
+        passed: Tensor = gradient * (within | leads_back)
+        return passed
 
 
 class _On(torch.autograd.Function):
@@ -104,6 +162,7 @@ class _On(torch.autograd.Function):
         return (v > 0).to(v.dtype)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (v,) = ctx.saved_tensors
-        return gradient * (v > 0)
+        passed: Tensor = gradient * (v > 0)
+        return passed

@@ -30,7 +30,7 @@ from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_nod
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """Which part of a weight a width has: some rows and columns, or if these do not tell, some of its numbers.
+    """Which part of a weight a width has: rows and columns of it, or if these do not tell, some numbers.
 
     Slices along an axis are taken, and their gradients added up, many times as fast as single numbers are.
     """
@@ -47,8 +47,7 @@ class _Part:
         along = []
         for axis, size in enumerate(whole):
             stride = prod(whole[axis + 1 :])
-            line = numbers[(*(0,) * axis, slice(None), *(0,) * (len(whole) - axis - 1))]
-            own = (line // stride) % size
+            own = (numbers.transpose(0, axis).reshape(numbers.shape[axis], -1)[:, 0] // stride) % size
             along.append(None if torch.equal(own, torch.arange(size)) else own)
         part = _Part(key=key, shape=numbers.shape, along=tuple(along))
         every = torch.arange(whole.numel()).reshape(whole)
@@ -78,7 +77,10 @@ class _Width:
 
     def weights(self, network: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Those that the nodes read, of all the network's; gradients flow back."""
-        return {**self.stage.weights, **{key: part.taken_of(network[part.key]) for key, part in self.parts.items()}}
+        return {
+            **self.stage.weights,
+            **{key: part.taken_of(network[part.key]) for key, part in self.parts.items()},
+        }
 
     def before(self, gate: Gate) -> tuple[Node, ...]:
         """The nodes that all widths have in common, and those by which slicing brought channels to them."""

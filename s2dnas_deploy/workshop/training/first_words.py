@@ -45,7 +45,8 @@ def gate_words(learnt: Learnt) -> str:
 def blocks_words(saved: Saved) -> str:
     """What gates spare on validation images."""
     runs = " / ".join(f"{100 * share:.0f}%" for share in saved.runs)
-    return f"on validation images {100 * saved.spent:.1f}% of the MACs are left on average; the blocks run for {runs}"
+    spent = f"{100 * saved.spent:.1f}%"
+    return f"a validation image takes {spent} of the MACs on average; the blocks run for {runs} of the images"
 
 
 def cautions(

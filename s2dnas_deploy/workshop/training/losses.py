@@ -6,7 +6,7 @@ with d = `distill`; target_k is the static network's answer mixed with the last 
 KL is at temperature T and scaled by T², so its gradient does not shrink with T. Of a network with gates, what
 the images of a batch spend above what they may is added:
 
-    strength · max(0, mean(spent) - allowed)² / share        allowed falls from 1 to the share over a first part
+    strength · max(0, mean(spent) - allowed)² / share        allowed falls from 1 to the share in a first part
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ def overspent(spent: Tensor, share: float, done: float) -> Tensor:
     return _STRENGTH * (spent.mean() - allowed).clamp_min(0) ** 2 / share
 
 
-_STRENGTH, _TIGHTENED_BY = 20.0, 0.4
+_STRENGTH, _TIGHTENED_BY = 20.0, 0.6
 
 
 def divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:

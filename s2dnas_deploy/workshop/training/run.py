@@ -147,8 +147,8 @@ def train_blocks(request: Request, share: float, prepared: Prepared, reporter: R
     """Put gates before the residual blocks, and let them learn to close until a share of all MACs is left."""
     with alone_in(request.folder):
         prepared = with_trained_static(request, prepared, reporter)
-        network = GatedNetwork(gated(prepared.static))
         trained = prepared.is_trained
+        network = GatedNetwork(gated(ranked(request, prepared, reporter).static), learns=True)
         task = Task(
             network=network,
             teacher=as_network(prepared.static).eval() if trained else None,
@@ -179,8 +179,8 @@ def blocks_share(plan: str) -> float | None:
         share = nan
     if not 0 < share <= 1:
         raise PlanError(
-            f"cannot read the plan {plan!r}; expected blocks:SHARE with the share of the MACs that an image may "
-            "take on average, above 0 and at most 1, such as blocks:0.5"
+            f"cannot read the plan {plan!r}; expected blocks:SHARE with the share of the MACs that an image "
+            "may take on average, above 0 and at most 1, such as blocks:0.5"
         )
     return share
 

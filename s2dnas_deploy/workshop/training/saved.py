@@ -17,7 +17,7 @@ _BATCH = 500
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """The share of all MACs that an image takes on average, and the share of images for which each block runs."""
+    """The share of all MACs that an image takes on average, and of images for which each block runs."""
 
     spent: float
     runs: tuple[float, ...]
