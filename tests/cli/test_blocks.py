@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("blocks")
     (folder / "net.py").write_text(NET)
     model = ("--model", f"{folder}/net.py:make_net", "--input", "1x8x8", *DATA)
-    plan = ("--static-epochs", 6, "--epochs", 6, "--plan", "blocks:0.5")
+    plan = ("--static-epochs", 2, "--epochs", 6, "--plan", "blocks:0.5")
     words = (*model, *plan, "--out", folder / "model.pt")
     said = done(train, *words).stderr
     assert "training gates before blocks" in said

@@ -13,6 +13,7 @@ from s2dnas_deploy.cli import bench, calibrate, export, inspect, run, train
 from s2dnas_deploy.decide.rules import Largest, only
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.runtime.cascade import Cascade
+from s2dnas_deploy.workshop.training import gate
 
 NAMES = ("quarter", "half", "full")
 CHEAP = ("--static-epochs", 2, "--epochs", 2)
@@ -23,7 +24,9 @@ def folder(tmp_path_factory):
     """A network with a gate, as a bundle and as a chain of its widths, and images that training held out."""
     folder = tmp_path_factory.mktemp("gate")
     recipe = ("--recipe", MODELS / "digits.toml", *CHEAP, "--plan", "gate:0.25,0.5,1")
-    trained = done(train, *recipe, "--out", folder / "model.pt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gate, "_STEPS", 300)
+        trained = done(train, *recipe, "--out", folder / "model.pt")
     assert "the gate sends" in trained.stderr
     held_out = ("--data", "digits", "--held-out", folder / "held-out")
     done(export, folder / "model.pt", "--out", folder / "gated", *held_out)
@@ -98,6 +101,13 @@ def test_a_promise_and_budgets_are_kept_by_offsets(folder, tmp_path):
     assert "what the cheapest way costs" in few.stderr
     other = invoke(calibrate, "--bundle", folder / "in-turn", *words[2:])
     assert "holds scores of 3 exits behind a gate, the bundle has 2 exits" in other.stderr
+
+
+@pytest.mark.parametrize("option", [("--single-file",), ("--threshold", "0.9,0.9")])
+def test_what_is_for_chains_says_how_to_make_one(folder, tmp_path, option):
+    result = invoke(export, folder / "model.pt", "--out", tmp_path / "bundle", *option)
+    assert result.exit_code == 2
+    assert "--in-turn makes a chain" in " ".join(result.stderr.split())
 
 
 def test_widths_in_turn_share_the_prefix(folder):

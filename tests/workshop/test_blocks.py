@@ -37,7 +37,7 @@ BLOCKS = {
     "efficientnet_b0": 9,
     "densenet121": 0,
 }
-SLOW = {"resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121"}
+SLOW = {"resnet50", "mobilenet_v2", "efficientnet_b0", "densenet121", "regnet_y_400mf", "googlenet"}
 
 
 def named(name):

@@ -6,7 +6,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from architectures import ALL  # noqa: E402
 from small_networks import example_network  # noqa: E402
 from workshop.test_nested import SIZES, in_double, model_of  # noqa: E402
 
@@ -21,6 +20,11 @@ from s2dnas_deploy.workshop.reading.read import read_network  # noqa: E402
 from s2dnas_deploy.workshop.training import gate as training  # noqa: E402
 
 GATE = "gate:0.25,0.5,1"
+SLOW = ("regnet_y_400mf", "resnet50", "densenet121", "mobilenet_v2", "efficientnet_b0")
+NAMES = [
+    *("resnet18", "shufflenet_v2_x1_0", "mobilenet_v3_small", "squeezenet1_1"),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,7 @@ def resnet():
     return in_double("resnet18", 32)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_prefix_and_slice_are_the_masked_network(name):
     size = SIZES.get(name, 64)

@@ -59,7 +59,8 @@ class Export:
         if not own.is_chain:
             raise OptionError(
                 "--threshold is for a chain of stages with an exit each; the routes of this network are "
-                "none, and say themselves at which numbers samples go where"
+                "none, and say themselves at which numbers samples go where. Of nested widths, --in-turn "
+                "makes a chain"
             )
         return own.with_thresholds(self.options.early(len(links)))
 

@@ -32,7 +32,7 @@ from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_nod
 class _Part:
     """Which part of a weight a width has: rows and columns of it, or if these do not tell, some numbers.
 
-    Slices along an axis are taken, and their gradients added up, many times as fast as single numbers are.
+    What is taken an axis at a time has its gradients added up row by row, not number by number.
     """
 
     key: str
@@ -44,15 +44,16 @@ class _Part:
     @staticmethod
     def of(key: str, whole: torch.Size, numbers: Tensor) -> "_Part":
         """The part that consists of the numbers at these places of the whole, laid out flat."""
-        along = []
+        along, told = [], torch.zeros((), dtype=torch.long)
         for axis, size in enumerate(whole):
-            stride = prod(whole[axis + 1 :])
-            own = (numbers.transpose(0, axis).reshape(numbers.shape[axis], -1)[:, 0] // stride) % size
+            stride, line = prod(whole[axis + 1 :]), [1] * len(whole)
+            line[axis] = numbers.shape[axis]
+            corner = tuple(slice(None) if each == axis else 0 for each in range(len(whole)))
+            own = numbers[corner] // stride % size
+            told = told + (own * stride).reshape(line)
             along.append(None if torch.equal(own, torch.arange(size)) else own)
-        part = _Part(key=key, shape=numbers.shape, along=tuple(along))
-        every = torch.arange(whole.numel()).reshape(whole)
-        if torch.equal(part.taken_of(every), numbers):
-            return part
+        if torch.equal(told, numbers):
+            return _Part(key=key, shape=numbers.shape, along=tuple(along))
         return _Part(key=key, shape=numbers.shape, places=numbers.reshape(-1))
 
     def taken_of(self, whole: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from s2dnas_deploy.workshop.training.batches import Batches, seed_of
 from s2dnas_deploy.workshop.training.descent import schedule
 
 _EPOCHS, _MOST_IMAGES = 2, 60_000
-_STEPS, _BATCH, _RATE = 3000, 512, 0.01
+_STEPS, _BATCH, _RATE = 2000, 512, 0.01
 _LEAST_WORTH, _MOST_WORTH = -2.0, 0.5  # powers of ten of λ'
 _SHARPNESS = 5.0  # λ / λ'
 _SPARED = 0.005

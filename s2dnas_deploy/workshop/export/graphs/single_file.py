@@ -46,7 +46,10 @@ def nest(models: Sequence[ModelProto], flow: Flow, classes: int) -> ModelProto:
 def check_nestable(flow: Flow) -> None:
     """Refuse what has no place in an `If` inside an `If`."""
     if not flow.is_chain:
-        raise OptionError("a single file is made of a chain of stages; the routes of this network are none")
+        raise OptionError(
+            "a single file is made of a chain of stages; the routes of this network are none. Of nested "
+            "widths, --in-turn makes a chain"
+        )
 
 
 def _cascade(
