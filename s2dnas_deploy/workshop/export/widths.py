@@ -59,11 +59,13 @@ def widths_of(
         logits = network(images)
         return [*([torch.empty(0)] if parts.gated else []), *(logits[k] for k in chosen)]
 
+    links = tuple(map(parts.link, parts.names, parts.stages, stages))
+    picked = _picked_by_a_gate(links) if parts.gated else _picked_by_the_caller(names)
     return StagedNetwork(
         name=name,
         reference=reference,
-        links=tuple(map(parts.link, parts.names, parts.stages, stages)),
-        flow=parts.flow if in_turn is None else None,
+        links=links,
+        flow=picked if in_turn is None else None,
         class_names=model.class_names,
         preprocessing=model.preprocessing,
         plan=plan,
@@ -101,27 +103,22 @@ class _Parts:
             macs=costs_of(self.network.division, whole).macs,
         )
 
-    @property
-    def flow(self) -> Flow:
-        """By the gate, or by the caller's choice."""
-        if not self.gated:
-            return _picked_by_the_caller(self.names)
-        prefix, *slices = map(self.link, self.names, self.stages, self.stages)
-        then = Route(to=tuple(each.name for each in slices), by=Largest(of=GATE))
-        return Flow(
-            start=Route(to=(PREFIX,)),
-            stops=(
-                Stop(
-                    name=PREFIX, reads=prefix.read_names, gives=tuple(prefix.gives), answers=False, then=then
-                ),
-                *(Stop(name=each.name, reads=each.read_names, then=DONE) for each in slices),
-            ),
-        )
-
 
 def _shapes(features: Sequence[Feature]) -> dict[str, tuple[int, ...]]:
     """Features that widths have in common, by name, and their shapes."""
     return {f"{PREFIX}/{feature.node}": feature.shape for feature in features}
+
+
+def _picked_by_a_gate(links: Sequence[Link]) -> Flow:
+    prefix, *slices = links
+    then = Route(to=tuple(each.name for each in slices), by=Largest(of=GATE))
+    first = Stop(
+        name=prefix.name, reads=prefix.read_names, gives=tuple(prefix.gives), answers=False, then=then
+    )
+    return Flow(
+        start=Route(to=(prefix.name,)),
+        stops=(first, *(Stop(name=each.name, reads=each.read_names, then=DONE) for each in slices)),
+    )
 
 
 def _picked_by_the_caller(names: tuple[str, ...]) -> Flow:

@@ -79,9 +79,9 @@ class GatedNetwork(MultiStageNetwork):
 
     def masked_weights(self) -> dict[str, Tensor]:
         """As of an ordinary network: what gates learned of standardised features, said of features."""
-        weights = super().masked_weights()
+        weights, layers = super().masked_weights(), self.gate_layers
         for node in self.division.body if self._learns else ():
-            if node.name in self.gate_layers and node.inputs[0] in self._looked_at:
+            if node.name in layers and node.inputs[0] in self._looked_at:
                 mean, variance = getattr(self, self._looked_at[node.inputs[0]])
                 weight, bias = (weights[node.weights[role]] for role in ("weight", "bias"))
                 scaled = weight / (variance + _EPSILON).sqrt()

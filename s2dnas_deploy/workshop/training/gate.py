@@ -9,7 +9,7 @@ the gate's own weights move, so what the widths say of each image is found once,
 teaches the gate's numbers s. How much time is worth is drawn anew for each image, λ' over a few orders of
 magnitude and λ in proportion, because on a device the balance is moved by offsets: wherever it stands then,
 the numbers were trained for it. (Li et al., "Dynamic Slimmable Network", CVPR 2021, aim at the thinnest width
-where that is right, else at the widest; towards these two, widths between are lost. See `docs/results.md`.)
+where that is right, else at the widest; towards these two, widths between are lost.)
 """
 
 from dataclasses import dataclass

@@ -162,7 +162,8 @@ def train_blocks(request: Request, share: float, prepared: Prepared, reporter: R
         if request.source.is_trained():
             _keep_static(request, prepared)
         model = _train_and_save(task, request, request.out, lambda: judge() if trained else None, reporter)
-        reporter.say(blocks_words(saved_on(network, prepared.splits.val, prepared.preprocessing)))
+        if model.network is network:  # else it was there already, and this one has learnt nothing
+            reporter.say(blocks_words(saved_on(network, prepared.splits.val, prepared.preprocessing)))
         return model
 
 
