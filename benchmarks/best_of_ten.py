@@ -17,8 +17,9 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from given import give
 from machine import machine
-from newcomers import commands, give
+from newcomers import commands
 from newcomers_static import NEWCOMERS, Newcomer, bring, normalized, read
 from pages import check_place, put_record
 from torch import Tensor

@@ -11,14 +11,12 @@ from when it was given again.
 
 import json
 import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from given import run_once
 from machine import machine
 from newcomers_static import NEWCOMERS, Newcomer, bring
 from pages import check_place, put_record
@@ -93,7 +91,7 @@ def below(row: dict[str, Any]) -> float:
 
 def _row(newcomer: Newcomer, source: Path, folder: Path, options: Sequence[str]) -> dict[str, Any]:
     bring(newcomer, source, folder)
-    seconds = _run(commands(newcomer, options), folder)
+    seconds = run_once(commands(newcomer, options), folder)
     report = Report.load(folder / "bench.json")
     run = next(run for run in report.runs if run.batch == 1)
     summary, answers = summarise(run, report), report.answers
@@ -126,28 +124,6 @@ def commands(newcomer: Newcomer, options: Sequence[str]) -> list[list[str]]:
         [word.format(model=newcomer.model, shape=newcomer.shape) for word in line.split()] for line in lines
     )
     return [[*train, *options], *others]
-
-
-def _run(given: Sequence[list[str]], folder: Path) -> list[float]:
-    """Seconds that each command took, in `folder`; those that are done are not run again."""
-    kept = folder / "seconds.json"
-    done = json.loads(kept.read_text()) if kept.exists() else []
-    for number, command in enumerate(given):
-        if done[number : number + 1] and done[number]["command"] == command:
-            continue
-        del done[number:]
-        click.echo(" ".join(command), err=True)
-        start = time.monotonic()
-        give(command, folder)
-        done.append({"command": command, "seconds": time.monotonic() - start})
-        kept.write_text(json.dumps(done, indent=1) + "\n")
-    return [each["seconds"] for each in done]
-
-
-def give(command: Sequence[str], folder: Path) -> None:
-    """Run one of this package's commands, as it is typed in `folder`."""
-    tool = command[0].removeprefix("s2dnas-")
-    subprocess.run([sys.executable, "-m", "s2dnas_deploy.cli", tool, *command[1:]], check=True, cwd=folder)
 
 
 def _forecast(folder: Path) -> Any:

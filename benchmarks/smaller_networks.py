@@ -42,8 +42,16 @@ def main(path: Path, data: str, work: Path, factors: tuple[float, ...]) -> None:
             click.echo(f"{factor:5} of the widths: {100 * test:.2f}% of the test images")
 
 
-def smaller_network(static: Model, factor: float, splits: ImageSplits, work: Path, console: Console) -> Model:
-    """The network with this share of the widths, trained."""
+def smaller_network(
+    static: Model,
+    factor: float,
+    splits: ImageSplits,
+    work: Path,
+    console: Console,
+    *,
+    epochs: int | None = None,
+) -> Model:
+    """The network with this share of the widths, trained for as many epochs as the static one, or others."""
     path = work / f"width_{factor}.pt"
     if path.exists():
         return load_model(path)
@@ -52,13 +60,13 @@ def smaller_network(static: Model, factor: float, splits: ImageSplits, work: Pat
     arguments["widths"] = [round(factor * width) for width in arguments["widths"]]
     torch.manual_seed(0)
     module = build_network(about["network"], arguments).float()
-    known = dict(about["settings"], exit_weights=())
+    settings = replace(Settings(**dict(about["settings"], exit_weights=())), distill=0.9)
     task = Task(
         network=as_network(read_network(module, static.preprocessing.input_shape)),
         teacher=static.network.eval(),
         splits=splits,
         preprocessing=static.preprocessing,
-        settings=replace(Settings(**known), distill=0.9),
+        settings=settings if epochs is None else replace(settings, epochs=epochs),
         folder=work / f"width_{factor}",
     )
     assert splits.test is not None, "the data has no test images"

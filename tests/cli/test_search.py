@@ -60,6 +60,7 @@ def options(weights, out, *more):
         "--stages=2",
         "--cost=macs",
         "--finalists=3",
+        "--finetune-epochs=1",
     ]
     return [f"--weights={weights}", *NETWORK[2:], *QUICK, *asked, f"--out={out}", *more]
 

@@ -40,6 +40,7 @@ from s2dnas_deploy.workshop.training.record import plot_accuracy, write_metrics
 from s2dnas_deploy.workshop.training.settings import Settings
 
 EVALUATION_BATCH = 500
+_DRAWN_EVERY_SECONDS = 20.0  # a picture takes as long as an epoch of few images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +192,7 @@ class _Run:
         self.autocast = autocast_for(self.settings.precision, self.device)
         self.batches = self.task.batches(self.device)
         self.course = self.task.course
-        self.saved_at = time.monotonic()
+        self.saved_at = self.drawn_at = time.monotonic()
 
     def _teacher(self) -> nn.Module | None:
         if self.task.teacher is None or self.settings.distill == 0:
@@ -254,8 +255,13 @@ class _Run:
         self.running_loss = 0.0
         self._look_ahead()
         write_metrics(self.metrics, self.task.folder / "metrics.jsonl")
-        plot_accuracy(self.metrics, self.task.folder / "accuracy.svg")
+        if time.monotonic() - self.drawn_at > _DRAWN_EVERY_SECONDS:
+            self._draw()
         self.save()
+
+    def _draw(self) -> None:
+        plot_accuracy(self.metrics, self.task.folder / "accuracy.svg")
+        self.drawn_at = time.monotonic()
 
     def _look_ahead(self) -> None:
         """Let the course know how good the exits were after the epochs that are over."""
@@ -269,6 +275,8 @@ class _Run:
 
     def finish(self) -> None:
         """The network becomes its average, on the CPU, in evaluation mode."""
+        if self.metrics:
+            self._draw()
         self.network.load_state_dict(self.average.state_dict())
         placed(self.network, torch.device("cpu"), torch.contiguous_format).eval()
 
