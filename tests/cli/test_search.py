@@ -380,3 +380,30 @@ def test_a_device_profile_of_any_size_is_refused_before_it_is_read(weights, tmp_
     result = run(*options(weights, tmp_path / "m.pt", f"--cost={device}"))
     assert result.exit_code == 3, result.output
     assert "expected at most" in result.stderr
+
+
+def test_widths_are_searched_for_and_a_search_that_goes_on_asks_nothing_again(weights, tmp_path):
+    asked = options(weights, tmp_path / "m.pt", "--plan-kind=widths", "--stages=3", "--strategy=evolution")
+    result = run(*asked)
+    assert result.exit_code == 0, result.output
+    plan = load_model(tmp_path / "m.pt").network.division.plan
+    assert plan.nested
+    assert plan.stages == 3
+    assert result.stdout.startswith("3 widths")
+    assert "cost of each width" in result.stdout
+    _, *tried = lines_of(tmp_path / "m.run/plans.jsonl")
+    assert len(tried) == 12
+    assert (tmp_path / "m.run/frontier.svg").stat().st_size > 1000
+    (tmp_path / "m.pt").unlink()
+    again = run(*asked)
+    assert again.exit_code == 0, again.output
+    assert lines_of(tmp_path / "m.run/plans.jsonl")[1:] == tried
+    assert load_model(tmp_path / "m.pt").network.division.plan == plan
+
+
+def test_of_widths_that_cost_too_much_it_is_told_which(weights, tmp_path):
+    asked = options(weights, tmp_path / "m.pt", "--plan-kind=widths", "--evaluations=2", "--strategy=random")
+    result = run(*asked, "--target=0.01")
+    assert result.exit_code == 2
+    assert "none of 2 plans keeps to --target 0.01" in result.stderr
+    assert "thinnest" in result.stderr

@@ -34,22 +34,31 @@ from s2dnas_deploy.cli.options.training import (
 from s2dnas_deploy.workshop.training.settings import Settings
 
 if TYPE_CHECKING:
+    from s2dnas_deploy.workshop.search.request import PlanKind
     from s2dnas_deploy.workshop.search.space.space import Kind
 
 _GOAL = (
     option(
+        "--plan-kind",
+        type=click.Choice(["stages", "widths"]),
+        default="stages",
+        show_default=True,
+        help="stages: of a chain with exits; widths: nested ones, from which the caller picks.",
+    ),
+    option(
         "--stages",
         type=click.IntRange(2, 8),
         default=3,
-        show_default="those of --plan auto",
-        help="How many stages the network gets.",
+        show_default="those of --plan auto; 4 widths",
+        help="How many stages the network gets, or widths.",
     ),
     option(
         "--target",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
         default=0.25,
-        show_default="a tenth more than --plan auto is expected to cost",
-        help="Average cost of an image, as a share of the static network's.",
+        show_default="a tenth more than --plan auto is expected to cost; of widths, each costs half the next",
+        help="Average cost of an image, as a share of the static network's; of widths, that of the thinnest: "
+        "the others lie between it and 1, each so many times the one before.",
     ),
     cost_option,
     option(
@@ -159,6 +168,7 @@ def search(
     network: NetworkOptions,
     training: TrainingOptions,
     settings: Settings,
+    plan_kind: "PlanKind",
     stages: int,
     target: float,
     cost: str,
@@ -194,6 +204,7 @@ def search(
 
     request = SearchRequest(
         training=training.request(network, settings, plan="searched", align=1),
+        plan_kind=plan_kind,
         stages=stages,
         target=target,
         space=space,

@@ -11,11 +11,16 @@ if TYPE_CHECKING:
 def found_in_words(found: "Found") -> str:
     """The plan, what the search thought of it, and what came of it."""
     worth, plan = found.trial.worth, found.trial.plan
-    lines = [f"exits at {', '.join(plan.exits)}"]
+    if plan.nested:
+        lines = [f"{plan.stages} widths, by channels that each has more than the one before"]
+    else:
+        lines = [f"exits at {', '.join(plan.exits)}"]
     lines += [f"  {name}: {' / '.join(map(str, counts))}" for name, counts in plan.channels.items()]
     if plan.no_reuse:
         lines.append(f"  no reuse at {', '.join(sorted(plan.no_reuse))}")
     costs = " / ".join(f"{100 * cost:.1f}%" for cost in worth.exit_cost)
-    lines.append(f"cost up to each exit, of the static network's: {costs}")
-    lines.append(f"in the search: {100 * worth.accuracy:.2f}% at an average of {100 * worth.cost:.1f}%")
+    until = "cost of each width" if plan.nested else "cost up to each exit"
+    lines.append(f"{until}, of the static network's: {costs}")
+    over = " over all widths" if plan.nested else ""
+    lines.append(f"in the search: {100 * worth.accuracy:.2f}%{over} at an average of {100 * worth.cost:.1f}%")
     return "\n".join([*lines, summary_in_words(found.model, found.out)])

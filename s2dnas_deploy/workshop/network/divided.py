@@ -1,23 +1,27 @@
 """A network divided by a plan and cut into stages, without its numbers: what a plan comes to.
 
-Place in the flow: `StaticNetwork` + plan ──divide──slice──▶ `Divided`, which is priced by its stages and told
-from others by its effect. Weights have sizes only, so that hundreds can be held against each other.
+Place in the flow: `StaticNetwork` + plan ──divide──slice──▶ `Divided`, which is priced by its stages, or its
+widths, and told from others by its effect. Weights have sizes only, so that hundreds can be held
+against each other.
 """
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 
 from s2dnas_deploy.plan import Plan
-from s2dnas_deploy.workshop.network.division import Division
-from s2dnas_deploy.workshop.network.network import carry_over
-from s2dnas_deploy.workshop.network.stages import Stage, slice_stages
+from s2dnas_deploy.workshop.network.division import Division, divide
+from s2dnas_deploy.workshop.network.nested import narrowed
+from s2dnas_deploy.workshop.network.network import carry_into, carry_over
+from s2dnas_deploy.workshop.network.stages import Stage, first_alone, slice_stages
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Divided:
-    """A plan applied to a network, and the stages that come of it."""
+    """A plan applied to a network, and the stages or the widths that come of it."""
 
     division: Division
     stages: tuple[Stage, ...]
@@ -26,6 +30,10 @@ class Divided:
     def plan(self) -> Plan:
         """The plan itself."""
         return self.division.plan
+
+    def up_to_exits(self, costs: Iterable[float]) -> tuple[float, ...]:
+        """What it costs to get each answer, from what each stage costs: widths do without each other."""
+        return tuple(costs) if self.plan.nested else tuple(accumulate(costs))
 
     @cached_property
     def effect(self) -> str:
@@ -46,9 +54,13 @@ class Divided:
 
 def divided_by(static: StaticNetwork, plan: Plan) -> Divided:
     """The plan, applied to the network."""
-    network = carry_over(static, plan)
-    stages = tuple(_without_numbers(stage) for stage in slice_stages(network))
-    return Divided(division=network.division, stages=stages)
+    division, space = divide(static.divisible, plan), static.divisible.space
+    if plan.nested:
+        each = (narrowed(plan, index, space) for index in range(plan.stages))
+        stages = tuple(first_alone(carry_over(static, alone)) for alone in each)
+    else:
+        stages = slice_stages(carry_into(division, static))
+    return Divided(division=division, stages=tuple(map(_without_numbers, stages)))
 
 
 def _without_numbers(stage: Stage) -> Stage:

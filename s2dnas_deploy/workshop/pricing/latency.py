@@ -14,7 +14,6 @@ to the time.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from math import prod
 
 import numpy as np
@@ -60,7 +59,7 @@ def by_clock(static: StaticNetwork, profile: Profile) -> Price:
 
     def price(divided: Divided) -> tuple[float, ...]:
         features = features_of(divided.stages, static.graph.input_shape)
-        return tuple(accumulate(model.time(each) for each in features))
+        return divided.up_to_exits(model.time(each) for each in features)
 
     return price
 

@@ -1,11 +1,10 @@
 """What an image costs that leaves at each exit, relative to the static network: by MACs, or as is known.
 
-Place in the flow: a `Divided` network ──price──▶ one number per exit, growing, that `reward` weighs accuracy
-against.
+Place in the flow: a `Divided` network ──price──▶ one number per exit or width, growing, that `reward` weighs
+accuracy against.
 """
 
 from collections.abc import Callable, Mapping
-from itertools import accumulate
 
 from s2dnas_deploy.workshop.network.costs import costs_of, static_costs
 from s2dnas_deploy.workshop.network.divided import Divided
@@ -20,8 +19,7 @@ def by_macs(static: StaticNetwork) -> Price:
     whole = static_costs(as_network(static)).macs
 
     def price(divided: Divided) -> tuple[float, ...]:
-        macs = (costs_of(divided.division, stage).macs for stage in divided.stages)
-        return tuple(total / whole for total in accumulate(macs))
+        return divided.up_to_exits(costs_of(divided.division, stage).macs / whole for stage in divided.stages)
 
     return price
 

@@ -1,7 +1,8 @@
 """What a search begins with: the plan that `--plan auto` takes, and sizes that suit network and images.
 
 Place in the flow: `SearchRequest` + `Forecast` ──▶ the request with what was left open filled in, and a plan
-that is tried first and looked at closely, and is given up only for one that is surely better.
+that is tried first and looked at closely, and is given up only for one that is surely better. Of widths
+nothing is foretold: each is a choice that someone else makes.
 """
 
 from dataclasses import replace
@@ -19,6 +20,8 @@ from s2dnas_deploy.workshop.training.run import JudgeStatic, Prepared
 _SIZES = ((2_000, 60, 4), (10_000, 150, 6), (float("inf"), 300, 8))
 _STEPS_OF_A_FINALIST = 100
 _LEAST_TARGET, _MOST_TARGET = 0.05, 0.5
+_WIDTHS = 4
+"""So many, where nobody says how many; each costs half as much as the next."""
 _CLOCKS_DIFFER = 1.1
 """Times of the same stages do by so much; and the plan that the target is made of is to keep to it."""
 
@@ -27,6 +30,8 @@ def begun(
     request: SearchRequest, prepared: Prepared, judge_static: JudgeStatic, reporter: Reporter
 ) -> tuple[SearchRequest, Plan | None]:
     """The request with nothing left open, and the plan to begin with, if there is one of so many stages."""
+    if request.plan_kind == "widths":
+        return settled(request, None, len(prepared.splits.train)), None
     planner = Planner(cost=request.cost, timer=request.timer)
     training = replace(request.training, plan=AUTO)
     stages = None if "stages" in request.left_open else request.stages
@@ -49,6 +54,9 @@ def settled(request: SearchRequest, forecast: Forecast | None, images: int) -> S
         "finalists": finalists,
         "finetune_epochs": -(-_STEPS_OF_A_FINALIST // steps_per_epoch),
     }
+    if request.plan_kind == "widths":
+        widths = _WIDTHS if "stages" in request.left_open else request.stages
+        fitting |= {"stages": widths, "target": 0.5 ** (widths - 1)}
     if forecast is not None:
         cost = min(_MOST_TARGET, max(_LEAST_TARGET, _CLOCKS_DIFFER / forecast.expected))
         fitting |= {"stages": forecast.plan.stages, "target": round(cost, 3)}

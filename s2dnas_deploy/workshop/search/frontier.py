@@ -1,9 +1,9 @@
 """A picture of a search: what every plan that was tried costs, and how often it is right.
 
 Place in the flow: `Trial`s ──▶ frontier.svg. A plan is a point at the cost and accuracy of its dynamic
-network within the budget; the winner also shows its exits, which are what lies between cheap and good. The
-static network and the uniform plans show what there was without a search. Finalists are where they are after
-their short training, and so is the winner if it is one of them.
+network within the budget, or at the means of its widths; the winner also shows its exits or widths, which are
+what lies between cheap and good. The static network and the uniform plans show what there was without a
+search. Finalists are where they are after their short training, and so is the winner if it is one of them.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def plot_frontier(
         [100 * accuracy for accuracy in winner.worth.exit_accuracy],
         marker="s",
         color="tab:green",
-        label="the winner's exits, all images leaving there",
+        label="the winner's widths" if winner.plan.nested else "the winner's exits, all images leaving there",
     )
     draw(uniform, marker="D", s=40, color="tab:purple", zorder=2, label="uniform plans")
     if finalists:
@@ -51,7 +51,8 @@ def plot_frontier(
         )
     draw([winner], marker="*", s=160, color="tab:red", zorder=3, label="the winner")
     axes.scatter([1.0], [100 * static_accuracy], marker="o", s=60, color="black", label="static network")
-    axes.axvline(target, color="grey", linestyle=":", label="target")
+    if not winner.plan.nested:  # of widths, each has a target of its own
+        axes.axvline(target, color="grey", linestyle=":", label="target")
     axes.set_xlabel("average cost of an image, relative to the static network")
     axes.set_ylabel("accuracy, %, as judged in the search")
     axes.grid(visible=True, alpha=0.3)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from s2dnas_deploy.bundle.device_profile import digest_of
 from s2dnas_deploy.errors import OptionError
@@ -19,6 +19,7 @@ from s2dnas_deploy.workshop.training.course import epochs_for
 from s2dnas_deploy.workshop.training.run import Prepared, Request
 from s2dnas_deploy.workshop.training.settings import Settings
 
+PlanKind = Literal["stages", "widths"]
 SCORES = 2  # how plans are scored; another number where old scores must not be mixed with new ones
 
 
@@ -27,8 +28,11 @@ class SearchRequest:
     """What a person asks of `s2dnas-search`; `training` is how the winner is trained, and on what."""
 
     training: Request
+    plan_kind: PlanKind = "stages"
     stages: int
+    """How many stages, or widths."""
     target: float
+    """The average cost of an image; of widths, what the thinnest costs."""
     space: Kind
     align: int
     strategy: str

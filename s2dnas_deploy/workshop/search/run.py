@@ -21,6 +21,7 @@ from s2dnas_deploy.files.atomic import alone_in, check_writable
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.data import ImageSplits
+from s2dnas_deploy.workshop.network.nested import narrowed
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.pricing.latency import by_clock
 from s2dnas_deploy.workshop.pricing.machine_clock import MachineClock, up_to_exits
@@ -117,6 +118,7 @@ def _space(request: SearchRequest, prepared: Prepared, known: Plan | None = None
         stages=request.stages,
         kind=request.space,
         align=request.align,
+        nested=request.plan_kind == "widths",
         known=known,
     )
 
@@ -216,11 +218,31 @@ def _evaluators(
         if request.cost == "clock":
             # The model that prices plans errs by a few percent, and the best of hundreds is easily one
             # that it prices too low.
-            timed = clock.times([trial.plan for trial in finalists], TIMED, called="finalists")
-            costs = {digest: up_to_exits(times) for digest, times in timed.items()}
+            costs = _times_of_own(finalists, static, clock)
         return by_training_on(terms(), costs, keep, shared)
 
     return of_many, of_few
+
+
+def _times_of_own(
+    finalists: Sequence[Trial], static: StaticNetwork, clock: MachineClock
+) -> dict[str, tuple[float, ...]]:
+    """What each plan's answers take, timed; a width as the first of two stages, which is the same graph."""
+
+    def graphs_of(plan: Plan) -> Sequence[Plan]:
+        """All but the widest, which is the static network."""
+        if not plan.nested:
+            return [plan]
+        return [narrowed(plan, k, static.divisible.space) for k in range(plan.stages - 1)]
+
+    timed = clock.times(
+        [graph for trial in finalists for graph in graphs_of(trial.plan)], TIMED, called="finalists"
+    )
+    costs = {}
+    for plan in (trial.plan for trial in finalists):
+        first, *others = (up_to_exits(timed[graph.digest]) for graph in graphs_of(plan))
+        costs[plan.digest] = (*(until[0] for until in (first, *others)), 1.0) if plan.nested else first
+    return costs
 
 
 def _terms(request: SearchRequest, prepared: Prepared, *, on_a_cluster: bool) -> Terms:
@@ -328,7 +350,8 @@ def _check_one_fits(trials: Trials, request: SearchRequest) -> None:
         return
     least = min(trial.worth.exit_cost[0] for trial in trials.asked.values())
     raise OptionError(
-        f"none of {len(trials.asked)} plans keeps to --target {request.target:g}: the cheapest first exit "
+        f"none of {len(trials.asked)} plans keeps to --target {request.target:g}: the cheapest "
+        f"{'thinnest width' if request.plan_kind == 'widths' else 'first exit'} "
         f"costs {least:.3f} of the static network by --cost {request.cost}; ask for a target above that, or "
         "for more --evaluations (what is done so far is kept)"
     )

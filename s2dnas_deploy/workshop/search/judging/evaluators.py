@@ -21,7 +21,7 @@ from s2dnas_deploy.workshop.network.division import Division
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
 from s2dnas_deploy.workshop.pricing.price import Price
 from s2dnas_deploy.workshop.search.judging.exit_scores import logits_of, scores_from, take_statistics
-from s2dnas_deploy.workshop.search.judging.reward import Worth, worth_of
+from s2dnas_deploy.workshop.search.judging.reward import Worth, worth_of, worth_of_widths
 from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
 from s2dnas_deploy.workshop.search.space.candidate import Candidate
 from s2dnas_deploy.workshop.training.devices import Autocast, autocast_for, choose_device, placed
@@ -63,7 +63,8 @@ class _Evaluator(ABC):
 
     def __call__(self, candidate: Candidate) -> Worth:
         """The worth of a plan."""
-        return worth_of(self.scores(candidate.division), self.price(candidate), self.target)
+        judge = worth_of_widths if candidate.plan.nested else worth_of
+        return judge(self.scores(candidate.division), self.price(candidate), self.target)
 
     @abstractmethod
     def scores(self, division: Division) -> ExitScores:

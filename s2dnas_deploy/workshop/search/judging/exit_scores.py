@@ -62,9 +62,10 @@ def take_statistics(
     network.eval()
     weights = network.weights()
     norms = {
-        weights[node.weights[role]]: float(node.attributes["momentum"])
-        for node in _nodes(network)
+        weights[prefix + node.weights[role]]: float(node.attributes["momentum"])
+        for node, prefixes in _nodes(network)
         if node.operator == "batch_norm" and node.attributes["momentum"]
+        for prefix in prefixes
         for role in ("mean", "variance")
     }
     for statistic in norms:
@@ -79,6 +80,8 @@ def take_statistics(
         statistic.div_(1 - (1 - momentum) ** len(parts))
 
 
-def _nodes(network: MultiStageNetwork) -> list[Node]:
+def _nodes(network: MultiStageNetwork) -> list[tuple[Node, tuple[str, ...]]]:
+    """All nodes, and what precedes the names of their weights."""
     division = network.division
-    return [*division.body[1:], *(node for exit_ in division.exits for node in exit_.nodes)]
+    own = [(node, division.prefixes(node)) for node in division.body[1:]]
+    return [*own, *((node, ("",)) for exit_ in division.exits for node in exit_.nodes)]

@@ -7,12 +7,18 @@ the cost of an image that exits at k, and T the target for the average:
     reward       A                                    if there are such
                  A_0 - β · (c_0 / T - 1)              if even exit 0 costs more; A_0 is its accuracy
 
+Of nested widths, which the caller picks from, each has a target of its own, from T for the thinnest to 1 for
+the widest, each so many times the one before:
+
+    T_k = T^((K - 1 - k) / (K - 1))        reward = mean over k of A_k - β · max(0, c_k / T_k - 1)
+
 The paper weighs accuracy against cost too, by constants that were not at hand; this form is of this package's
 own making. It needs none but β, for a plan is only ever compared at the cost that the user asked for.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Annotated
 
 from s2dnas_deploy.decide.scores import ExitScores
@@ -20,6 +26,7 @@ from s2dnas_deploy.decide.thresholds import choose_for_budget
 from s2dnas_deploy.files.bounds import Between, Share
 
 BETA = 0.5
+_CLOCKS_DIFFER = 0.05  # a width is timed again before it wins, and one that was just within is as well over
 _Cost = Annotated[float, Between(0, 10**9)]
 
 
@@ -34,7 +41,7 @@ class Worth:
     exit_cost: tuple[_Cost, ...]
     exit_share: tuple[Share, ...]
     fits: bool
-    """Whether there are thresholds by which it costs no more than the target."""
+    """Whether there are thresholds by which it costs no more than the target; or widths keep to theirs."""
 
     @property
     def rank(self) -> tuple[bool, float]:
@@ -64,4 +71,26 @@ def worth_of(scores: ExitScores, exit_cost: Sequence[float], target: float) -> W
         exit_cost=tuple(exit_cost),
         exit_share=shares,
         fits=fits,
+    )
+
+
+def targets_of_widths(target: float, widths: int) -> tuple[float, ...]:
+    """What each of so many widths may cost, the thinnest `target`, as a share of the static network's."""
+    return tuple(float(target ** ((widths - 1 - k) / (widths - 1))) for k in range(widths))
+
+
+def worth_of_widths(scores: ExitScores, width_cost: Sequence[float], target: float) -> Worth:
+    """The worth of a plan of widths; `scores` are what each says of labelled images."""
+    assert scores.truth is not None, "a reward needs labels"
+    accuracy = tuple((scores.label == scores.truth).mean(axis=1).tolist())
+    targets = targets_of_widths(target, len(width_cost))
+    over = [max(0.0, cost / most - 1) for cost, most in zip(width_cost, targets, strict=True)]
+    return Worth(
+        reward=fmean(accuracy) - BETA * fmean(over),
+        accuracy=fmean(accuracy),
+        cost=fmean(width_cost),
+        exit_accuracy=accuracy,
+        exit_cost=tuple(width_cost),
+        exit_share=(1 / len(accuracy),) * len(accuracy),
+        fits=max(over) <= _CLOCKS_DIFFER,
     )

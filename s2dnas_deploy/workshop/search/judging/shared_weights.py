@@ -15,6 +15,7 @@ from s2dnas_deploy.plan import OUTPUT
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.workshop.network.division import Division, Exit, divide
 from s2dnas_deploy.workshop.network.graph import Node
+from s2dnas_deploy.workshop.network.nested import nested_from
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, attribute_name, weight_keys
 from s2dnas_deploy.workshop.network.operators import OPERATORS
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
@@ -69,8 +70,16 @@ class SharedWeights(nn.Module):
 
     def divided(self, division: Division) -> MultiStageNetwork:
         """A network of its own for a plan, from a copy of the weights."""
+        if division.plan.nested:
+            own = {key: tensor.detach() for key, tensor in self.as_static().items()}
+            return nested_from(StaticNetwork(divisible=self.divisible, weights=own), division.plan)
         with torch.no_grad():
             return MultiStageNetwork(division, self.used_by(division))
+
+    def as_static(self) -> dict[str, Tensor]:
+        """The weights under the static network's names, with its own classifier; gradients flow back."""
+        own = _head(OUTPUT, "")
+        return {key.removeprefix(own): tensor for key, tensor in self.weights().items()}
 
     def used_by(self, division: Division) -> dict[str, Tensor]:
         """The weights of a plan's network, under the names that it has for them; gradients flow back."""

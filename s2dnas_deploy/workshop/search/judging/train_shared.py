@@ -26,6 +26,7 @@ from s2dnas_deploy.workshop.data import ImageSplits
 from s2dnas_deploy.workshop.network.division import divide
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
+from s2dnas_deploy.workshop.search.judging.masked_widths import MaskedWidths
 from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
 from s2dnas_deploy.workshop.search.space.by_hand import largest, smallest
 from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
@@ -46,6 +47,7 @@ from s2dnas_deploy.workshop.training.settings import Settings
 
 _MOST_PLANS = 8  # in a step
 _FEWEST_IMAGES = 16  # of a plan in a step: norms take statistics of them
+_Masked = MultiStageNetwork | MaskedWidths
 SHARED_CHECKPOINT = "shared.checkpoint.pt"
 
 
@@ -131,7 +133,7 @@ class _Run:
         self.step = step + 1
         follow(list(self.average.parameters()), list(self.shared.parameters()), self.settings, self.step)
 
-    def _networks(self, step: int) -> Iterator[MultiStageNetwork]:
+    def _networks(self, step: int) -> Iterator[_Masked]:
         """The step's plans: drawn ones, the same whenever the step is taken, and the two extremes."""
         rng = np.random.default_rng(seed_of(self.settings.seed, "plan", step))
         if self.plans > 2:
@@ -145,19 +147,22 @@ class _Run:
         yield from always
 
     def _teach(
-        self, network: MultiStageNetwork, images: Tensor, labels: Tensor, taught: Tensor, *, share: float
+        self, network: _Masked, images: Tensor, labels: Tensor, taught: Tensor, *, share: float
     ) -> float:
         """Add one plan's gradient; its part of the loss, averaged over the exits."""
-        used = self.shared.used_by(network.division)
+        is_masked = isinstance(network, MaskedWidths)
+        used = self.shared.as_static() if is_masked else self.shared.used_by(network.division)
         with self.autocast():
             logits = [z.float() for z in network.answers(images, used)]
         loss = exits_loss(logits, labels, taught, self.settings) * share
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
-    def _network(self, choices: Choices) -> MultiStageNetwork:
+    def _network(self, choices: Choices) -> _Masked:
         """The masks of a plan, in training mode; its own weights are not used."""
         division = divide(self.shared.divisible, self.task.space.plan(choices))
+        if division.plan.nested:
+            return MaskedWidths(division).to(self.device).train()
         return self.shared.divided(division).to(self.device).train()
 
     def note(self) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from s2dnas_deploy.errors import OptionError, PlanError
 from s2dnas_deploy.plan import OUTPUT, ChannelGroup, Plan, PlanSpace
 from s2dnas_deploy.workshop.network.joints import joints
-from s2dnas_deploy.workshop.search.space.space import ExitSlot, GroupSlot, Kind, ReuseSlot, SearchSpace
+from s2dnas_deploy.workshop.search.space.space import ExitSlot, GroupSlot, Kind, ReuseSlot, SearchSpace, Slot
 
 MOST_PORTIONS = 8  # a group is divided no finer than in eighths
 
@@ -24,16 +24,18 @@ def make_space(
     align: int = 8,
     portions: int = MOST_PORTIONS,
     reuse: bool = True,
+    nested: bool = False,
     known: Plan | None = None,
 ) -> SearchSpace:
     """The space of a network: `paper` is every stage through all layers, `full` adds exits and zeros.
 
-    A plan that is `known` before the search is in it as well, where its exits are.
+    Of `nested` widths, every one answers at the output; in `paper`, each has more of every group than the one
+    before. A plan that is `known` before the search is in it as well, where its exits are.
     """
     if not 2 <= stages <= portions:
         raise OptionError(f"a search can divide a network among 2 to {portions} stages, got {stages}")
-    exits: list[ExitSlot] = []
-    if kind == "full":
+    exits: list[Slot] = []
+    if kind == "full" and not nested:
         places = (*joints(plans), OUTPUT)
         exits = [ExitSlot(stage=stage, options=places) for stage in range(stages - 1)]
     order = {name: i for i, name in enumerate(plans.parents)}
@@ -43,14 +45,16 @@ def make_space(
     ]
     if known is not None:
         groups = [_with(slot, known.channels[slot.group.name]) for slot in groups]
-    layers = [ReuseSlot(layer=layer) for layer in plans.layers if reuse and not layer.reads_image]
+    may_forgo = reuse and not nested
+    layers = [ReuseSlot(layer=layer) for layer in plans.layers if may_forgo and not layer.reads_image]
     if not any(min(counts) > 0 for slot in groups for counts in slot.options):
         widest = max(sum(count > 0 for count in counts) for slot in groups for counts in slot.options)
         raise PlanError(
             f"the network's groups are too narrow to be divided among {stages} stages: {widest} can "
             "own a part of the widest; ask for fewer --stages, or a smaller --align"
         )
-    return SearchSpace(plans=plans, stages=stages, align=align, slots=(*exits, *groups, *layers))
+    slots = (*exits, *groups, *layers)
+    return SearchSpace(plans=plans, stages=stages, align=align, slots=slots, nested=nested)
 
 
 def _with(slot: GroupSlot, counts: tuple[int, ...]) -> GroupSlot:

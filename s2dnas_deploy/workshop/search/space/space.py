@@ -10,7 +10,8 @@ later stages reuse earlier features there. What may be chosen in a slot depends 
                 stages that share an exit each own a portion of the widest group, so that each has work
     reuse       may be forgone where every stage that owns outputs owns inputs as well
 
-Under these rules every other rule of `plan.check` holds. Knows no weights, no costs and no strategy.
+Of nested widths only divisions are chosen. Under these rules every other rule of `plan.check` holds. Knows no
+weights, no costs and no strategy.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -73,12 +74,16 @@ Choose = Callable[[Slot, Sequence[bool]], int]
 
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
-    """All plans of a network that a search may choose from; `make_space` makes one."""
+    """All plans of a network that a search may choose from; `make_space` makes one.
+
+    Those of nested widths have no exits and no layers to choose at: what is divided decides all.
+    """
 
     plans: PlanSpace
     stages: int
     align: int
     slots: tuple[Slot, ...]
+    nested: bool = False
 
     @cached_property
     def rank_of(self) -> Mapping[str, int]:
@@ -121,7 +126,12 @@ class SearchSpace:
             for slot, choice in zip(self.slots, choices, strict=True)
             if isinstance(slot, ReuseSlot) and not slot.options[choice]
         ]
-        plan = Plan(channels=self.channels(choices), exits=self.exits(choices), no_reuse=frozenset(without))
+        plan = Plan(
+            channels=self.channels(choices),
+            exits=self.exits(choices),
+            no_reuse=frozenset(without),
+            nested=self.nested,
+        )
         check(plan, self.plans)
         return plan
 

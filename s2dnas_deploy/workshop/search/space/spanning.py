@@ -8,6 +8,7 @@ import numpy as np
 from s2dnas_deploy.bundle.device_profile import STATIC
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.plan import static as static_plan
+from s2dnas_deploy.workshop.network.nested import narrowed
 from s2dnas_deploy.workshop.search.space.by_hand import all_uniform_choices, largest, smallest
 from s2dnas_deploy.workshop.search.space.space import SearchSpace
 
@@ -18,9 +19,13 @@ def probe_plans(space: SearchSpace, count: int = COUNT, *, seed: int = 0) -> dic
     """The plans that are timed, by name: the static network, the extremes, uniform plans, and drawn ones.
 
     Drawn plans are seldom narrow in all layers, and a model fitted to them alone prices a uniform plan badly.
+    A width is timed as the first of two stages, which is the same graph.
     """
     rng = np.random.default_rng(seed)
     known = [smallest(space), largest(space), *all_uniform_choices(space)]
     chosen = dict.fromkeys([*known, *(space.draw(rng) for _ in range(count - len(known)))])
-    probes = {f"probe_{i:02}": space.plan(choices) for i, choices in enumerate(chosen)}
+    plans = [space.plan(choices) for choices in chosen]
+    if space.nested:
+        plans = [narrowed(plan, i % (space.stages - 1), space.plans) for i, plan in enumerate(plans)]
+    probes = {f"probe_{i:02}": plan for i, plan in enumerate(plans)}
     return {STATIC: static_plan(space.plans), **probes}
