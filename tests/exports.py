@@ -17,7 +17,7 @@ from s2dnas_deploy.workshop.export.draft import Export
 from s2dnas_deploy.workshop.export.options import ExportOptions
 from s2dnas_deploy.workshop.export.staged import StagedNetwork
 from s2dnas_deploy.workshop.network.model_file import Model
-from s2dnas_deploy.workshop.network.network import carry_over
+from s2dnas_deploy.workshop.network.network import MultiStageNetwork, carry_over
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 
 QUIET = Console(quiet=True)
@@ -25,11 +25,16 @@ QUIET = Console(quiet=True)
 
 def model_of(static: StaticNetwork, plan: plans.Plan) -> Model:
     """The static network divided by a plan, each exit with weights of its own."""
-    channels, height, width = static.graph.input_shape
     torch.manual_seed(0)
+    return as_model(with_random_exits(carry_over(static, plan)).eval())
+
+
+def as_model(network: MultiStageNetwork) -> Model:
+    """A network as if it had been trained."""
+    channels, height, width = network.division.graph.input_shape
     return Model(
-        network=with_random_exits(carry_over(static, plan)).eval(),
-        class_names=tuple(f"class {i}" for i in range(static.graph.classes)),
+        network=network,
+        class_names=tuple(f"class {i}" for i in range(network.division.graph.classes)),
         preprocessing=Preprocessing(
             input_shape=(channels, height, width), mean=(0.4,) * channels, std=(0.3,) * channels
         ),

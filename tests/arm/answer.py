@@ -37,4 +37,12 @@ with Cascade.load(bundle, provider="arm", threads=1) as cascade:
     every = cascade.predict(images, thresholds=(2.0,) * len(cascade.flow.early), probabilities=True)
     answers["all stages"] = said(every.label, every.confidence, every.exit)
     answers["probabilities"] = every.probabilities.tolist()
+    for name, setting in cascade.flow.settings.items():
+        for choice in setting.choices:
+            picked = cascade.predict(images, settings={name: choice})
+            answers[f"{name}={choice}"] = said(picked.label, picked.confidence, picked.exit)
+    if cascade.flow.gate is not None:
+        ways = len(cascade.flow.stops) - 1
+        moved = cascade.predict(images, offsets=(0.0,) * (ways - 1) + (0.05,))
+        answers["with offsets"] = said(moved.label, moved.confidence, moved.exit)
 print(json.dumps({"machine": platform.machine(), "answers": answers}))
