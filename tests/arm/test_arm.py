@@ -15,20 +15,15 @@ from PIL import Image
 
 pytest.importorskip("torch")
 
-import torch
-from exports import as_model, chain_from, export_to, pixels
+from exports import chain_from, export_to, pixels
+from other_systems import SYSTEMS
 from small_networks import example_network, residual
-from workshop.test_blocks import with_drawn_gates
 
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bench.report import Report
 from s2dnas_deploy.cli import bench
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.sessions.every_stage import StageSession, run_chain
-from s2dnas_deploy.workshop.export.chain import chain_of
-from s2dnas_deploy.workshop.export.staged import StagedNetwork
-from s2dnas_deploy.workshop.export.widths import widths_of
-from s2dnas_deploy.workshop.network.nested import nested_from
 from s2dnas_deploy.workshop.reading.read import read_network
 
 ROOT = Path(__file__).parents[2]
@@ -74,41 +69,19 @@ def test_the_answers_are_those_of_this_machine(tmp_path, network, gather):
     assert answered_alike(tmp_path, images) == {0, 1, 2}
 
 
-def widths(plan: str, **options: object) -> StagedNetwork:
-    """A network's nested widths, whose gate, if there is one, likes each as much as the others."""
-    static = residual()
-    network = nested_from(static, plans.from_text(plan, static.divisible.space)).eval()
-    if network.division.gate is not None:
-        with torch.no_grad():
-            _, seen = network.judged(torch.randn(64, *static.graph.input_shape))
-            bias = network.gate.head[-1].weights["bias"]
-            network.weights()[bias].sub_(network.numbers(seen).mean(0))
-    return widths_of(as_model(network), name="test", split=True, **options)
-
-
-def blocks_left_out() -> StagedNetwork:
-    return chain_of(as_model(with_drawn_gates(residual(), 0)), name="test", split=True)
-
-
-SYSTEMS = {
-    "widths": (lambda: widths("widths:0.25,0.5,1"), {2}),
-    "in turn": (lambda: widths("widths:0.25,0.5,1", in_turn=("quarter", "full")), {0, 1}),
-    "gate": (lambda: widths("gate:0.25,0.5,1"), {1, 2, 3}),
-    "blocks": (blocks_left_out, {0}),
-}
+EXITS = {"widths": {2}, "in-turn": {0, 1}, "gate": {1, 2, 3}, "blocks": {0}}
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_other_systems_answer_there_as_here(tmp_path, system):
-    make, exits = SYSTEMS[system]
-    network = make()
+    network = SYSTEMS[system]()
     images, thresholds = pixels(network, 24), {}
     bundle = export_to(tmp_path / "bundle", network)
     if bundle.manifest.flow.early:
         with Cascade(bundle, provider="cpu", threads=1) as cascade:
             thresholds = {"thresholds": (halfway(cascade.all_exits(images)[1][0]),)}
         export_to(tmp_path / "bundle", network, **thresholds)
-    assert answered_alike(tmp_path, images) == exits
+    assert answered_alike(tmp_path, images) == EXITS[system]
 
 
 def answered_alike(folder: Path, images: np.ndarray) -> set[int]:

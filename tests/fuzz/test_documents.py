@@ -70,6 +70,15 @@ def test_damaged_manifests_are_refused_or_answer(bundle, data):
     assert not sandboxed(run, "--bundle", folder, "--threads", 1, images).wrong((0, 3))
 
 
+@given(st.sampled_from(["widths", "in-turn", "gate", "blocks"]), st.data())
+def test_damaged_manifests_of_other_systems_are_refused_or_answer(others, system, data):
+    folder = copy_of(others / system, others.with_name("forged"))
+    written(folder / "manifest.json", data.draw(damaged((folder / "manifest.json").read_text())))
+    resum(folder)
+    images = others.with_name("images.npy")
+    assert not sandboxed(run, "--bundle", folder, "--threads", 1, images).wrong((0, 3))
+
+
 @given(st.data())
 def test_damaged_measurements_are_refused_or_compared(bundle, data):
     report = made_up_report(processes=2, blocks=3).to_json()

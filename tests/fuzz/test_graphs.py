@@ -66,6 +66,17 @@ def test_a_changed_graph_is_refused_or_answers(bundle, name, changes, data):
     assert not answered(folder).wrong((0, 3))
 
 
+@given(st.sampled_from(["gate", "blocks"]), st.integers(1, 3), st.data())
+def test_a_changed_graph_of_another_system_is_refused_or_answers(others, system, changes, data):
+    folder = copy_of(others / system, others.with_name("changed"))
+    name = data.draw(st.sampled_from(sorted(path.name for path in folder.glob("*.onnx"))))
+    tree = wire.decoded((folder / name).read_bytes())
+    for _ in range(changes):
+        changed(tree, data)
+    replace_graph(folder, name, wire.encoded(tree))
+    assert not answered(folder).wrong((0, 3))
+
+
 @given(STAGES, st.data())
 def test_changed_bytes_of_a_graph_are_refused_or_answer(bundle, name, data):
     content = (bundle / name).read_bytes()

@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 import onnxruntime  # noqa: E402
 from architectures import build  # noqa: E402
+from other_systems import with_drawn_gates  # noqa: E402
 from small_networks import example_network  # noqa: E402
 from workshop.test_nested import SIZES, in_double  # noqa: E402
 
@@ -79,16 +80,6 @@ def resnet() -> StaticNetwork:
         for key, tensor in static.weights.items()
     }
     return StaticNetwork(divisible=static.divisible, weights=weights)
-
-
-def with_drawn_gates(static: StaticNetwork, seed: int) -> GatedNetwork:
-    """Gates that differ from image to image, some of them shut."""
-    network, drawn = GatedNetwork(gated(static)), torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for key in network.gate_rates:
-            weight = network.weights()[key]
-            weight.copy_(torch.randn(weight.shape, generator=drawn) * (0.7 if weight.dim() > 1 else 0.5))
-    return network.eval()
 
 
 @torch.no_grad()
