@@ -28,6 +28,26 @@ def make():
         nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
     )
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8),
+        )
+
+    def forward(self, x):
+        return (x + self.branch(x)).relu()
+
+
+def make_residual():
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        Block(), nn.Conv2d(8, 8, 3, 2, 1), Block(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10),
+    )
 """
 RUN = "run --bundle bundle images.npz --out out/answers.{} --resume"
 CALIBRATE = "calibrate --bundle bundle images.npz --max-drop 50% --scores out/scores.npz --plot out/curve.svg"
@@ -88,12 +108,13 @@ def exported(network, building, tmp_path_factory):
 
 def check_kills(commands, start, tmp_path, words, most=None):
     """Kill at each of the points (or at most so many of them), and give the command again."""
-    whole = Path(shutil.copytree(start, tmp_path / "whole"))
-    code, points, said = commands.run(whole, words.split())
+    folder = Path(shutil.copytree(start, tmp_path / "it"))  # a model tells where its code lies
+    code, points, said = commands.run(folder, words.split())
     assert code == 0, said
-    expected = contents(whole)
+    expected = contents(folder)
     for number in evenly(len(points), most):
-        folder = Path(shutil.copytree(start, tmp_path / f"killed at {number}"))
+        shutil.rmtree(folder)
+        shutil.copytree(start, folder)
         code, reached, said = commands.run(folder, words.split(), kill_at=number)
         assert code == -signal.SIGKILL, (reached, said)
         code, _, said = commands.run(folder, words.split())
@@ -101,7 +122,6 @@ def check_kills(commands, start, tmp_path, words, most=None):
         found = contents(folder)
         assert sorted(found) == sorted(expected), reached
         assert [name for name in expected if found[name] != expected[name]] == [], reached
-        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
@@ -135,6 +155,13 @@ def test_a_calibration_that_is_killed_anywhere(running, deployed, tmp_path):
 @pytest.mark.slow
 def test_a_training_that_is_killed_at_many_points(building, network, tmp_path):
     check_kills(building, network, tmp_path, TRAIN, most=MANY)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plan", ["widths:0.5,1", "gate:0.5,1", "blocks:0.7"])
+def test_a_training_of_another_system_that_is_killed_at_some_points(building, network, tmp_path, plan):
+    words = TRAIN.replace(":make ", ":make_residual ")
+    check_kills(building, network, tmp_path, f"{words} --plan {plan}", most=4)
 
 
 @pytest.mark.slow
