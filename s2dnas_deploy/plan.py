@@ -110,6 +110,11 @@ class PlanSpace:
         return depths
 
 
+_CALLED = {0.25: "quarter", 0.5: "half", 0.75: "three_quarters"}
+_WIDEST = "full"
+_NEARLY = 0.02  # widths are rounded to what kernels like
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """A decision about every group, layer and exit. Legal or not is for `check` to say."""
@@ -126,6 +131,19 @@ class Plan:
     def stages(self) -> int:
         """How many stages the plan has."""
         return len(self.exits)
+
+    @property
+    def width_names(self) -> tuple[str, ...]:
+        """What a person calls each nested width: its share of channels that differ, in words if it has some."""
+        differ = [counts for counts in self.channels.values() if any(counts[1:])]
+        owned = [sum(counts) for counts in zip(*differ, strict=True)]
+        shares = [sum(owned[: index + 1]) / sum(owned) for index in range(self.stages)]
+        names = [
+            next((name for known, name in _CALLED.items() if abs(share - known) < _NEARLY), f"{share:.2f}")
+            for share in shares[:-1]
+        ]
+        names.append(_WIDEST)
+        return tuple(name if names.count(name) == 1 else f"{name}_{k}" for k, name in enumerate(names))
 
     def to_json(self) -> str:
         """The plan as a JSON document, one group a line; equal plans give equal text."""

@@ -30,7 +30,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("widths")
     recipe = ("--recipe", MODELS / "digits.toml", "--static-epochs", 2, "--epochs", 2)
     trained = done(train, *recipe, *PLAN, "--out", folder / "model.pt")
-    assert "width 2" in trained.stdout
+    assert "three_quarters" not in trained.stdout
+    assert "quarter" in trained.stdout
     held_out = ("--data", "digits", "--held-out", folder / "held-out")
     done(export, folder / "model.pt", "--out", folder / "picked", *held_out)
     turns = ("--in-turn", "quarter,full")

@@ -10,7 +10,7 @@ from architectures import ALL, build  # noqa: E402
 from s2dnas_deploy.bundle.preprocessing import Preprocessing  # noqa: E402
 from s2dnas_deploy.errors import CheckpointError, OptionError, PlanError  # noqa: E402
 from s2dnas_deploy.plan import OUTPUT, Plan, check, from_text  # noqa: E402
-from s2dnas_deploy.workshop.export.widths import names_of, widths_of  # noqa: E402
+from s2dnas_deploy.workshop.export.widths import widths_of  # noqa: E402
 from s2dnas_deploy.workshop.network.costs import stage_costs, static_costs  # noqa: E402
 from s2dnas_deploy.workshop.network.model_file import Model, load_model, save_model  # noqa: E402
 from s2dnas_deploy.workshop.network.nested import narrowed, nested_from  # noqa: E402
@@ -152,7 +152,7 @@ def test_a_model_of_widths_is_read_as_it_was_written(tmp_path, resnet):
 
 def test_widths_are_called_by_their_share():
     def called(text: str) -> tuple[str, ...]:
-        return names_of(from_text(text, in_double("resnet18", 32).divisible.space))
+        return from_text(text, in_double("resnet18", 32).divisible.space).width_names
 
     assert called(WIDTHS) == ("quarter", "half", "three_quarters", "full")
     assert called("widths:0.375,1") == ("0.38", "full")

@@ -57,15 +57,15 @@ def bundle_in_words(bundle: Bundle) -> str:
 def _channels(plan: Plan) -> list[str]:
     """Who owns how many channels of each group."""
     longest = max(len("group"), *map(len, plan.channels))
-    stages = range(plan.stages)
-    title, part = "channels by the stage that owns them", "stage"
+    title, parts = "channels by the stage that owns them", [f"stage {k}" for k in range(plan.stages)]
     if plan.nested:
-        title, part = "channels that each width has more than the one before", "width"
+        title, parts = "channels that each width has more than the one before", list(plan.width_names)
+    wide = 2 + max(7, *map(len, parts))
     return [
         title,
-        f"  {'group':<{longest}}" + "".join(f"{f'{part} {k}':>9}" for k in stages),
+        f"  {'group':<{longest}}" + "".join(f"{part:>{wide}}" for part in parts),
         *(
-            f"  {name:<{longest}}" + "".join(f"{count:>9}" for count in counts)
+            f"  {name:<{longest}}" + "".join(f"{count:>{wide}}" for count in counts)
             for name, counts in plan.channels.items()
         ),
     ]

@@ -26,7 +26,7 @@ def in_words(document: Document) -> str:
     else:
         parts += [_stages(document), _channels(document), _features(document["stages"])]
     if "model" in document:
-        parts.append(_model(document["model"], "width" if _is_nested(document) else "exit"))
+        parts.append(_model(document["model"], _answers(document)))
     return "\n\n".join(parts)
 
 
@@ -156,6 +156,11 @@ def _stages(document: Document) -> str:
     return f"Stages\n{table(header, rows, left=(0, 1))}\n\n{_totals(document)}"
 
 
+def _answers(document: Document) -> list[str]:
+    """What each of the network's answers is called."""
+    return [stage.get("width", f"exit {stage['stage']}") for stage in document.get("stages", ())]
+
+
 def _is_nested(document: Document) -> bool:
     return bool(document["plan"].get("nested"))
 
@@ -165,7 +170,7 @@ def _widths(document: Document) -> str:
     header = ["width", "channels", "share", "MACs", "of static", "parameters"]
     rows = [
         [
-            str(stage["stage"]),
+            stage["width"],
             str(stage["channels"]),
             percent(stage["channels_share"]),
             human(stage["macs"]),
@@ -217,8 +222,8 @@ def _totals(document: Document) -> str:
 def _channels(document: Document) -> str:
     plan, stages = document["plan"], document["stages"]
     nested = _is_nested(document)
-    part = "width" if nested else "stage"
-    header = ["group", "channels", *(f"{part} {stage['stage']}" for stage in stages)]
+    parts = [stage["width"] if nested else f"stage {stage['stage']}" for stage in stages]
+    header = ["group", "channels", *parts]
     rows = [
         [group["name"], str(group["channels"]), *(str(n) for n in plan["channels"][group["name"]])]
         for group in document["static"]["groups"]
@@ -244,7 +249,7 @@ def _features(stages: Sequence[Document]) -> str:
 # --- what a model.pt says of itself --------------------------------------------------------------------
 
 
-def _model(model: Document, part: str) -> str:
+def _model(model: Document, answers: Sequence[str]) -> str:
     about, preprocessing = model["provenance"], model["preprocessing"]
     facts = [
         ("file", f"{model['path']}, {human_bytes(model['size_bytes'])}"),
@@ -253,7 +258,7 @@ def _model(model: Document, part: str) -> str:
         ("resize", str(preprocessing["resize"] or "no, images must fit")),
         *((name, text) for name, text in _origin(about) if text),
     ]
-    accuracies = _accuracies(about, part)
+    accuracies = _accuracies(about, answers)
     title = "Model file\n" + "\n".join(_facts(facts))
     return f"{title}\n\n{accuracies}" if accuracies else title
 
@@ -270,7 +275,7 @@ def _origin(about: Document) -> Iterator[tuple[str, str]]:
     yield "made by", ", ".join(str(about[key]) for key in ("tool",) if about.get(key))
 
 
-def _accuracies(about: Document, part: str) -> str:
+def _accuracies(about: Document, answers: Sequence[str]) -> str:
     """Accuracy of each exit or width, on validation and test images, where they are given."""
     val, test = _list(about.get("val_accuracy")), _list(about.get("test_accuracy"))
     static = about.get("static_accuracy")
@@ -278,7 +283,8 @@ def _accuracies(about: Document, part: str) -> str:
     if isinstance(static, dict):
         rows.append(["static", _accuracy(static.get("val")), _accuracy(static.get("test"))])
     for stage in range(max(len(val), len(test))):
-        rows.append([f"{part} {stage}", _accuracy(_item(val, stage)), _accuracy(_item(test, stage))])
+        name = answers[stage] if stage < len(answers) else f"exit {stage}"
+        rows.append([name, _accuracy(_item(val, stage)), _accuracy(_item(test, stage))])
     return table(["accuracy", "val", "test"], rows) if rows else ""
 
 

@@ -10,14 +10,15 @@ if TYPE_CHECKING:
 def summary_in_words(model: "Model", out: Path) -> str:
     """What was reached, an exit or a width a line."""
     about = model.provenance
-    part = "width" if model.network.division.plan.nested else "exit"
+    plan = model.network.division.plan
+    names = plan.width_names if plan.nested else [f"exit {k}" for k in range(plan.stages)]
     test = about.get("test_accuracy") or [None] * model.network.stages
     lines = [f"{'':14}{'val':>8}{'test':>8}"]
     before = about.get("static_accuracy")
     if before is not None:
         lines.append(f"{'static':14}{_percent(before['val'])}{_percent(before.get('test'))}")
-    for stage, (val, tested) in enumerate(zip(about["val_accuracy"], test, strict=True)):
-        lines.append(f"{f'{part} {stage}':14}{_percent(val)}{_percent(tested)}")
+    for name, val, tested in zip(names, about["val_accuracy"], test, strict=True):
+        lines.append(f"{name:14}{_percent(val)}{_percent(tested)}")
     return "\n".join([*lines, f"model: {out}"])
 
 

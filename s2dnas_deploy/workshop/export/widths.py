@@ -16,7 +16,6 @@ from torch import Tensor
 from s2dnas_deploy.decide.flow import DONE, IMAGE, Choices, Flow, Route, Stop
 from s2dnas_deploy.decide.rules import Largest, Setting
 from s2dnas_deploy.errors import OptionError
-from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.workshop.export.rewrites.rewrite import rewritten
 from s2dnas_deploy.workshop.export.staged import Link, StagedNetwork
 from s2dnas_deploy.workshop.network.costs import costs_of
@@ -26,22 +25,6 @@ from s2dnas_deploy.workshop.network.nested import NestedNetwork
 from s2dnas_deploy.workshop.network.stages import Feature, Stage, StageNetwork
 
 WIDTH, PREFIX, GATE = "width", "prefix", "gate"
-_CALLED = {0.25: "quarter", 0.5: "half", 0.75: "three_quarters"}
-_WIDEST = "full"
-_NEARLY = 0.02  # widths are rounded to what kernels like
-
-
-def names_of(plan: Plan) -> tuple[str, ...]:
-    """What a person calls each width: its share of all channels that differ, in words if there are."""
-    differ = [counts for counts in plan.channels.values() if any(counts[1:])]
-    owned = [sum(counts) for counts in zip(*differ, strict=True)]
-    shares = [sum(owned[: index + 1]) / sum(owned) for index in range(plan.stages)]
-    names = [
-        next((name for known, name in _CALLED.items() if abs(share - known) < _NEARLY), f"{share:.2f}")
-        for share in shares[:-1]
-    ]
-    names.append(_WIDEST)
-    return tuple(name if names.count(name) == 1 else f"{name}_{k}" for k, name in enumerate(names))
 
 
 def widths_of(
@@ -50,7 +33,7 @@ def widths_of(
     """A model's widths, `rewritten`: those `in_turn` as a chain, else all, for the gate or the caller."""
     network, plan = model.network.eval(), model.network.division.plan
     assert isinstance(network, NestedNetwork), "a model of nested widths"
-    names = names_of(plan)
+    names = plan.width_names
     chosen = tuple(range(plan.stages)) if in_turn is None else _places(names, in_turn)
     parts = _Parts.of(network, names, chosen, gated=plan.gate is not None and in_turn is None)
     stages = rewritten(parts.stages, model.preprocessing.input_shape, split=split, blocks=blocks)

@@ -158,6 +158,7 @@ def _stages(costs: Sequence[StageCosts], plan: Plan, space: PlanSpace, static_ma
         documents.append(
             {
                 "stage": stage.stage,
+                **({"width": plan.width_names[stage.stage]} if plan.nested else {}),
                 "exit": plan.exits[stage.stage],
                 "channels": owned,
                 "channels_share": _share(owned, channels),

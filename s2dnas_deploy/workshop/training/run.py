@@ -122,18 +122,19 @@ def train_model(request: Request, decide: DecidePlan, reporter: Reporter) -> Mod
     check_writable(request.out)
     prepared = prepare(request, reporter)
     request = suited(request, prepared.static)
-    if (share := blocks_share(request.plan)) is not None:
-        return train_blocks(request, share, prepared, reporter)
+    share = blocks_share(request.plan)
     # An illegal plan is refused before anything is trained.
     given = None
-    if request.plan != AUTO:
+    if request.plan != AUTO and share is None:
         given = read_plan(request.plan, prepared.static, align=request.align, seed=request.settings.seed)
     _refuse_anothers(request, given, prepared)
     if not prepared.is_trained and not request.static_epochs and request.plan != "static":
         reporter.say(
-            "no --weights: the network is taken as untrained, and the stages have no teacher. Weights that "
-            "the factory loads itself count as none: save its state_dict and give the file"
+            "no --weights: the network is taken as untrained, and what it becomes has no teacher. Weights "
+            "that the factory loads itself count as none: save its state_dict and give the file"
         )
+    if share is not None:
+        return train_blocks(request, share, prepared, reporter)
     with alone_in(request.folder):
         prepared = with_trained_static(request, prepared, reporter)
         judge = judge_of_static(prepared, reporter)

@@ -62,11 +62,6 @@ def skipping(model: ModelProto) -> ModelProto:
     return changed
 
 
-def count_skips(model: ModelProto) -> int:
-    """How many branches there are that can be left out."""
-    return sum(1 for _ in _skips(model.graph))
-
-
 def _skips(graph: GraphProto) -> Iterator[_Skip]:
     """The branches that can be left out, none within another."""
     makers = {name: node for node in graph.node for name in node.output}
