@@ -134,7 +134,7 @@ class Plan:
 
     @property
     def width_names(self) -> tuple[str, ...]:
-        """What a person calls each nested width: its share of channels that differ, in words if it has some."""
+        """What a person calls each nested width: its share of the channels that differ, or a word for it."""
         differ = [counts for counts in self.channels.values() if any(counts[1:])]
         owned = [sum(counts) for counts in zip(*differ, strict=True)]
         shares = [sum(owned[: index + 1]) / sum(owned) for index in range(self.stages)]

@@ -6,14 +6,11 @@ the shared weights trained and the machine timed, and hands over what came of it
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
-from s2dnas_deploy.workshop.network.division import Division
-from s2dnas_deploy.workshop.network.nested import nested_from
-from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, carry_into
-from s2dnas_deploy.workshop.network.static_network import StaticNetwork
+from s2dnas_deploy.workshop.network.nested import planned
+from s2dnas_deploy.workshop.network.network import as_network
 from s2dnas_deploy.workshop.pricing.price import Price, as_known
 from s2dnas_deploy.workshop.search.judging.evaluators import (
     STATISTICS_IMAGES,
@@ -50,11 +47,8 @@ def by_shared_weights(terms: Terms, price: Price, weights: SharedWeights) -> Sha
 
 def by_training(terms: Terms, price: Price, keep: Path | None) -> FinetuneEvaluator:
     """Judges by training a plan for a few epochs, as the winner is trained for more."""
-    return _by_training(terms, price, keep, partial(_from_static, static=terms.prepared.static))
-
-
-def _from_static(division: Division, static: StaticNetwork) -> MultiStageNetwork:
-    return nested_from(static, division.plan) if division.plan.nested else carry_into(division, static)
+    static = terms.prepared.static
+    return _by_training(terms, price, keep, lambda division: planned(static, division.plan))
 
 
 def by_training_on(
