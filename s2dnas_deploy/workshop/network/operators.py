@@ -149,7 +149,7 @@ def _restrict_outputs(
 ) -> tuple[Attributes, Weights]:
     """Keep the rows of every per-channel weight; a weight of one row serves all channels."""
     index = torch.from_numpy(outputs)
-    return attributes, {role: w if w.shape[0] == 1 else w[index] for role, w in weights.items()}
+    return attributes, {role: w if w.shape[0] == 1 else w.index_select(0, index) for role, w in weights.items()}
 
 
 def _restrict_mix(
@@ -157,8 +157,8 @@ def _restrict_mix(
 ) -> tuple[Attributes, Weights]:
     """w[o, i] keeps the rows of its outputs and the columns of its inputs."""
     rows, columns = torch.from_numpy(outputs), torch.from_numpy(inputs[0])
-    kept = {role: w[rows][:, columns] if role == "weight" else w[rows] for role, w in weights.items()}
-    return attributes, kept
+    kept = {role: w.index_select(0, rows) for role, w in weights.items()}
+    return attributes, {**kept, "weight": kept["weight"].index_select(1, columns)}
 
 
 def _restrict_blocks(
