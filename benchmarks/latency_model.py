@@ -28,7 +28,7 @@ from s2dnas_deploy.workshop.pricing.latency import features_of, fit
 from s2dnas_deploy.workshop.pricing.probes import Probed, write_probes
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.space.spanning import probe_plans
-from s2dnas_deploy.workshop.training.run import Prepared
+from s2dnas_deploy.workshop.training.request import Prepared
 
 UNSEEN = 20
 

@@ -17,7 +17,7 @@ from small_networks import MODELS
 
 from s2dnas_deploy.cli import main, train
 from s2dnas_deploy.workshop.network.model_file import load_model
-from s2dnas_deploy.workshop.training import run as training_run
+from s2dnas_deploy.workshop.training import kept
 
 DIGITS = [
     "--model", f"{MODELS}/digits_cnn.py:digits_cnn", "--input", "1x8x8", "--data", "digits",
@@ -104,7 +104,7 @@ def test_a_model_of_another_run_is_found_before_a_static_network_is_trained(tmp_
     again = run(*divided, "--epochs", 0, "--checkpoint-seconds", 5, *begun)  # the same, trained anew
     assert "nothing to do" in again.stderr
     (tmp_path / "m.run" / "static.pt").unlink()
-    monkeypatch.setattr(training_run, "train", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr(kept, "train", lambda *_: pytest.fail("it was trained"))
     there = out.read_bytes()
     refused = run(*divided, "--epochs", 1, *begun)
     assert (refused.exit_code, out.read_bytes()) == (3, there)

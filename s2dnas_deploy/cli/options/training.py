@@ -12,7 +12,7 @@ from s2dnas_deploy.cli.options.recipe import apply_recipe, check_code_of_recipe,
 from s2dnas_deploy.cli.options.sections import option
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.workshop.training.run import Request
+    from s2dnas_deploy.workshop.training.request import Request
     from s2dnas_deploy.workshop.training.settings import Settings
     from s2dnas_deploy.workshop.training.start.begin import Start
 
@@ -191,7 +191,7 @@ class TrainingOptions:
 
     def request(self, network: NetworkOptions, settings: "Settings", *, plan: str, align: int) -> "Request":
         """The same as training takes it."""
-        from s2dnas_deploy.workshop.training.run import Request
+        from s2dnas_deploy.workshop.training.request import Request
 
         check_code_of_recipe(network.model, self.recipe)
         return Request(

@@ -14,7 +14,7 @@ from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.workshop.data import LabelledImages
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, carry_over
 from s2dnas_deploy.workshop.training.batches import normalised
-from s2dnas_deploy.workshop.training.run import Prepared
+from s2dnas_deploy.workshop.training.request import Prepared
 from s2dnas_deploy.workshop.training.start.fitting import fit, images_that_fit
 
 _FITTED_TO, _ASKED, _AT_ONCE = 256, 512, 128

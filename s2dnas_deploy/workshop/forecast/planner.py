@@ -21,7 +21,8 @@ from s2dnas_deploy.workshop.forecast.words import alternatives_in_words, in_word
 from s2dnas_deploy.workshop.pricing.machine_clock import Timer
 from s2dnas_deploy.workshop.pricing.probes import Probed
 from s2dnas_deploy.workshop.training.checkpoint import add_order, add_weights
-from s2dnas_deploy.workshop.training.run import JudgeStatic, Prepared, Request
+from s2dnas_deploy.workshop.training.prepare import JudgeStatic
+from s2dnas_deploy.workshop.training.request import Prepared, Request
 
 _LITTLE = 1.5
 """Below this it is told what else makes a network faster."""

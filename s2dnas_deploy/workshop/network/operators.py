@@ -149,7 +149,9 @@ def _restrict_outputs(
 ) -> tuple[Attributes, Weights]:
     """Keep the rows of every per-channel weight; a weight of one row serves all channels."""
     index = torch.from_numpy(outputs)
-    return attributes, {role: w if w.shape[0] == 1 else w.index_select(0, index) for role, w in weights.items()}
+    return attributes, {
+        role: w if w.shape[0] == 1 else w.index_select(0, index) for role, w in weights.items()
+    }
 
 
 def _restrict_mix(

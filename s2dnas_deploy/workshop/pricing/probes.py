@@ -25,7 +25,7 @@ from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels, made_up,
 from s2dnas_deploy.workshop.network.model_file import Model
 from s2dnas_deploy.workshop.network.network import as_network, carry_over
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
-from s2dnas_deploy.workshop.training.run import Prepared
+from s2dnas_deploy.workshop.training.request import Prepared
 
 _SHOWN_IMAGES = 32
 

@@ -14,7 +14,8 @@ from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.forecast.forecast import Forecast
 from s2dnas_deploy.workshop.forecast.planner import Planner
 from s2dnas_deploy.workshop.search.request import SearchRequest
-from s2dnas_deploy.workshop.training.run import JudgeStatic, Prepared
+from s2dnas_deploy.workshop.training.prepare import JudgeStatic
+from s2dnas_deploy.workshop.training.request import Prepared
 
 # (images to train on, up to so many; plans to judge; finalists)
 _SIZES = ((2_000, 60, 4), (10_000, 150, 6), (float("inf"), 300, 8))

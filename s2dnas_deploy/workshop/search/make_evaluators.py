@@ -20,7 +20,7 @@ from s2dnas_deploy.workshop.search.judging.evaluators import (
     Start,
 )
 from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
-from s2dnas_deploy.workshop.training.run import Prepared
+from s2dnas_deploy.workshop.training.request import Prepared
 from s2dnas_deploy.workshop.training.settings import Settings
 
 

@@ -16,7 +16,7 @@ from s2dnas_deploy.workshop.pricing.machine_clock import Timer, this_device
 from s2dnas_deploy.workshop.search.space.space import Kind
 from s2dnas_deploy.workshop.training.checkpoint import add_order, add_weights
 from s2dnas_deploy.workshop.training.course import epochs_for
-from s2dnas_deploy.workshop.training.run import Prepared, Request
+from s2dnas_deploy.workshop.training.request import Prepared, Request
 from s2dnas_deploy.workshop.training.settings import Settings
 
 PlanKind = Literal["stages", "widths"]

@@ -53,14 +53,14 @@ from s2dnas_deploy.workshop.search.trials import FINALISTS, PLANS, Trial, Trials
 from s2dnas_deploy.workshop.search.winners import Found, check_not_anothers, train_winner
 from s2dnas_deploy.workshop.training.course import epochs_for
 from s2dnas_deploy.workshop.training.devices import choose_device
-from s2dnas_deploy.workshop.training.run import (
-    Prepared,
+from s2dnas_deploy.workshop.training.prepare import (
     judge_of_static,
     prepare,
     ranked,
     suited,
     with_trained_static,
 )
+from s2dnas_deploy.workshop.training.request import Prepared
 
 DEVICE, TIMED = "device.json", "finalists.device.json"  # what this machine's clock said
 _CANDIDATE = "candidate"  # where training of one to be judged goes on

@@ -13,7 +13,9 @@ from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.network.model_file import Model
 from s2dnas_deploy.workshop.search.request import SearchRequest
 from s2dnas_deploy.workshop.search.trials import PLANS, Trial
-from s2dnas_deploy.workshop.training.run import JudgeStatic, Prepared, Request, train_plan
+from s2dnas_deploy.workshop.training.prepare import JudgeStatic
+from s2dnas_deploy.workshop.training.request import Prepared, Request
+from s2dnas_deploy.workshop.training.run import train_plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from s2dnas_deploy.plan import OUTPUT, depth, uniform
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.forecast.likeness import Likeness
 from s2dnas_deploy.workshop.reading.read import read_network
-from s2dnas_deploy.workshop.training.run import Prepared
+from s2dnas_deploy.workshop.training.request import Prepared
 
 torch = pytest.importorskip("torch")
 

@@ -19,7 +19,7 @@ from s2dnas_deploy.workshop.pricing import machine_clock
 from s2dnas_deploy.workshop.pricing.machine_clock import this_device
 from s2dnas_deploy.workshop.pricing.probes import Probed
 from s2dnas_deploy.workshop.reading.static_source import StaticSource
-from s2dnas_deploy.workshop.training.run import Prepared, Request
+from s2dnas_deploy.workshop.training.request import Prepared, Request
 from s2dnas_deploy.workshop.training.settings import Settings
 
 torch = pytest.importorskip("torch")

@@ -13,7 +13,7 @@ from s2dnas_deploy.workshop.search.begin import settled
 from s2dnas_deploy.workshop.search.request import SearchRequest
 from s2dnas_deploy.workshop.search.space.by_hand import choices_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
-from s2dnas_deploy.workshop.training.run import Request
+from s2dnas_deploy.workshop.training.request import Request
 from s2dnas_deploy.workshop.training.settings import Settings
 
 OPEN = frozenset({"stages", "target", "evaluations", "finalists", "finetune_epochs"})

@@ -23,7 +23,7 @@ from s2dnas_deploy.workshop.reading.read import read_network
 from s2dnas_deploy.workshop.search.space.candidate import candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.space.spanning import probe_plans
-from s2dnas_deploy.workshop.training.run import Prepared
+from s2dnas_deploy.workshop.training.request import Prepared
 
 torch = pytest.importorskip("torch")
 nn = torch.nn

@@ -1,0 +1,211 @@
+"""Before a training: network, weights and images are read; the static network is trained, ranked and judged.
+
+Place in the flow: `Request` ──▶ `Prepared`, from which stages, widths or gates are made.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+
+import torch
+
+from s2dnas_deploy import __version__
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError
+from s2dnas_deploy.reporter import Reporter, counted
+from s2dnas_deploy.workshop.data import ImageSplits, load_images, shape_of_images
+from s2dnas_deploy.workshop.network.model_file import Model, save_model
+from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, as_static
+from s2dnas_deploy.workshop.network.static_network import StaticNetwork
+from s2dnas_deploy.workshop.reading.static_source import StaticSource, read_source
+from s2dnas_deploy.workshop.training.devices import choose_device
+from s2dnas_deploy.workshop.training.first_words import (
+    cautions,
+    static_words,
+)
+from s2dnas_deploy.workshop.training.kept import read_there, train_and_save
+from s2dnas_deploy.workshop.training.loop import Task, accuracy, check_images
+from s2dnas_deploy.workshop.training.normalise import preprocessing_for
+from s2dnas_deploy.workshop.training.request import Prepared, Request
+from s2dnas_deploy.workshop.training.start.begin import Beginner
+
+_NORMS = frozenset({"batch_norm", "group_norm", "instance_norm"})
+_RATE_WITHOUT_NORMS = 0.01
+JudgeStatic = Callable[[], Mapping[str, float]]
+"""Tells how good the static network is: judged when it is first asked, and said then."""
+
+
+def prepare(request: Request, reporter: Reporter) -> Prepared:
+    """Read the network, its weights and the images."""
+    settings, source = request.settings, request.source
+    choose_device(settings.device)
+    if request.static_epochs and source.is_trained():
+        reporter.say("the weights given are taken as trained: --static-epochs is not needed and not used")
+    static, kept = read_source(_with_input(request, reporter))
+    shape = static.graph.input_shape
+    splits = load_images(
+        request.data,
+        input_shape=(shape[0], shape[1], shape[2]),
+        seed=settings.seed,
+        val_fraction=request.val_fraction,
+        resize=request.resize,
+        limit=request.limit,
+        on_progress=counted(reporter.phase("reading images")),
+    )
+    check_images(splits, static.graph.classes)
+    for caution in cautions(
+        splits,
+        normalize_guessed=source.is_trained() and kept is None and request.normalize is None,
+        weights_may_know_val=source.is_trained() and not _held_out_alike(kept, splits),
+        to_be_divided=request.plan != "static",
+        limited=request.limit is not None,
+    ):
+        reporter.say(caution)
+    return Prepared(
+        static=static,
+        is_trained=source.is_trained(),
+        splits=splits,
+        preprocessing=_preprocessing(request, splits, shape, kept),
+    )
+
+
+def _with_input(request: Request, reporter: Reporter) -> StaticSource:
+    """The network asked for, with the shape of its input: that of the images, if nobody says another."""
+    source = request.source
+    if source.model is None or source.input_shape is not None:
+        return source
+    if request.resize is not None:
+        raise OptionError("--resize is given, and --input is not: give the size that images are to get")
+    shape = shape_of_images(request.data)
+    reporter.say(f"--input {'x'.join(map(str, shape))}, as the images are")
+    return replace(source, input_shape=shape)
+
+
+def _held_out_alike(kept: Model | None, splits: ImageSplits) -> bool:
+    """Whether weights come from a training here that held the same images out."""
+    if kept is None or kept.provenance.get("weights") is not None:
+        return False
+    return kept.images_digest == splits.digest
+
+
+def _preprocessing(
+    request: Request, splits: ImageSplits, shape: tuple[int, ...], kept: Model | None
+) -> Preprocessing:
+    """How images are normalised: as asked, as the `model.pt` given as weights says, or as for ImageNet."""
+    if request.normalize is None and kept is not None:
+        return kept.preprocessing
+    asked = preprocessing_for(
+        request.normalize or "imagenet",
+        splits.train.images,
+        (shape[0], shape[1], shape[2]),
+        resize=request.resize,
+    )
+    if kept is not None and (asked.mean, asked.std) != (kept.preprocessing.mean, kept.preprocessing.std):
+        raise ModelError(
+            f"{request.source.weights} was trained with mean {kept.preprocessing.mean} and std "
+            f"{kept.preprocessing.std}; --normalize {request.normalize} gives {asked.mean} and {asked.std}"
+        )
+    return asked
+
+
+def suited(request: Request, static: StaticNetwork) -> Request:
+    """With a learning rate that the network bears, where nobody has said one: without norms, less."""
+    if not request.rate_is_open or any(node.operator in _NORMS for node in static.graph.nodes):
+        return request
+    settings = replace(request.settings, lr=_RATE_WITHOUT_NORMS)
+    return replace(request, settings=settings, rate_is_open=False)
+
+
+def with_trained_static(request: Request, prepared: Prepared, reporter: Reporter) -> Prepared:
+    """Train the static network itself, if that is asked for, into the run's folder.
+
+    It is the teacher and the start of the rest.
+    """
+    if prepared.is_trained or not request.static_epochs:
+        return prepared
+    lr = request.settings.lr if request.static_lr is None else request.static_lr
+    settings = replace(request.settings, epochs=request.static_epochs, lr=lr, exit_weights=())
+    folder = request.folder / "static"
+    task = Task(
+        network=as_network(prepared.static),
+        teacher=None,
+        splits=prepared.splits,
+        preprocessing=prepared.preprocessing,
+        settings=settings,
+        folder=folder,
+    )
+    model = train_and_save(task, request, request.folder / "static.pt", lambda: None, reporter)
+    return replace(prepared, static=as_static(model.network), is_trained=True)
+
+
+def keep_static(request: Request, prepared: Prepared) -> None:
+    """The static network in the run's folder, as if it had been trained there: what to compare with later.
+
+    One that was trained there took time, and is not replaced by another unasked.
+    """
+    path, network = request.folder / "static.pt", as_network(prepared.static).eval()
+    if path.exists() and not request.restart and "run" in (there := read_there(path)).provenance:
+        if not _same_weights(there.network, network):
+            raise CheckpointError(
+                f"{path} was trained here and is not the network of {request.source.weights}; "
+                "move it away, give another --out, or --restart to replace it"
+            )
+        return
+    about = {
+        "tool": f"s2dnas_deploy {__version__}",
+        "network": request.source.model or str(request.source.weights),
+        "weights": str(request.source.weights),
+    }
+    model = Model(
+        network=network,
+        class_names=prepared.splits.class_names,
+        preprocessing=prepared.preprocessing,
+        provenance=about,
+    )
+    save_model(model, path)
+
+
+def _same_weights(one: MultiStageNetwork, other: MultiStageNetwork) -> bool:
+    mine, others = one.weights(), other.weights()
+    return mine.keys() == others.keys() and all(torch.equal(mine[name], others[name]) for name in mine)
+
+
+def ranked(request: Request, prepared: Prepared, reporter: Reporter) -> Prepared:
+    """With the channels that matter most first; an untrained network does not tell which these are."""
+    if not prepared.is_trained:
+        return prepared
+    return replace(prepared, static=beginner_for(request, prepared).ranked(prepared.static, reporter))
+
+
+def beginner_for(request: Request, prepared: Prepared) -> Beginner:
+    """What makes the beginning of a run."""
+    return Beginner(
+        start=request.start,
+        splits=prepared.splits,
+        preprocessing=prepared.preprocessing,
+        device=choose_device(request.settings.device),
+        folder=request.folder,
+    )
+
+
+def judge_of_static(prepared: Prepared, reporter: Reporter) -> JudgeStatic:
+    """Judges the static network once."""
+
+    @cache
+    def judge() -> Mapping[str, float]:
+        found = static_accuracy(prepared.static, prepared.splits, prepared.preprocessing)
+        reporter.say(static_words(found, prepared.splits))
+        return found
+
+    return judge
+
+
+def static_accuracy(
+    static: StaticNetwork, splits: ImageSplits, preprocessing: Preprocessing
+) -> dict[str, float]:
+    """How good the static network is on the validation images, and on the test images if there are any."""
+    network = as_network(static).eval()
+    judged = {"val": accuracy(network, splits.val, preprocessing)[0]}
+    if splits.test is not None:
+        judged["test"] = accuracy(network, splits.test, preprocessing)[0]
+    return judged
