@@ -424,7 +424,7 @@ def gated(space: PlanSpace, shares: Sequence[float], at: str | None = None, *, a
     The gate is at a node, or where a quarter of the layers are before it.
     """
     whole = widths(space, shares, align=align)
-    gate = _usual_gate(space) if at is None else at
+    gate = usual_gate(space) if at is None else at
     if gate not in space.exits or gate == OUTPUT:
         raise PlanError(f"no node {shown(gate)} to put a gate after; {_nearest(gate, space.exits)}")
     prefix = space.covered_by(gate)
@@ -439,7 +439,7 @@ def gated(space: PlanSpace, shares: Sequence[float], at: str | None = None, *, a
 _PREFIX_SHARE = 1 / 4
 
 
-def _usual_gate(space: PlanSpace) -> str:
+def usual_gate(space: PlanSpace) -> str:
     """The last node that all features pass with a quarter of the layers before it, best where groups end.
 
     A group that goes on after the gate is as thin there.

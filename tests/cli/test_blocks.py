@@ -105,3 +105,30 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_bits(folder, tmp_path, mo
     assert "resuming after step" in done(train, *words, "--out", tmp_path / "broken.pt").stderr
     ours, theirs = (load_model(tmp_path / f"{name}.pt").network.weights() for name in ("whole", "broken"))
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_paths_are_made_of_what_the_gates_decide(folder, tmp_path):
+    words = ("--weights", folder / "model.pt", *DATA, "--epochs", 2, "--plan", "paths:3")
+    done(train, *words, "--out", folder / "paths.pt")
+    assert "nothing to do" in done(train, *words, "--out", folder / "paths.pt").stderr
+    plan = load_model(folder / "paths.pt").network.division.plan
+    assert plan.nested
+    assert plan.gate is not None
+    assert not any("gate" in name for name in plan.channels)
+    kept = ("--data", "digits", "--static-model", folder / "model.pt")
+    done(export, folder / "paths.pt", "--out", tmp_path / "bundle", *kept)
+    flow = load_bundle(tmp_path / "bundle").manifest.flow
+    assert flow.gate is not None
+    said = done(run, "--bundle", tmp_path / "bundle", folder / "held-out" / "validation.npz").stdout
+    assert all(json.loads(line)["way"].startswith("prefix") for line in said.splitlines())
+
+
+def test_paths_need_a_network_that_left_blocks_out(folder, tmp_path):
+    static = ("--weights", folder / "model.run" / "static.pt", *DATA)
+    result = invoke(train, *static, "--plan", "paths:3", "--out", tmp_path / "m.pt")
+    assert result.exit_code == 2
+    assert "train one by --plan blocks:0.5" in result.stderr
+    for plan in ("paths:", "paths:1", "paths:x", "paths:999"):
+        result = invoke(train, *static, "--plan", plan, "--out", tmp_path / "m.pt")
+        assert result.exit_code == 2
+        assert "expected paths:COUNT with 2 to" in result.stderr

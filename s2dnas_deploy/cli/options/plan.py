@@ -16,7 +16,8 @@ def plan_option(*, default: str | None) -> Declared[Any]:
         show_default=default is not None,
         help="How the network is divided: auto (by --cost), a JSON file, static, uniform:0.25,0.25,0.5, "
         "depth:NODE,NODE or random:STAGES; or into nested widths, widths:0.25,0.5,1, or widths behind a "
-        "gate, gate:0.25,0.5,1; or for training, blocks:0.5, which leaves residual blocks out.",
+        "gate, gate:0.25,0.5,1; or for training, blocks:0.5, which leaves residual blocks out, and of what "
+        "came of that, paths:3.",
     )
 
 

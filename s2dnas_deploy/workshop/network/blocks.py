@@ -106,6 +106,8 @@ class GatedBlock:
     adds: str
     looks_at: str
     layer_gate: str
+    channel_gates: Mapping[str, str]
+    """By tensor of the branch."""
     layers: tuple[GatedLayer, ...]
 
 
@@ -159,21 +161,23 @@ def found_in(static: StaticNetwork) -> Gated | None:
 
     Without its gates it is the network that they were put into, which tells what each of them spares.
     """
-    past = {node.name: node.inputs[0] for node in static.graph.nodes if node.name.endswith(f"/{PRODUCT}")}
-    own = [node for node in static.graph.nodes if _IS_GATE.search(node.name)]
-    if not own:
+    if not any(_IS_GATE.search(node.name) for node in static.graph.nodes):
         return None
-    names = {node.name for node in own}
+    return Gated(static=static, blocks=gated(without_gates(static)).blocks)
+
+
+def without_gates(static: StaticNetwork) -> StaticNetwork:
+    """The network that gates were put into, with the weights that it has now."""
+    past = {node.name: node.inputs[0] for node in static.graph.nodes if node.name.endswith(f"/{PRODUCT}")}
     nodes = tuple(
         replace(node, inputs=tuple(past.get(name, name) for name in node.inputs))
         for node in static.graph.nodes
-        if node.name not in names
+        if not _IS_GATE.search(node.name)
     )
     graph = ChannelGraph(nodes=nodes, output=static.graph.output)
     keys = {key for node in nodes for key in node.weights.values()}
-    plain = {key: tensor for key, tensor in static.weights.items() if key in keys}
-    blocks = gated(StaticNetwork(divisible=divide_into_groups(graph), weights=plain)).blocks
-    return Gated(static=static, blocks=blocks)
+    weights = {key: tensor for key, tensor in static.weights.items() if key in keys}
+    return StaticNetwork(divisible=divide_into_groups(graph), weights=weights)
 
 
 class _Gates:
@@ -208,6 +212,7 @@ class _Gates:
             adds=self.block.adds,
             looks_at=self._called(POOLED),
             layer_gate=self._called(f"{LAYER_GATE}/clamp"),
+            channel_gates=self.channel_gates,
             layers=tuple(
                 GatedLayer(
                     macs=macs(node, {role: weights[key] for role, key in node.weights.items()}),

@@ -123,6 +123,15 @@ class GatedNetwork(MultiStageNetwork):
         """Which blocks ran for each image of the last batch, [N, blocks]."""
         return torch.stack([self._on[block.layer_gate][:, 0].detach() for block in self._gated.blocks], 1)
 
+    @property
+    def channels_on(self) -> dict[str, Tensor]:
+        """Of each tensor with gates, which channels ran for each image of the last batch, [N, C]."""
+        return {
+            name: (self._on[gate] * self._on[block.layer_gate]).detach()
+            for block in self._gated.blocks
+            for name, gate in block.channel_gates.items()
+        }
+
     def _spared(self, block: GatedBlock) -> Tensor:
         """MACs, [N]."""
         runs = self._on[block.layer_gate][:, 0]

@@ -10,7 +10,8 @@ from typing import Protocol
 
 from s2dnas_deploy.errors import PlanError
 from s2dnas_deploy.files.atomic import alone_in, check_writable
-from s2dnas_deploy.plan import AUTO, Plan
+from s2dnas_deploy.plan import AUTO, MAX_STAGES, Plan
+from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.network.blocks import gated
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
@@ -18,11 +19,10 @@ from s2dnas_deploy.workshop.network.model_file import Model
 from s2dnas_deploy.workshop.network.nested import planned
 from s2dnas_deploy.workshop.network.network import as_network
 from s2dnas_deploy.workshop.reading.static_source import read_plan
-from s2dnas_deploy.workshop.training.first_words import (
-    blocks_words,
-)
+from s2dnas_deploy.workshop.training.first_words import blocks_words
 from s2dnas_deploy.workshop.training.kept import refuse_anothers, train_and_save
 from s2dnas_deploy.workshop.training.loop import Task
+from s2dnas_deploy.workshop.training.paths import paths_of
 from s2dnas_deploy.workshop.training.prepare import (
     JudgeStatic,
     beginner_for,
@@ -36,7 +36,7 @@ from s2dnas_deploy.workshop.training.prepare import (
 from s2dnas_deploy.workshop.training.request import Prepared, Request
 from s2dnas_deploy.workshop.training.saved import saved_on
 
-_BLOCKS = "blocks:"
+_BLOCKS, _PATHS = "blocks:", "paths:"
 
 
 class DecidePlan(Protocol):
@@ -61,7 +61,8 @@ def train_model(request: Request, decide: DecidePlan, reporter: Reporter) -> Mod
     share = blocks_share(request.plan)
     # An illegal plan is refused before anything is trained.
     given = None
-    if request.plan != AUTO and share is None:
+    count = paths_count(request.plan)
+    if request.plan != AUTO and share is None and count is None:
         given = read_plan(request.plan, prepared.static, align=request.align, seed=request.settings.seed)
     refuse_anothers(request, given, prepared)
     if not prepared.is_trained and not request.static_epochs and request.plan != "static":
@@ -71,6 +72,8 @@ def train_model(request: Request, decide: DecidePlan, reporter: Reporter) -> Mod
         )
     if share is not None:
         return train_blocks(request, share, prepared, reporter)
+    if count is not None:
+        return train_paths(request, count, prepared, reporter)
     with alone_in(request.folder):
         prepared = with_trained_static(request, prepared, reporter)
         judge = judge_of_static(prepared, reporter)
@@ -131,6 +134,35 @@ def train_blocks(request: Request, share: float, prepared: Prepared, reporter: R
         if model.network is network:  # else it was there already, and this one has learnt nothing
             reporter.say(blocks_words(saved_on(network, prepared.splits.val, prepared.preprocessing)))
         return model
+
+
+def train_paths(request: Request, count: int, prepared: Prepared, reporter: Reporter) -> Model:
+    """Make whole paths of what a network's gates decide, and let one gate pick from them."""
+    with alone_in(request.folder):
+        plain, plan = paths_of(prepared.static, prepared.splits.train, prepared.preprocessing, count)
+        task = Task(
+            network=planned(plain, plan),
+            teacher=as_network(prepared.static).eval(),
+            splits=prepared.splits,
+            preprocessing=prepared.preprocessing,
+            settings=request.settings,
+            folder=request.folder,
+        )
+        keep_static(request, prepared)
+        return train_and_save(task, request, request.out, judge_of_static(prepared, reporter), reporter)
+
+
+def paths_count(plan: str) -> int | None:
+    """Of `paths:COUNT`, how many paths; None for any other plan."""
+    if not plan.startswith(_PATHS):
+        return None
+    count = plan.removeprefix(_PATHS)
+    if not (count.isascii() and count.isdigit() and 2 <= int(count) <= MAX_STAGES):
+        raise PlanError(
+            f"cannot read the plan {shown(plan)}; expected paths:COUNT with 2 to {MAX_STAGES} paths, such as "
+            "paths:3"
+        )
+    return int(count)
 
 
 def blocks_share(plan: str) -> float | None:

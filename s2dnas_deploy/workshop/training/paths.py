@@ -1,0 +1,115 @@
+"""Whole paths: what gates before blocks decide for each image, as a few nested networks that one gate picks.
+
+Place in the flow: trained network with gates + images ──▶ the network without them and a `Plan`, which is
+trained as widths behind a gate are. Images are put in the order of what they take, and divided into one part
+for each path but the widest, which has everything. Of a part,
+
+    runs(c) = share of its images for which channel c is on and its block runs
+
+Channels come in the order in which they run for all images, and a path has as many as run for half of its
+part or more; of a block that hardly any image takes one channel is left, for no layer may be empty.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from s2dnas_deploy.bundle.preprocessing import Preprocessing
+from s2dnas_deploy.errors import PlanError
+from s2dnas_deploy.plan import OUTPUT, Plan, PlanSpace, check, usual_gate
+from s2dnas_deploy.workshop.data import LabelledImages
+from s2dnas_deploy.workshop.network.blocks import found_in, without_gates
+from s2dnas_deploy.workshop.network.gated import GatedNetwork
+from s2dnas_deploy.workshop.network.groups import Divisible
+from s2dnas_deploy.workshop.network.static_network import StaticNetwork
+from s2dnas_deploy.workshop.training.batches import normalised
+
+Runs = npt.NDArray[np.float64]
+"""For each part of the images and each atom, how often it runs, [parts, atoms]; NaN where it has no gate."""
+
+_MOST_IMAGES, _BATCH = 5000, 500
+_OFTEN = 0.5
+
+
+def paths_of(
+    static: StaticNetwork, images: LabelledImages, preprocessing: Preprocessing, count: int
+) -> tuple[StaticNetwork, Plan]:
+    """A network without the gates it has, its channels in order, and a plan of at most so many paths."""
+    gated = found_in(static)
+    if gated is None:
+        raise PlanError(
+            "paths are made of a network that has learned to leave blocks out: train one by --plan "
+            "blocks:0.5, and give that model.pt as --weights"
+        )
+    plain = without_gates(static)
+    on, spent = _asked(GatedNetwork(gated).eval(), images.evenly(_MOST_IMAGES), preprocessing)
+    runs = _runs(plain.divisible, on, spent.argsort(stable=True).tensor_split(count - 1))
+    order = {
+        name: np.argsort(-np.nan_to_num(runs[:, np.sort(own)]).sum(0), kind="stable")
+        for name, own in plain.divisible.group_atoms.items()
+    }
+    divisible = plain.divisible.in_order(order)
+    return replace(plain, divisible=divisible), _plan(divisible, runs)
+
+
+@torch.no_grad()
+def _asked(
+    network: GatedNetwork, images: LabelledImages, preprocessing: Preprocessing
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Which channels run, by tensor, [N, C] of 0 and 1; and what each image takes, [N]."""
+    on: dict[str, list[Tensor]] = {}
+    spent: list[Tensor] = []
+    for start in range(0, len(images), _BATCH):
+        part = images.select(torch.arange(start, min(start + _BATCH, len(images))))
+        network(normalised(part.images, preprocessing, torch.device("cpu")))
+        spent.append(network.spent)
+        for name, channels in network.channels_on.items():
+            on.setdefault(name, []).append(channels)
+    return {name: torch.cat(each) for name, each in on.items()}, torch.cat(spent)
+
+
+def _runs(divisible: Divisible, on: dict[str, Tensor], parts: tuple[Tensor, ...]) -> Runs:
+    runs = np.full((len(parts), 1 + max(int(own.max()) for own in divisible.atoms.values())), np.nan)
+    for name, channels in on.items():
+        atoms = divisible.atoms[name]
+        for k, rows in enumerate(parts):
+            often = channels[rows].double().mean(0).numpy()
+            runs[k, atoms] = np.fmax(runs[k, atoms], often)
+    return runs
+
+
+def _plan(divisible: Divisible, runs: Runs) -> Plan:
+    """The paths, each with all that the one before has; those that would be equal are one."""
+    space, gate = divisible.space, usual_gate(divisible.space)
+    prefix = space.covered_by(gate)
+    until = {}  # what each path has of each group
+    for group in space.groups:
+        own = runs[:, divisible.group_atoms[group.name]]
+        if np.isnan(own).all():
+            until[group.name] = [group.channels] * (len(runs) + 1)
+            continue
+        often = np.maximum((own >= _OFTEN).sum(1), 1) * group.granule
+        until[group.name] = [*np.maximum.accumulate(often).tolist(), group.channels]
+    kept = [k for k in range(len(runs) + 1) if k == 0 or any(n[k] > n[k - 1] for n in until.values())]
+    channels = {
+        group.name: _steps([until[group.name][k] for k in kept], is_common=bool(group.nodes & prefix))
+        for group in space.groups
+    }
+    plan = Plan(channels=channels, exits=(OUTPUT,) * len(kept), nested=True, gate=gate)
+    _check(plan, space)
+    return plan
+
+
+def _steps(until: list[int], *, is_common: bool) -> tuple[int, ...]:
+    """What each path has more than the one before; before the gate, all have what the first has."""
+    first, *_ = until
+    return tuple(np.diff([0, *([first] * len(until) if is_common else until)]).tolist())
+
+
+def _check(plan: Plan, space: PlanSpace) -> None:
+    if plan.stages < 2:
+        raise PlanError("the gates leave out nothing for most images, so there is one path only")
+    check(plan, space)
