@@ -11,6 +11,7 @@ from typing import Any
 
 from s2dnas_deploy.decide.exact_tests import least_images, most_useful, smallest_drop
 from s2dnas_deploy.decide.thresholds import MAX_DROP, Goal, in_points
+from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.workshop.data import ImageSplits
 from s2dnas_deploy.workshop.data.splits import listed
 from s2dnas_deploy.workshop.training.gate import Learnt
@@ -82,15 +83,18 @@ def cautions(
 
 
 def shortfall(
-    static: Mapping[str, float] | None, exits: Sequence[float], settings: Settings, epochs: int
+    static: Mapping[str, float] | None, exits: Sequence[float], settings: Settings, epochs: int, plan: Plan
 ) -> str | None:
-    """What to do about a last exit that has become far worse than the static network it came from."""
+    """What to do about a last answer that has become far worse than the static network it came from."""
     if static is None or epochs == 0 or static["val"] - exits[-1] < _FAR_BELOW:
         return None
+    last, besides = "the last exit", ", and so does a plan whose last stage owns more"
+    if plan.nested or plan.stages == 1:
+        last, besides = ("the widest" if plan.nested else "it"), ""
     return (
-        f"the last exit is {100 * (static['val'] - exits[-1]):.1f} points below the static network: more "
+        f"{last} is {100 * (static['val'] - exits[-1]):.1f} points below the static network: more "
         f"--epochs (now {epochs}), a smaller --lr (now {settings.lr:g}) or another --augment (now "
-        f"{settings.augment}) may help, and so does a plan whose last stage owns more"
+        f"{settings.augment}) may help{besides}"
     )
 
 

@@ -89,7 +89,7 @@ def _last_words(
     if epochs < most:
         yield f"the exits no longer gained, so the run ended after {epochs} of at most {most} epochs"
     yield outlook(metrics, len(task.splits.val))
-    yield shortfall(static, exits, task.settings, epochs)
+    yield shortfall(static, exits, task.settings, epochs, task.network.division.plan)
 
 
 def _check_description(task: Task, request: Request) -> None:

@@ -9,10 +9,13 @@ from click.testing import CliRunner
 from small_networks import MODELS
 
 from s2dnas_deploy.cli import train
+from s2dnas_deploy.plan import OUTPUT, Plan
 from s2dnas_deploy.workshop.data import load_images
 from s2dnas_deploy.workshop.reading.source import build_network
 from s2dnas_deploy.workshop.training.first_words import cautions, outlook, shortfall, static_words
 from s2dnas_deploy.workshop.training.settings import Settings
+
+STAGES = Plan(channels={"conv": (4, 4)}, exits=(OUTPUT, OUTPUT))
 
 
 @pytest.fixture
@@ -113,13 +116,14 @@ def test_weights_that_this_package_trained_know_nothing_that_is_held_out(tmp_pat
 
 def test_a_last_exit_far_below_the_static_network_gets_advice():
     settings = Settings(epochs=3, lr=0.05, augment="crop")
-    said = shortfall({"val": 0.95}, [0.1, 0.12], settings, 3)
+    said = shortfall({"val": 0.95}, [0.1, 0.12], settings, 3, STAGES)
     assert "the last exit is 83.0 points below the static network" in said
     assert "--epochs (now 3)" in said
     assert "--lr (now 0.05)" in said
-    assert shortfall({"val": 0.95}, [0.5, 0.91], settings, 3) is None
-    assert shortfall(None, [0.1], settings, 3) is None
-    assert shortfall({"val": 0.95}, [0.1], settings, 0) is None
+    assert "the widest is" in shortfall({"val": 0.95}, [0.1, 0.12], settings, 3, replace(STAGES, nested=True))
+    assert shortfall({"val": 0.95}, [0.5, 0.91], settings, 3, STAGES) is None
+    assert shortfall(None, [0.1], settings, 3, STAGES) is None
+    assert shortfall({"val": 0.95}, [0.1], settings, 0, STAGES) is None
 
 
 def curve(*means):
