@@ -563,13 +563,12 @@ def from_text(text: str, space: PlanSpace, *, align: int = 1, seed: int = 0) -> 
         return depth(space, [_exit_named(name.strip(), space) for name in rest.split(",")])
     if kind == "random" and rest.isdigit():
         return random(space, int(rest), np.random.default_rng(seed), align=align)
-    if kind == "blocks":
-        raise PlanError(
-            f"{text!r} divides no network, it puts gates before residual blocks: s2dnas-train alone takes it"
-        )
+    if kind in ("blocks", "paths"):
+        raise PlanError(f"{text!r} is for s2dnas-train alone: what comes of it is learned")
     raise PlanError(
         f"cannot read the plan {text!r}; expected a JSON file, static, uniform:0.25,0.25,0.5, "
-        "widths:0.25,0.5,1, gate:0.25,0.5,1, depth:NODE,NODE or random:STAGES (for training blocks:0.5, too)"
+        "widths:0.25,0.5,1, gate:0.25,0.5,1, depth:NODE,NODE or random:STAGES (for training, blocks:0.5 and "
+        "paths:3, too)"
     )
 
 

@@ -401,9 +401,30 @@ def test_widths_are_searched_for_and_a_search_that_goes_on_asks_nothing_again(we
     assert load_model(tmp_path / "m.pt").network.division.plan == plan
 
 
-def test_of_widths_that_cost_too_much_it_is_told_which(weights, tmp_path):
+def test_of_widths_that_cost_too_much_it_is_told_before_the_work(weights, tmp_path):
     asked = options(weights, tmp_path / "m.pt", "--plan-kind=widths", "--evaluations=2", "--strategy=random")
     result = run(*asked, "--target=0.01")
     assert result.exit_code == 2
-    assert "none of 2 plans keeps to --target 0.01" in result.stderr
-    assert "thinnest" in result.stderr
+    assert "no plan keeps to --target 0.01: the thinnest width there is costs" in result.stderr
+    assert not (tmp_path / "m.run/plans.jsonl").exists()
+
+
+def test_without_a_target_widths_get_one_that_can_be_kept(weights, tmp_path):
+    own = ("--target", "--stages")
+    words = [each for each in options(weights, tmp_path / "m.pt") if not each.startswith(own)]
+    words += ["--plan-kind=widths", "--stages=8"]
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    target = float(result.stderr.split("--target ")[1].split(":")[0])
+    assert target > 0.5**7  # each half of the next: no width is so thin
+    assert load_model(tmp_path / "m.pt").network.division.plan.stages == 8
+    again = run(*words)
+    assert "is there already, from this very run" in again.stderr
+
+
+def test_where_no_widths_fit_it_is_told_what_would(weights, tmp_path):
+    asked = options(weights, tmp_path / "m.pt", "--plan-kind=widths", "--evaluations=1", "--strategy=random")
+    result = run(*asked, "--stages=3", "--target=0.06")
+    assert result.exit_code == 2, result.output
+    assert "the widths of the best cost" in result.stderr
+    assert "would do for it" in result.stderr

@@ -90,8 +90,8 @@ _SPACE = (
         type=click.Choice(["full", "paper"]),
         default="full",
         show_default=True,
-        help="paper: every stage goes through all layers; full: also depth exits, and stages that own "
-        "nothing.",
+        help="paper: every stage goes through all layers, and each has more of all channels than the one "
+        "before; full: also depth exits, and stages that own nothing of some.",
     ),
     option(
         "--align",

@@ -59,6 +59,8 @@ def by_clock(static: StaticNetwork, profile: Profile) -> Price:
 
     def price(divided: Divided) -> tuple[float, ...]:
         features = features_of(divided.stages, static.graph.input_shape)
+        if divided.plan.nested:  # the widest is the static network
+            return (*(model.time(each) for each in features[:-1]), 1.0)
         return divided.up_to_exits(model.time(each) for each in features)
 
     return price

@@ -50,7 +50,7 @@ class MachineClock:
         """The times of plans that span a space, the static one among them; those kept, if there are any."""
         path = self.folder / kept_in
         profile = self._kept(path)
-        if profile is None:
+        if profile is None or profile.plans != plans:
             profile = self._timed(plans, "probes")
             write_text_atomically(path, profile.to_json())
         return profile
@@ -101,6 +101,6 @@ def _parts(digests: Sequence[str], count: int) -> list[Sequence[str]]:
     return [digests[start : start + count] for start in range(0, len(digests), count)]
 
 
-def up_to_exits(times: StageTimes) -> tuple[float, ...]:
+def relative_times(times: StageTimes) -> tuple[float, ...]:
     """The time of all stages up to each exit, relative to the static network's."""
     return tuple(accumulate(ms / times.reference_ms for ms in times.stage_ms))

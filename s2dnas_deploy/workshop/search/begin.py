@@ -56,10 +56,13 @@ def settled(request: SearchRequest, forecast: Forecast | None, images: int) -> S
         "finetune_epochs": -(-_STEPS_OF_A_FINALIST // steps_per_epoch),
     }
     if request.plan_kind == "widths":
-        widths = _WIDTHS if "stages" in request.left_open else request.stages
+        weighed = len(request.training.settings.exit_weights)
+        widths = (weighed or _WIDTHS) if "stages" in request.left_open else request.stages
         fitting |= {"stages": widths, "target": 0.5 ** (widths - 1)}
     if forecast is not None:
         cost = min(_MOST_TARGET, max(_LEAST_TARGET, _CLOCKS_DIFFER / forecast.expected))
         fitting |= {"stages": forecast.plan.stages, "target": round(cost, 3)}
     chosen = {name: value for name, value in fitting.items() if name in request.left_open}
-    return replace(request, left_open=frozenset(), **chosen)
+    # What widths may cost is not known before the thinnest is priced.
+    still_open = frozenset({"target"} if request.plan_kind == "widths" else ()) & request.left_open
+    return replace(request, left_open=still_open, **chosen)

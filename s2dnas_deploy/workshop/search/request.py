@@ -65,9 +65,12 @@ class SearchRequest:
             raise OptionError(
                 f"expected a target between 0 and 1, a share of the static network's cost, got {self.target}"
             )
-        weights = self.training.settings.exit_weights
+        weights, what = (
+            self.training.settings.exit_weights,
+            "exits" if self.plan_kind == "stages" else "widths",
+        )
         if weights and len(weights) != self.stages and "stages" not in self.left_open:
-            raise OptionError(f"{len(weights)} exit weights for {self.stages} exits")
+            raise OptionError(f"{len(weights)} exit weights for {self.stages} {what}")
         if not 0 < self.shared_lr < inf:
             raise OptionError(f"--shared-lr: expected a finite number above 0, got {self.shared_lr:g}")
 
@@ -96,6 +99,7 @@ class SearchRequest:
         """What must be the same for the plans tried to be those of one search."""
         elsewhere = {"training", "top", "write_probes", "ray", "timer", "left_open"}
         elsewhere |= {"finalists", "evaluations"}
+        elsewhere |= {"plan_kind"} if self.plan_kind == "stages" else set()
         if self.evaluator == "shared":
             elsewhere.add("finetune_epochs")
         own = {key: value for key, value in asdict(self).items() if key not in elsewhere}

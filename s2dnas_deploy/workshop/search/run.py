@@ -21,19 +21,20 @@ from s2dnas_deploy.files.atomic import alone_in, check_writable
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.data import ImageSplits
+from s2dnas_deploy.workshop.network.divided import divided_by
 from s2dnas_deploy.workshop.network.nested import narrowed
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.pricing.latency import by_clock
-from s2dnas_deploy.workshop.pricing.machine_clock import MachineClock, up_to_exits
+from s2dnas_deploy.workshop.pricing.machine_clock import MachineClock, relative_times
 from s2dnas_deploy.workshop.pricing.price import Price, by_macs
 from s2dnas_deploy.workshop.pricing.probes import Probed, write_probes
-from s2dnas_deploy.workshop.search.begin import begun
+from s2dnas_deploy.workshop.search.begin import begun, settled
 from s2dnas_deploy.workshop.search.finalists import by_more_than_chance, choose_finalists
 from s2dnas_deploy.workshop.search.frontier import plot_frontier
 from s2dnas_deploy.workshop.search.judging.cluster import Cluster
 from s2dnas_deploy.workshop.search.judging.evaluators import Evaluator, JudgeMany
 from s2dnas_deploy.workshop.search.judging.judging_images import how_many_judge, set_judges_aside
-from s2dnas_deploy.workshop.search.judging.reward import Worth
+from s2dnas_deploy.workshop.search.judging.reward import Worth, targets_of_widths
 from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
 from s2dnas_deploy.workshop.search.judging.train_shared import SHARED_CHECKPOINT, SharedTask, train_shared
 from s2dnas_deploy.workshop.search.make_evaluators import (
@@ -43,12 +44,13 @@ from s2dnas_deploy.workshop.search.make_evaluators import (
     by_training_on,
 )
 from s2dnas_deploy.workshop.search.request import SearchRequest
-from s2dnas_deploy.workshop.search.space.by_hand import all_uniform_choices, choices_of
+from s2dnas_deploy.workshop.search.space.by_hand import choices_of, smallest, written_by_hand
 from s2dnas_deploy.workshop.search.space.candidate import Candidate, candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
 from s2dnas_deploy.workshop.search.space.spanning import probe_plans
 from s2dnas_deploy.workshop.search.strategies import STRATEGIES, Judge
+from s2dnas_deploy.workshop.search.targets import check_one_fits, within_reach, within_target
 from s2dnas_deploy.workshop.search.trials import FINALISTS, PLANS, Trial, Trials
 from s2dnas_deploy.workshop.search.winners import Found, check_not_anothers, train_winner
 from s2dnas_deploy.workshop.training.course import epochs_for
@@ -87,17 +89,22 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
             request = replace(request, training=training)
             prepared = ranked(training, prepared, reporter)
             judge_static = judge_of_static(prepared, reporter)
-            if request.write_probes is not None:
+            if (folder := request.write_probes) is not None:
+                request = settled(request, None, len(prepared.splits.train))
                 written = reporter.phase("writing probes")
                 plans = probe_plans(_space(request, prepared))
-                write_probes(Probed.of(prepared), plans, request.write_probes, written)
-                reporter.say(f"{request.write_probes}: probes for s2dnas-bench")
+                write_probes(Probed.of(prepared), plans, folder, written)
+                reporter.say(f"{folder}: probes for s2dnas-bench")
                 return ()
             if training.restart:
                 _forget(training.folder)
             request, known = begun(request, prepared, judge_static, reporter)
             reporter.say(_to_come(request, len(prepared.splits.train)))
             space = _space(request, prepared, known)
+            if request.plan_kind == "widths":
+                price = _price(request, prepared.static, space, _clock(request, prepared, reporter))
+                thinnest = divided_by(prepared.static, space.plan(smallest(space)))
+                request = within_reach(request, price(thinnest)[0], reporter)
             first = None if known is None else choices_of(space, known)
             best = _best(
                 request,
@@ -110,6 +117,12 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
             )
         train = partial(train_winner, request, prepared, judge_static, reporter)
         return tuple(train(trial, rank=rank) for rank, trial in enumerate(best))
+
+
+def _clock(request: SearchRequest, prepared: Prepared, reporter: Reporter) -> MachineClock:
+    """What this machine takes, kept in the run's folder."""
+    folder = request.training.folder
+    return MachineClock(probed=Probed.of(prepared), folder=folder, timer=request.timer, reporter=reporter)
 
 
 def _space(request: SearchRequest, prepared: Prepared, known: Plan | None = None) -> SearchSpace:
@@ -164,7 +177,7 @@ def _best(
     trials_in = partial(_trials, space=space, cluster=cluster, reporter=reporter)
     trials = trials_in(folder / PLANS, identity, of_many, phase=("searching", request.evaluations))
     uniform = _judge_many(request, static, space, trials, reporter, first=first)
-    _check_one_fits(trials, request)
+    check_one_fits(trials, request)
     finalists: list[Trial] = []
     if request.looks_closely:
         best_uniform = max(uniform, key=lambda trial: trial.worth.rank, default=None)
@@ -175,7 +188,7 @@ def _best(
         closely.evaluate([candidate_of(static, trial.choices, trial.plan) for trial in named])
         judges = how_many_judge(len(prepared.splits.train))
         finalists = by_more_than_chance(closely.best(len(named)), closely.asked.get(first or ()), judges)
-    best = _within_target(finalists or trials.best(request.top), request, reporter)
+    best = within_target(finalists or trials.best(request.top), request, reporter)
     plot_frontier(
         list(trials.asked.values()),
         finalists=finalists,
@@ -201,7 +214,7 @@ def _evaluators(
     They time this machine, and train the shared weights, once for both. A complete search takes neither.
     """
     folder, static = request.training.folder, prepared.static
-    clock = MachineClock(probed=Probed.of(prepared), folder=folder, timer=request.timer, reporter=reporter)
+    clock = _clock(request, prepared, reporter)
     keep = None if cluster else folder / _CANDIDATE
     terms = cache(partial(_terms, request, prepared, on_a_cluster=cluster is not None))
     weights = cache(lambda: _trained_shared_weights(request, prepared, space, terms().splits, reporter))
@@ -227,22 +240,21 @@ def _evaluators(
 def _times_of_own(
     finalists: Sequence[Trial], static: StaticNetwork, clock: MachineClock
 ) -> dict[str, tuple[float, ...]]:
-    """What each plan's answers take, timed; a width as the first of two stages, which is the same graph."""
-
-    def graphs_of(plan: Plan) -> Sequence[Plan]:
-        """All but the widest, which is the static network."""
-        if not plan.nested:
-            return [plan]
-        return [narrowed(plan, k, static.divisible.space) for k in range(plan.stages - 1)]
-
-    timed = clock.times(
-        [graph for trial in finalists for graph in graphs_of(trial.plan)], TIMED, called="finalists"
-    )
-    costs = {}
-    for plan in (trial.plan for trial in finalists):
-        first, *others = (up_to_exits(timed[graph.digest]) for graph in graphs_of(plan))
-        costs[plan.digest] = (*(until[0] for until in (first, *others)), 1.0) if plan.nested else first
-    return costs
+    """What each plan's answers take, timed."""
+    plans = [trial.plan for trial in finalists]
+    timed = partial(clock.times, kept_in=TIMED, called="finalists")
+    if not any(plan.nested for plan in plans):
+        return {digest: relative_times(times) for digest, times in timed(plans).items()}
+    # A width is the first of two stages, which is the same graph; the widest is the static network.
+    widths = {
+        plan.digest: [narrowed(plan, k, static.divisible.space) for k in range(plan.stages - 1)]
+        for plan in plans
+    }
+    found = timed([width for each in widths.values() for width in each])
+    return {
+        digest: (*(relative_times(found[width.digest])[0] for width in each), 1.0)
+        for digest, each in widths.items()
+    }
 
 
 def _terms(request: SearchRequest, prepared: Prepared, *, on_a_cluster: bool) -> Terms:
@@ -303,7 +315,8 @@ def _judge_many(
     judge = Judge(
         trials.evaluate, request.evaluations, candidate_of=divided, effect=lambda candidate: candidate.effect
     )
-    by_hand = all_uniform_choices(space)
+    shares = targets_of_widths(request.target, space.stages) if space.nested else None
+    by_hand = written_by_hand(space, shares)
     judge([*([] if first is None else [first]), *by_hand])
     STRATEGIES[request.strategy](space, judge, np.random.default_rng(request.training.settings.seed))
     if judge.left:
@@ -342,34 +355,6 @@ def _trials(
     if trials.set_aside is not None:
         reporter.say(f"{trials.path} was of another search: it is kept as {trials.set_aside.name}")
     return trials
-
-
-def _check_one_fits(trials: Trials, request: SearchRequest) -> None:
-    """A search that found nothing within the target says so, and what would be."""
-    if trials.best(1)[0].worth.fits:
-        return
-    least = min(trial.worth.exit_cost[0] for trial in trials.asked.values())
-    raise OptionError(
-        f"none of {len(trials.asked)} plans keeps to --target {request.target:g}: the cheapest "
-        f"{'thinnest width' if request.plan_kind == 'widths' else 'first exit'} "
-        f"costs {least:.3f} of the static network by --cost {request.cost}; ask for a target above that, or "
-        "for more --evaluations (what is done so far is kept)"
-    )
-
-
-def _within_target(tried: Sequence[Trial], request: SearchRequest, reporter: Reporter) -> list[Trial]:
-    """As many of the best as are asked for: a finalist may be over the target once it is timed itself."""
-    best = [trial for trial in tried if trial.worth.fits][: request.top]
-    if not best:
-        least = min(trial.worth.cost for trial in tried)
-        raise OptionError(
-            f"each of {len(tried)} finalists takes more than --target {request.target:g} once it is timed "
-            f"itself, the least {least:.3f} of the static network; ask for a target above that, or for more "
-            "--finalists (what is done so far is kept)"
-        )
-    if len(best) < request.top:
-        reporter.say(f"--top {request.top}: only {len(best)} that differ and keep to the target")
-    return best
 
 
 def _forget(folder: Path) -> None:

@@ -114,7 +114,7 @@ def outlook(metrics: Sequence[Mapping[str, Any]], images: int) -> str | None:
     # Two standard errors of half the gain; on the same images, accuracies vary about half as much.
     chance = 0.5 * sqrt(now * (1 - now) / images)
     return (
-        f"over the last third of {len(means)} epochs the exits gained {100 * gained:.1f} points: a run twice "
+        f"over the last third of {len(means)} epochs answers gained {100 * gained:.1f} points: a run twice "
         f"as long would gain about {100 * max(0.0, _GAINED_BY_TWICE * gained):.1f}, give or take "
         f"{100 * chance:.1f} as judged by {images} validation images"
     )

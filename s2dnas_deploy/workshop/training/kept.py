@@ -87,7 +87,7 @@ def _last_words(
     """What a person should know after a training."""
     epochs, most = len(metrics), task.course.epochs
     if epochs < most:
-        yield f"the exits no longer gained, so the run ended after {epochs} of at most {most} epochs"
+        yield f"answers no longer gained, so the run ended after {epochs} of at most {most} epochs"
     yield outlook(metrics, len(task.splits.val))
     yield shortfall(static, exits, task.settings, epochs, task.network.division.plan)
 

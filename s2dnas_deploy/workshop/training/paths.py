@@ -2,7 +2,7 @@
 
 Place in the flow: trained network with gates + images ──▶ the network without them and a `Plan`, which is
 trained as widths behind a gate are. Images are put in the order of what they take, and divided into one part
-for each path but the widest, which has everything. Of a part,
+for each path but the widest, which has everything after the gate. Of a part,
 
     runs(c) = share of its images for which channel c is on and its block runs
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import PlanError
-from s2dnas_deploy.plan import OUTPUT, Plan, PlanSpace, check, usual_gate
+from s2dnas_deploy.plan import OUTPUT, Plan, check, usual_gate
 from s2dnas_deploy.workshop.data import LabelledImages
 from s2dnas_deploy.workshop.network.blocks import found_in, without_gates
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
@@ -35,9 +35,12 @@ _OFTEN = 0.5
 
 
 def paths_of(
-    static: StaticNetwork, images: LabelledImages, preprocessing: Preprocessing, count: int
+    static: StaticNetwork, images: LabelledImages, preprocessing: Preprocessing, count: int, *, align: int = 1
 ) -> tuple[StaticNetwork, Plan]:
-    """A network without the gates it has, its channels in order, and a plan of at most so many paths."""
+    """A network without the gates it has, its channels in order, and a plan of at most so many paths.
+
+    Counts of channels are rounded up to multiples of `align`.
+    """
     gated = found_in(static)
     if gated is None:
         raise PlanError(
@@ -52,7 +55,7 @@ def paths_of(
         for name, own in plain.divisible.group_atoms.items()
     }
     divisible = plain.divisible.in_order(order)
-    return replace(plain, divisible=divisible), _plan(divisible, runs)
+    return replace(plain, divisible=divisible), _plan(divisible, runs, align)
 
 
 @torch.no_grad()
@@ -77,11 +80,11 @@ def _runs(divisible: Divisible, on: dict[str, Tensor], parts: tuple[Tensor, ...]
         atoms = divisible.atoms[name]
         for k, rows in enumerate(parts):
             often = channels[rows].double().mean(0).numpy()
-            runs[k, atoms] = np.fmax(runs[k, atoms], often)
+            np.fmax.at(runs[k], atoms, often)  # an atom may be several channels
     return runs
 
 
-def _plan(divisible: Divisible, runs: Runs) -> Plan:
+def _plan(divisible: Divisible, runs: Runs, align: int) -> Plan:
     """The paths, each with all that the one before has; those that would be equal are one."""
     space, gate = divisible.space, usual_gate(divisible.space)
     prefix = space.covered_by(gate)
@@ -91,25 +94,15 @@ def _plan(divisible: Divisible, runs: Runs) -> Plan:
         if np.isnan(own).all():
             until[group.name] = [group.channels] * (len(runs) + 1)
             continue
-        often = np.maximum((own >= _OFTEN).sum(1), 1) * group.granule
-        until[group.name] = [*np.maximum.accumulate(often).tolist(), group.channels]
+        often = np.maximum.accumulate(np.maximum((own >= _OFTEN).sum(1), 1) * group.granule)
+        portion = np.lcm(align, group.granule)
+        has = [*np.minimum(-(-often // portion) * portion, group.channels).tolist(), group.channels]
+        # Before the gate, all paths are as the first.
+        until[group.name] = has[:1] * len(has) if group.nodes & prefix else has
     kept = [k for k in range(len(runs) + 1) if k == 0 or any(n[k] > n[k - 1] for n in until.values())]
-    channels = {
-        group.name: _steps([until[group.name][k] for k in kept], is_common=bool(group.nodes & prefix))
-        for group in space.groups
-    }
-    plan = Plan(channels=channels, exits=(OUTPUT,) * len(kept), nested=True, gate=gate)
-    _check(plan, space)
-    return plan
-
-
-def _steps(until: list[int], *, is_common: bool) -> tuple[int, ...]:
-    """What each path has more than the one before; before the gate, all have what the first has."""
-    first, *_ = until
-    return tuple(np.diff([0, *([first] * len(until) if is_common else until)]).tolist())
-
-
-def _check(plan: Plan, space: PlanSpace) -> None:
-    if plan.stages < 2:
+    if len(kept) < 2:
         raise PlanError("the gates leave out nothing for most images, so there is one path only")
+    channels = {name: tuple(np.diff([0, *(n[k] for k in kept)]).tolist()) for name, n in until.items()}
+    plan = Plan(channels=channels, exits=(OUTPUT,) * len(kept), nested=True, gate=gate)
     check(plan, space)
+    return plan

@@ -127,10 +127,14 @@ def train_blocks(request: Request, share: float, prepared: Prepared, reporter: R
             folder=request.folder,
             share=share,
         )
-        judge = judge_of_static(prepared, reporter)
-        if request.source.is_trained():
-            keep_static(request, prepared)
-        model = train_and_save(task, request, request.out, lambda: judge() if trained else None, reporter)
+        judge_static = judge_of_static(prepared, reporter)
+
+        def judge() -> Mapping[str, float] | None:
+            if request.source.is_trained():
+                keep_static(request, prepared)
+            return judge_static() if trained else None
+
+        model = train_and_save(task, request, request.out, judge, reporter)
         if model.network is network:  # else it was there already, and this one has learnt nothing
             reporter.say(blocks_words(saved_on(network, prepared.splits.val, prepared.preprocessing)))
         return model
@@ -139,7 +143,8 @@ def train_blocks(request: Request, share: float, prepared: Prepared, reporter: R
 def train_paths(request: Request, count: int, prepared: Prepared, reporter: Reporter) -> Model:
     """Make whole paths of what a network's gates decide, and let one gate pick from them."""
     with alone_in(request.folder):
-        plain, plan = paths_of(prepared.static, prepared.splits.train, prepared.preprocessing, count)
+        learned_from = (prepared.splits.train, prepared.preprocessing)
+        plain, plan = paths_of(prepared.static, *learned_from, count, align=request.align)
         task = Task(
             network=planned(plain, plan),
             teacher=as_network(prepared.static).eval(),
@@ -148,8 +153,13 @@ def train_paths(request: Request, count: int, prepared: Prepared, reporter: Repo
             settings=request.settings,
             folder=request.folder,
         )
-        keep_static(request, prepared)
-        return train_and_save(task, request, request.out, judge_of_static(prepared, reporter), reporter)
+        judge_static = judge_of_static(prepared, reporter)
+
+        def judge() -> Mapping[str, float]:
+            keep_static(request, prepared)
+            return judge_static()
+
+        return train_and_save(task, request, request.out, judge, reporter)
 
 
 def paths_count(plan: str) -> int | None:

@@ -22,11 +22,11 @@ from s2dnas_deploy.workshop.pricing.price import by_macs
 from s2dnas_deploy.workshop.reading.read import read_network
 from s2dnas_deploy.workshop.search.judging.exit_scores import take_statistics
 from s2dnas_deploy.workshop.search.judging.masked_widths import MaskedWidths
-from s2dnas_deploy.workshop.search.judging.reward import targets_of_widths, worth_of_widths
+from s2dnas_deploy.workshop.search.judging.reward import target_that_fits, targets_of_widths, worth_of_widths
 from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
 from s2dnas_deploy.workshop.search.judging.train_shared import SharedTask, train_shared
 from s2dnas_deploy.workshop.search.run import _times_of_own
-from s2dnas_deploy.workshop.search.space.by_hand import largest, smallest
+from s2dnas_deploy.workshop.search.space.by_hand import largest, smallest, written_by_hand
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.space.space import GroupSlot
 from s2dnas_deploy.workshop.search.space.spanning import probe_plans
@@ -87,9 +87,16 @@ def test_probes_are_the_graphs_of_widths(static, space):
     probes = probe_plans(space)
     assert probes.pop(STATIC).stages == 1
     assert {plan.stages for plan in probes.values()} == {2}
+    assert len({plan.digest for plan in probes.values()}) == len(probes)
     graphs = {str(divided_by(static, plan).stages[0].nodes) for plan in probes.values()}
     known = [divided_by(static, space.plan(choices)) for choices in (smallest(space), largest(space))]
     assert {str(known[0].stages[0].nodes), str(known[1].stages[1].nodes)} <= graphs
+
+
+def test_by_hand_comes_first_what_is_near_the_targets(static, space):
+    first, *_ = written_by_hand(space, targets_of_widths(0.25, 3))
+    costs = by_macs(static)(divided_by(static, space.plan(first)))
+    assert costs == pytest.approx((0.25, 0.5, 1), abs=0.15)
 
 
 def test_finalists_are_timed_width_by_width(static, space):
@@ -119,6 +126,8 @@ def test_each_width_has_a_target_of_its_own():
     assert worth.reward == worth.accuracy == pytest.approx((0.25 + 0.5 + 1) / 3)
     assert worth.cost == pytest.approx(1.75 / 3)
     assert not worth_of_widths(scores, (0.2, 0.75, 1.0), 0.25).fits  # the one in the middle is over
+    assert target_that_fits((0.2, 0.75, 1.0)) == pytest.approx(0.75**2)
+    assert worth_of_widths(scores, (0.2, 0.75, 1.0), 0.75**2).fits
     over = worth_of_widths(scores, (0.25, 1.0, 1.0), 0.25)
     assert over.reward == pytest.approx(worth.reward - 0.5 / 3)
 

@@ -133,12 +133,12 @@ def curve(*means):
 def test_a_run_says_how_far_one_twice_as_long_would_get():
     said = outlook(curve(0.4, 0.5, 0.6, 0.7, 0.75, 0.8), 1000)
     assert said == (
-        "over the last third of 6 epochs the exits gained 10.0 points: a run twice as long would gain about "
+        "over the last third of 6 epochs answers gained 10.0 points: a run twice as long would gain about "
         "5.0, give or take 0.6 as judged by 1000 validation images"
     )
     # A tenth of the epochs is averaged, at the end and at two thirds.
     long = outlook(curve(*[0.5] * 18, 0.6, 0.6, *[0.7] * 8, 0.8, 0.7), 1000)
-    assert long.startswith("over the last third of 30 epochs the exits gained 16.7 points")
+    assert long.startswith("over the last third of 30 epochs answers gained 16.7 points")
 
 
 def test_few_images_promise_little_and_a_loss_promises_no_gain():

@@ -26,7 +26,8 @@ from s2dnas_deploy.decide.thresholds import choose_for_budget
 from s2dnas_deploy.files.bounds import Between, Share
 
 BETA = 0.5
-_CLOCKS_DIFFER = 0.05  # a width is timed again before it wins, and one that was just within is as well over
+NEARLY = 0.05
+"""By so much a width may be over its target: it is timed again before it wins, and clocks differ."""
 _Cost = Annotated[float, Between(0, 10**9)]
 
 
@@ -79,6 +80,12 @@ def targets_of_widths(target: float, widths: int) -> tuple[float, ...]:
     return tuple(float(target ** ((widths - 1 - k) / (widths - 1))) for k in range(widths))
 
 
+def target_that_fits(width_cost: Sequence[float]) -> float:
+    """The least target with which all widths keep to theirs: the greatest c_k^((K - 1) / (K - 1 - k))."""
+    last = len(width_cost) - 1
+    return max(float(cost ** (last / (last - k))) for k, cost in enumerate(width_cost[:-1]))
+
+
 def worth_of_widths(scores: ExitScores, width_cost: Sequence[float], target: float) -> Worth:
     """The worth of a plan of widths; `scores` are what each says of labelled images."""
     assert scores.truth is not None, "a reward needs labels"
@@ -92,5 +99,5 @@ def worth_of_widths(scores: ExitScores, width_cost: Sequence[float], target: flo
         exit_accuracy=accuracy,
         exit_cost=tuple(width_cost),
         exit_share=(1 / len(accuracy),) * len(accuracy),
-        fits=max(over) <= _CLOCKS_DIFFER,
+        fits=max(over) <= NEARLY,
     )

@@ -70,20 +70,22 @@ class SharedWeights(nn.Module):
 
     def divided(self, division: Division) -> MultiStageNetwork:
         """A network of its own for a plan, from a copy of the weights."""
-        if division.plan.nested:
-            own = {key: tensor.detach() for key, tensor in self.as_static().items()}
-            return nested_from(StaticNetwork(divisible=self.divisible, weights=own), division.plan)
         with torch.no_grad():
-            return MultiStageNetwork(division, self.used_by(division))
-
-    def as_static(self) -> dict[str, Tensor]:
-        """The weights under the static network's names, with its own classifier; gradients flow back."""
-        own = _head(OUTPUT, "")
-        return {key.removeprefix(own): tensor for key, tensor in self.weights().items()}
+            used = self.used_by(division)
+            if division.plan.nested:
+                own = {key: tensor.detach() for key, tensor in used.items()}
+                return nested_from(StaticNetwork(divisible=self.divisible, weights=own), division.plan)
+            return MultiStageNetwork(division, used)
 
     def used_by(self, division: Division) -> dict[str, Tensor]:
-        """The weights of a plan's network, under the names that it has for them; gradients flow back."""
+        """The weights of a plan's network, under the names that it has for them; gradients flow back.
+
+        Widths are all made of the static network's.
+        """
         held = self.weights()
+        if division.plan.nested:
+            own = _head(OUTPUT, "")
+            return {key.removeprefix(own): tensor for key, tensor in held.items()}
         used = {key: held[key] for key in weight_keys(division) if key in held}
         for exit_ in division.exits:
             place = division.plan.exits[exit_.stage]

@@ -47,7 +47,7 @@ from s2dnas_deploy.workshop.training.settings import Settings
 
 _MOST_PLANS = 8  # in a step
 _FEWEST_IMAGES = 16  # of a plan in a step: norms take statistics of them
-_Masked = MultiStageNetwork | MaskedWidths
+_Network = MultiStageNetwork | MaskedWidths
 SHARED_CHECKPOINT = "shared.checkpoint.pt"
 
 
@@ -67,6 +67,7 @@ class SharedTask:
         digest = hashlib.sha256(f"{self.settings.digest}|{self.splits.digest}".encode())
         digest.update(repr([(slot.name, slot.options) for slot in self.space.slots]).encode())
         digest.update(repr(self.preprocessing).encode())
+        digest.update(b"nested" if self.space.nested else b"")
         add_weights(digest, self.static.weights)
         add_order(digest, self.static.divisible)
         return digest.hexdigest()
@@ -133,7 +134,7 @@ class _Run:
         self.step = step + 1
         follow(list(self.average.parameters()), list(self.shared.parameters()), self.settings, self.step)
 
-    def _networks(self, step: int) -> Iterator[_Masked]:
+    def _networks(self, step: int) -> Iterator[_Network]:
         """The step's plans: drawn ones, the same whenever the step is taken, and the two extremes."""
         rng = np.random.default_rng(seed_of(self.settings.seed, "plan", step))
         if self.plans > 2:
@@ -147,18 +148,17 @@ class _Run:
         yield from always
 
     def _teach(
-        self, network: _Masked, images: Tensor, labels: Tensor, taught: Tensor, *, share: float
+        self, network: _Network, images: Tensor, labels: Tensor, taught: Tensor, *, share: float
     ) -> float:
         """Add one plan's gradient; its part of the loss, averaged over the exits."""
-        is_masked = isinstance(network, MaskedWidths)
-        used = self.shared.as_static() if is_masked else self.shared.used_by(network.division)
+        used = self.shared.used_by(network.division)
         with self.autocast():
             logits = [z.float() for z in network.answers(images, used)]
         loss = exits_loss(logits, labels, taught, self.settings) * share
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
-    def _network(self, choices: Choices) -> _Masked:
+    def _network(self, choices: Choices) -> _Network:
         """The masks of a plan, in training mode; its own weights are not used."""
         division = divide(self.shared.divisible, self.task.space.plan(choices))
         if division.plan.nested:

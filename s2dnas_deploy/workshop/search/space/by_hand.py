@@ -26,9 +26,13 @@ def uniform_choices(space: SearchSpace, *, reuse: bool = True) -> tuple[Choices,
     return tuple(dict.fromkeys(_nearest(space, parts, reuse) for parts in ([1 / n] * n, doubling, thin)))
 
 
-def all_uniform_choices(space: SearchSpace) -> tuple[Choices, ...]:
-    """Both kinds, each once: with reuse, then without."""
-    return tuple(dict.fromkeys((*uniform_choices(space), *uniform_choices(space, reuse=False))))
+def written_by_hand(space: SearchSpace, costs: Sequence[float] | None = None) -> tuple[Choices, ...]:
+    """All of these, each once: with reuse, then without; of widths, first what comes nearest to `costs`.
+
+    A width with a share w of all channels costs about w² of the whole.
+    """
+    near = [] if costs is None else [_nearest(space, np.diff([0, *np.sqrt(costs)]).tolist(), reuse=True)]
+    return tuple(dict.fromkeys((*near, *uniform_choices(space), *uniform_choices(space, reuse=False))))
 
 
 def choices_of(space: SearchSpace, plan: Plan) -> Choices | None:

@@ -9,7 +9,7 @@ from s2dnas_deploy.bundle.device_profile import STATIC
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.workshop.network.nested import narrowed
-from s2dnas_deploy.workshop.search.space.by_hand import all_uniform_choices, largest, smallest
+from s2dnas_deploy.workshop.search.space.by_hand import largest, smallest, written_by_hand
 from s2dnas_deploy.workshop.search.space.space import SearchSpace
 
 COUNT = 20
@@ -22,10 +22,11 @@ def probe_plans(space: SearchSpace, count: int = COUNT, *, seed: int = 0) -> dic
     A width is timed as the first of two stages, which is the same graph.
     """
     rng = np.random.default_rng(seed)
-    known = [smallest(space), largest(space), *all_uniform_choices(space)]
+    known = [smallest(space), largest(space), *written_by_hand(space)]
     chosen = dict.fromkeys([*known, *(space.draw(rng) for _ in range(count - len(known)))])
     plans = [space.plan(choices) for choices in chosen]
     if space.nested:
         plans = [narrowed(plan, i % (space.stages - 1), space.plans) for i, plan in enumerate(plans)]
-    probes = {f"probe_{i:02}": plan for i, plan in enumerate(plans)}
+    differ = {plan.digest: plan for plan in plans}.values()
+    probes = {f"probe_{i:02}": plan for i, plan in enumerate(differ)}
     return {STATIC: static_plan(space.plans), **probes}
