@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from architectures import ALL, build
+from architectures import QUICK, build
 from small_networks import example_network
 
 from s2dnas_deploy.bundle.device_profile import STATIC, StageTimes
@@ -34,7 +34,8 @@ from s2dnas_deploy.workshop.training.devices import autocast_for
 from s2dnas_deploy.workshop.training.settings import Settings
 
 CPU = torch.device("cpu")
-SIZES = {"inception_v3": 299, "googlenet": 96, "alexnet": 96, "squeezenet1_1": 96}
+SLOW = ("resnext50_32x4d", "densenet121", "mobilenet_v2", "efficientnet_b0")
+NAMES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +49,10 @@ def space(static):
     return make_space(static.divisible.space, stages=3, nested=True)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_what_a_width_has_not_is_zero(name):
-    size = SIZES.get(name, 64)
+    size = 96 if name in ("googlenet", "squeezenet1_1") else 64
     read = read_network(build(name), (3, size, size))
     static = replace(read, weights={key: tensor.double() for key, tensor in read.weights.items()})
     space = make_space(static.divisible.space, stages=3, nested=True)
