@@ -113,15 +113,15 @@ def test_a_newcomers_images_are_in_one_part_each(newcomers, monkeypatch, tmp_pat
         assert len(set(originals)) == len(originals)
 
 
-def test_a_newcomers_command_is_given_again_only_after_another(newcomers, monkeypatch, tmp_path):
+def test_a_command_is_given_again_only_after_another(newcomers, monkeypatch, tmp_path):
     given = []
     monkeypatch.setattr(subprocess, "run", lambda command, **_: given.append(command[3:]))
     first, second = (
         [["s2dnas-train", "a"], ["s2dnas-export", "b"]],
         [["s2dnas-train", "c"], ["s2dnas-export", "b"]],
     )
-    seconds = newcomers._run(first, tmp_path)
-    assert newcomers._run(first, tmp_path) == seconds
+    seconds = newcomers.run_once(first, tmp_path)
+    assert newcomers.run_once(first, tmp_path) == seconds
     assert given == [["train", "a"], ["export", "b"]]
-    newcomers._run(second, tmp_path)
+    newcomers.run_once(second, tmp_path)
     assert given[2:] == [["train", "c"], ["export", "b"]]
