@@ -4,7 +4,7 @@ Place in the flow: what `s2dnas-train` does. Reads the network, the weights and 
 network first if asked, divides it by the plan, trains that, judges it once on the test images and saves it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import nan
 from typing import Protocol
 
@@ -58,10 +58,8 @@ def train_model(request: Request, decide: DecidePlan, reporter: Reporter) -> Mod
     check_writable(request.out)
     prepared = prepare(request, reporter)
     request = suited(request, prepared.static)
-    share = blocks_share(request.plan)
     # An illegal plan is refused before anything is trained.
-    given = None
-    count = paths_count(request.plan)
+    share, count, given = blocks_share(request.plan), paths_count(request.plan), None
     if request.plan != AUTO and share is None and count is None:
         given = read_plan(request.plan, prepared.static, align=request.align, seed=request.settings.seed)
     refuse_anothers(request, given, prepared)
@@ -103,37 +101,38 @@ def train_plan(
         settings=request.settings,
         folder=request.folder,
     )
+    judge = _judging(request, prepared, judge_static, keeps=plan.stages > 1)
+    return train_and_save(task, request, request.out, judge, reporter)
+
+
+def _judging(
+    request: Request, prepared: Prepared, judge_static: JudgeStatic, *, keeps: bool = True
+) -> Callable[[], Mapping[str, float] | None]:
+    """Tells how good the static network is, if it is trained, and keeps it to compare with."""
 
     def judge() -> Mapping[str, float] | None:
-        if request.source.is_trained() and plan.stages > 1:
+        if keeps and request.source.is_trained():
             keep_static(request, prepared)
-        return judge_static() if trained else None
+        return judge_static() if prepared.is_trained else None
 
-    return train_and_save(task, request, request.out, judge, reporter)
+    return judge
 
 
 def train_blocks(request: Request, share: float, prepared: Prepared, reporter: Reporter) -> Model:
     """Put gates before the residual blocks, and let them learn to close until a share of all MACs is left."""
     with alone_in(request.folder):
         prepared = with_trained_static(request, prepared, reporter)
-        trained = prepared.is_trained
         network = GatedNetwork(gated(ranked(request, prepared, reporter).static), learns=True)
         task = Task(
             network=network,
-            teacher=as_network(prepared.static).eval() if trained else None,
+            teacher=as_network(prepared.static).eval() if prepared.is_trained else None,
             splits=prepared.splits,
             preprocessing=prepared.preprocessing,
             settings=request.settings,
             folder=request.folder,
             share=share,
         )
-        judge_static = judge_of_static(prepared, reporter)
-
-        def judge() -> Mapping[str, float] | None:
-            if request.source.is_trained():
-                keep_static(request, prepared)
-            return judge_static() if trained else None
-
+        judge = _judging(request, prepared, judge_of_static(prepared, reporter))
         model = train_and_save(task, request, request.out, judge, reporter)
         if model.network is network:  # else it was there already, and this one has learnt nothing
             reporter.say(blocks_words(saved_on(network, prepared.splits.val, prepared.preprocessing)))
@@ -153,12 +152,7 @@ def train_paths(request: Request, count: int, prepared: Prepared, reporter: Repo
             settings=request.settings,
             folder=request.folder,
         )
-        judge_static = judge_of_static(prepared, reporter)
-
-        def judge() -> Mapping[str, float]:
-            keep_static(request, prepared)
-            return judge_static()
-
+        judge = _judging(request, prepared, judge_of_static(prepared, reporter))
         return train_and_save(task, request, request.out, judge, reporter)
 
 
