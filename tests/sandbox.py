@@ -1,6 +1,8 @@
 """A command in a process of its own, with limits: whatever it is given, it ends in words and in time.
 
-Each call forks, so a case costs milliseconds, cannot harm the next one, and is measured by itself.
+Each call forks, so a case costs milliseconds, cannot harm the next one, and is measured by itself. What
+forks is a process with one thread: a fork of one with many, as tests have once torch has run, may wait for
+ever on a lock that another thread held.
 """
 
 import os
@@ -8,20 +10,20 @@ import pickle
 import resource
 import select
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import IO
 
 import click
 from click.testing import CliRunner
 from PIL import Image
 
-import s2dnas_deploy.cli.text.bundle
-import s2dnas_deploy.cli.text.run
-import s2dnas_deploy.runtime.answers.job  # noqa: F401  # all here, or each child would import them anew
-
-Image.init()
+import s2dnas_deploy.cli
 
 MOST_SECONDS = 10.0
 MOST_BYTES = 500 * 2**20  # more than the process had before
@@ -57,13 +59,39 @@ class Outcome:
 
 
 def run(command: click.Command, *arguments: object, stdin: bytes | None = None) -> Outcome:
-    """The command with these arguments, in a child of this process."""
+    """The command with these arguments, in a child of a small process."""
+    server = _server()
+    assert server.stdin is not None
+    assert server.stdout is not None
+    pickle.dump((command.name, [str(each) for each in arguments], stdin), server.stdin)
+    server.stdin.flush()
+    return Outcome(**pickle.load(server.stdout))  # noqa: S301  # our own child's
+
+
+@cache
+def _server() -> subprocess.Popen[bytes]:
+    """This file as a program; it ends with the process that began it, when its input does."""
+    return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def _serve(asked: IO[bytes], told: IO[bytes]) -> None:
+    """Answer one request after the other, each in a child."""
+    while True:
+        try:
+            name, arguments, stdin = pickle.load(asked)  # noqa: S301  # our own parent's
+        except EOFError:
+            return
+        pickle.dump(vars(_in_a_child(getattr(s2dnas_deploy.cli, name), arguments, stdin)), told)
+        told.flush()
+
+
+def _in_a_child(command: click.Command, arguments: list[str], stdin: bytes | None) -> Outcome:
     before, begun = _resident(), time.monotonic()
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
         os.close(reading)
-        _answer(command, [str(each) for each in arguments], stdin, writing)
+        _answer(command, arguments, stdin, writing)
     os.close(writing)
     said = _read(reading, begun + 2 * MOST_SECONDS)
     if said is None:
@@ -107,3 +135,15 @@ def _read(pipe: int, until: float) -> bytes | None:
                 return b"".join(parts)
             parts.append(part)
     return None
+
+
+if __name__ == "__main__":
+    import s2dnas_deploy.cli.text.bundle
+    import s2dnas_deploy.cli.text.run
+    import s2dnas_deploy.runtime.answers.job  # all here, or each child would import them anew
+
+    Image.init()
+    own = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what libraries read and print is not of the talk
+    os.dup2(2, 1)
+    _serve(*own)
