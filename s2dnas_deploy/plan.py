@@ -13,17 +13,19 @@ and a layer's output channel of level k reads the input channels of levels ≤ k
 Every output channel must have something to read, every exit too, and every stage something to compute.
 
 A plan may be of nested widths instead: width k has the channels of stages 0 … k and all that lies between
-them, so all of its exits are at the output and all is reused. It may have a gate, too: up to a node, all
-widths are then one, a thin prefix, where some of the network's channels are no one's; the gate there says
-with which width a sample goes on.
+them, so all of its exits are at the output and all is reused. The caller picks one; or they are tried in
+turn, each where the one before is not sure. It may have a gate, too: up to a node, all widths are then one,
+a thin prefix, where some of the network's channels are no one's; the gate there says with which width a
+sample goes on.
 """
 
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -124,6 +126,8 @@ class Plan:
     no_reuse: frozenset[str] = frozenset()
     nested: bool = False
     """Whether it is of nested widths: what each stage owns is what a width has more than the one before."""
+    in_turn: bool = False
+    """Of nested widths: whether they are tried one after the other until one is sure."""
     gate: str | None = None
     """Of nested widths: the node after which a gate says with which of them a sample goes on."""
 
@@ -131,6 +135,15 @@ class Plan:
     def stages(self) -> int:
         """How many stages the plan has."""
         return len(self.exits)
+
+    @property
+    def exits_early(self) -> bool:
+        """Whether samples go from one answer to the next until one is sure."""
+        return not self.nested or self.in_turn
+
+    def up_to_exits(self, costs: Iterable[float]) -> tuple[float, ...]:
+        """What it costs to get each answer, from what each stage or width costs by itself."""
+        return tuple(accumulate(costs)) if self.exits_early else tuple(costs)
 
     @property
     def width_names(self) -> tuple[str, ...]:
@@ -153,6 +166,7 @@ class Plan:
         return (
             f'{{\n  "format": "{FORMAT}",\n  "version": {VERSION},\n  "stages": {self.stages},\n'
             + ('  "nested": true,\n' if self.nested else "")
+            + ('  "in_turn": true,\n' if self.in_turn else "")
             + ("" if self.gate is None else f'  "gate": {json.dumps(self.gate)},\n')
             + f'  "exits": {json.dumps(list(self.exits))},\n'
             f'  "no_reuse": {json.dumps(sorted(self.no_reuse))},\n  "channels": {{\n{rows}\n  }}\n}}\n'
@@ -163,6 +177,7 @@ class Plan:
         """Sha256 of the decision itself, whatever the order in which the groups are written."""
         content: list[Any] = [sorted((n, list(c)) for n, c in self.channels.items())]
         content += [self.exits, sorted(self.no_reuse), *(["nested"] if self.nested else [])]
+        content += ["in turn"] if self.in_turn else []
         content += [] if self.gate is None else [["gate", self.gate]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -194,6 +209,7 @@ class _Document:
     stages: int | None = None
     no_reuse: _Names = ()
     nested: bool = False
+    in_turn: bool = False
     gate: Annotated[str, Length(1, 1000)] | None = None
 
     def __post_init__(self) -> None:
@@ -208,6 +224,7 @@ class _Document:
             exits=self.exits,
             no_reuse=frozenset(self.no_reuse),
             nested=self.nested,
+            in_turn=self.in_turn,
             gate=self.gate,
         )
 
@@ -226,6 +243,8 @@ def check(plan: Plan, space: PlanSpace) -> None:
     """Raise a `PlanError` that says what is illegal and what would be legal; return if nothing is."""
     _check_exits(plan, space)
     _check_names(plan, space)
+    if plan.in_turn and (plan.gate is not None or not plan.nested):
+        raise PlanError('only nested widths without a gate are tried "in_turn"')
     if plan.nested:
         _check_nested(plan)
     depths, before_gate = space.depths(plan.exits), _checked_prefix(plan, space)
@@ -408,14 +427,14 @@ def uniform(space: PlanSpace, fractions: Sequence[float], *, align: int = 1) -> 
     return plan
 
 
-def widths(space: PlanSpace, shares: Sequence[float], *, align: int = 1) -> Plan:
+def widths(space: PlanSpace, shares: Sequence[float], *, align: int = 1, in_turn: bool = False) -> Plan:
     """Nested widths, each with its share of every group's channels; the widest is the static network."""
     if len(shares) < 2 or shares[0] <= 0 or abs(shares[-1] - 1) > 1e-3 or list(shares) != sorted(set(shares)):
         raise PlanError(
             f"expected two or more widths, each above the one before, from above 0 to 1, got {list(shares)}"
         )
     steps = [after - before for before, after in zip([0, *shares], shares, strict=False)]
-    return replace(uniform(space, steps, align=align), nested=True)
+    return replace(uniform(space, steps, align=align), nested=True, in_turn=in_turn)
 
 
 def gated(space: PlanSpace, shares: Sequence[float], at: str | None = None, *, align: int = 1) -> Plan:
@@ -548,14 +567,14 @@ def _by_fractions(group: ChannelGroup, fractions: Sequence[float], align: int) -
 
 
 def from_text(text: str, space: PlanSpace, *, align: int = 1, seed: int = 0) -> Plan:
-    """`static`, `uniform:F,F`, `widths:F,1`, `gate:F,1@NODE`, `depth:NODE` or `random:STAGES`, as typed."""
+    """`static`, `uniform:F,F`, `widths:F,1`, `in-turn:F,1` and others, as typed."""
     kind, _, rest = text.partition(":")
     if kind == "static" and not rest:
         return static(space)
     if kind == "uniform" and rest:
         return uniform(space, _numbers(rest), align=align)
-    if kind == "widths" and rest:
-        return widths(space, _numbers(rest), align=align)
+    if kind in ("widths", "in-turn") and rest:
+        return widths(space, _numbers(rest), align=align, in_turn=kind == "in-turn")
     if kind == "gate" and rest:
         shares, _, at = rest.partition("@")
         return gated(space, _numbers(shares), _exit_named(at.strip(), space) if at else None, align=align)
@@ -567,8 +586,8 @@ def from_text(text: str, space: PlanSpace, *, align: int = 1, seed: int = 0) -> 
         raise PlanError(f"{text!r} is for s2dnas-train alone: what comes of it is learned")
     raise PlanError(
         f"cannot read the plan {text!r}; expected a JSON file, static, uniform:0.25,0.25,0.5, "
-        "widths:0.25,0.5,1, gate:0.25,0.5,1, depth:NODE,NODE or random:STAGES (for training, blocks:0.5 and "
-        "paths:3, too)"
+        "widths:0.25,0.5,1, in-turn:0.25,1, gate:0.25,0.5,1, depth:NODE,NODE or random:STAGES (for training, "
+        "blocks:0.5 and paths:3, too)"
     )
 
 

@@ -17,7 +17,7 @@ from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 
 
 @torch.no_grad()
-def widths(plan: str, in_turn: Sequence[str] | None = None) -> StagedNetwork:
+def widths(plan: str, in_turn: Sequence[str] = ()) -> StagedNetwork:
     """A network's nested widths, whose gate, if there is one, likes each as much as the others."""
     static = residual()
     network = nested_from(static, plans.from_text(plan, static.divisible.space)).eval()

@@ -1,6 +1,7 @@
 """Plans: constructors give legal ones, illegal ones are refused with what would be legal."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -199,6 +200,16 @@ def test_malformed_documents_are_refused(document, message):
         Plan.from_json(document)
 
 
+def test_only_plain_nested_widths_are_tried_in_turn(space, legal):
+    in_turn = plans.widths(space, [0.25, 1], in_turn=True)
+    plans.check(in_turn, space)
+    assert Plan.from_json(in_turn.to_json()) == in_turn
+    assert in_turn.digest != replace(in_turn, in_turn=False).digest
+    for wrong in (replace(legal, in_turn=True), replace(plans.gated(space, [0.5, 1]), in_turn=True)):
+        with pytest.raises(PlanError, match="in_turn"):
+            plans.check(wrong, space)
+
+
 @pytest.mark.parametrize("text", ["uniform", "uniform:a,b", "random:x", "half", "depth:"])
 def test_unreadable_plan_texts_are_refused(space, text):
     with pytest.raises(PlanError):
@@ -208,6 +219,9 @@ def test_unreadable_plan_texts_are_refused(space, text):
 def test_plan_texts(space):
     assert plans.from_text("static", space) == plans.static(space)
     assert plans.from_text("uniform:0.5,0.5", space) == plans.uniform(space, [0.5, 0.5])
+    nested = plans.widths(space, [0.25, 1])
+    assert plans.from_text("widths:0.25,1", space) == nested
+    assert plans.from_text("in-turn:0.25,1", space) == replace(nested, in_turn=True)
     assert plans.from_text("depth:relu", space) == plans.depth(space, ["relu"])
     assert plans.from_text("random:3", space, seed=5) == plans.random(space, 3, np.random.default_rng(5))
 

@@ -89,6 +89,28 @@ def test_widths_in_turn_are_a_chain_that_is_calibrated(folder):
     assert manifest.promise.max_drop == 0.05
 
 
+def test_a_plan_in_turn_is_forecast_trained_and_exported_as_a_chain(tmp_path):
+    recipe = ("--recipe", MODELS / "digits.toml", "--limit", 60, "--static-epochs", 1, "--epochs", 0)
+    plan = ("--plan", "in-turn:0.25,0.5,1", "--cost", "macs")
+    assert "the last one reads" not in done(train, *recipe, *plan, "--out", tmp_path / "model.pt").stdout
+    forecast = json.loads((tmp_path / "model.run" / "forecast.json").read_text())
+    document = json.loads(done(inspect, tmp_path / "model.pt", "--json").stdout)
+    shares = [width["macs_share"] for width in document["stages"]]
+    assert forecast["stages"] == pytest.approx(shares, abs=1e-5)
+    assert [width["cumulative_macs_share"] for width in document["stages"]] == pytest.approx(
+        [sum(shares[: k + 1]) for k in range(3)], abs=1e-5
+    )
+
+    def exported(*options):
+        done(export, tmp_path / "model.pt", "--out", tmp_path / "bundle", *options)
+        flow = load_bundle(tmp_path / "bundle").manifest.flow
+        return flow.is_chain, tuple(stop.name for stop in flow.stops)
+
+    assert exported() == (True, NAMES)
+    assert exported("--in-turn", "half,full") == (True, ("half", "full"))
+    assert exported("--in-turn", "none") == (False, NAMES)
+
+
 def test_every_choice_is_measured(folder, tmp_path):
     data = ("--data", folder / "held-out" / "test.npz", "--out", tmp_path / "bench.json")
     done(bench, folder / "picked", *data, *["--seconds", "0.2", "--processes", "1", "--threads", "1"])

@@ -122,7 +122,7 @@ _FORM_IN_DETAIL = (
         "--in-turn",
         metavar="NAME,NAME",
         help="Of nested widths: try these one after the other, as quarter,full, each where the one before is "
-        "not sure. [default: the caller picks one]",
+        "not sure; none: the caller picks one. [default: as the plan says]",
     ),
     *_FORM,
     sign_option,
@@ -170,7 +170,8 @@ def export(
     s2dnas-export model.pt --out bundle-int8/ --data images/ --int8
     s2dnas-export --model net.py:make --weights net.pth --input 3x32x32 --labels labels.txt --out bundle/
     """  # noqa: D301
-    turns = None if in_turn is None else tuple(name.strip() for name in in_turn.split(","))
+    named = () if in_turn in (None, "none") else tuple(name.strip() for name in in_turn.split(","))
+    turns = None if in_turn is None else named
     if turns is not None and path is None:
         raise click.UsageError(
             "--in-turn is for a MODEL.PT of nested widths; networks with exits say their routes"

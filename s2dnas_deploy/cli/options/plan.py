@@ -15,9 +15,9 @@ def plan_option(*, default: str | None) -> Declared[Any]:
         default=default,
         show_default=default is not None,
         help="How the network is divided: auto (by --cost), a JSON file, static, uniform:0.25,0.25,0.5, "
-        "depth:NODE,NODE or random:STAGES; or into nested widths, widths:0.25,0.5,1, or widths behind a "
-        "gate, gate:0.25,0.5,1; or for training, blocks:0.5, which leaves residual blocks out, and of what "
-        "came of that, paths:3.",
+        "depth:NODE,NODE or random:STAGES; into nested widths: widths:0.25,0.5,1, of which the caller picks, "
+        "in-turn:0.25,1, tried until one is sure, or gate:0.25,0.5,1, of which a gate picks; for training, "
+        "also blocks:0.5, which leaves residual blocks out, and of what came of that, paths:3.",
     )
 
 

@@ -73,7 +73,7 @@ class ExportRequest:
     sign: Path | None = None
     """The private key that signs the bundle."""
     in_turn: tuple[str, ...] | None = None
-    """Of nested widths, those that are tried one after the other; None: the caller picks one of all."""
+    """Of nested widths, tried one after the other; (): the caller picks one. None: as the plan says."""
 
 
 def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
@@ -186,11 +186,12 @@ def _staged(request: ExportRequest, model: Model, name: str) -> StagedNetwork:
     """The model's stages as a chain, or its widths."""
     blocks, plan = request.options.in_blocks, model.network.division.plan
     if plan.nested:
-        return widths_of(model, name=name, split=request.split, blocks=blocks, in_turn=request.in_turn)
+        turns = (plan.width_names if plan.in_turn else ()) if request.in_turn is None else request.in_turn
+        return widths_of(model, name=name, split=request.split, blocks=blocks, in_turn=turns)
     if request.in_turn is not None:
         raise OptionError(
             "--in-turn is for nested widths; this model has stages, which are a chain (s2dnas-train --plan "
-            "widths:0.25,0.5,1 makes widths)"
+            "in-turn:0.25,1 makes widths)"
         )
     return chain_of(model, name=name, split=request.split, blocks=blocks)
 

@@ -28,14 +28,14 @@ WIDTH, PREFIX, GATE = "width", "prefix", "gate"
 
 
 def widths_of(
-    model: Model, *, name: str, split: bool, blocks: bool = True, in_turn: Sequence[str] | None = None
+    model: Model, *, name: str, split: bool, blocks: bool = True, in_turn: Sequence[str] = ()
 ) -> StagedNetwork:
     """A model's widths, `rewritten`: those `in_turn` as a chain, else all, for the gate or the caller."""
     network, plan = model.network.eval(), model.network.division.plan
     assert isinstance(network, NestedNetwork), "a model of nested widths"
     names = plan.width_names
-    chosen = tuple(range(plan.stages)) if in_turn is None else _places(names, in_turn)
-    parts = _Parts.of(network, names, chosen, gated=plan.gate is not None and in_turn is None)
+    chosen = _places(names, in_turn) if in_turn else tuple(range(plan.stages))
+    parts = _Parts.of(network, names, chosen, gated=plan.gate is not None and not in_turn)
     stages = rewritten(parts.stages, model.preprocessing.input_shape, split=split, blocks=blocks)
 
     def reference(images: Tensor) -> list[Tensor]:
@@ -48,7 +48,7 @@ def widths_of(
         name=name,
         reference=reference,
         links=links,
-        flow=picked if in_turn is None else None,
+        flow=None if in_turn else picked,
         class_names=model.class_names,
         preprocessing=model.preprocessing,
         plan=plan,

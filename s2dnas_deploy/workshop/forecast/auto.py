@@ -79,10 +79,10 @@ class Forecaster:
 
     def of(self, plan: Plan, reporter: Reporter) -> Forecast:
         """What this plan can gain."""
-        if plan.nested:
+        if not plan.exits_early:
             raise PlanError(
-                "a forecast is of stages, after which images leave; of nested widths the caller picks one, "
-                "and s2dnas-bench times each"
+                "a forecast is of answers after which images leave; of nested widths the caller picks one, "
+                "and s2dnas-bench times each (in-turn:0.25,1 tries them one after the other)"
             )
         (priced,) = self._priced([plan], reporter)
         return self._guess(priced) if self.unlike is None else self._foretold(priced, self.unlike(plan))

@@ -1,4 +1,4 @@
-"""Plans that one would write down by hand, of a few kinds: exits in the network's depth, widths, and mixes.
+"""Plans that one would write down by hand, of a few kinds: exits in depth, widths, mixes, widths in turn.
 
 Place in the flow: `StaticNetwork` ──▶ plans, which are priced; the one that is expected to answer fastest is
 `--plan auto`.
@@ -6,9 +6,11 @@ Place in the flow: `StaticNetwork` ──▶ plans, which are priced; the one th
     depth    stage k ends at a joint of the network and owns all channels up to there
     width    all stages go through all layers and own fractions of every group, with reuse or without
     mix      the first stage owns a fraction of every group up to a joint, the last one everything else
+    in turn  thinner networks first, then the whole one, which reads nothing of theirs
 
 Without reuse a stage is a thin network of its own, whose exit reads what the stages before it have found.
 That costs accuracy, and spares what handing features over takes: much, on a clock, where layers are small.
+Widths in turn hand nothing over and lose no accuracy by it; what the thinner ones have found is found again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,6 +39,8 @@ _MIXED = (
     (0.25, 0.6),
 )
 """The first stage's width, and the depth of its exit."""
+_TURNS = ((0.25, 1), (0.375, 1), (0.5, 1), (0.25, 0.5, 1))
+"""The widths, each with a share of every group."""
 # Kernels work on blocks of 16 channels, or of 8; a group that has not two of them is divided as it can be.
 _BLOCKS = (16, 8)
 _NEAR = 0.1
@@ -56,6 +60,7 @@ def candidates(static: StaticNetwork) -> tuple[Plan, ...]:
         *(partial(_in_widths, space, fractions, reuse=False) for fractions in _WIDTHS),
         *(partial(_in_widths, space, fractions, reuse=True) for fractions in _REUSED),
         *(partial(_mixed, space, places, width, share) for width, share in _MIXED),
+        *(partial(_in_turn, space, shares) for shares in _TURNS),
     ]
     found: dict[str, Plan] = {}
     for way in ways:
@@ -97,6 +102,14 @@ def _in_widths(space: PlanSpace, fractions: Sequence[float], *, reuse: bool) -> 
 def _mixed(space: PlanSpace, places: Places, width: float, share: float) -> Plan:
     # What the exit's share of the costs is counted without: the part of the width that the stage leaves out.
     return _parts(space, (width, 1 - width), (_nearest(places, share), OUTPUT), reuse=False)
+
+
+def _in_turn(space: PlanSpace, shares: Sequence[float]) -> Plan:
+    fractions = [after - before for before, after in pairwise((0.0, *shares))]
+    channels = {group.name: _counts(group, fractions) for group in space.groups}
+    plan = Plan(channels=channels, exits=(OUTPUT,) * len(shares), nested=True, in_turn=True)
+    check(plan, space)
+    return plan
 
 
 def _nearest(places: Places, share: float) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.workshop.data import LabelledImages
+from s2dnas_deploy.workshop.network.nested import narrowed
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, carry_over
 from s2dnas_deploy.workshop.training.batches import normalised
 from s2dnas_deploy.workshop.training.request import Prepared
@@ -29,6 +30,9 @@ class Likeness:
 
     def __call__(self, plan: Plan) -> tuple[float, ...]:
         """For each exit: 0 as the static network does, 1 as chance would."""
+        if plan.nested:  # the widest is the static network
+            space = self.prepared.static.divisible.space
+            return (*(self(narrowed(plan, k, space))[0] for k in range(plan.stages - 1)), 0.0)
         network = carry_over(self.prepared.static, plan)
         count = min(_FITTED_TO, images_that_fit(network.division))
         fit(network, self.prepared.static, self._pixels(self._known.evenly(count)), lambda *_: None)

@@ -44,8 +44,8 @@ class Planner:
         reporter: Reporter,
     ) -> Plan:
         """The plan that was given, or the best; `judge_static` tells how good the static network is."""
-        if plan is not None and (plan.stages == 1 or plan.nested):
-            return plan  # nothing exits early
+        if plan is not None and (plan.stages == 1 or not plan.exits_early):
+            return plan
         stages = len(request.settings.exit_weights) or None
         return self.forecast(request, prepared, plan, judge_static, reporter, stages=stages).plan
 

@@ -6,10 +6,8 @@ against each other.
 """
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
 
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.workshop.network.division import Division, divide
@@ -30,10 +28,6 @@ class Divided:
     def plan(self) -> Plan:
         """The plan itself."""
         return self.division.plan
-
-    def up_to_exits(self, costs: Iterable[float]) -> tuple[float, ...]:
-        """What it costs to get each answer, from what each stage costs: widths do without each other."""
-        return tuple(costs) if self.plan.nested else tuple(accumulate(costs))
 
     @cached_property
     def effect(self) -> str:

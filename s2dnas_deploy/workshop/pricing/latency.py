@@ -59,9 +59,10 @@ def by_clock(static: StaticNetwork, profile: Profile) -> Price:
 
     def price(divided: Divided) -> tuple[float, ...]:
         features = features_of(divided.stages, static.graph.input_shape)
+        times = [model.time(each) for each in features]
         if divided.plan.nested:  # the widest is the static network
-            return (*(model.time(each) for each in features[:-1]), 1.0)
-        return divided.up_to_exits(model.time(each) for each in features)
+            times[-1] = 1.0
+        return divided.plan.up_to_exits(times)
 
     return price
 

@@ -7,7 +7,6 @@ prices every plan of a search space (`latency`); others hold plans that are pric
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.reporter import Progress, Reporter
 from s2dnas_deploy.sessions.environment import device_here
+from s2dnas_deploy.workshop.network.nested import narrowed
 from s2dnas_deploy.workshop.pricing.probes import Probed, write_probes
 
 _MOST_BYTES = 2**29
@@ -55,8 +55,22 @@ class MachineClock:
             write_text_atomically(path, profile.to_json())
         return profile
 
-    def times(self, plans: Iterable[Plan], kept_in: str, *, called: str) -> dict[str, StageTimes]:
+    def times(self, plans: Sequence[Plan], kept_in: str, *, called: str) -> dict[str, StageTimes]:
         """The times of these plans, by their digests; those that are not kept yet are taken."""
+        space = self.probed.static.divisible.space
+        # A width is the first of two stages, which is the same graph; the widest is the static network.
+        chains = {
+            plan.digest: [narrowed(plan, k, space) for k in range(plan.stages - 1)] if plan.nested else [plan]
+            for plan in plans
+        }
+        found = self._of_chains([chain for each in chains.values() for chain in each], kept_in, called=called)
+        return {
+            plan.digest: _of_widths(times) if plan.nested else times[0]
+            for plan in plans
+            for times in [[found[chain.digest] for chain in chains[plan.digest]]]
+        }
+
+    def _of_chains(self, plans: Iterable[Plan], kept_in: str, *, called: str) -> dict[str, StageTimes]:
         path = self.folder / kept_in
         before = self._kept(path)
         known = {} if before is None else dict(before.times)
@@ -101,6 +115,13 @@ def _parts(digests: Sequence[str], count: int) -> list[Sequence[str]]:
     return [digests[start : start + count] for start in range(0, len(digests), count)]
 
 
-def relative_times(times: StageTimes) -> tuple[float, ...]:
-    """The time of all stages up to each exit, relative to the static network's."""
-    return tuple(accumulate(ms / times.reference_ms for ms in times.stage_ms))
+def _of_widths(firsts: Sequence[StageTimes]) -> StageTimes:
+    """The times of nested widths, from each but the widest as the first stage of a chain."""
+    reference = firsts[0].reference_ms
+    shares = [each.stage_ms[0] / each.reference_ms for each in firsts]
+    return StageTimes(stage_ms=tuple(reference * share for share in (*shares, 1.0)), reference_ms=reference)
+
+
+def relative_times(plan: Plan, times: StageTimes) -> tuple[float, ...]:
+    """The time to each answer, relative to the static network's."""
+    return plan.up_to_exits(ms / times.reference_ms for ms in times.stage_ms)

@@ -19,7 +19,9 @@ def by_macs(static: StaticNetwork) -> Price:
     whole = static_costs(as_network(static)).macs
 
     def price(divided: Divided) -> tuple[float, ...]:
-        return divided.up_to_exits(costs_of(divided.division, stage).macs / whole for stage in divided.stages)
+        return divided.plan.up_to_exits(
+            costs_of(divided.division, stage).macs / whole for stage in divided.stages
+        )
 
     return price
 

@@ -22,7 +22,6 @@ from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.data import ImageSplits
 from s2dnas_deploy.workshop.network.divided import divided_by
-from s2dnas_deploy.workshop.network.nested import narrowed
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.pricing.latency import by_clock
 from s2dnas_deploy.workshop.pricing.machine_clock import MachineClock, relative_times
@@ -231,30 +230,17 @@ def _evaluators(
         if request.cost == "clock":
             # The model that prices plans errs by a few percent, and the best of hundreds is easily one
             # that it prices too low.
-            costs = _times_of_own(finalists, static, clock)
+            costs = _timed(finalists, clock)
         return by_training_on(terms(), costs, keep, shared)
 
     return of_many, of_few
 
 
-def _times_of_own(
-    finalists: Sequence[Trial], static: StaticNetwork, clock: MachineClock
-) -> dict[str, tuple[float, ...]]:
-    """What each plan's answers take, timed."""
+def _timed(finalists: Sequence[Trial], clock: MachineClock) -> dict[str, tuple[float, ...]]:
+    """What each plan's answers take, by the clock."""
     plans = [trial.plan for trial in finalists]
-    timed = partial(clock.times, kept_in=TIMED, called="finalists")
-    if not any(plan.nested for plan in plans):
-        return {digest: relative_times(times) for digest, times in timed(plans).items()}
-    # A width is the first of two stages, which is the same graph; the widest is the static network.
-    widths = {
-        plan.digest: [narrowed(plan, k, static.divisible.space) for k in range(plan.stages - 1)]
-        for plan in plans
-    }
-    found = timed([width for each in widths.values() for width in each])
-    return {
-        digest: (*(relative_times(found[width.digest])[0] for width in each), 1.0)
-        for digest, each in widths.items()
-    }
+    times = clock.times(plans, TIMED, called="finalists")
+    return {plan.digest: relative_times(plan, times[plan.digest]) for plan in plans}
 
 
 def _terms(request: SearchRequest, prepared: Prepared, *, on_a_cluster: bool) -> Terms:

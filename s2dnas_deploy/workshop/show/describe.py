@@ -154,7 +154,7 @@ def _stages(costs: Sequence[StageCosts], plan: Plan, space: PlanSpace, static_ma
     for stage in costs:
         first = 0 if plan.nested else stage.stage  # a width has what the ones before it have, and runs alone
         owned = sum(sum(counts[first : stage.stage + 1]) for counts in plan.channels.values())
-        before = stage.macs if plan.nested else before + stage.macs
+        before = before + stage.macs if plan.exits_early else stage.macs
         documents.append(
             {
                 "stage": stage.stage,

@@ -25,14 +25,16 @@ def test_each_is_legal_and_another_network_than_the_others(resnet):
         assert len({divided_by(static, plan).effect for plan in plans}) == len(plans) > 3
 
 
-def test_there_are_exits_in_depth_widths_and_mixes(resnet):
+def test_there_are_exits_in_depth_widths_mixes_and_widths_in_turn(resnet):
     plans = candidates(resnet)
     in_depth = [plan for plan in plans if len(set(plan.exits)) == plan.stages and not plan.no_reuse]
-    in_width = [plan for plan in plans if set(plan.exits) == {OUTPUT}]
+    in_width = [plan for plan in plans if set(plan.exits) == {OUTPUT} and not plan.nested]
+    in_turn = [plan for plan in plans if plan.in_turn]
     mixed = [plan for plan in plans if plan.no_reuse and plan.exits[0] != OUTPUT]
     assert {plan.stages for plan in in_depth} >= {2, 3}
     assert {bool(plan.no_reuse) for plan in in_width} == {True, False}
     assert mixed
+    assert {plan.stages for plan in in_turn} == {2, 3}
     for plan in in_depth:
         owners = [sum(count > 0 for count in counts) for counts in plan.channels.values()]
         assert set(owners) == {1}  # each group is one stage's

@@ -111,6 +111,20 @@ def test_auto_takes_what_the_clock_says_is_fast(prepared, request_):
     assert any("0.10 + 0.50 + 0.50 = 1.10 of the time" in line for line in said)
 
 
+def test_auto_takes_widths_in_turn_where_a_chains_last_exit_loses_much(prepared, request_, monkeypatch):
+    class Unlike(Alike):
+        def __call__(self, plan):
+            return (*[0.5] * (plan.stages - 1), 0.0 if plan.nested else 0.6)
+
+    monkeypatch.setattr(planner, "Likeness", Unlike)
+    plan, said = decide(Clock(lambda name, plan: 0.1), request_, prepared)
+    assert plan.in_turn
+    assert any("0.10 + 1.00 = 1.10 of the time" in line for line in said)
+    given, repeated = decide(Clock(lambda name, plan: 0.1), replace(request_, restart=True), prepared, plan)
+    assert given == plan
+    assert repeated == said
+
+
 def test_a_run_that_goes_on_keeps_its_plan_and_asks_no_clock(prepared, request_):
     fast = Clock(lambda name, plan: 0.1 if plan.no_reuse else 0.9)
     slow = Clock(lambda name, plan: 0.9 if plan.no_reuse else 0.1)

@@ -1,6 +1,7 @@
 """Searching for nested widths: masks are slices, costs stand alone, each width has a target of its own."""
 
 from dataclasses import replace
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import torch
 from architectures import QUICK, build
 from small_networks import example_network
 
-from s2dnas_deploy.bundle.device_profile import STATIC, StageTimes
+from s2dnas_deploy.bundle.device_profile import STATIC, Profile, StageTimes, probes_in
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.decide.scores import ExitScores
+from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.data import load_images
 from s2dnas_deploy.workshop.network.costs import stage_costs, static_costs
 from s2dnas_deploy.workshop.network.divided import divided_by
@@ -18,14 +20,15 @@ from s2dnas_deploy.workshop.network.division import divide
 from s2dnas_deploy.workshop.network.nested import nested_from
 from s2dnas_deploy.workshop.network.network import as_network
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
+from s2dnas_deploy.workshop.pricing.machine_clock import MachineClock, relative_times, this_device
 from s2dnas_deploy.workshop.pricing.price import by_macs
+from s2dnas_deploy.workshop.pricing.probes import Probed
 from s2dnas_deploy.workshop.reading.read import read_network
 from s2dnas_deploy.workshop.search.judging.exit_scores import take_statistics
 from s2dnas_deploy.workshop.search.judging.masked_widths import MaskedWidths
 from s2dnas_deploy.workshop.search.judging.reward import target_that_fits, targets_of_widths, worth_of_widths
 from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
 from s2dnas_deploy.workshop.search.judging.train_shared import SharedTask, train_shared
-from s2dnas_deploy.workshop.search.run import _times_of_own
 from s2dnas_deploy.workshop.search.space.by_hand import largest, smallest, written_by_hand
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.space.space import GroupSlot
@@ -100,21 +103,27 @@ def test_by_hand_comes_first_what_is_near_the_targets(static, space):
     assert costs == pytest.approx((0.25, 0.5, 1), abs=0.15)
 
 
-def test_finalists_are_timed_width_by_width(static, space):
-    class Trial:
-        plan = space.plan(largest(space))
+@pytest.mark.parametrize(("in_turn", "expected"), [(False, (0.25, 0.5, 1)), (True, (0.25, 0.75, 1.75))])
+def test_widths_are_timed_each_by_itself(static, space, tmp_path, in_turn, expected):
+    plan, asked = replace(space.plan(largest(space)), in_turn=in_turn), []
 
-    class Clock:
-        def times(self, plans, kept_in, *, called):
-            self.asked = list(plans)
-            return {
-                plan.digest: StageTimes(stage_ms=(1.0 + i, 9.0), reference_ms=4.0)
-                for i, plan in enumerate(self.asked)
-            }
+    def timer(folder, **options):
+        plans = probes_in(folder)
+        asked.extend(name for name in plans if name != STATIC)
+        times = {
+            name: StageTimes(stage_ms=(1.0 + asked.index(name) if name in asked else 4.0,), reference_ms=4.0)
+            for name in plans
+        }
+        return Profile(device=this_device(), input_shape=static.graph.input_shape, plans=plans, times=times)
 
-    clock = Clock()
-    assert _times_of_own([Trial()], static, clock) == {Trial.plan.digest: (0.25, 0.5, 1.0)}
-    assert [plan.stages for plan in clock.asked] == [2, 2]
+    single = {key: tensor.float() for key, tensor in static.weights.items()}
+    probed = Probed.made_up(replace(static, weights=single))
+    clock = MachineClock(probed=probed, folder=tmp_path, timer=timer, reporter=create_autospec(Reporter))
+    times = clock.times([plan], "times.json", called="plans")
+    assert relative_times(plan, times[plan.digest]) == expected
+    assert len(asked) == 2, "the widest is the static network"
+    clock.times([plan], "times.json", called="plans")
+    assert len(asked) == 2, "what is kept is not timed anew"
 
 
 def test_each_width_has_a_target_of_its_own():
