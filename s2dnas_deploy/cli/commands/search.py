@@ -43,7 +43,8 @@ _GOAL = (
         type=click.Choice(["stages", "widths"]),
         default="stages",
         show_default=True,
-        help="stages: of a chain with exits; widths: nested ones, from which the caller picks.",
+        help="stages: of a chain, which read what earlier ones found; widths: nested ones, from which the "
+        "caller picks.",
     ),
     option(
         "--stages",

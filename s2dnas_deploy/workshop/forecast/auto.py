@@ -49,13 +49,18 @@ class Forecaster:
     folder: Path
     """Where times are kept, so that a plan is timed once."""
 
-    def best(self, reporter: Reporter, *, stages: int | None = None) -> Forecast:
+    def best(self, reporter: Reporter, *, stages: int | None = None, in_turn: bool = True) -> Forecast:
         """Of the candidates, those of so many stages if that is said, the one expected to be the fastest.
 
+        Without `in_turn`, widths in turn are none of them.
         Exits are fitted of the most promising plans, by what is guessed of them; of large networks, which
         take longer, of fewer. A plan that could not be faster if all images exited first need not be fitted.
         """
-        plans = [plan for plan in candidates(self._static) if stages in (None, plan.stages)]
+        plans = [
+            plan
+            for plan in candidates(self._static)
+            if stages in (None, plan.stages) and (in_turn or not plan.in_turn)
+        ]
         if not plans:
             raise PlanError(
                 "--plan auto found no way to divide this network"

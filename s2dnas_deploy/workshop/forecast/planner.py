@@ -58,9 +58,10 @@ class Planner:
         reporter: Reporter,
         *,
         stages: int | None,
+        in_turn: bool = True,
     ) -> Forecast:
-        """What the plan can gain, or the best of so many stages, if that is said."""
-        of = self._identity(request, prepared, plan, stages)
+        """What the plan can gain, or the best of so many stages, if that is said; see `Forecaster.best`."""
+        of = self._identity(request, prepared, plan, f"{stages}" if in_turn else f"{stages}, no turns")
         if request.restart:
             for kept in (FILE, TIMES):
                 (request.folder / kept).unlink(missing_ok=True)
@@ -68,7 +69,9 @@ class Planner:
         if forecast is None:
             forecaster = self._forecaster(request, prepared, judge_static)
             forecast = (
-                forecaster.best(reporter, stages=stages) if plan is None else forecaster.of(plan, reporter)
+                forecaster.best(reporter, stages=stages, in_turn=in_turn)
+                if plan is None
+                else forecaster.of(plan, reporter)
             )
             if self.cost == CLOCK and forecast.expected < _LITTLE:
                 reporter.say(alternatives_in_words(alternatives(forecaster.probed, self.timer, reporter)))
@@ -96,10 +99,10 @@ class Planner:
             folder=request.folder,
         )
 
-    def _identity(self, request: Request, prepared: Prepared, plan: Plan | None, stages: int | None) -> str:
+    def _identity(self, request: Request, prepared: Prepared, plan: Plan | None, among: str) -> str:
         """A digest of all that a forecast is made from, but for the clock."""
         asked = request.plan if plan is None else plan.digest
-        digest = hashlib.sha256(f"1|{asked}|{stages}|{prepared.splits.digest}|{self.cost}".encode())
+        digest = hashlib.sha256(f"1|{asked}|{among}|{prepared.splits.digest}|{self.cost}".encode())
         if self.cost not in (CLOCK, MACS):
             digest.update(digest_of(Path(self.cost)).encode())
         add_weights(digest, prepared.static.weights)

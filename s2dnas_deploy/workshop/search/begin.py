@@ -1,4 +1,4 @@
-"""What a search begins with: the plan that `--plan auto` takes, and sizes that suit network and images.
+"""What a search begins with: the chain that `--plan auto` likes best, and sizes that suit network and images.
 
 Place in the flow: `SearchRequest` + `Forecast` ──▶ the request with what was left open filled in, and a plan
 that is tried first and looked at closely, and is given up only for one that is surely better. Of widths
@@ -37,7 +37,9 @@ def begun(
     training = replace(request.training, plan=AUTO)
     stages = None if "stages" in request.left_open else request.stages
     try:
-        forecast = planner.forecast(training, prepared, None, judge_static, reporter, stages=stages)
+        forecast = planner.forecast(
+            training, prepared, None, judge_static, reporter, stages=stages, in_turn=False
+        )
     except PlanError:  # no candidate has so many stages
         return settled(request, None, len(prepared.splits.train)), None
     request = settled(request, forecast, len(prepared.splits.train))

@@ -120,7 +120,11 @@ def test_auto_takes_widths_in_turn_where_a_chains_last_exit_loses_much(prepared,
     plan, said = decide(Clock(lambda name, plan: 0.1), request_, prepared)
     assert plan.in_turn
     assert any("0.10 + 1.00 = 1.10 of the time" in line for line in said)
-    given, repeated = decide(Clock(lambda name, plan: 0.1), replace(request_, restart=True), prepared, plan)
+    anew = replace(request_, restart=True)
+    asked = (anew, prepared, None, lambda: {"val": 0.8}, Heard())
+    planner_ = Planner(cost="clock", timer=Clock(lambda name, plan: 0.1))
+    assert not planner_.forecast(*asked, stages=None, in_turn=False).plan.in_turn
+    given, repeated = decide(Clock(lambda name, plan: 0.1), anew, prepared, plan)
     assert given == plan
     assert repeated == said
 
