@@ -5,6 +5,7 @@ before it or not.
 """
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -61,6 +62,15 @@ def seed_of(seed: int, purpose: str, index: int) -> int:
     """A seed of its own for each purpose and step."""
     digest = hashlib.sha256(f"{seed}|{purpose}|{index}".encode()).digest()
     return int.from_bytes(digest[:7], "little")
+
+
+def in_order(
+    images: LabelledImages, preprocessing: Preprocessing, size: int, device: torch.device | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """All images as a network reads them, and their labels, so many at a time, as they come."""
+    for rows in torch.split(torch.arange(len(images)), size):
+        part = images.select(rows)
+        yield normalised(part.images, preprocessing, device or torch.device("cpu")), part.labels
 
 
 def normalised(images: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:

@@ -23,7 +23,7 @@ from s2dnas_deploy.reporter import Progress
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
-from s2dnas_deploy.workshop.training.batches import Batches, normalised, seed_of
+from s2dnas_deploy.workshop.training.batches import Batches, in_order, seed_of
 from s2dnas_deploy.workshop.training.checkpoint import (
     Checkpoint,
     Expected,
@@ -156,16 +156,14 @@ def accuracy(
     was_training = network.training
     network.eval()
     right: Tensor | None = None
-    for start in range(0, len(images), EVALUATION_BATCH):
-        part = images.select(torch.arange(start, min(start + EVALUATION_BATCH, len(images))))
-        inputs = normalised(part.images, preprocessing, device or torch.device("cpu"))
+    for inputs, labels in in_order(images, preprocessing, EVALUATION_BATCH, device):
         logits = torch.stack([z.cpu() for z in network(inputs)])
         if not bool(torch.isfinite(logits).all()):
             raise TrainingError(
                 "the network answers with numbers that are not finite; a smaller --lr may help"
             )
         answers = logits.argmax(2)
-        counts = (answers == part.labels).sum(1)
+        counts = (answers == labels).sum(1)
         right = counts if right is None else right + counts
     network.train(was_training)
     assert right is not None, "no images"

@@ -25,7 +25,7 @@ from s2dnas_deploy.workshop.network.blocks import found_in, without_gates
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
 from s2dnas_deploy.workshop.network.groups import Divisible
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
-from s2dnas_deploy.workshop.training.batches import normalised
+from s2dnas_deploy.workshop.training.batches import in_order
 
 Runs = npt.NDArray[np.float64]
 """For each part of the images and each atom, how often it runs, [parts, atoms]; NaN where it has no gate."""
@@ -65,9 +65,8 @@ def _asked(
     """Which channels run, by tensor, [N, C] of 0 and 1; and what each image takes, [N]."""
     on: dict[str, list[Tensor]] = {}
     spent: list[Tensor] = []
-    for start in range(0, len(images), _BATCH):
-        part = images.select(torch.arange(start, min(start + _BATCH, len(images))))
-        network(normalised(part.images, preprocessing, torch.device("cpu")))
+    for inputs, _ in in_order(images, preprocessing, _BATCH):
+        network(inputs)
         spent.append(network.spent)
         for name, channels in network.channels_on.items():
             on.setdefault(name, []).append(channels)

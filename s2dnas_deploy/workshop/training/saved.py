@@ -10,7 +10,7 @@ import torch
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.workshop.data import LabelledImages
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
-from s2dnas_deploy.workshop.training.batches import normalised
+from s2dnas_deploy.workshop.training.batches import in_order
 
 _BATCH = 500
 
@@ -28,9 +28,8 @@ def saved_on(network: GatedNetwork, images: LabelledImages, preprocessing: Prepr
     """Ask the gates of a network about images."""
     network.eval()
     spent, runs = [], []
-    for start in range(0, len(images), _BATCH):
-        part = images.select(torch.arange(start, min(start + _BATCH, len(images))))
-        network(normalised(part.images, preprocessing, torch.device("cpu")))
+    for inputs, _ in in_order(images, preprocessing, _BATCH):
+        network(inputs)
         spent.append(network.spent)
         runs.append(network.blocks_on)
     return Saved(

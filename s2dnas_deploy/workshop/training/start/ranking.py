@@ -25,7 +25,7 @@ from s2dnas_deploy.workshop.network.graph import INPUT, Node
 from s2dnas_deploy.workshop.network.groups import Divisible, Order
 from s2dnas_deploy.workshop.network.operators import OPERATORS
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_node
-from s2dnas_deploy.workshop.training.batches import normalised
+from s2dnas_deploy.workshop.training.batches import in_order
 
 MOST_IMAGES, FEWEST_IMAGES = 512, 64
 _MOST_MACS = 10**12  # of all images, forwards: a minute or two on two cores
@@ -67,12 +67,10 @@ def _of_each_node(
     gated = _gated(static.divisible)
     weights = {key: tensor.detach().to(device, torch.float32) for key, tensor in static.weights.items()}
     total = {node.name: torch.zeros(node.channels, dtype=torch.float64) for node in gated}
-    for rows in torch.split(torch.arange(len(images)), _batch(static)):
-        part = images.select(rows)
-        pixels = normalised(part.images, preprocessing, device)
-        gates = {node.name: torch.ones(len(part), node.channels, device=device) for node in gated}
+    for pixels, labels in in_order(images, preprocessing, _batch(static), device):
+        gates = {node.name: torch.ones(len(pixels), node.channels, device=device) for node in gated}
         logits = _with_gates(static, weights, pixels, gates)
-        loss = F.cross_entropy(logits, part.labels.to(device), reduction="sum")
+        loss = F.cross_entropy(logits, labels.to(device), reduction="sum")
         for name, gradient in zip(gates, torch.autograd.grad(loss, list(gates.values())), strict=True):
             total[name] += gradient.double().pow(2).sum(0).cpu()
     return {name: found.sqrt().numpy() for name, found in total.items()}
