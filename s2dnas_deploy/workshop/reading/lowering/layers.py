@@ -37,9 +37,11 @@ def lower_conv2d(
     x, w = tensor_of(input), weight_of(weight, "the kernel")
     if len(x.shape) != 3:
         raise RefusedError(f"a 2-d convolution reads shape {x.shape} an image, expected (C, H, W)")
+    if isinstance(padding, str):
+        x, padding = _told_in_pixels(low, x, padding, w.shape[2:], pair(dilation))
     attributes: dict[str, Any] = {
         "stride": pair(stride),
-        "padding": padding if isinstance(padding, str) else pair(padding),
+        "padding": pair(padding),
         "dilation": pair(dilation),
         "groups": int(groups),
     }
@@ -47,6 +49,20 @@ def lower_conv2d(
         attributes["block_outputs"] = w.shape[0] // groups
     operator = "conv" if groups == 1 else "grouped_conv"
     return low.emit(operator, [x], attributes, {"weight": w, "bias": optional_weight(bias, "the bias")})
+
+
+def _told_in_pixels(
+    low: GrowingGraph, x: Value, padding: str, kernel: Sequence[int], dilation: Sequence[int]
+) -> tuple[Value, tuple[int, ...]]:
+    """What "same" and "valid" mean here; onnxruntime has no fast convolution for such a word."""
+    whole = [0, 0]
+    if padding == "same":
+        whole = [spread * (size - 1) for spread, size in zip(dilation, kernel, strict=True)]
+    if not any(each % 2 for each in whole):
+        return x, tuple(each // 2 for each in whole)
+    (top, left), (bottom, right) = ([(each + more) // 2 for each in whole] for more in (0, 1))
+    attributes = {"pad": [left, right, top, bottom], "mode": "constant", "value": 0.0}
+    return low.emit("spatial_pad", [x], attributes), (0, 0)
 
 
 def lower_padded_conv2d(
