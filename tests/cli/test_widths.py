@@ -95,6 +95,7 @@ def test_a_plan_in_turn_is_forecast_trained_and_exported_as_a_chain(tmp_path):
     assert "the last one reads" not in done(train, *recipe, *plan, "--out", tmp_path / "model.pt").stdout
     forecast = json.loads((tmp_path / "model.run" / "forecast.json").read_text())
     document = json.loads(done(inspect, tmp_path / "model.pt", "--json").stdout)
+    assert "3 nested widths of a network, tried in turn" in done(inspect, tmp_path / "model.pt").stdout
     shares = [width["macs_share"] for width in document["stages"]]
     assert forecast["stages"] == pytest.approx(shares, abs=1e-5)
     assert [width["cumulative_macs_share"] for width in document["stages"]] == pytest.approx(

@@ -77,6 +77,8 @@ def _heading(document: Document) -> str:
         kind = f"{stages} nested widths of a network"
         if (gate := document["plan"].get("gate")) is not None:
             kind += f", with a gate after {gate}"
+        if document["plan"].get("in_turn"):
+            kind += ", tried in turn until one is sure"
     facts = [
         ("input", f"{_shape(static['input'])}, {static['classes']} classes"),
         ("operators", f"{static['operators']}"),
