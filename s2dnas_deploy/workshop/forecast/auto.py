@@ -73,12 +73,15 @@ class Forecaster:
         if unlike is None:
             return promising[0]
         most = max(_FEWEST_FITTED, _FITTED_MACS // max(1, static_costs(as_network(self._static)).macs))
+        # What a chain's last exit loses is hard to guess; widths in turn lose nothing there.
+        turns = [forecast for forecast in promising[most:] if forecast.plan.in_turn]
+        chosen = [*promising[:most], *turns[:1]]
         progress, best = reporter.phase("fitting exits"), None
-        for done, guess in enumerate(promising[:most]):
+        for done, guess in enumerate(chosen):
             if best is None or best.falls_short or guess.best > best.expected:
                 forecast = self._foretold(guess, unlike(guess.plan))
                 best = forecast if best is None or forecast.is_better_than(best) else best
-            progress(done + 1, len(promising[:most]), "")
+            progress(done + 1, len(chosen), "")
         assert best is not None, "there is one plan at least"
         return best
 

@@ -57,8 +57,8 @@ def unknown_task(classes: int) -> Task:
 
 
 def guessed(macs: Sequence[float]) -> tuple[float, ...]:
-    """How unlike the static network exits answer, by the MACs up to each; the last one answers alike."""
-    return (*(min(1.0, _GUESS * log(1 / min(share, 1.0))) for share in macs[:-1]), 0.0)
+    """How unlike the static network exits answer, by the MACs up to each."""
+    return tuple(min(1.0, _GUESS * log(1 / min(share, 1.0))) for share in macs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from s2dnas_deploy.errors import PlanError
 from s2dnas_deploy.plan import AUTO, uniform
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
-from s2dnas_deploy.workshop.forecast import planner
+from s2dnas_deploy.workshop.forecast import auto, planner
 from s2dnas_deploy.workshop.forecast.forecast import FILE
 from s2dnas_deploy.workshop.forecast.instead import alternatives
 from s2dnas_deploy.workshop.forecast.planner import Planner
@@ -127,6 +127,23 @@ def test_auto_takes_widths_in_turn_where_a_chains_last_exit_loses_much(prepared,
     given, repeated = decide(Clock(lambda name, plan: 0.1), anew, prepared, plan)
     assert given == plan
     assert repeated == said
+
+
+def test_of_a_large_network_few_plans_are_fitted_and_widths_in_turn_are_among_them(
+    prepared, request_, monkeypatch
+):
+    fitted = []
+
+    class Unlike(Alike):
+        def __call__(self, plan):
+            fitted.append(plan)
+            return (*[0.9] * (plan.stages - 1), 0.0 if plan.nested else 0.6)
+
+    monkeypatch.setattr(planner, "Likeness", Unlike)
+    monkeypatch.setattr(auto, "_FITTED_MACS", 0)
+    dear_in_turn = Clock(lambda name, plan: 0.6 if plan.stages == 2 and not plan.no_reuse else 0.1)
+    decide(dear_in_turn, request_, prepared)
+    assert [plan.in_turn for plan in fitted] == [False] * 4 + [True]
 
 
 def test_a_run_that_goes_on_keeps_its_plan_and_asks_no_clock(prepared, request_):
