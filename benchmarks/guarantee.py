@@ -4,7 +4,7 @@
 
 The recorded scores (of `s2dnas-calibrate --scores`) are taken as all there is: calibration images are drawn
 from them with replacement, and what the cascade then really loses is known. A second case is synthetic. Every
-way of testing goes along the same path, chosen on the same part of each draw:
+way of testing goes along the same path:
 
     exact       what `s2dnas-calibrate` does: the paired test of `risk`
     normal      the normal approximation, which promises more than it can prove
@@ -29,9 +29,8 @@ from pages import put_record
 from s2dnas_deploy.decide.exact_tests import ExactTest, binomial_cdf
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.thresholds import (
-    ORDER_SHARE,
+    USUAL_OFFSET,
     Against,
-    best_offset,
     changes,
     losses_of,
     mean_cost,
@@ -88,18 +87,15 @@ def compare(
     losses = losses_of(everyone, Against.LAST_EXIT)
     every = np.arange(len(everyone))
     truths = {offset: _truth(everyone, losses, offset, every, cost) for offset in OFFSETS}
+    path, (true, spent) = path_of(USUAL_OFFSET, everyone.exits), truths[USUAL_OFFSET]
     oracle = min(float(spent[true <= drop].min()) for true, spent in truths.values())
     reached: dict[str, list[tuple[float, float]]] = {name: [] for name in TESTS}
     for draw in range(draws):
         rng = np.random.default_rng(draw)
         rows = rng.integers(0, len(everyone), images)
-        ordering, proving = np.split(rows, [int(ORDER_SHARE * images)])
-        offset = best_offset(everyone.of(ordering), losses[:, ordering], len(proving), drop, cost)
-        path = path_of(offset, everyone.exits)
-        worse, better = changes(everyone, losses, path, proving)
-        true, spent = truths[offset]
+        worse, better = changes(everyone, losses, path, rows)
         for name, proves in TESTS.items():
-            test = partial(proves, n=len(proving), alpha=drop, rng=rng)
+            test = partial(proves, n=images, alpha=drop, rng=rng)
             step = _last_proven(worse, better, test)
             reached[name].append((true[step], spent[step]) if step >= 0 else (0.0, cost[-1]))
     result = {}

@@ -34,7 +34,14 @@ def splits_of(model: Model, data: str) -> ImageSplits:
     """The images, divided as they were when this network was trained: others would look too easy."""
     shape = model.preprocessing.input_shape
     limit = model.provenance["data"]["limit"]
-    return load_images(data, input_shape=shape, seed=model.seed, val_fraction=model.val_fraction, limit=limit)
+    return load_images(
+        data,
+        input_shape=shape,
+        seed=model.seed,
+        val_fraction=model.val_fraction,
+        resize=model.preprocessing.resize,
+        limit=limit,
+    )
 
 
 def pixels(images: LabelledImages) -> Pixels:

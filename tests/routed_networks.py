@@ -230,7 +230,8 @@ class Late(Routed):
 
 def sure(logits: Tensor) -> Tensor:
     """How sure an exit is."""
-    return torch.softmax(logits, 1).amax(1)
+    best = torch.softmax(logits, 1).topk(2).values
+    return best[:, 0] - best[:, 1]
 
 
 def images(count: int = 64) -> Tensor:

@@ -39,6 +39,7 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("end_to_end", "end_to_end", lambda record: record["rows"]),
         ("systems", "systems", lambda record: record["rows"]),
         ("widths_found", "widths_found", lambda record: record["rows"]),
+        ("confidence_rules", "confidence_rules", lambda record: record["rows"]),
     ],
 )
 def test_every_table_equals_its_record(monkeypatch, script, record, rows):

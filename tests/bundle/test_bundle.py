@@ -29,6 +29,7 @@ from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bundle import manifest as manifest_module
 from s2dnas_deploy.bundle.bundle import is_bundle, load_bundle, own_static, static_beside, verify_bundle
 from s2dnas_deploy.bundle.entries import MAX_STAGES
+from s2dnas_deploy.bundle.exits import USUAL_RULE
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import OLD, check_replaceable, save_bundle
 from s2dnas_deploy.cli import inspect
@@ -498,7 +499,7 @@ def test_a_bundle_is_replaced_and_an_empty_folder_filled(chain, tmp_path):
     (tmp_path / "out").mkdir()
     first = export_to(tmp_path / "out", chain)
     second = export_to(tmp_path / "out", chain, rule="margin")
-    assert first.manifest.stages[0].exit.rule == "max_prob"
+    assert first.manifest.stages[0].exit.rule == USUAL_RULE
     assert second.manifest.stages[0].exit.rule == "margin"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

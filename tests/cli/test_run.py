@@ -353,7 +353,9 @@ def test_outputs(bundle, folder, tmp_path, form):
     likely = [float(p) for p in (probabilities.split() if form == "csv" else probabilities)]
     assert len(likely) == 5
     assert sum(likely) == pytest.approx(1, abs=1e-5)
-    assert likely[int(rows[7]["index"])] == pytest.approx(float(rows[7]["confidence"]), abs=1e-6)
+    assert likely[int(rows[7]["index"])] == max(likely)
+    *_, second, best = sorted(likely)
+    assert best - second == pytest.approx(float(rows[7]["confidence"]), abs=1e-6)
     assert rows[7]["truth"] == "class 1"
 
 

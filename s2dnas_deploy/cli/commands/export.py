@@ -8,7 +8,7 @@ from typing import Literal
 
 import click
 
-from s2dnas_deploy.bundle.exits import RULES, ConfidenceRule
+from s2dnas_deploy.bundle.exits import RULES, USUAL_RULE, ConfidenceRule
 from s2dnas_deploy.cli.command import Command
 from s2dnas_deploy.cli.console import Console, print_result, silence_pillow
 from s2dnas_deploy.cli.options.bundle import sign_option
@@ -43,7 +43,7 @@ _EXITS = (
     option(
         "--confidence",
         type=click.Choice(RULES),
-        default="max_prob",
+        default=USUAL_RULE,
         show_default=True,
         help="The rule by which an exit tells how sure it is.",
     ),

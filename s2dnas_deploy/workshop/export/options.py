@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from s2dnas_deploy.bundle.exits import ConfidenceRule, Exit
+from s2dnas_deploy.bundle.exits import USUAL_RULE, ConfidenceRule, Exit
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.quoting import shown
 
@@ -18,7 +18,7 @@ OLDEST_OPSET, NEWEST_OPSET = 13, 20  # per-channel QDQ begins with 13; torch's e
 class ExportOptions:
     """How a person wants the bundle."""
 
-    rule: ConfidenceRule = "max_prob"
+    rule: ConfidenceRule = USUAL_RULE
     temperatures: tuple[float, ...] = ()
     thresholds: tuple[float, ...] = ()
     precision: Precision = "float32"

@@ -12,9 +12,11 @@ an epoch on the 32/64/128/256 ResNet, 27 exits), so plans that are compared at o
 import torch
 from torch import Tensor
 
+from s2dnas_deploy.bundle.exits import USUAL_RULE
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.workshop.data import LabelledImages
+from s2dnas_deploy.workshop.export.graphs.confidence import probabilities_and_confidence
 from s2dnas_deploy.workshop.network.graph import Node
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
 from s2dnas_deploy.workshop.training.batches import normalised
@@ -42,9 +44,12 @@ def logits_of(
 
 
 def scores_from(logits: Tensor, truth: Tensor) -> ExitScores:
-    """Label and probability of it, as every exit says."""
-    confidence, label = logits.softmax(2).max(2)
-    return ExitScores(label=label.numpy(), confidence=confidence.numpy(), truth=truth.numpy())
+    """Label and confidence, as every exit says."""
+    _, confidence = probabilities_and_confidence(logits.flatten(0, 1), USUAL_RULE, 1.0)
+    label = logits.argmax(2)
+    return ExitScores(
+        label=label.numpy(), confidence=confidence.reshape(label.shape).numpy(), truth=truth.numpy()
+    )
 
 
 @torch.no_grad()
