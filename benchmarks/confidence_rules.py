@@ -23,10 +23,9 @@ from sessions import splits_of
 from s2dnas_deploy.bundle.exits import RULES, ConfidenceRule
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.thresholds import Against, Goal, changes, losses_of, mean_cost, path_of
-from s2dnas_deploy.workshop.export.graphs.confidence import probabilities_and_confidence
 from s2dnas_deploy.workshop.network.costs import stage_costs
 from s2dnas_deploy.workshop.network.model_file import load_model
-from s2dnas_deploy.workshop.search.judging.exit_scores import logits_of
+from s2dnas_deploy.workshop.search.judging.exit_scores import logits_of, scores_from
 from s2dnas_deploy.workshop.training.devices import autocast_for
 
 OFFSETS = (0.0, 0.75, 1.5, 2.25, 3.0)
@@ -73,12 +72,7 @@ def _by_rule(path: Path, data: str) -> tuple[dict[ConfidenceRule, ExitScores], l
     assert test is not None, "the data has no test images"
     cpu = torch.device("cpu")
     logits = logits_of(model.network, test, model.preprocessing, cpu, autocast_for("float32", cpu))
-    label, truth = logits.argmax(2).numpy(), test.labels.numpy()
-    found: dict[ConfidenceRule, ExitScores] = {}
-    for rule in RULES:
-        _, confidence = probabilities_and_confidence(logits.flatten(0, 1), rule, 1.0)
-        sure = confidence.reshape(label.shape).numpy()
-        found[rule] = ExitScores(label=label, confidence=sure, truth=truth)
+    found = {rule: scores_from(logits, test.labels, rule) for rule in RULES}
     return found, list(accumulate(float(stage.macs) for stage in stage_costs(model.network)))
 
 

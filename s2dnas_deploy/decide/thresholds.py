@@ -43,7 +43,7 @@ Numbers = npt.NDArray[np.float64]
 Losses = npt.NDArray[np.int8]
 
 MAX_DROP = 0.01  # unless told otherwise
-ALWAYS = 1e-6  # one that is as good as none: the path ends there
+ALWAYS = 1e-6  # one that is as good as none
 _TAU = np.linspace(14.0, -14.0, 5601)
 _BALANCE = np.linspace(-40.0, 40.0, 1601)
 _OFFSETS: tuple[float, ...] = tuple(0.25 * i for i in range(13))

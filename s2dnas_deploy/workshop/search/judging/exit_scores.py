@@ -12,14 +12,14 @@ an epoch on the 32/64/128/256 ResNet, 27 exits), so plans that are compared at o
 import torch
 from torch import Tensor
 
-from s2dnas_deploy.bundle.exits import USUAL_RULE
+from s2dnas_deploy.bundle.exits import USUAL_RULE, ConfidenceRule
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.workshop.data import LabelledImages
 from s2dnas_deploy.workshop.export.graphs.confidence import probabilities_and_confidence
 from s2dnas_deploy.workshop.network.graph import Node
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
-from s2dnas_deploy.workshop.training.batches import normalised
+from s2dnas_deploy.workshop.training.batches import in_order, normalised
 from s2dnas_deploy.workshop.training.devices import Autocast
 
 _BATCH = 250
@@ -36,16 +36,16 @@ def logits_of(
     """What every exit says of images, [exits, N, classes], on the CPU."""
     network.eval()
     found = []
-    for part in torch.split(images.images, _BATCH):
+    for inputs, _ in in_order(images, preprocessing, _BATCH, device):
         with autocast():
-            logits = torch.stack(network(normalised(part, preprocessing, device)))
+            logits = torch.stack(network(inputs))
         found.append(logits.float().cpu())
     return torch.cat(found, dim=1)
 
 
-def scores_from(logits: Tensor, truth: Tensor) -> ExitScores:
+def scores_from(logits: Tensor, truth: Tensor, rule: ConfidenceRule = USUAL_RULE) -> ExitScores:
     """Label and confidence, as every exit says."""
-    _, confidence = probabilities_and_confidence(logits.flatten(0, 1), USUAL_RULE, 1.0)
+    _, confidence = probabilities_and_confidence(logits.flatten(0, 1), rule, 1.0)
     label = logits.argmax(2)
     return ExitScores(
         label=label.numpy(), confidence=confidence.reshape(label.shape).numpy(), truth=truth.numpy()
