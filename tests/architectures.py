@@ -46,4 +46,16 @@ def build(name):
     models = torchvision_models()
     torch.manual_seed(0)
     options = {"init_weights": False} if name in {"googlenet", "inception_v3"} else {}
-    return getattr(models, name)(num_classes=10, **options)
+    network = getattr(models, name)(num_classes=10, **options)
+    if name in {"alexnet", "vgg11_bn"}:
+        _narrow_hidden(network.classifier)
+    return network
+
+
+def _narrow_hidden(classifier: torch.nn.Sequential) -> None:
+    """What 4,096 numbers are for, a few show as well: half a gigabyte of weights takes minutes to export."""
+    places = [k for k, layer in enumerate(classifier) if isinstance(layer, torch.nn.Linear)]
+    inputs = classifier[places[0]].in_features
+    for k in places[:-1]:
+        classifier[k] = torch.nn.Linear(inputs, inputs := 128)
+    classifier[places[-1]] = torch.nn.Linear(inputs, 10)

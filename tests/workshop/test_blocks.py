@@ -16,6 +16,7 @@ from workshop.test_nested import SIZES, in_double  # noqa: E402
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing  # noqa: E402
 from s2dnas_deploy.errors import UnsupportedNetworkError  # noqa: E402
+from s2dnas_deploy.workshop.data import LabelledImages  # noqa: E402
 from s2dnas_deploy.workshop.export.chain import chain_of  # noqa: E402
 from s2dnas_deploy.workshop.export.graphs.skip import skipping  # noqa: E402
 from s2dnas_deploy.workshop.network.blocks import blocks_of, found_in, gated  # noqa: E402
@@ -25,6 +26,7 @@ from s2dnas_deploy.workshop.network.model_file import Model, load_model, save_mo
 from s2dnas_deploy.workshop.network.network import as_network, as_static  # noqa: E402
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_graph  # noqa: E402
 from s2dnas_deploy.workshop.reading.read import read_network  # noqa: E402
+from s2dnas_deploy.workshop.training.start.block_order import by_loss_without  # noqa: E402
 
 BLOCKS = {
     "resnet18": 8,
@@ -106,23 +108,57 @@ def test_what_is_spent_is_what_shut_gates_leave(resnet):
     )
 
 
-def test_a_gate_learns_to_shut_where_the_branch_is_of_no_use(resnet):
-    """The only loss is what is spent: gates go down as far as 0, and not on."""
+def test_features_do_not_learn_from_gates(resnet):
     network = with_drawn_gates(resnet, 3).train()
+    values = {"input": torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))}
+    for node in network.division.body[1:]:
+        values[node.name] = network.run(node, values, network.weights(), training=True)
+    sum(values[gate].sum() for gate in network._gates).backward()
+    learned = {key for key, weight in network.weights().items() if weight.grad is not None}
+    assert learned == {key for key in network.gate_rates if "/spread" not in key}
+
+
+@torch.no_grad()
+def test_gates_are_steered_to_what_images_may_take(resnet):
+    network = GatedNetwork(gated(resnet), learns=True).train()
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    network(images)
-    before = network.spent.mean()
-    before.backward()
-    rates = network.gate_rates
-    keys = {key: rate for key, rate in rates.items() if "/spread" not in key}
-    assert len(keys) == len(rates) - 9
-    assert all(network.weights()[key].grad is not None for key in keys)
-    assert network.weights()["layer1.0.conv1.weight"].grad is None  # features do not learn from gates
-    with torch.no_grad():
-        for key, rate in keys.items():
-            network.weights()[key].sub_(network.weights()[key].grad * 200 * rate)
+    for share in (0.5, 0.2, 0.8):
+        for _ in range(60):
+            network(images)
+            network.steer(share, 150)
+        assert network.spent.mean().item() == pytest.approx(share, abs=0.06)  # a block is a twentieth
+    for _ in range(60):
         network(images)
-    assert network.spent.mean() < before
+        network.steer(1.5, 150)
+    assert network.shift == 0
+    assert network.spent.tolist() == [1.0] * 8
+
+
+@torch.no_grad()
+def test_blocks_that_the_loss_misses_least_shut_first(resnet):
+    weights = dict(resnet.weights)
+    idle = (4, 1)
+    for place in idle:
+        last = [node for node in blocks_of(resnet.graph)[place].branch if node.operator == "batch_norm"][-1]
+        weights |= {last.weights[role]: torch.zeros(last.channels) for role in ("weight", "bias")}
+    static = StaticNetwork(divisible=resnet.divisible, weights=weights)
+    drawn = torch.Generator().manual_seed(1)
+    images = LabelledImages(
+        images=torch.randint(0, 256, (64, 3, 32, 32), generator=drawn, dtype=torch.uint8),
+        labels=torch.randint(0, 10, (64,), generator=drawn),
+    )
+    preprocessing = Preprocessing(input_shape=(3, 32, 32), mean=(0.5,) * 3, std=(0.25,) * 3)
+    firmest = by_loss_without(static, images, preprocessing, torch.device("cpu"))
+    assert sorted(firmest) == list(range(9))
+    losses = {place: position for position, place in enumerate(firmest)}
+    assert abs(losses[4] - losses[1]) == 1  # leaving either out changes nothing
+    network = GatedNetwork(gated(static, [*range(4), *range(5, 9), 4]), learns=True).eval()
+    inputs = torch.randn(4, 3, 32, 32, generator=drawn)
+    network(inputs)
+    while network.blocks_on.min() == 1:
+        network.steer(0, 600)
+        network(inputs)
+    assert network.blocks_on.mean(0).tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 1]
 
 
 @torch.no_grad()

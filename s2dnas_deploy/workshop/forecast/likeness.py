@@ -4,7 +4,7 @@ Place in the flow: `StaticNetwork` (ranked) + images to train on ──▶ `Like
 static network each exit answers. It takes a second or two for a plan, and no labels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -27,12 +27,19 @@ class Likeness:
     """Fits plans of a network, and tells how unlike the static network their exits answer."""
 
     prepared: Prepared
+    _found: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """By plan: nested plans have widths in common."""
 
     def __call__(self, plan: Plan) -> tuple[float, ...]:
         """For each exit: 0 as the static network does, 1 as chance would."""
         if plan.nested:  # the widest is the static network
             space = self.prepared.static.divisible.space
             return (*(self(narrowed(plan, k, space))[0] for k in range(plan.stages - 1)), 0.0)
+        if plan.digest not in self._found:
+            self._found[plan.digest] = self._fitted(plan)
+        return self._found[plan.digest]
+
+    def _fitted(self, plan: Plan) -> tuple[float, ...]:
         network = carry_over(self.prepared.static, plan)
         count = min(_FITTED_TO, images_that_fit(network.division))
         fit(network, self.prepared.static, self._pixels(self._known.evenly(count)), lambda *_: None)

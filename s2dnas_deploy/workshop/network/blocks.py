@@ -7,14 +7,15 @@ learn to close. A block adds to its shortcut u what its branch F makes of the bl
                              g = clamp(W · mean(x) + c, 0, 1)         a channel gate on each tensor within F:
                                                                       at 0, a channel need not be computed
 
-All gates begin at 1, and those of channels that matter much keep at it longest: they begin further above it.
-If all fell alike, nothing would be lost until all are shut, for a norm after them makes up for any common
-factor. What they are made of is what networks are made of, so the network is read, kept, exported and
-verified as any other.
+All gates begin at 1, and those of what matters much keep at it longest: they begin further above it, so far
+apart that few are between 0 and 1 while the rest is open or shut. If all fell alike, nothing would be lost
+until all are shut, for a norm after them makes up for any common factor. A block is worth more than its
+channels, so the gates of blocks begin to shut when some channels are gone. What gates are made of is what
+networks are made of, so the network is read, kept, exported and verified as any other.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -29,7 +30,7 @@ from s2dnas_deploy.workshop.network.operators import OPERATORS, macs
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 
 LAYER_GATE, CHANNEL_GATE, POOLED, PRODUCT = "layer_gate", "channel_gate", "gates_see", "product"
-_FIRMEST = 2.0
+_FIRMEST, _BLOCKS_FROM = 16.0, 0.5
 _IS_GATE = re.compile(rf"/({LAYER_GATE}|{CHANNEL_GATE})/|/{POOLED}$")
 _CLAMP = {"function": "hardtanh", "arguments": {"min_val": 0.0, "max_val": 1.0}}
 
@@ -126,8 +127,11 @@ class Gated:
         return frozenset(channels) | {block.layer_gate for block in self.blocks}
 
 
-def gated(static: StaticNetwork) -> Gated:
-    """The same network with gates before all of its residual blocks, all open."""
+def gated(static: StaticNetwork, firmest: Sequence[int] | None = None) -> Gated:
+    """The same network with gates before all of its residual blocks, all open.
+
+    `firmest` are the places of the blocks, those that keep open longest first; else as they come.
+    """
     blocks = blocks_of(static.graph)
     if not blocks:
         raise UnsupportedNetworkError(
@@ -135,7 +139,8 @@ def gated(static: StaticNetwork) -> Gated:
             "which nothing else reads; without one, nothing can be left out"
         )
     firm = _firmness(static.divisible)
-    gates = [_Gates(static.graph, block, firm) for block in blocks]
+    starts = dict(zip(firmest or range(len(blocks)), np.linspace(1, _BLOCKS_FROM, len(blocks)), strict=True))
+    gates = [_Gates(static.graph, block, firm, starts[k]) for k, block in enumerate(blocks)]
     products = {name: each.products[name] for each in gates for name in each.products}
     nodes: list[Node] = []
     due = {block.branch[0].name: each for block, each in zip(blocks, gates, strict=True)}
@@ -183,7 +188,7 @@ def without_gates(static: StaticNetwork) -> StaticNetwork:
 class _Gates:
     """The nodes and weights of a block's gates; `products` are what goes after nodes of its branch."""
 
-    def __init__(self, graph: ChannelGraph, block: Block, firm: Mapping[str, Tensor]) -> None:
+    def __init__(self, graph: ChannelGraph, block: Block, firm: Mapping[str, Tensor], own: float) -> None:
         self.block, self.source = block, graph.by_name[block.adds].source
         self.nodes: list[Node] = []
         self.products: dict[str, Node] = {}
@@ -191,7 +196,7 @@ class _Gates:
         self.weights: dict[str, Tensor] = {}
         reads, last = graph.by_name[block.reads], block.branch[-1]
         self._add(POOLED, "reduce", reads.name, (reads.channels,), attributes=_mean_over(reads))
-        self._gate(LAYER_GATE, torch.full((1,), 1 + _FIRMEST / 2))
+        self._gate(LAYER_GATE, torch.full((1,), 1 + _FIRMEST * own))
         spread = self._linear(f"{LAYER_GATE}/spread", f"{LAYER_GATE}/clamp", last.channels, bias=None)
         self.products[last.name] = self._product(last, spread, LAYER_GATE)
         for node in _within(block):

@@ -5,9 +5,14 @@ trained it is an ordinary one. Of the MACs of all layers,
 
     spent = 1 - Σ_blocks Σ_layers macs / total · (1 - on(s) · share_on(gate read) · share_on(gate made))
 
-where a gate v is on if v > 0. That has no slope, so backwards it is v's own where it is on (straight
-through); and a gate that was clamped passes on what would bring it back between 0 and 1, so that none stays
-shut for ever. What gates look at learns nothing from them: else features would change so that gates shut.
+where a gate v is on if v > 0. What gates learn is to be open where that lowers the loss; one number, the
+shift, is taken from all that they say, and is steered so that images come to take as much as they may:
+
+    shift ← max(0, shift + rate · (mean(spent) - allowed) / steps of the run)
+
+So the loss never asks for less than is allowed, and gates that are worth more stay open at the cost of
+others. A gate that was clamped passes on what would bring it back between 0 and 1, so that none stays shut
+for ever. What gates look at learns nothing from them: else features would change so that gates shut.
 """
 
 from collections.abc import Mapping
@@ -22,11 +27,14 @@ from s2dnas_deploy.workshop.network.graph import Node
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, attribute_name
 from s2dnas_deploy.workshop.network.static_network import run_node
 
-_RATE, _MOMENTUM, _EPSILON = 0.01, 0.02, 1e-5
+_RATE, _MOMENTUM, _EPSILON = 0.05, 0.02, 1e-5
+_STEERED = 256.0  # shuts all gates in a fraction of a run
 
 
 class GatedNetwork(MultiStageNetwork):
     """`forward` gives the logits of the one exit; `spent` then tells what the images took, [N], of 1."""
+
+    shift: Tensor
 
     def __init__(self, gated: Gated, *, learns: bool = False) -> None:
         network = as_network(gated.static)
@@ -37,6 +45,7 @@ class GatedNetwork(MultiStageNetwork):
         }
         self._learns = learns
         if learns:
+            self.register_buffer("shift", torch.zeros(()))
             for node in self.division.body:
                 if node.name in self._looked_at:
                     start = torch.stack([torch.zeros(node.channels), torch.ones(node.channels)])
@@ -61,11 +70,21 @@ class GatedNetwork(MultiStageNetwork):
         if node.name not in self._gates:
             return super().run(node, values, weights, training)
         before = values[node.inputs[0]]
-        self._on[node.name] = _On.apply(before.float())  # type: ignore[no-untyped-call]
+        if self._learns:
+            before = before - self.shift
+        self._on[node.name] = (before > 0).float()
         if training:
             clamped: Tensor = _Clamp.apply(before)  # type: ignore[no-untyped-call]
             return clamped
-        return run_node(node, values, weights, training)
+        return run_node(node, {**values, node.inputs[0]: before}, weights, training)
+
+    @torch.no_grad()
+    def steer(self, allowed: float, steps: int) -> None:
+        """Shut the gates a little if the last batch took more of the MACs than is allowed; else open them.
+
+        A run has so many steps; in a shorter one, each step does more.
+        """
+        self.shift.add_(_STEERED / steps * (self.spent.mean() - allowed)).clamp_(min=0)
 
     def _standardised(self, name: str, seen: Tensor, training: bool) -> Tensor:
         """What a gate looks at, [N, C], less its mean and over its spread; of the batch, while it learns."""
@@ -86,7 +105,7 @@ class GatedNetwork(MultiStageNetwork):
                 weight, bias = (weights[node.weights[role]] for role in ("weight", "bias"))
                 scaled = weight / (variance + _EPSILON).sqrt()
                 weights[node.weights["weight"]] = scaled
-                weights[node.weights["bias"]] = bias - scaled @ mean
+                weights[node.weights["bias"]] = bias - scaled @ mean - self.shift
         return weights
 
     @property
@@ -100,15 +119,13 @@ class GatedNetwork(MultiStageNetwork):
     def gate_rates(self) -> dict[str, float]:
         """The gates' weights, and how fast each learns, of 1.
 
-        Of a gate with many numbers, each moves what is lost and spared by a part only, so it learns as many
-        times as fast. All channels that a gate looks at move it, so their weights learn the more slowly.
+        All channels that a gate looks at move it, so their weights learn the more slowly.
         """
         rates, weights, layers = {}, self.weights(), self.gate_layers
         for node in self.division.body:
             if node.name in layers:
-                rate = _RATE * (node.channels if f"/{CHANNEL_GATE}/" in node.name else 1)
                 for role, key in node.weights.items():
-                    rates[key] = rate / weights[key].shape[1] if role == "weight" else rate
+                    rates[key] = _RATE / weights[key].shape[1] if role == "weight" else _RATE
         return rates
 
     @property
@@ -121,13 +138,13 @@ class GatedNetwork(MultiStageNetwork):
     @property
     def blocks_on(self) -> Tensor:
         """Which blocks ran for each image of the last batch, [N, blocks]."""
-        return torch.stack([self._on[block.layer_gate][:, 0].detach() for block in self._gated.blocks], 1)
+        return torch.stack([self._on[block.layer_gate][:, 0] for block in self._gated.blocks], 1)
 
     @property
     def channels_on(self) -> dict[str, Tensor]:
         """Of each tensor with gates, which channels ran for each image of the last batch, [N, C]."""
         return {
-            name: (self._on[gate] * self._on[block.layer_gate]).detach()
+            name: self._on[gate] * self._on[block.layer_gate]
             for block in self._gated.blocks
             for name, gate in block.channel_gates.items()
         }
@@ -159,19 +176,4 @@ class _Clamp(torch.autograd.Function):
         leads_back = ((v < 0) & (gradient < 0)) | ((v > 1) & (gradient > 0))
         within = (v >= 0) & (v <= 1)
         passed: Tensor = gradient * (within | leads_back)
-        return passed
-
-
-class _On(torch.autograd.Function):
-    """Whether a gate is above 0, as 0 or 1; backwards as the gate itself, where it is."""
-
-    @staticmethod
-    def forward(ctx: Any, v: Tensor) -> Tensor:
-        ctx.save_for_backward(v)
-        return (v > 0).to(v.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (v,) = ctx.saved_tensors
-        passed: Tensor = gradient * (v > 0)
         return passed

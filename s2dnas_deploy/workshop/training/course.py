@@ -23,6 +23,7 @@ from s2dnas_deploy.workshop.training.settings import Settings
 _IMAGES, _EPOCHS, _POWER = 50_000, 8, -0.3
 _FEWEST, _MOST = 4, 120
 _DECAY = 0.3  # of the run
+_TIGHTENED_BY = 0.4  # of the most epochs
 _EARLIEST = 0.6  # of the most epochs; before, accuracies go up and down
 _PART, _SHORTEST_PART = 5, 2  # a fifth of the epochs that are over
 _LEAST_GAIN = 0.005  # from one part to the next
@@ -68,6 +69,10 @@ class Course:
             return schedule(done, self.settings.warmup)
         over = step / self.steps_per_epoch - self._begin_of_decay
         return schedule(over / (self._end - self._begin_of_decay), 0.0) if over > 0 else 1.0
+
+    def allowed(self, step: int, share: float) -> float:
+        """What images may take of a network with gates at a step, on average: from all of it to a share."""
+        return 1 - (1 - share) * min(1.0, step / self.most_steps / _TIGHTENED_BY)
 
     @property
     def _latest(self) -> int:

@@ -35,7 +35,7 @@ from s2dnas_deploy.workshop.training.checkpoint import (
 from s2dnas_deploy.workshop.training.course import Course
 from s2dnas_deploy.workshop.training.descent import descend, follow, make_optimizer, set_rate
 from s2dnas_deploy.workshop.training.devices import autocast_for, choose_device, placed
-from s2dnas_deploy.workshop.training.losses import exits_loss, overspent
+from s2dnas_deploy.workshop.training.losses import exits_loss
 from s2dnas_deploy.workshop.training.record import plot_accuracy, write_metrics
 from s2dnas_deploy.workshop.training.settings import Settings
 
@@ -211,7 +211,7 @@ class _Run:
         loss = exits_loss(logits, labels, taught, self.settings)
         if self.task.share is not None:
             assert isinstance(self.network, GatedNetwork), "a share goes with gates"
-            loss = loss + overspent(self.network.spent, self.task.share, step / self.course.most_steps)
+            self.network.steer(self.course.allowed(step, self.task.share), self.course.most_steps)
         value = loss.item()
         if not math.isfinite(value):
             raise TrainingError(

@@ -3,10 +3,7 @@
     loss = Σ_k weight_k · [(1 - d) · CE(z_k, label) + d · KL(z_k ‖ target_k)]
 
 with d = `distill`; target_k is the static network's answer mixed with the last exit's by `self_distill`.
-KL is at temperature T and scaled by T², so its gradient does not shrink with T. Of a network with gates, what
-the images of a batch spend above what they may is added:
-
-    strength · max(0, mean(spent) - allowed)² / share        allowed falls from 1 to the share in a first part
+KL is at temperature T and scaled by T², so its gradient does not shrink with T.
 """
 
 from collections.abc import Sequence
@@ -31,15 +28,6 @@ def exits_loss(
     for loss in losses[1:]:
         total = total + loss
     return total
-
-
-def overspent(spent: Tensor, share: float, done: float) -> Tensor:
-    """What it costs that images take more of the network's MACs, `spent` [N], than they may by now."""
-    allowed = 1 - (1 - share) * min(1.0, done / _TIGHTENED_BY)
-    return _STRENGTH * (spent.mean() - allowed).clamp_min(0) ** 2 / share
-
-
-_STRENGTH, _TIGHTENED_BY = 20.0, 0.6
 
 
 def divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:

@@ -177,6 +177,13 @@ def ranked(request: Request, prepared: Prepared, reporter: Reporter) -> Prepared
     return replace(prepared, static=beginner_for(request, prepared).ranked(prepared.static, reporter))
 
 
+def ranked_blocks(request: Request, prepared: Prepared, reporter: Reporter) -> tuple[int, ...] | None:
+    """Which blocks matter most; an untrained network does not tell."""
+    if not prepared.is_trained:
+        return None
+    return beginner_for(request, prepared).ranked_blocks(prepared.static, reporter)
+
+
 def beginner_for(request: Request, prepared: Prepared) -> Beginner:
     """What makes the beginning of a run."""
     return Beginner(

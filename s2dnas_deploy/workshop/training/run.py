@@ -30,6 +30,7 @@ from s2dnas_deploy.workshop.training.prepare import (
     keep_static,
     prepare,
     ranked,
+    ranked_blocks,
     suited,
     with_trained_static,
 )
@@ -122,7 +123,8 @@ def train_blocks(request: Request, share: float, prepared: Prepared, reporter: R
     """Put gates before the residual blocks, and let them learn to close until a share of all MACs is left."""
     with alone_in(request.folder):
         prepared = with_trained_static(request, prepared, reporter)
-        network = GatedNetwork(gated(ranked(request, prepared, reporter).static), learns=True)
+        static = ranked(request, prepared, reporter).static
+        network = GatedNetwork(gated(static, ranked_blocks(request, prepared, reporter)), learns=True)
         task = Task(
             network=network,
             teacher=as_network(prepared.static).eval() if prepared.is_trained else None,

@@ -23,6 +23,7 @@ from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.data import ImageSplits
+from s2dnas_deploy.workshop.network.blocks import blocks_of
 from s2dnas_deploy.workshop.network.groups import Divisible
 from s2dnas_deploy.workshop.network.model_file import Model, in_order, load_model, order_of, save_model
 from s2dnas_deploy.workshop.network.nested import planned
@@ -32,17 +33,19 @@ from s2dnas_deploy.workshop.training.batches import normalised
 from s2dnas_deploy.workshop.training.checkpoint import add_order, add_weights
 from s2dnas_deploy.workshop.training.devices import placed
 from s2dnas_deploy.workshop.training.loop import accuracy
+from s2dnas_deploy.workshop.training.start.block_order import by_loss_without
 from s2dnas_deploy.workshop.training.start.fitting import fit, images_that_fit
 from s2dnas_deploy.workshop.training.start.ranking import by_importance
 
 Start = Literal["fitted", "ranked", "copied"]
-_ORDER, _START = "order.json", "start.pt"
+_ORDER, _BLOCKS, _START = "order.json", "blocks.json", "start.pt"
+_ALL_BLOCKS = "blocks"
 _LARGEST_BYTES = 2**26
 
 
 @dataclass(frozen=True, kw_only=True)
 class _KeptOrder:
-    """The order of a network's channels, and what it was found from."""
+    """The order of a network's channels or blocks, and what it was found from."""
 
     of: str
     order: Mapping[str, tuple[Count, ...]]
@@ -66,13 +69,26 @@ class Beginner:
         if self.start == "copied":
             return static
         path, of = self.folder / _ORDER, self._identity(static)
-        found = _kept_order(path, of, static.divisible)
+        found = _in_kept_order(path, of, static.divisible)
         if found is None:
             reporter.say("ranking channels by how much the static network's loss depends on them")
             order = by_importance(static, self.splits.train, self.preprocessing, self.device)
             found = static.divisible.in_order(order)
             write_text_atomically(path, json.dumps({"of": of, "order": order_of(found)}) + "\n")
         return replace(static, divisible=found)
+
+    def ranked_blocks(self, static: StaticNetwork, reporter: Reporter) -> tuple[int, ...]:
+        """The places of the network's residual blocks, the one that matters most first."""
+        places = tuple(range(len(blocks_of(static.graph))))
+        if self.start == "copied":
+            return places
+        path, of = self.folder / _BLOCKS, self._identity(static)
+        found = _kept_order(path, of).get(_ALL_BLOCKS, ())
+        if tuple(sorted(found)) != places:
+            reporter.say("ranking blocks by what the static network loses without each")
+            found = by_loss_without(static, self.splits.train, self.preprocessing, self.device)
+            write_text_atomically(path, json.dumps({"of": of, "order": {_ALL_BLOCKS: found}}) + "\n")
+        return found
 
     def beginning(self, static: StaticNetwork, plan: Plan, reporter: Reporter) -> MultiStageNetwork:
         """The network that a plan makes, with weights that give what the static network gave."""
@@ -114,15 +130,24 @@ class Beginner:
         return digest.hexdigest()
 
 
-def _kept_order(path: Path, of: str, divisible: Divisible) -> Divisible | None:
-    """The network in the order that was found before, if from the same; a damaged file is written anew."""
-    if not path.is_file():
+def _in_kept_order(path: Path, of: str, divisible: Divisible) -> Divisible | None:
+    """The network in the order that was found before, if it fits."""
+    order = _kept_order(path, of)
+    try:
+        return in_order(divisible, order) if order else None
+    except CheckpointError:
         return None
+
+
+def _kept_order(path: Path, of: str) -> Mapping[str, tuple[int, ...]]:
+    """The order that was found before, if from the same; a damaged file is written anew."""
+    if not path.is_file():
+        return {}
     try:
         kept = _FORM.read(read_file(path, _LARGEST_BYTES).decode(), str(path))
-        return in_order(divisible, kept.order) if kept.of == of else None
     except (CheckpointError, UnicodeDecodeError):
-        return None
+        return {}
+    return kept.order if kept.of == of else {}
 
 
 def _kept_start(path: Path, of: str) -> Model | None:

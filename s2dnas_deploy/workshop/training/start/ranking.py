@@ -54,7 +54,7 @@ def images_to_rank_by(static: StaticNetwork) -> int:
     return min(MOST_IMAGES, max(FEWEST_IMAGES, _MOST_MACS // max(macs, 1)))
 
 
-def _batch(static: StaticNetwork) -> int:
+def batch_to_rank_by(static: StaticNetwork) -> int:
     """As many images at a time as have their features held in little memory, with gates and without."""
     each = 2 * 4 * sum(prod(node.shape) for node in static.graph.nodes)
     return min(_LARGEST_BATCH, max(1, _MOST_BYTES // each))
@@ -67,7 +67,7 @@ def _of_each_node(
     gated = _gated(static.divisible)
     weights = {key: tensor.detach().to(device, torch.float32) for key, tensor in static.weights.items()}
     total = {node.name: torch.zeros(node.channels, dtype=torch.float64) for node in gated}
-    for pixels, labels in in_order(images, preprocessing, _batch(static), device):
+    for pixels, labels in in_order(images, preprocessing, batch_to_rank_by(static), device):
         gates = {node.name: torch.ones(len(pixels), node.channels, device=device) for node in gated}
         logits = _with_gates(static, weights, pixels, gates)
         loss = F.cross_entropy(logits, labels.to(device), reduction="sum")
