@@ -45,6 +45,7 @@ _BULK = 256
 @click.option("--static-epochs", default=10, show_default=True)
 @click.option("--epochs", default=14, show_default=True, help="In which gates learn.")
 @click.option("--paths-epochs", default=4, show_default=True, help="In which paths learn, after that.")
+@click.option("--timed", default=5000, show_default=True, help="So many test images.")
 @click.option("--record", is_flag=True, help="Also write the record and its table.")
 def main(
     data: str,
@@ -55,6 +56,7 @@ def main(
     static_epochs: int,
     epochs: int,
     paths_epochs: int,
+    timed: int,
     record: bool,
 ) -> None:
     """Print what gates before blocks come to."""
@@ -79,9 +81,10 @@ def main(
     splits = splits_of(static, data)
     assert splits.test is not None, "the data has no test images"
     torch.set_num_threads(1)  # from here on, time is taken
-    subjects, shown = list(_subjects(work / "bundles")), pixels(splits.test)
+    chosen = splits.test.evenly(timed)
+    subjects, shown = list(_subjects(work / "bundles")), pixels(chosen)
     with Console() as console:
-        rows = measured(subjects, shown, splits.test.labels.numpy(), console)
+        rows = measured(subjects, shown, chosen.labels.numpy(), console)
     whole = subjects[0].cascade.manifest.macs[0]
     rows = [{**row, "macs": _macs(each, shown) / whole} for each, row in zip(subjects, rows, strict=True)]
     content = {"date": str(date.today()), "machine": machine(), "images": len(splits.train)}
@@ -94,7 +97,7 @@ def main(
 def _subjects(folder: Path) -> Iterator[Subject]:
     """The static network, the gates as they are, and their paths at three places of the gate's balance."""
     static, blocks, paths = (Cascade.load(folder / name, provider="cpu", threads=1) for name in BUNDLES)
-    yield Subject(system=STATIC, setting="", cascade=static)
+    yield Subject(system=STATIC, setting="float32", cascade=static)
     yield Subject(system=BLOCKS, setting="exact, an `If` for each block", cascade=blocks)
     ways = len(paths.flow.stops) - 1
     for setting, offsets in (

@@ -38,6 +38,7 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("peers", "peers_mobilenet_v2", lambda record: record),
         ("end_to_end", "end_to_end", lambda record: record["rows"]),
         ("systems", "systems", lambda record: record["rows"]),
+        ("gated_blocks", "gated_blocks", lambda record: record["rows"]),
         ("widths_found", "widths_found", lambda record: record["rows"]),
         ("confidence_rules", "confidence_rules", lambda record: record["rows"]),
     ],
