@@ -22,9 +22,10 @@ from given import run_once
 from machine import machine
 from pages import check_place, put_record
 from sessions import pixels, splits_of
-from systems import STATIC, Subject, measured
+from systems import STATIC, Subject, batches_of, export_command, measured
 
 from s2dnas_deploy.cli.console import Console
+from s2dnas_deploy.decide.rules import only
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.workshop.export.samples import Pixels
 from s2dnas_deploy.workshop.network.model_file import load_model
@@ -33,8 +34,6 @@ MODEL = Path(__file__).parent.parent / "models" / "cifar_resnet.py"
 WIDTHS = '{"widths":[32,64,128,256],"blocks":2,"num_classes":10,"shortcut":"B"}'
 BUNDLES = ("static", "blocks", "paths")
 BLOCKS, PATHS = "blocks left out", "paths by a gate"
-_FAR = 1e3  # more than a gate's numbers differ by
-_BULK = 256
 
 
 @click.command()
@@ -66,17 +65,24 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     images = ["--data", data, "--limit", str(limit), "--val-fraction", "0.02", "--normalize", "cifar10"]
     network = ["--model", f"{MODEL}:wide_resnet", "--model-args", WIDTHS, "--input", "3x32x32"]
+    begun, rate = ["--weights", "static.pt"], ["--lr", "0.1"]
     commands = [
-        [*network, "--plan", "static", "--epochs", str(static_epochs), "--lr", "0.1", "--out", "static.pt"],
-        [*network, "--weights", "static.pt", "--plan", f"blocks:{share:g}", "--epochs", str(epochs)],
+        [*network, "--plan", "static", "--epochs", str(static_epochs), *rate, "--out", "static.pt"],
+        [
+            *network,
+            *begun,
+            "--plan",
+            f"blocks:{share:g}",
+            "--epochs",
+            str(epochs),
+            *rate,
+            "--out",
+            "blocks.pt",
+        ],
         ["--weights", "blocks.pt", "--plan", "paths:2", "--epochs", str(paths_epochs), "--out", "paths.pt"],
     ]
-    commands[1] += ["--lr", "0.1", "--out", "blocks.pt"]
-    commands = [["s2dnas-train", *words, *images] for words in commands]
-    commands += [
-        ["s2dnas-export", f"{name}.pt", "--out", f"bundles/{name}", "--data", data] for name in BUNDLES
-    ]
-    run_once(commands, work)
+    trained = [["s2dnas-train", *words, *images] for words in commands]
+    run_once([*trained, *(export_command(name, name, data) for name in BUNDLES)], work)
     static = load_model(work / "static.pt")
     splits = splits_of(static, data)
     assert splits.test is not None, "the data has no test images"
@@ -88,7 +94,8 @@ def main(
     whole = subjects[0].cascade.manifest.macs[0]
     rows = [{**row, "macs": _macs(each, shown) / whole} for each, row in zip(subjects, rows, strict=True)]
     content = {"date": str(date.today()), "machine": machine(), "images": len(splits.train)}
-    content |= {"share": share, "static_epochs": static_epochs, "epochs": epochs, "rows": rows}
+    content |= {"share": share, "static_epochs": static_epochs, "epochs": epochs}
+    content |= {"paths_epochs": paths_epochs, "timed": timed, "rows": rows}
     click.echo(table(rows))
     if record:
         put_record("gated_blocks", content, table(rows))
@@ -101,9 +108,9 @@ def _subjects(folder: Path) -> Iterator[Subject]:
     yield Subject(system=BLOCKS, setting="exact, an `If` for each block", cascade=blocks)
     ways = len(paths.flow.stops) - 1
     for setting, offsets in (
-        ("all images the first", (_FAR, *[0.0] * (ways - 1))),
+        ("all images the first", only(0, ways)),
         ("as the gate was trained", (0.0,) * ways),
-        ("all images the whole", (*[0.0] * (ways - 1), _FAR)),
+        ("all images the whole", only(ways - 1, ways)),
     ):
         yield Subject(system=PATHS, setting=setting, cascade=paths, options={"offsets": offsets})
 
@@ -114,10 +121,7 @@ def _macs(subject: Subject, images: Pixels) -> float:
     if subject.system == BLOCKS:
         assert manifest.expected is not None
         return float(manifest.expected.mean_macs)
-    ways = [
-        subject.cascade.predict(images[start : start + _BULK], **subject.options).way
-        for start in range(0, len(images), _BULK)
-    ]
+    ways = [subject.cascade.predict(part, **subject.options).way for part in batches_of(images)]
     return float(np.concatenate(ways).mean(0) @ np.array(manifest.macs))
 
 

@@ -89,10 +89,11 @@ class Subject:
 
     def accuracy(self, images: Pixels, truth: npt.NDArray[np.int64]) -> float:
         """The share of many images that it is right about."""
-        return float((np.concatenate([self.answer(part) for part in _batches(images)]) == truth).mean())
+        return float((np.concatenate([self.answer(part) for part in batches_of(images)]) == truth).mean())
 
 
-def _batches(images: Pixels) -> list[Pixels]:
+def batches_of(images: Pixels) -> list[Pixels]:
+    """Images as many answer them at a time."""
     return [images[start : start + _BULK] for start in range(0, len(images), _BULK)]
 
 
@@ -134,7 +135,8 @@ def main(
         for factor in FACTORS:
             smaller_network(static, factor, splits, work / "smaller", console, epochs=static_epochs + epochs)
         run_once(
-            [_export(f"width_{factor}", f"width_{factor}", data) for factor in FACTORS], work / "smaller"
+            [export_command(f"width_{factor}", f"width_{factor}", data) for factor in FACTORS],
+            work / "smaller",
         )
         torch.set_num_threads(1)  # from here on, time is taken
         subjects = list(_subjects(work, splits))
@@ -169,11 +171,12 @@ def _make(
     commands = [["s2dnas-train", *words] for words in commands]
     bundles = {"static": ("static", ()), "static-int8": ("static", ("--int8",))}
     bundles |= {name: (model, options) for name, (model, _, options) in BUNDLES.items()}
-    commands += [_export(model, name, data, options) for name, (model, options) in bundles.items()]
+    commands += [export_command(model, name, data, options) for name, (model, options) in bundles.items()]
     run_once(commands, work)
 
 
-def _export(model: str, name: str, data: str, options: Sequence[str] = ()) -> list[str]:
+def export_command(model: str, name: str, data: str, options: Sequence[str] = ()) -> list[str]:
+    """What makes a bundle of a model."""
     return ["s2dnas-export", f"{model}.pt", "--out", f"bundles/{name}", "--data", data, *options]
 
 
@@ -248,10 +251,10 @@ def _along(
     """The knob of a chain or a gate, at some budgets of time and at the goal."""
     gated, gate = cascade.flow.gate is not None, None
     if gated:
-        *said, numbers = zip(*(cascade.all_ways(part) for part in _batches(shown)), strict=True)
+        *said, numbers = zip(*(cascade.all_ways(part) for part in batches_of(shown)), strict=True)
         gate = np.concatenate(numbers)
     else:
-        said = list(zip(*(cascade.all_exits(part) for part in _batches(shown)), strict=True))
+        said = list(zip(*(cascade.all_exits(part) for part in batches_of(shown)), strict=True))
     label, confidence = (np.concatenate(each, axis=1) for each in said)
     scores = ExitScores(label=label, confidence=confidence, truth=truth, gate=gate)
     batches = [shown[i : i + 1] for i in range(_TIMED_IMAGES)]

@@ -27,7 +27,7 @@ class Likeness:
     """Fits plans of a network, and tells how unlike the static network their exits answer."""
 
     prepared: Prepared
-    _found: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    _found: dict[str, tuple[float, ...]] = field(default_factory=dict, init=False)
     """By plan: nested plans have widths in common."""
 
     def __call__(self, plan: Plan) -> tuple[float, ...]:

@@ -76,7 +76,7 @@ class GatedNetwork(MultiStageNetwork):
         if training:
             clamped: Tensor = _Clamp.apply(before)  # type: ignore[no-untyped-call]
             return clamped
-        return run_node(node, {**values, node.inputs[0]: before}, weights, training)
+        return run_node(node, {node.inputs[0]: before}, weights, training)
 
     @torch.no_grad()
     def steer(self, allowed: float, steps: int) -> None:

@@ -28,10 +28,15 @@ class StaticNetwork:
 
 def run_graph(graph: ChannelGraph, weights: Mapping[str, Tensor], image: Tensor) -> Tensor:
     """The network's logits [N, classes] for images [N, C, H, W], in evaluation mode."""
+    return values_of(graph, weights, image)[graph.output]
+
+
+def values_of(graph: ChannelGraph, weights: Mapping[str, Tensor], image: Tensor) -> dict[str, Tensor]:
+    """What every node gives for images [N, C, H, W], in evaluation mode."""
     values = {INPUT: image}
     for node in graph.nodes[1:]:
         values[node.name] = run_node(node, values, weights)
-    return values[graph.output]
+    return values
 
 
 def run_node(

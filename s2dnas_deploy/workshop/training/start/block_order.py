@@ -13,8 +13,7 @@ from torch import Tensor
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.workshop.data import LabelledImages
 from s2dnas_deploy.workshop.network.blocks import Block, blocks_of
-from s2dnas_deploy.workshop.network.graph import INPUT
-from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_node
+from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_node, values_of
 from s2dnas_deploy.workshop.training.batches import in_order
 from s2dnas_deploy.workshop.training.start.ranking import batch_to_rank_by, images_to_rank_by
 
@@ -29,9 +28,7 @@ def by_loss_without(
     loss = np.zeros(len(blocks))
     chosen = images.evenly(images_to_rank_by(static))
     for pixels, labels in in_order(chosen, preprocessing, batch_to_rank_by(static), device):
-        values = {INPUT: pixels}
-        for node in static.graph.nodes[1:]:
-            values[node.name] = run_node(node, values, weights)
+        values = values_of(static.graph, weights, pixels)
         for k, block in enumerate(blocks):
             logits = _without(block, static, weights, values)
             loss[k] += F.cross_entropy(logits, labels.to(device), reduction="sum").item()
