@@ -251,11 +251,12 @@ def _along(
     """The knob of a chain or a gate, at some budgets of time and at the goal."""
     gated, gate = cascade.flow.gate is not None, None
     if gated:
-        *said, numbers = zip(*(cascade.all_ways(part) for part in batches_of(shown)), strict=True)
+        heard, numbers = zip(*(cascade.all_ways(part) for part in batches_of(shown)), strict=True)
         gate = np.concatenate(numbers)
     else:
-        said = list(zip(*(cascade.all_exits(part) for part in batches_of(shown)), strict=True))
-    label, confidence = (np.concatenate(each, axis=1) for each in said)
+        heard = tuple(cascade.all_exits(part) for part in batches_of(shown))
+    label = np.concatenate([each.label for each in heard], axis=1)
+    confidence = np.concatenate([each.confidence for each in heard], axis=1)
     scores = ExitScores(label=label, confidence=confidence, truth=truth, gate=gate)
     batches = [shown[i : i + 1] for i in range(_TIMED_IMAGES)]
     cost = way_ms(cascade, batches) if gated else np.cumsum(stage_ms(cascade, batches)).tolist()

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
+from s2dnas_deploy.decide.temperature import TEMPERATURES
 from s2dnas_deploy.errors import BundleError
-from s2dnas_deploy.files.bounds import Above
+from s2dnas_deploy.files.bounds import Above, Between
 from s2dnas_deploy.files.document import check_record
 
 ConfidenceRule = Literal["max_prob", "margin", "entropy"]
@@ -16,11 +17,15 @@ more of the images exit before the last at half a point below it than the larges
 
 @dataclass(frozen=True, kw_only=True)
 class Exit:
-    """An answer's confidence: by which rule, at what temperature; whether its threshold was calibrated."""
+    """An answer's confidence: by which rule, at what temperature; whether its threshold was calibrated.
+
+    `probability_temperature` is not in the graph: what callers are told is p^(1/T), so that it adds up to 1.
+    """
 
     rule: ConfidenceRule
     temperature: Annotated[float, Above(0)] = 1.0
     calibrated: bool = False
+    probability_temperature: Annotated[float, Between(*TEMPERATURES)] = 1.0
 
     def __post_init__(self) -> None:
         check_record(self, BundleError)

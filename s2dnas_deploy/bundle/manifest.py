@@ -135,6 +135,11 @@ class Manifest:
         )
 
     @property
+    def probability_temperatures(self) -> tuple[float, ...]:
+        """Of each stage, the temperature at which callers are told its probabilities."""
+        return tuple(1.0 if s.exit is None else s.exit.probability_temperature for s in self.stages)
+
+    @property
     def macs(self) -> tuple[int, ...]:
         """MACs of each stage for one image."""
         return tuple(stage.macs for stage in self.stages)
@@ -152,6 +157,15 @@ class Manifest:
         """The same bundle, with others added to its gate's numbers."""
         then = self.flow.with_offsets(offsets).stops[0].then
         return replace(self, stages=(replace(self.stages[0], then=then), *self.stages[1:]))
+
+    def with_probability_temperatures(self, temperatures: Sequence[float]) -> "Manifest":
+        """The same bundle, whose probabilities are told at other temperatures, one for each exit."""
+        each = iter(temperatures)
+        stages = [
+            replace(stage, exit=stage.exit and replace(stage.exit, probability_temperature=next(each)))
+            for stage in self.stages
+        ]
+        return replace(self, stages=tuple(stages))
 
     def to_json(self) -> str:
         """The manifest as a JSON document."""

@@ -5,7 +5,7 @@ threshold needs another run.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.decide.course import Array
+from s2dnas_deploy.decide.temperature import TemperatureFit
 from s2dnas_deploy.errors import RecordError
 from s2dnas_deploy.files.atomic import write_atomically
 from s2dnas_deploy.files.numpy_file import ArrayFileError, Arrays, arrays_in
@@ -25,7 +26,8 @@ class ExitScores:
 
     Where a gate picks one of the exits, `gate` are its numbers, float32 [N, exits]. `graphs` are the sha256
     of the stages that said so, and `images` that of the pixels they were shown, where that is known. `static`
-    is what the static network answers, int64 [N], if it was asked. Any confidence may be there, for `rules`
+    is what the static network answers, int64 [N], if it was asked. `temperatures` are those of the exits'
+    probabilities, where the true classes are known. Any confidence may be there, for `rules`
     says what each of them means; classes that cannot be are refused.
     """
 
@@ -36,6 +38,7 @@ class ExitScores:
     images: str = ""
     static: npt.NDArray[np.int64] | None = None
     gate: npt.NDArray[np.float32] | None = None
+    temperatures: tuple[TemperatureFit, ...] = ()
 
     def __post_init__(self) -> None:
         if self.label.ndim != 2 or not self.label.size:
@@ -58,6 +61,8 @@ class ExitScores:
         graphs = self.exits if self.gate is None else self.exits + 1
         if len(self.graphs) not in (0, graphs):
             raise RecordError(f"expected the sha256 of {graphs} graphs, got {len(self.graphs)}")
+        if len(self.temperatures) not in (0, self.exits):
+            raise RecordError(f"expected {self.exits} temperatures, got {len(self.temperatures)}")
 
     @property
     def _classes(self) -> dict[str, npt.NDArray[np.int64]]:
@@ -105,6 +110,8 @@ class ExitScores:
             arrays["truth"] = self.truth
         if self.gate is not None:
             arrays["gate"] = self.gate
+        if self.temperatures:
+            arrays["temperatures"] = np.array([list(vars(fit).values()) for fit in self.temperatures])
         write_atomically(path, lambda stream: np.savez_compressed(stream, **arrays))
 
     @staticmethod
@@ -120,7 +127,7 @@ class ExitScores:
             raise RecordError(f"{path}: expected exit scores that --scores has kept: {problem}") from problem
 
 
-_KEYS = ("label", "confidence", "truth", "graphs", "images", "gate")
+_KEYS = ("label", "confidence", "truth", "graphs", "images", "gate", "temperatures")
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -139,7 +146,16 @@ def _scores_in(arrays: Array | Arrays) -> ExitScores:
         graphs=graphs,
         images=images[0] if images else "",
         gate=arrays.get("gate"),
+        temperatures=_temperatures(arrays["temperatures"]) if "temperatures" in arrays else (),
     )
+
+
+def _temperatures(array: Array) -> tuple[TemperatureFit, ...]:
+    """The fit of each exit, [exits, 3]."""
+    names = [field.name for field in fields(TemperatureFit)]
+    if array.dtype != np.float64 or array.ndim != 2 or array.shape[1] != len(names):
+        raise RecordError(f"expected temperatures float64 [exits, {len(names)}], got {_kind_of(array)}")
+    return tuple(TemperatureFit(**dict(zip(names, row, strict=True))) for row in array.tolist())
 
 
 def _digests(array: Array, key: str) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ import numpy as np
 from s2dnas_deploy.decide.course import Course, Rows
 from s2dnas_deploy.decide.flow import LABEL, PROBABILITIES
 from s2dnas_deploy.decide.rules import CONFIDENCE
+from s2dnas_deploy.decide.temperature import at_temperature
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.runtime.lanes import Lanes
 from s2dnas_deploy.runtime.pictures import Given, Reader
@@ -76,6 +77,7 @@ class Bulk:
     def __init__(self, stages: Stages, reader: Reader, course: Course, options: BulkOptions) -> None:
         self.stages, self.reader, self.options = stages, reader, options
         self._labels = stages.manifest.labels
+        self._temperatures = stages.manifest.probability_temperatures
         flow, self._names = course.flow, tuple(stage.name for stage in stages.manifest.stages)
         self.watches, self.hears_all, self.hurries = True, flow.remembers, False
         self.exits = len(flow.stops)
@@ -135,7 +137,9 @@ class Bulk:
         each = zip(
             numbers.tolist(), arrays[LABEL][rows].tolist(), arrays[CONFIDENCE][rows].tolist(), strict=True
         )
-        likely = arrays[PROBABILITIES][rows].copy() if self.options.probabilities else None
+        likely = None
+        if self.options.probabilities:
+            likely = at_temperature(arrays[PROBABILITIES][rows].copy(), self._temperatures[stage])
         for at, (number, label, confidence) in enumerate(each):
             self._waiting[number] = Prediction(
                 label=label,

@@ -23,10 +23,11 @@ import numpy.typing as npt
 from s2dnas_deploy.decide.course import Course, Part, Rows, course_of
 from s2dnas_deploy.decide.flow import LABEL, PROBABILITIES, Flow
 from s2dnas_deploy.decide.rules import CONFIDENCE, NEVER
+from s2dnas_deploy.decide.temperature import at_temperature
 from s2dnas_deploy.errors import DataError, OptionError, ProviderError
 from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.runtime.lanes import Lanes
-from s2dnas_deploy.runtime.predictions import Prediction, Predictions, Timing
+from s2dnas_deploy.runtime.predictions import Heard, Prediction, Predictions, Timing
 from s2dnas_deploy.runtime.rooms import Numbers, Rooms
 from s2dnas_deploy.runtime.stage_clock import StageClock
 from s2dnas_deploy.runtime.stages import Array, Stages
@@ -35,6 +36,7 @@ from s2dnas_deploy.sessions.providers import CPU, choose_provider, is_choice
 
 if TYPE_CHECKING:
     from s2dnas_deploy.bundle.bundle import Bundle
+    from s2dnas_deploy.bundle.manifest import Manifest
     from s2dnas_deploy.runtime.bulk import Bulk, BulkOptions
     from s2dnas_deploy.runtime.pictures import Given, Source
 
@@ -159,7 +161,7 @@ class Cascade:
         desk = _Batch(
             course.flow,
             len(pixels),
-            classes=len(self.labels) if probabilities else None,
+            manifest=self.manifest if probabilities else None,
             clock=self._clock if timed or deadline_ms is not None else None,
             deadline=None if deadline_ms is None else start + deadline_ms / 1e3,
         )
@@ -186,19 +188,16 @@ class Cascade:
             _ran=desk.went,
         )
 
-    def all_exits(self, images: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """What every exit of a chain says of a batch: labels and confidences, [exits, N]."""
+    def all_exits(self, images: Array) -> Heard:
+        """What every exit of a chain says of a batch."""
         return self._recorded(self.course((NEVER,) * len(self.flow.early)), images)
 
-    def all_ways(
-        self, images: Array
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """What every way behind a gate says, [ways, N] labels and confidences, and the gate, [N, ways]."""
+    def all_ways(self, images: Array) -> tuple[Heard, npt.NDArray[np.float32]]:
+        """What every way behind a gate says of a batch, and the gate's numbers, [N, ways]."""
         ways, looks = len(self.flow.stops) - 1, self.flow.looked_at[0]
         assert looks is not None, "a gate has numbers"
         numbers = np.empty((len(images), ways), np.float32)
-        label = np.empty((ways, len(images)), np.int64)
-        confidence = np.empty(label.shape, np.float32)
+        heard = Heard.of_none(ways, len(images), len(self.labels))
         for way in range(ways):
 
             def junction(arrays: Mapping[str, Array], count: int, way: int = way) -> Sequence[Part]:
@@ -207,18 +206,17 @@ class Cascade:
 
             course = self.course()
             told = self._recorded(replace(course, junctions=(junction, *course.junctions[1:])), images)
-            label[way], confidence[way] = (each[1 + way] for each in told)
-        return label, confidence, numbers
+            for ours, theirs in zip(vars(heard).values(), vars(told).values(), strict=True):
+                ours[way] = theirs[1 + way]
+        return heard, numbers
 
-    def _recorded(
-        self, course: Course, images: Array
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        desk = _Recorder(len(self.names), len(images))
+    def _recorded(self, course: Course, images: Array) -> Heard:
+        desk = _Recorder(Heard.of_none(len(self.names), len(images), len(self.labels)))
         with self.rooms(len(images)) as rooms:
             rooms.open(course, desk)
             rooms.enter_all(images)
             rooms.drain()
-        return desk.label, desk.confidence
+        return desk.heard
 
     def stream(self, sources: "Iterable[Given]", **options: Any) -> Iterator[Prediction]:
         """Answer for any number of images, one after the other, in bounded memory.
@@ -368,8 +366,15 @@ class _Batch:
     """The desk of one batch: an answer for each sample, and until when it may take."""
 
     def __init__(
-        self, flow: Flow, count: int, *, classes: int | None, clock: StageClock | None, deadline: float | None
+        self,
+        flow: Flow,
+        count: int,
+        *,
+        manifest: "Manifest | None",
+        clock: StageClock | None,
+        deadline: float | None,
     ) -> None:
+        """`manifest`: if probabilities are wanted, what says how they are told."""
         self.clock, self._deadline = clock, deadline
         self.watches = clock is not None or not flow.is_chain
         self.hurries = deadline is not None
@@ -377,7 +382,10 @@ class _Batch:
         self.label = np.empty(count, np.int64)
         self.confidence = np.empty(count, np.float32)
         self.exit = np.full(count, -1, np.int64) if self.hears_all else np.empty(count, np.int64)
-        self.probabilities = None if classes is None else np.empty((count, classes), np.float32)
+        self.probabilities: npt.NDArray[np.float32] | None = None
+        if manifest is not None:
+            self.probabilities = np.empty((count, len(manifest.labels)), np.float32)
+            self._temperatures = manifest.probability_temperatures
         self.seconds = [0.0] * len(flow.stops)
         # In a chain the exit tells the way.
         self.went = None if flow.is_chain else np.zeros((count, len(flow.stops)), np.bool_)
@@ -396,7 +404,8 @@ class _Batch:
         self.confidence[numbers] = arrays[CONFIDENCE][rows]
         self.exit[numbers] = stage
         if self.probabilities is not None:
-            self.probabilities[numbers] = arrays[PROBABILITIES][rows]
+            found = arrays[PROBABILITIES][rows]
+            self.probabilities[numbers] = at_temperature(found, self._temperatures[stage])
 
     def keeps(self, place: int, numbers: Numbers) -> bool:
         """As a `Desk`."""
@@ -407,21 +416,21 @@ class _Batch:
 
 
 class _Recorder:
-    """A desk that writes every stage's answers down, [stages, N]."""
+    """A desk that writes every stage's answers down."""
 
     watches, hears_all, hurries = False, True, False
 
-    def __init__(self, stages: int, count: int) -> None:
-        self.label = np.zeros((stages, count), np.int64)
-        self.confidence = np.zeros((stages, count), np.float32)
+    def __init__(self, heard: Heard) -> None:
+        self.heard = heard
 
     def ran(self, stage: int, numbers: Numbers, seconds: float) -> None:
         """As a `Desk`."""
 
     def take(self, stage: int, numbers: Numbers, arrays: Mapping[str, Array], rows: Rows | slice) -> None:
         """As a `Desk`."""
-        self.label[stage, numbers] = arrays[LABEL][rows]
-        self.confidence[stage, numbers] = arrays[CONFIDENCE][rows]
+        self.heard.label[stage, numbers] = arrays[LABEL][rows]
+        self.heard.confidence[stage, numbers] = arrays[CONFIDENCE][rows]
+        self.heard.probabilities[stage, numbers] = arrays[PROBABILITIES][rows]
 
     def keeps(self, place: int, numbers: Numbers) -> bool:
         """As a `Desk`."""

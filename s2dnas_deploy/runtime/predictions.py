@@ -17,11 +17,33 @@ class Timing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What all exits say of a batch, as their graphs do.
+
+    `label` int64 [exits, N], `confidence` float32 [exits, N], `probabilities` float32 [exits, N, classes].
+    """
+
+    label: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]
+
+    @staticmethod
+    def of_none(exits: int, count: int, classes: int) -> "Heard":
+        """Nothing yet, to be filled in."""
+        return Heard(
+            label=np.zeros((exits, count), np.int64),
+            confidence=np.zeros((exits, count), np.float32),
+            probabilities=np.zeros((exits, count, classes), np.float32),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Predictions:
     """What the cascade says of a batch, one row per sample.
 
     `label` int64 [N], `confidence` float32 [N], `exit` int64 [N]: the stage whose answer it is, by number;
-    `probabilities` float32 [N, classes] and `timing` if asked for.
+    `probabilities` float32 [N, classes] and `timing` if asked for; probabilities are at the temperatures that
+    calibration found.
     """
 
     label: npt.NDArray[np.int64]

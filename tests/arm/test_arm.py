@@ -79,7 +79,7 @@ def test_other_systems_answer_there_as_here(tmp_path, system):
     bundle = export_to(tmp_path / "bundle", network)
     if bundle.manifest.flow.early:
         with Cascade(bundle, provider="cpu", threads=1) as cascade:
-            thresholds = {"thresholds": (halfway(cascade.all_exits(images)[1][0]),)}
+            thresholds = {"thresholds": (halfway(cascade.all_exits(images).confidence[0]),)}
         export_to(tmp_path / "bundle", network, **thresholds)
     assert answered_alike(tmp_path, images) == EXITS[system]
 

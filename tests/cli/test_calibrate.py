@@ -26,6 +26,7 @@ from s2dnas_deploy.bundle.saving import replace_manifest, save_bundle
 from s2dnas_deploy.cli import calibrate as command
 from s2dnas_deploy.decide.flow import DONE
 from s2dnas_deploy.decide.scores import ExitScores
+from s2dnas_deploy.decide.temperature import at_temperature, calibration_error
 from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.atomic import lock_folder
 from s2dnas_deploy.runtime.cascade import Cascade
@@ -94,6 +95,49 @@ def test_the_manifest_still_fits_its_schema(bundle, made):
     assert run("--bundle", bundle, made[1], "--max-drop", "10%", "--quiet").exit_code == 0
     schema = json.loads((Path(saving.__file__).parent / "manifest.schema.json").read_text())
     jsonschema.validate(json.loads((bundle / "manifest.json").read_text()), schema)
+
+
+def test_probabilities_are_told_at_the_temperatures_found(bundle, made, tmp_path):
+    files = sorted(str(path) for path in made[1].rglob("*.png"))
+    truth = np.array([int(Path(file).parent.name.split()[1]) for file in files])
+    with Cascade.load(bundle) as cascade:
+        before = [cascade.predict(files, thresholds=t, probabilities=True) for t in ((0, 0), (2, 2))]
+    kept = tmp_path / "scores.npz"
+    result = run("--bundle", bundle, made[1], "--max-drop", "10%", "--scores", kept)
+    fits = ExitScores.load(kept).temperatures
+    entries = [stage.exit for stage in verify_bundle(bundle).manifest.stages]
+    assert [entry.probability_temperature for entry in entries] == [fit.temperature for fit in fits]
+    assert "temperature  calibration error" in result.stdout
+    assert f"{100 * fits[0].error_before:.1f}% -> {100 * fits[0].error:.1f}%" in result.stdout
+    with Cascade.load(bundle) as cascade:
+        after = [cascade.predict(files, thresholds=t, probabilities=True) for t in ((0, 0), (2, 2))]
+        streamed = list(cascade.stream(files, thresholds=(2, 2), probabilities=True))
+    for fit, cold, told in zip((fits[0], fits[-1]), before, after, strict=True):
+        assert np.array_equal(cold.label, told.label)
+        assert np.array_equal(cold.confidence, told.confidence)
+        assert np.allclose(told.probabilities, at_temperature(cold.probabilities, fit.temperature))
+        said = [
+            calibration_error(p.max(1), p.argmax(1) == truth)
+            for p in (cold.probabilities, told.probabilities)
+        ]
+        assert said == pytest.approx([fit.error_before, fit.error], abs=1e-6)
+    assert fits[-1].error < fits[-1].error_before / 2  # nine of ten are right, and it was never so sure
+    assert np.allclose([each.probabilities for each in streamed], after[1].probabilities, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [np.ones((2, 3)), np.ones((3, 2)), np.zeros((3, 3)), np.ones((3, 3), int)])
+def test_temperatures_that_cannot_be_are_refused(bundle, made, tmp_path, wrong):
+    kept = tmp_path / "scores.npz"
+    options = ("--bundle", bundle, "--max-drop", "10%", "--scores", kept, "--dry-run")
+    run(*options, made[1])
+    with np.load(kept) as archive:
+        arrays = dict(archive)
+    np.savez(kept, **{**arrays, "temperatures": wrong})
+    result = run(*options)
+    assert result.exit_code == 3
+    assert "expected exit scores that --scores has kept" in result.stderr
+    np.savez(kept, **{name: array for name, array in arrays.items() if name != "temperatures"})
+    assert run(*options).exit_code == 0  # as an earlier release kept them
 
 
 def test_scores_are_kept_and_need_no_images_again(bundle, made, tmp_path):
@@ -209,7 +253,8 @@ def test_damaged_scores_and_those_of_other_classes_are_refused(bundle, made, tmp
         result = run(*options)
         assert result.exit_code == 3, result.output
         assert "holds scores of other classes than the bundle's: expected" in result.stderr
-    replace(scores, label=scores.label[:2], confidence=scores.confidence[:2], graphs=()).save(path)
+    two = {"label": scores.label[:2], "confidence": scores.confidence[:2]}
+    replace(scores, **two, graphs=(), temperatures=scores.temperatures[:2]).save(path)
     assert "holds scores of 2 exits, the bundle has 3" in run(*options).stderr
     path.write_bytes(path.read_bytes()[:-30])
     result = run(*options)

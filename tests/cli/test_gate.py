@@ -61,11 +61,11 @@ def test_offsets_move_the_balance(folder):
             pixels = archive["images"][:50]
         for way in range(3):
             assert set(cascade.predict(pixels, offsets=only(way, 3)).exit) == {1 + way}
-        label, _, numbers = cascade.all_ways(pixels)
+        heard, numbers = cascade.all_ways(pixels)
         picked = Largest(of="gate").column(numbers)
         said = cascade.predict(pixels)
         assert said.exit.tolist() == (1 + picked).tolist()
-        assert said.label.tolist() == label[picked, np.arange(50)].tolist()
+        assert said.label.tolist() == heard.label[picked, np.arange(50)].tolist()
         streamed = [each.exit for each in cascade.stream(list(pixels), offsets=only(0, 3), batch=8)]
         assert set(streamed) == {1}
         with pytest.raises(OptionError, match="expected 3 offsets, a number for each way behind the gate"):

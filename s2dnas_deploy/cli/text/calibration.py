@@ -10,7 +10,7 @@ from s2dnas_deploy.runtime.calibrate.calibration import Calibration
 def calibration_in_words(calibration: Calibration) -> str:
     """The thresholds, where images exit, what that costs, and what is promised."""
     choice = calibration.choice
-    lines = list(_table(calibration))
+    lines = [*_table(calibration), *_temperatures(calibration)]
     scale, unit = (1.0, "ms") if calibration.unit == "ms" else (1e-6, "M MACs")
     mean, full = choice.point.cost * scale, choice.full.cost * scale
     lines.append(f"average cost {mean:.4g} {unit}, every stage {full:.4g} {unit}: {full / mean:.2f}x less")
@@ -47,6 +47,18 @@ def _table(calibration: Calibration) -> Iterator[str]:
         shown.append("–")
     for name, number, share in zip(names, shown, point.shares, strict=True):
         yield f"{name:>{width}} {number:>10} {100 * share:>6.1f}%"
+
+
+def _temperatures(calibration: Calibration) -> Iterator[str]:
+    """A row for each exit: how far its probabilities are from how often it is right."""
+    if not calibration.temperatures:
+        return
+    names = _names(calibration)
+    width = max(4, *map(len, names))
+    yield f"{'way' if calibration.manifest.flow.gate else 'exit':>{width}} temperature  calibration error"
+    for name, fit in zip(names, calibration.temperatures, strict=True):
+        errors = f"{100 * fit.error_before:.1f}% -> {100 * fit.error:.1f}%"
+        yield f"{name:>{width}} {fit.temperature:>11.3g}  {errors}"
 
 
 def _names(calibration: Calibration) -> list[str]:

@@ -21,6 +21,7 @@ from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.bundle.saving import check_manifest_replaceable, replace_manifest
 from s2dnas_deploy.bundle.signature import SIGNATURE, Signer
 from s2dnas_deploy.decide.scores import ExitScores
+from s2dnas_deploy.decide.temperature import TemperatureFit
 from s2dnas_deploy.decide.thresholds import (
     Against,
     Choice,
@@ -108,6 +109,7 @@ class Calibration:
     against: Against
     images: int
     manifest: Manifest
+    temperatures: tuple[TemperatureFit, ...] = ()
     static_accuracy: float | None = None
     unsigned: bool = False
     """Whether what was written replaced what was signed, and is not."""
@@ -165,6 +167,7 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
         against=against,
         images=len(scores),
         manifest=manifest,
+        temperatures=scores.temperatures,
         static_accuracy=_share_right(scores),
         unsigned=unsigned,
     )
@@ -234,9 +237,11 @@ def _observed(against: Against, drop: float) -> str:
 
 
 def with_choice(bundle: Bundle, choice: Choice, promise: Promise, scores: ExitScores) -> Manifest:
-    """The manifest with the thresholds, and what to expect of them."""
+    """The manifest with the thresholds, and what to expect of them; with temperatures, if there are any."""
     gated, numbers = bundle.manifest.flow.gate is not None, choice.point.thresholds
     manifest = bundle.manifest.with_offsets(numbers) if gated else bundle.manifest.with_thresholds(numbers)
+    if scores.temperatures:
+        manifest = manifest.with_probability_temperatures([fit.temperature for fit in scores.temperatures])
     return replace(manifest, promise=promise, expected=_expected(manifest, choice, scores))
 
 

@@ -10,11 +10,15 @@ import numpy as np
 
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.decide.scores import ExitScores
+from s2dnas_deploy.decide.temperature import TemperatureFit, fit_temperature
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.runtime.answers.inputs import Item, truth_of
 from s2dnas_deploy.runtime.bulk import BulkOptions, decoded
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.runtime.stages import Array
+
+# Of probabilities, kept to fit temperatures: of all images, or of some, evenly taken.
+_MOST_NUMBERS = 2**22
 
 
 def exit_scores(
@@ -29,24 +33,33 @@ def exit_scores(
     gate = np.empty((total, exits), np.float32) if gated else None
     label = np.empty((exits, total), np.int64)
     confidence = np.empty((exits, total), np.float32)
+    every = max(1, -(-total * len(cascade.labels) // _MOST_NUMBERS))
+    probabilities: list[Array] = []
     digest = hashlib.sha256()
     done = 0
     for images in _batches(decoded((item.source for item in items), cascade.reader, options), options.batch):
         rows = slice(done, done + len(images))
         if gate is None:
-            label[:, rows], confidence[:, rows] = cascade.all_exits(images)
+            heard = cascade.all_exits(images)
         else:
-            label[:, rows], confidence[:, rows], gate[rows] = cascade.all_ways(images)
+            heard, gate[rows] = cascade.all_ways(images)
+        label[:, rows], confidence[:, rows] = heard.label, heard.confidence
+        probabilities.append(heard.probabilities[:, -done % every :: every])
         digest.update(np.ascontiguousarray(images).data)  # those that came channels first are views
         done += len(images)
         progress(done, total)
+    truth = truth_of(items, cascade.labels)
+    fits: tuple[TemperatureFit, ...] = ()
+    if truth is not None:
+        fits = tuple(fit_temperature(of, truth[::every]) for of in np.concatenate(probabilities, axis=1))
     return ExitScores(
         label=label,
         confidence=confidence,
-        truth=truth_of(items, cascade.labels),
+        truth=truth,
         graphs=graphs_of(cascade.manifest),
         images=digest.hexdigest(),
         gate=gate,
+        temperatures=fits,
     )
 
 
