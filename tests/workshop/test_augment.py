@@ -11,6 +11,13 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+def reflected(position, length):
+    """Where one comes to who turns back at either edge."""
+    while not 0 <= position < length:
+        position = -position if position < 0 else 2 * (length - 1) - position
+    return position
+
+
 def crop_and_flip_in_a_loop(images, *, padding, flip, seed):
     """The same draws, applied the plain way."""
     draw = generator(seed)
@@ -23,8 +30,7 @@ def crop_and_flip_in_a_loop(images, *, padding, flip, seed):
         for y in range(height):
             for x in range(width):
                 from_y, from_x = y + int(down[i]) - padding, x + int(right[i]) - padding
-                if 0 <= from_y < height and 0 <= from_x < width:
-                    result[i, :, y, x] = images[i, :, from_y, from_x]
+                result[i, :, y, x] = images[i, :, reflected(from_y, height), reflected(from_x, width)]
         if mirrored[i]:
             result[i] = result[i].flip(-1)
     return result
@@ -47,11 +53,16 @@ def test_neither_crop_nor_flip_returns_the_images_and_draws_nothing():
 
 
 def test_every_offset_and_both_sides_occur_about_equally_often():
-    images = torch.arange(1, 10, dtype=torch.uint8).reshape(1, 1, 3, 3).repeat(3600, 1, 1, 1)
+    images = torch.arange(1, 26, dtype=torch.uint8).reshape(1, 1, 5, 5).repeat(3600, 1, 1, 1)
     result = random_crop_and_flip(images, padding=1, flip=True, generator=generator())
     kinds, counts = result.flatten(1).unique(dim=0, return_counts=True)
     assert len(kinds) == 3 * 3 * 2
     assert 140 < int(counts.min()) <= int(counts.max()) < 260
+
+
+def test_an_image_of_one_pixel_stays_what_it_is():
+    images = torch.full((3, 1, 1, 1), 7)
+    assert torch.equal(random_crop_and_flip(images, padding=2, flip=True, generator=generator()), images)
 
 
 def test_the_images_handed_in_are_left_alone():

@@ -60,8 +60,8 @@ TRAINING = (
     option(
         "--lr",
         type=float,
-        default=0.05,
-        show_default="0.05; 0.01 for networks without norms",
+        default=0.1,
+        show_default="0.1; 0.01 for networks without norms",
         help="Peak learning rate.",
     ),
     option(
@@ -76,9 +76,9 @@ TRAINING = (
     option(
         "--augment",
         type=click.Choice(["none", "crop", "flip", "crop-flip"]),
-        default="crop-flip",
+        default="flip",
         show_default=True,
-        help="How images are varied. Flips change the meaning of digits and text.",
+        help="How images are varied; crops want more epochs. Flips change the meaning of digits and text.",
     ),
     option(
         "--static-epochs",
@@ -98,6 +98,14 @@ TRAINING = (
     option("--static-lr", type=float, help="Peak learning rate of that; as --lr if not given."),
 )
 TRAINING_IN_DETAIL = (
+    option(
+        "--optimizer",
+        type=click.Choice(["muon", "sgd"]),
+        default="muon",
+        show_default=True,
+        help="What weights learn by: muon turns the kernels of convolutions by equal angles and learns more "
+        "in as many epochs; sgd goes down the gradients of all alike.",
+    ),
     option(
         "--crop-padding",
         type=int,

@@ -1,4 +1,4 @@
-"""How weights go down: stochastic gradient descent with momentum, a linear warm-up and a cosine to zero.
+"""How weights learn: by Muon, or by stochastic gradient descent, a linear warm-up and a cosine to zero.
 
 What a network answers with in the end is a moving average of its weights.
 """
@@ -10,32 +10,59 @@ import torch
 from torch import Tensor, nn
 
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
+from s2dnas_deploy.workshop.network.network import MultiStageNetwork
+from s2dnas_deploy.workshop.training.muon import Muon, Parts
 from s2dnas_deploy.workshop.training.settings import Settings
 
 # Of all weights together: a network without norms may otherwise be thrown far by a single step.
 _LARGEST_GRADIENT = 5.0
+_ANGLE = 0.2  # by which a kernel turns in a step, at a learning rate of 1
 
 
 def make_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """Weight decay for kernels only: norms and biases are scales and offsets, not complexity.
+    """Kernels of convolutions turn, where Muon is asked for; the rest goes down its gradients.
 
-    Gates before blocks decide, and have rates of their own.
+    Weight decay for kernels and matrices only: norms and biases are scales and offsets, not complexity. Gates
+    before blocks decide, and have rates of their own.
     """
+    parts = {}
+    if isinstance(network, MultiStageNetwork) and settings.optimizer == "muon":
+        parts = _parts_of_kernels(network)
     gates = {}
     if isinstance(network, GatedNetwork):
         weights = network.weights()
         gates = {id(weights[key]): rate for key, rate in network.gate_rates.items()}
-    rest = [p for p in network.parameters() if id(p) not in gates]
+    rest = [p for p in network.parameters() if id(p) not in gates and id(p) not in parts]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in rest if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
-        *(
-            {"params": [p], "weight_decay": 0.0, "rate": gates[id(p)]}
-            for p in network.parameters()
-            if id(p) in gates
-        ),
+        {"params": [p for p in rest if p.dim() <= 1]},
+        *({"params": [p], "rate": gates[id(p)]} for p in network.parameters() if id(p) in gates),
+        *({"params": [p], "parts": parts[id(p)]} for p in network.parameters() if id(p) in parts),
     ]
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
+    return Muon(groups, lr=settings.lr, momentum=settings.momentum)
+
+
+def _parts_of_kernels(network: MultiStageNetwork) -> dict[int, Parts]:
+    """Of each convolution over several channels, by the weight's id, the rows of each stage.
+
+    What an early stage learns must not depend on how well the later ones do. Weights that many plans share
+    have no such rows, so they do not turn.
+    """
+    weights, levels = network.weights(), network.division.levels
+    return {
+        id(kernel): tuple(
+            torch.from_numpy((levels[node.name] == level).nonzero()[0]).to(kernel.device)
+            for level in sorted(set(levels[node.name]))
+        )
+        for node in network.division.body
+        for kernel in [weights.get(node.weights.get("weight", ""))]
+        if kernel is not None and _is_kernel(kernel)
+    }
+
+
+def _is_kernel(weight: Tensor) -> bool:
+    """Whether it mixes channels over space: rows that look at one channel each are no matrix."""
+    return weight.dim() > 2 and weight.shape[1] > 1
 
 
 def schedule(done: float, warmup: float) -> float:
@@ -49,14 +76,17 @@ def set_rate(optimizer: torch.optim.Optimizer, settings: Settings, share: float)
     """The learning rate of the moment, given as a share of its peak."""
     for group in optimizer.param_groups:
         group["lr"] = settings.lr * share * group.get("rate", 1.0)
+        group["angle"] = _ANGLE * settings.lr * share
 
 
 def descend(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """One step down the gradients that the weights have, shortened where these are large.
+    """One step along the gradients that the weights have, shortened where these are large.
 
     Those of gates are not counted: what they spare may be pressing, and the network is to learn meanwhile.
+    Nor are those of kernels that turn: these go as far whatever the gradients' length.
     """
-    of_all = (p for group in optimizer.param_groups if "rate" not in group for p in group["params"])
+    counted = (group for group in optimizer.param_groups if "rate" not in group and group["parts"] is None)
+    of_all = (p for group in counted for p in group["params"])
     nn.utils.clip_grad_norm_(of_all, _LARGEST_GRADIENT)
     optimizer.step()
 

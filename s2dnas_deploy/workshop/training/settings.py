@@ -10,6 +10,7 @@ from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.quoting import shown
 
 Augmentation = Literal["none", "crop", "flip", "crop-flip"]
+Optimizer = Literal["muon", "sgd"]
 Precision = Literal["auto", "float32", "bfloat16"]
 MOST_EPOCHS, LARGEST_SEED = 1_000_000, 2**63 - 1
 _LARGEST_BATCH, _WIDEST_PADDING = 2**20, 512
@@ -17,7 +18,7 @@ _LARGEST_BATCH, _WIDEST_PADDING = 2**20, 512
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Stochastic gradient descent with Nesterov momentum, over a course of the learning rate (`course`).
+    """An optimizer over a course of the learning rate (`course`), with momentum as Nesterov's.
 
     `epochs` is None where as many are to be made as suit the images, or fewer if exits no longer gain.
     `distill` is the weight of the static network's answers against the labels, `self_distill` that of the
@@ -26,8 +27,9 @@ class Settings:
     """
 
     epochs: int | None
+    optimizer: Optimizer = "muon"
     batch_size: int = 64
-    lr: float = 0.05
+    lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-4
     warmup: float = 0.1
@@ -37,7 +39,7 @@ class Settings:
     temperature: float = 3.0
     exit_weights: tuple[float, ...] = ()
     ema: float = 0.995
-    augment: Augmentation = "crop-flip"
+    augment: Augmentation = "flip"
     crop_padding: int | None = None
     seed: int = 0
     precision: Precision = "auto"

@@ -135,5 +135,5 @@ def test_the_learning_rate_is_the_settings_not_the_files(killed):
         group.update(momentum=0.0, weight_decay=10.0, nesterov="yes", params=[])
     torch.save(edited, task.checkpoint)
     groups = checkpoint_of(task, task.identity()).optimizer["param_groups"]
-    assert [group["momentum"] for group in groups] == [SETTINGS.momentum] * 2
-    assert [group["weight_decay"] for group in groups] == [SETTINGS.weight_decay, 0.0]
+    assert {group["momentum"] for group in groups} == {SETTINGS.momentum}
+    assert [group["weight_decay"] for group in groups[:2]] == [SETTINGS.weight_decay, 0.0]
