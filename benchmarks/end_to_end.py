@@ -76,8 +76,8 @@ def _trained(network: str, data: str, static: Path, model: Path, search: str | N
     recipe = HERE.parent / "models" / f"{network}.toml"
     known = parse_toml(recipe.read_text(encoding="utf-8"))
     images = ["--recipe", str(recipe), "--data", data]
-    epochs, lr = known["static_epochs"], known.get("static_lr", known["lr"])
-    alone = f"--plan static --static-epochs 0 --epochs {epochs} --lr {lr} --self-distill 0".split()
+    epochs = known["static_epochs"]
+    alone = f"--plan static --static-epochs 0 --epochs {epochs} --self-distill 0".split()
     _command("train", *images, *alone, "--out", str(static))
     divided = [*images, "--weights", str(static), "--out", str(model)]
     if search:

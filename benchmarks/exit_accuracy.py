@@ -2,9 +2,9 @@
 
     python benchmarks/exit_accuracy.py --data DIR --work DIR
 
-Trains the static network once and every variant below from its weights, by `s2dnas-train`; so a run that
-is stopped goes on where it was, and one that is done is not repeated. Writes `results/exit_accuracy.json`
-and the table in this folder's README and the project's.
+Trains the static network once, and every variant below from its weights, by `s2dnas-train`; so a run that
+is stopped goes on where it was, and one that is done is not repeated. Writes `results/exit_accuracy.json` and
+the table in this folder's README and the project's.
 """
 
 import json
@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 RECIPE = HERE.parent / "models" / "wide_resnet.toml"
 RESULT = HERE / "results" / "exit_accuracy.json"
 
-STATIC = ["--plan", "static", "--static-epochs", "0", "--epochs", "14", "--lr", "0.1", "--self-distill", "0"]
+STATIC = ["--plan", "static", "--static-epochs", "0", "--epochs", "14", "--self-distill", "0"]
 STATIC_MACS = 139_299_328  # of the recipe's network, for one 3x32x32 image
 UNIFORM = ["--plan", "uniform:0.25,0.25,0.5"]
 VARIANTS = {

@@ -47,7 +47,6 @@ HOW = {
     "distill": 0.9,
     "self_distill": 0.3,
     "label_smoothing": 0.1,
-    "crop_padding": 2,
 }
 
 

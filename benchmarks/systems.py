@@ -57,7 +57,7 @@ PLANS = {
     "paths": "paths:3",
 }
 """What is trained; None is the recipe's own plan, a chain. Paths are made of the network before them."""
-_SAME = ("lr", "distill", "self_distill", "label_smoothing", "crop_padding")
+_SAME = ("lr", "distill", "self_distill", "label_smoothing", "augment")
 BUNDLES = {
     "stages": ("stages", "chain of stages", ()),
     "widths": ("widths", "nested widths, the caller picks", ()),
@@ -158,8 +158,7 @@ def _make(
 ) -> None:
     """Everything that this package's commands make; whatever is another than it was, all after it is anew."""
     known, data = parse_toml(recipe.read_text(encoding="utf-8")), images[1]
-    lr = str(known.get("static_lr", known["lr"]))
-    alone = ["--plan", "static", "--static-epochs", "0", "--self-distill", "0", "--lr", lr]
+    alone = ["--plan", "static", "--static-epochs", "0", "--self-distill", "0"]
     commands = [[*own, *images, *alone, "--epochs", str(static_epochs), "--out", "static.pt"]]
     for name, plan in PLANS.items():
         by = [] if plan is None else ["--plan", plan]
