@@ -57,7 +57,7 @@ PLANS = {
     "paths": "paths:3",
 }
 """What is trained; None is the recipe's own plan, a chain. Paths are made of the network before them."""
-_SAME = ("lr", "distill", "self_distill", "label_smoothing", "augment")
+_SAME = ("lr", "distill", "self_distill", "label_smoothing")
 BUNDLES = {
     "stages": ("stages", "chain of stages", ()),
     "widths": ("widths", "nested widths, the caller picks", ()),

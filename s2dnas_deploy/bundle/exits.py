@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from s2dnas_deploy.decide.temperature import TEMPERATURES
 from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.bounds import Above, Between
 from s2dnas_deploy.files.document import check_record
@@ -25,7 +24,7 @@ class Exit:
     rule: ConfidenceRule
     temperature: Annotated[float, Above(0)] = 1.0
     calibrated: bool = False
-    probability_temperature: Annotated[float, Between(*TEMPERATURES)] = 1.0
+    probability_temperature: Annotated[float, Between(0.01, 100)] = 1.0
 
     def __post_init__(self) -> None:
         check_record(self, BundleError)

@@ -19,8 +19,7 @@ from s2dnas_deploy.files.document import check_record
 
 Numbers = npt.NDArray[np.floating[Any]]
 
-TEMPERATURES = _COLDEST, _HOTTEST = 1 / 16, 16.0
-"""Between which they lie."""
+_COLDEST, _HOTTEST = 1 / 16, 16.0
 _BINS = 15  # as is usual
 _LEAST = 1e-30  # of a probability, which a float32 may have lost
 _GOLDEN = (5**0.5 - 1) / 2
@@ -31,7 +30,7 @@ _TRIED = 40  # times; each leaves 0.62 of where the best may be
 class TemperatureFit:
     """The temperature of an exit's probabilities, and the calibration error without it and with it."""
 
-    temperature: Annotated[float, Between(*TEMPERATURES)]
+    temperature: Annotated[float, Between(_COLDEST, _HOTTEST)]
     error_before: Share
     error: Share
 

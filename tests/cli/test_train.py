@@ -278,7 +278,7 @@ def test_without_a_plan_the_best_of_some_is_trained_and_again_when_it_goes_on(tm
     assert again.stdout == result.stdout
 
 
-@pytest.mark.parametrize(("norm", "rate"), [(True, 0.05), (False, 0.01)])
+@pytest.mark.parametrize(("norm", "rate"), [(True, 0.1), (False, 0.01)])
 def test_the_learning_rate_suits_a_network_without_norms(tmp_path, norm, rate):
     layers = "nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU()" if norm else "nn.Conv2d(1, 8, 3), nn.ReLU()"
     (tmp_path / "net.py").write_text(
@@ -301,3 +301,21 @@ def test_the_learning_rate_suits_a_network_without_norms(tmp_path, norm, rate):
         result = CliRunner().invoke(train, [*asked, *more, "--out", str(out)])
         assert result.exit_code == 0, result.output
         assert load_model(out).provenance["settings"]["lr"] == expected
+
+
+@pytest.mark.parametrize(("said", "alone", "taught"), [(None, "crop-flip", "flip"), ("none", "none", "none")])
+def test_images_are_cropped_where_nobody_teaches(tmp_path, said, alone, taught):
+    asked = [*DIGITS[:6], "--normalize", "data", "--cost", "macs", *FEW, "--epochs", "1"]
+    asked += [] if said is None else ["--augment", said]
+    static, stages, both = (tmp_path / f"{name}.pt" for name in ("static", "stages", "both"))
+    plan = ["--plan", "uniform:0.25,0.75"]
+    for options in (
+        ["--plan", "static", "--out", static],
+        [*plan, "--weights", static, "--out", stages],
+        [*plan, "--static-epochs", "1", "--out", both],
+    ):
+        result = CliRunner().invoke(train, [*asked, *map(str, options)])
+        assert result.exit_code == 0, result.output
+    trained = ((alone, (static, both.with_suffix(".run") / "static.pt")), (taught, (stages, both)))
+    for augment, models in trained:
+        assert {load_model(path).provenance["settings"]["augment"] for path in models} == {augment}

@@ -40,7 +40,7 @@ FACTORIES = {
 RECIPES = sorted(path.stem for path in MODELS.glob("*.toml"))
 RECIPE_KEYS = {
     *("model", "model_args", "input", "normalize", "plan", "static_epochs", "epochs"),
-    *("batch", "lr", "seed", "augment"),
+    *("batch", "lr", "seed"),
 }
 
 

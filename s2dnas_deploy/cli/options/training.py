@@ -77,8 +77,8 @@ TRAINING = (
         "--augment",
         type=click.Choice(["none", "crop", "flip", "crop-flip"]),
         default="flip",
-        show_default=True,
-        help="How images are varied; crops want more epochs. Flips change the meaning of digits and text.",
+        show_default="flip; crop-flip for a network that nobody teaches, as the static one",
+        help="How images are varied. Flips change the meaning of digits and text.",
     ),
     option(
         "--static-epochs",
@@ -216,6 +216,7 @@ class TrainingOptions:
             start=self.start,
             settings=settings,
             rate_is_open=is_left_open("lr"),
+            augment_is_open=is_left_open("augment"),
             out=self.out,
             restart=self.restart,
         )

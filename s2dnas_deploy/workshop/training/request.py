@@ -36,6 +36,8 @@ class Request:
     settings: Settings
     rate_is_open: bool = False
     """Nobody has said anything about the learning rate: what suits the network is taken."""
+    augment_is_open: bool = False
+    """Nor about how images are varied: where nobody teaches, they are cropped, too."""
     out: Path
     restart: bool
 

@@ -31,6 +31,7 @@ from s2dnas_deploy.workshop.training.prepare import (
     prepare,
     ranked,
     ranked_blocks,
+    settings_for,
     suited,
     with_trained_static,
 )
@@ -91,15 +92,15 @@ def train_plan(
 ) -> Model:
     """Divide the network by a plan, train it and save it."""
     static, trained = prepared.static, prepared.is_trained
-    begins = trained and plan.stages > 1
+    is_taught = trained and plan.stages > 1
     task = Task(
         network=beginner_for(request, prepared).beginning(static, plan, reporter)
-        if begins
+        if is_taught
         else planned(static, plan),
-        teacher=as_network(static).eval() if trained and plan.stages > 1 else None,
+        teacher=as_network(static).eval() if is_taught else None,
         splits=prepared.splits,
         preprocessing=prepared.preprocessing,
-        settings=request.settings,
+        settings=settings_for(request, is_taught=is_taught),
         folder=request.folder,
     )
     judge = _judging(request, prepared, judge_static, keeps=plan.stages > 1)
@@ -130,7 +131,7 @@ def train_blocks(request: Request, share: float, prepared: Prepared, reporter: R
             teacher=as_network(prepared.static).eval() if prepared.is_trained else None,
             splits=prepared.splits,
             preprocessing=prepared.preprocessing,
-            settings=request.settings,
+            settings=settings_for(request, is_taught=prepared.is_trained),
             folder=request.folder,
             share=share,
         )
