@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("int8_cascade", "int8_cascade", lambda record: record),
         ("hand_over", "hand_over", lambda record: record),
         ("starts", "starts", lambda record: record),
-        ("ways_to_learn", "ways_to_learn", lambda record: record),
         ("newcomers", "newcomers", lambda record: record["rows"]),
         ("best_of_ten", "best_of_ten", lambda record: record["rows"]),
         ("overhead", "overhead", lambda record: record["rows"]),
