@@ -2,9 +2,9 @@
 
     python benchmarks/exit_accuracy.py --data DIR --work DIR
 
-Trains the static network once, and every variant below from its weights, by `s2dnas-train`; so a run that
-is stopped goes on where it was, and one that is done is not repeated. Writes `results/exit_accuracy.json` and
-the table in this folder's README and the project's.
+Trains the static network once and every variant below from its weights, by `s2dnas-train`; so a run that
+is stopped goes on where it was, and one that is done is not repeated. Writes `results/exit_accuracy.json`
+and the table in this folder's README and the project's.
 """
 
 import json

@@ -33,6 +33,7 @@ def exit_scores(
     gate = np.empty((total, exits), np.float32) if gated else None
     label = np.empty((exits, total), np.int64)
     confidence = np.empty((exits, total), np.float32)
+    truth = truth_of(items, cascade.labels)
     every = max(1, -(-total * len(cascade.labels) // _MOST_NUMBERS))
     probabilities: list[Array] = []
     digest = hashlib.sha256()
@@ -44,11 +45,11 @@ def exit_scores(
         else:
             heard, gate[rows] = cascade.all_ways(images)
         label[:, rows], confidence[:, rows] = heard.label, heard.confidence
-        probabilities.append(heard.probabilities[:, -done % every :: every])
+        if truth is not None:
+            probabilities.append(heard.probabilities[:, -done % every :: every].copy())
         digest.update(np.ascontiguousarray(images).data)  # those that came channels first are views
         done += len(images)
         progress(done, total)
-    truth = truth_of(items, cascade.labels)
     fits: tuple[TemperatureFit, ...] = ()
     if truth is not None:
         fits = tuple(fit_temperature(of, truth[::every]) for of in np.concatenate(probabilities, axis=1))

@@ -79,7 +79,7 @@ def set_rate(optimizer: torch.optim.Optimizer, settings: Settings, share: float)
         group["angle"] = _ANGLE * settings.lr * share
 
 
-def descend(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def descend(optimizer: torch.optim.Optimizer) -> None:
     """One step along the gradients that the weights have, shortened where these are large.
 
     Those of gates are not counted: what they spare may be pressing, and the network is to learn meanwhile.

@@ -220,7 +220,7 @@ class _Run:
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        descend(self.network, self.optimizer)
+        descend(self.optimizer)
         self.step = step + 1
         self.running_loss += value
         average, weights = (list(each.state_dict().values()) for each in (self.average, self.network))

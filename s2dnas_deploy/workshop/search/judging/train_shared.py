@@ -130,7 +130,7 @@ class _Run:
                 f"the shared weights' loss became {self.loss} at step {step + 1} of {self.steps}; a smaller "
                 f"--shared-lr (now {self.settings.lr:g}) may help"
             )
-        descend(self.shared, self.optimizer)
+        descend(self.optimizer)
         self.step = step + 1
         follow(list(self.average.parameters()), list(self.shared.parameters()), self.settings, self.step)
 
