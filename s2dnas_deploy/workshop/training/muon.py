@@ -52,21 +52,25 @@ class Muon(Optimizer):
 
     def _turn(self, kernel: Tensor, gradient: Tensor, group: Mapping[str, Any]) -> None:
         memory = self._memory(kernel).lerp_(gradient, 1 - group["momentum"])
-        ahead = gradient.lerp(memory, group["momentum"]).flatten(1)
+        ahead, before = _matrix(gradient.lerp(memory, group["momentum"])), _matrix(kernel)
+        turned, angle = before.clone(), group["angle"]
         for rows in group["parts"]:
-            part = ahead[rows]
-            used = part.any(0).nonzero()[:, 0]  # what lies behind a mask has no gradient
-            direction = torch.zeros_like(part)
-            direction[:, used] = orthogonal(part[:, used])
-            own, angle = kernel[rows], group["angle"]
-            towards = direction.mul_(own.norm() / direction.norm().clamp_min(_SMALLEST)).view_as(own)
-            kernel[rows] = own.sub_(towards, alpha=angle).div_(math.sqrt(1 + angle**2))
+            own, direction = before.index_select(0, rows), orthogonal(ahead.index_select(0, rows))
+            share = angle * own.norm() / direction.norm().clamp_min(_SMALLEST)
+            turned.index_copy_(0, rows, own.sub_(direction.mul_(share)).div_(math.sqrt(1 + angle**2)))
+        channels_last = kernel.movedim(1, -1)
+        channels_last.copy_(turned.view(channels_last.shape))
 
     def _memory(self, weight: Tensor) -> Tensor:
         state: dict[str, Tensor] = self.state[weight]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(weight)
         return state["momentum_buffer"]
+
+
+def _matrix(kernel: Tensor) -> Tensor:
+    """A kernel [C_out, C_in, h, w] as rows [C_out, h·w·C_in]: in memory as it is, if channels lie last."""
+    return kernel.movedim(1, -1).flatten(1)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
@@ -76,5 +80,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     x: Tensor = wide / wide.norm().clamp_min(_SMALLEST)
     for _ in range(_ITERATIONS):
         square = x @ x.mT
-        x = torch.addmm(x, torch.addmm(square, square, square, beta=_B, alpha=_C), x, beta=_A)
+        polynomial = torch.addmm(square, square, square, beta=_B, alpha=_C)
+        polynomial.diagonal().add_(_A)
+        x = polynomial @ x
     return x.mT if is_tall else x
