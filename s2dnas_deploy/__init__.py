@@ -3,7 +3,7 @@
     static CNN ──▶ channel graph ──▶ plan ──▶ multi-stage network ──▶ model.pt ──▶ bundle ──▶ cascade
 
 `workshop/` is the workstation's wing (torch), `runtime/` the device's (onnxruntime and numpy); they meet in
-`bundle/`, `decide/` and `plan.py` only. What is listed here is public, and nothing else. It is imported when
+`bundle/`, `decide/` and `plan/` only. What is listed here is public, and nothing else. It is imported when
 it is asked for, so that importing the package imports none of the heavy libraries:
 
     Cascade           a bundle, running

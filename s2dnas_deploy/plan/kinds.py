@@ -1,0 +1,171 @@
+"""Plans of a kind: uniform, by depth, of nested widths, drawn at random. Every one that is given is legal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from s2dnas_deploy.errors import PlanError
+from s2dnas_deploy.plan.document import MAX_STAGES, Plan
+from s2dnas_deploy.plan.legality import check, check_exits, is_legal_without_reuse
+from s2dnas_deploy.plan.space import OUTPUT, ChannelGroup, PlanSpace, nearest
+from s2dnas_deploy.quoting import shown
+
+
+def static(space: PlanSpace) -> Plan:
+    """One stage that owns everything: the static network."""
+    return Plan(channels={group.name: (group.channels,) for group in space.groups}, exits=(OUTPUT,))
+
+
+def uniform(space: PlanSpace, fractions: Sequence[float], *, align: int = 1) -> Plan:
+    """Every stage goes through all layers and owns the same fraction of every group (the paper's kind).
+
+    Boundaries are rounded to multiples of `align` channels where a group is wide enough, so with a coarse
+    `align` a stage may own nothing in a narrow group; stage 0 owns at least one portion of each.
+    """
+    if not fractions or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-3:
+        total = f", which sum to {sum(fractions):g}" if fractions else ""
+        raise PlanError(f"expected positive fractions that sum to 1, got {list(fractions)}{total}")
+    channels = {group.name: _by_fractions(group, fractions, align) for group in space.groups}
+    plan = Plan(channels=channels, exits=(OUTPUT,) * len(fractions))
+    check(plan, space)
+    return plan
+
+
+def widths(space: PlanSpace, shares: Sequence[float], *, align: int = 1, in_turn: bool = False) -> Plan:
+    """Nested widths, each with its share of every group's channels; the widest is the static network."""
+    if len(shares) < 2 or shares[0] <= 0 or abs(shares[-1] - 1) > 1e-3 or list(shares) != sorted(set(shares)):
+        raise PlanError(
+            f"expected two or more widths, each above the one before, from above 0 to 1, got {list(shares)}"
+        )
+    steps = [after - before for before, after in zip([0, *shares], shares, strict=False)]
+    return replace(uniform(space, steps, align=align), nested=True, in_turn=in_turn)
+
+
+def gated(space: PlanSpace, shares: Sequence[float], at: str | None = None, *, align: int = 1) -> Plan:
+    """Nested widths after a prefix as thin as the thinnest, where a gate says which of them a sample takes.
+
+    The gate is at a node, or where a quarter of the layers are before it.
+    """
+    whole = widths(space, shares, align=align)
+    gate = usual_gate(space) if at is None else at
+    if gate not in space.exits or gate == OUTPUT:
+        raise PlanError(f"no node {shown(gate)} to put a gate after; {nearest(gate, space.exits)}")
+    prefix = space.covered_by(gate)
+    rest = (0,) * (whole.stages - 1)
+    before = {group.name for group in space.groups if group.nodes & prefix}
+    channels = {n: (c[0], *rest) if n in before else c for n, c in whole.channels.items()}
+    plan = replace(whole, channels=channels, gate=gate)
+    check(plan, space)
+    return plan
+
+
+_PREFIX_SHARE = 1 / 4
+
+
+def usual_gate(space: PlanSpace) -> str:
+    """The last node that all features pass with a quarter of the layers before it, best where groups end.
+
+    A group that goes on after the gate is as thin there.
+    """
+    places: list[tuple[bool, int, str]] = []
+    for name in space.exits[:-1]:
+        prefix = space.covered_by(name)
+        within = sum(layer.name in prefix for layer in space.layers) <= _PREFIX_SHARE * len(space.layers)
+        read = {parent for node, parents in space.parents.items() if node not in prefix for parent in parents}
+        if within and read & prefix <= {name}:
+            ends = all(group.nodes <= prefix for group in space.groups if name in group.nodes)
+            places.append((ends, len(places), name))
+    if not places:
+        raise PlanError(
+            "found no place for a gate, a node in the first quarter of the network that all features pass; "
+            "name one, as in gate:0.25,0.5,1@NODE"
+        )
+    return max(places)[-1]
+
+
+def depth(space: PlanSpace, exits: Sequence[str]) -> Plan:
+    """Stages divide the depth, not the width: stage k owns all that lies between exits k-1 and k."""
+    plan_exits = (*exits, OUTPUT)
+    check_exits(Plan(channels={}, exits=plan_exits), space)
+    depths = space.depths(plan_exits)
+    channels = {}
+    for group in space.groups:
+        counts = [0] * len(plan_exits)
+        counts[min(depths[node] for node in group.nodes)] = group.channels
+        channels[group.name] = tuple(counts)
+    plan = Plan(channels=channels, exits=plan_exits)
+    check(plan, space)
+    return plan
+
+
+def random(
+    space: PlanSpace,
+    stages: int,
+    rng: np.random.Generator,
+    *,
+    align: int = 1,
+    full_depth: bool = False,
+) -> Plan:
+    """A legal plan drawn at random: exits, divisions (zeros among them) and reuse.
+
+    With `full_depth` every stage goes through all layers, which is the paper's own space.
+    """
+    if not 1 <= stages <= MAX_STAGES:
+        raise PlanError(f"a plan has 1 to {MAX_STAGES} stages, got {stages}")
+    for _ in range(1000):
+        plan = _draw(space, stages, rng, align, full_depth)
+        try:
+            check(plan, space)
+        except PlanError:
+            continue  # a stage was left with nothing to compute: draw again
+        return plan
+    raise PlanError(f"found no legal plan of {stages} stages; the network's groups are too narrow")
+
+
+def _draw(space: PlanSpace, stages: int, rng: np.random.Generator, align: int, full_depth: bool) -> Plan:
+    exits = (OUTPUT,) * stages if full_depth else _draw_exits(space, stages, rng)
+    depths = space.depths(exits)
+    channels = {}
+    for group in space.groups:
+        first = min(depths[node] for node in group.nodes)
+        shares = rng.dirichlet(np.ones(stages - first)) * (rng.random(stages - first) < 0.8)
+        shares[0] = max(shares[0], 1e-3)
+        counts = _by_fractions(group, list(shares / shares.sum()), align)
+        channels[group.name] = (0,) * first + counts
+    plan = Plan(channels=channels, exits=exits)
+    return Plan(channels=channels, exits=exits, no_reuse=_draw_no_reuse(plan, space, depths, rng))
+
+
+def _draw_exits(space: PlanSpace, stages: int, rng: np.random.Generator) -> tuple[str, ...]:
+    """Exits one after the other: each a node before the next, or the output."""
+    exits = [OUTPUT]
+    while len(exits) < stages:
+        covered = space.covered_by(exits[0])
+        choices = [name for name in space.exits if name in covered]
+        at_output = exits[0] == OUTPUT and rng.random() < 0.5
+        exits.insert(0, OUTPUT if at_output else choices[int(rng.integers(len(choices)))])
+    return tuple(exits)
+
+
+def _draw_no_reuse(
+    plan: Plan, space: PlanSpace, depths: Mapping[str, int], rng: np.random.Generator
+) -> frozenset[str]:
+    """A tenth of the layers, less those that would be left with nothing to read."""
+    drawn = [layer for layer in space.layers if rng.random() < 0.1]
+    legal = []
+    for layer in drawn:
+        if is_legal_without_reuse(layer, plan, depths):
+            legal.append(layer.name)
+    return frozenset(legal)
+
+
+def _by_fractions(group: ChannelGroup, fractions: Sequence[float], align: int) -> tuple[int, ...]:
+    """Counts whose running sums are the fractions', rounded to portions; the first is never zero."""
+    portion = int(np.lcm(group.granule, align))
+    if portion > group.channels // 2:
+        portion = group.granule
+    whole = group.channels // portion
+    ends = [max(1, round(whole * end)) * portion for end in np.cumsum(fractions)]
+    ends[-1] = group.channels
+    return tuple(end - start for start, end in zip([0, *ends[:-1]], ends, strict=True))
