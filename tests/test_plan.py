@@ -96,7 +96,7 @@ def test_digest_is_of_the_decision_not_of_its_spelling(legal):
         ({"stem": (8, 8)}, "2 counts; expected one per stage, 3"),
         ({"stem": (20, -8, 4)}, "negative count"),
         ({"steem": (4, 4, 8)}, "no channel group 'steem'; did you mean stem"),
-        ({"conv1": (0, 12, 12)}, "stage 0 owns outputs of layer 'conv2' but none of its inputs"),
+        ({"stem": (0, 8, 8)}, "stage 0 owns outputs of layer 'widen' but none of its inputs"),
         ({"widen": (0, 16, 16)}, "stage 0 exits at 'output', where stages 0 to 0 own nothing"),
     ],
 )

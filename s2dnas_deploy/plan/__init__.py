@@ -20,8 +20,9 @@ sample goes on.
 """
 
 from s2dnas_deploy.plan.document import AUTO, MAX_STAGES, Plan
-from s2dnas_deploy.plan.kinds import depth, gated, random, static, uniform, usual_gate, widths
+from s2dnas_deploy.plan.kinds import depth, gated, narrowed, random, static, uniform, usual_gate, widths
 from s2dnas_deploy.plan.legality import check, is_legal_without_reuse
+from s2dnas_deploy.plan.presence import blocks
 from s2dnas_deploy.plan.space import OUTPUT, ChannelGroup, Layer, PlanSpace
 from s2dnas_deploy.plan.text import from_text
 
@@ -33,11 +34,13 @@ __all__ = [
     "Layer",
     "Plan",
     "PlanSpace",
+    "blocks",
     "check",
     "depth",
     "from_text",
     "gated",
     "is_legal_without_reuse",
+    "narrowed",
     "random",
     "static",
     "uniform",

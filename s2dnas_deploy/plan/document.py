@@ -51,8 +51,12 @@ class Plan:
 
     @property
     def width_names(self) -> tuple[str, ...]:
-        """What a person calls each nested width: its share of the channels that differ, or a word for it."""
-        differ = [counts for counts in self.channels.values() if any(counts[1:])]
+        """What a person calls each nested width: its share of the channels that differ, or a word for it.
+
+        Of all channels, if it leaves out blocks.
+        """
+        leaves_out = not all(counts[0] for counts in self.channels.values())
+        differ = [counts for counts in self.channels.values() if leaves_out or any(counts[1:])]
         owned = [sum(counts) for counts in zip(*differ, strict=True)]
         shares = [sum(owned[: index + 1]) / sum(owned) for index in range(self.stages)]
         names = [

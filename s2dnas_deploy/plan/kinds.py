@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
 from s2dnas_deploy.errors import PlanError
 from s2dnas_deploy.plan.document import MAX_STAGES, Plan
 from s2dnas_deploy.plan.legality import check, check_exits, is_legal_without_reuse
+from s2dnas_deploy.plan.presence import blocks
 from s2dnas_deploy.plan.space import OUTPUT, ChannelGroup, PlanSpace, nearest
 from s2dnas_deploy.quoting import shown
+
+Share = float | tuple[float, float]
+"""Of the channels; or of the channels and of the residual blocks."""
 
 
 def static(space: PlanSpace) -> Plan:
@@ -32,17 +37,69 @@ def uniform(space: PlanSpace, fractions: Sequence[float], *, align: int = 1) -> 
     return plan
 
 
-def widths(space: PlanSpace, shares: Sequence[float], *, align: int = 1, in_turn: bool = False) -> Plan:
-    """Nested widths, each with its share of every group's channels; the widest is the static network."""
-    if len(shares) < 2 or shares[0] <= 0 or abs(shares[-1] - 1) > 1e-3 or list(shares) != sorted(set(shares)):
+def widths(space: PlanSpace, shares: Sequence[Share], *, align: int = 1, in_turn: bool = False) -> Plan:
+    """Nested widths, each with its share of every group's channels, and of the blocks if it has not all.
+
+    The widest is the static network. Of residual blocks that give the same channels, the first are kept.
+    """
+    pairs = [share if isinstance(share, tuple) else (share, 1.0) for share in shares]
+    if not _are_widths(pairs):
         raise PlanError(
-            f"expected two or more widths, each above the one before, from above 0 to 1, got {list(shares)}"
+            "expected two or more widths, each above the one before, from above 0 to 1, each with a share of "
+            f"the blocks after an x if it has not all, got {[_told(*pair) for pair in pairs]}"
         )
-    steps = [after - before for before, after in zip([0, *shares], shares, strict=False)]
-    return replace(uniform(space, steps, align=align), nested=True, in_turn=in_turn)
+    steps = np.diff([0.0, *(of_channels for of_channels, _ in pairs)]).tolist()
+    counts = {group.name: np.cumsum(_by_fractions(group, steps, align)) for group in space.groups}
+    for name, first in _first_with(space, [of_blocks for _, of_blocks in pairs]).items():
+        counts[name][:first] = 0
+    channels = {name: tuple(np.diff([0, *until]).tolist()) for name, until in counts.items()}
+    plan = Plan(channels=channels, exits=(OUTPUT,) * len(pairs), nested=True, in_turn=in_turn)
+    check(plan, space)
+    return plan
 
 
-def gated(space: PlanSpace, shares: Sequence[float], at: str | None = None, *, align: int = 1) -> Plan:
+def _are_widths(pairs: Sequence[tuple[float, float]]) -> bool:
+    """Whether each has more than the one before, and the last has all."""
+    grow = all(
+        after != before and all(b >= a for a, b in zip(before, after, strict=True))
+        for before, after in pairwise(pairs)
+    )
+    return (
+        len(pairs) > 1 and grow and min(pairs[0]) > 0 and all(abs(share - 1) <= 1e-3 for share in pairs[-1])
+    )
+
+
+def _told(channels: float, of_blocks: float) -> str:
+    return f"{channels:g}" if of_blocks == 1 else f"{channels:g}x{of_blocks:g}"
+
+
+def _first_with(space: PlanSpace, shares: Sequence[float]) -> Mapping[str, int]:
+    """Of each group within a residual block, the first width that has the block."""
+    order = {name: place for place, name in enumerate(space.parents)}
+    within = blocks(space, nested=True)
+    if not within and min(shares) < 1:
+        raise PlanError("the network has no residual block that a width could leave out")
+    runs: dict[tuple[str, ...], list[str]] = {}  # blocks that give the same channels, by the sum of each
+    for place in sorted(set(within.values()), key=order.__getitem__):
+        runs.setdefault(space.held[place], []).append(place)
+    first = {
+        place: next(k for k, share in enumerate(shares) if index < max(1, round(share * len(run))))
+        for run in runs.values()
+        for index, place in enumerate(run)
+    }
+    return {group: first[place] for group, place in within.items()}
+
+
+def narrowed(plan: Plan, index: int, space: PlanSpace) -> Plan:
+    """Width `index` as the first of two stages; one that has all channels is the static network."""
+    owned = {name: sum(counts[: index + 1]) for name, counts in plan.channels.items()}
+    rest = {group.name: group.channels - owned[group.name] for group in space.groups}
+    if not any(rest.values()):
+        return Plan(channels={name: (count,) for name, count in owned.items()}, exits=(OUTPUT,))
+    return Plan(channels={name: (owned[name], rest[name]) for name in owned}, exits=(OUTPUT,) * 2)
+
+
+def gated(space: PlanSpace, shares: Sequence[Share], at: str | None = None, *, align: int = 1) -> Plan:
     """Nested widths after a prefix as thin as the thinnest, where a gate says which of them a sample takes.
 
     The gate is at a node, or where a quarter of the layers are before it.
@@ -113,8 +170,9 @@ def random(
     """
     if not 1 <= stages <= MAX_STAGES:
         raise PlanError(f"a plan has 1 to {MAX_STAGES} stages, got {stages}")
+    may_pass = frozenset(blocks(space))
     for _ in range(1000):
-        plan = _draw(space, stages, rng, align, full_depth)
+        plan = _draw(space, stages, rng, align, full_depth, may_pass)
         try:
             check(plan, space)
         except PlanError:
@@ -123,12 +181,21 @@ def random(
     raise PlanError(f"found no legal plan of {stages} stages; the network's groups are too narrow")
 
 
-def _draw(space: PlanSpace, stages: int, rng: np.random.Generator, align: int, full_depth: bool) -> Plan:
+def _draw(  # noqa: PLR0917
+    space: PlanSpace,
+    stages: int,
+    rng: np.random.Generator,
+    align: int,
+    full_depth: bool,
+    may_pass: frozenset[str],
+) -> Plan:
     exits = (OUTPUT,) * stages if full_depth else _draw_exits(space, stages, rng)
     depths = space.depths(exits)
     channels = {}
     for group in space.groups:
         first = min(depths[node] for node in group.nodes)
+        if group.name in may_pass and first < stages - 1:
+            first += int(rng.random() < 0.3)
         shares = rng.dirichlet(np.ones(stages - first)) * (rng.random(stages - first) < 0.8)
         shares[0] = max(shares[0], 1e-3)
         counts = _by_fractions(group, list(shares / shares.sum()), align)

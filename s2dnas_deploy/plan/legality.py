@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from s2dnas_deploy.errors import PlanError
 from s2dnas_deploy.plan.document import MAX_STAGES, Plan
+from s2dnas_deploy.plan.presence import lack_of
 from s2dnas_deploy.plan.space import OUTPUT, ChannelGroup, Layer, PlanSpace, nearest
 from s2dnas_deploy.quoting import shown
 
@@ -20,8 +21,11 @@ def check(plan: Plan, space: PlanSpace) -> None:
     for group in space.groups:
         _check_group(group, plan, depths, may_leave_some=bool(group.nodes & before_gate))
     for layer in space.layers:
-        _check_layer(layer, plan, depths)
+        if layer.name in plan.no_reuse and (level := _level_without_own(layer, plan, depths)) is not None:
+            raise _finds_nothing(layer, level, reuses=False)
     _check_exits_read_something(plan, space)
+    if (lack := lack_of(plan, space, depths)) is not None:
+        raise _finds_nothing(lack.layer, lack.level, reuses=lack.layer.name not in plan.no_reuse)
     _check_stages_compute_something(plan, space, depths)
 
 
@@ -49,9 +53,6 @@ def _check_nested(plan: Plan) -> None:
             f"narrower one has; got the exits {shown(list(plan.exits))} and no_reuse "
             f"{shown(sorted(plan.no_reuse))}"
         )
-    for name, counts in plan.channels.items():
-        if not counts[0]:
-            raise PlanError(f"group {shown(name)}: {list(counts)}: the thinnest width has no channel there")
 
 
 def _checked_prefix(plan: Plan, space: PlanSpace) -> frozenset[str]:
@@ -112,32 +113,28 @@ def _check_group(group: ChannelGroup, plan: Plan, depths: Mapping[str, int], *, 
             )
 
 
-def _check_layer(layer: Layer, plan: Plan, depths: Mapping[str, int]) -> None:
+def _level_without_own(layer: Layer, plan: Plan, depths: Mapping[str, int]) -> int | None:
+    """The first stage that owns outputs of a layer and none of its inputs."""
     levels = {max(s, depths[layer.name]) for g in layer.makes for s, n in enumerate(plan.channels[g]) if n}
-    readable = {max(s, depths[layer.input]) for g in layer.reads for s, n in enumerate(plan.channels[g]) if n}
-    for level in sorted(levels):
-        reuses = layer.name not in plan.no_reuse
-        if layer.reads_image or level in readable or (reuses and any(other < level for other in readable)):
-            continue
-        remedy = (
-            "give an earlier or the same stage channels in "
-            if reuses
-            else "remove the layer from no_reuse, or give the same stage channels in "
-        )
-        raise PlanError(
-            f"stage {level} owns outputs of layer {shown(layer.name)} but none of its inputs are within its "
-            f"reach; {remedy}{' or '.join(sorted(layer.reads))}"
-        )
+    own = {max(s, depths[layer.input]) for g in layer.reads for s, n in enumerate(plan.channels[g]) if n}
+    return None if layer.reads_image else min(levels - own, default=None)
+
+
+def _finds_nothing(layer: Layer, level: int, *, reuses: bool) -> PlanError:
+    remedy = (
+        "give an earlier or the same stage channels in "
+        if reuses
+        else "remove the layer from no_reuse, or give the same stage channels in "
+    )
+    return PlanError(
+        f"stage {level} owns outputs of layer {shown(layer.name)} but none of its inputs are within its "
+        f"reach; {remedy}{' or '.join(sorted(layer.reads))}"
+    )
 
 
 def is_legal_without_reuse(layer: Layer, plan: Plan, depths: Mapping[str, int]) -> bool:
     """Whether each stage that owns outputs of a layer owns inputs too: it could do without others'."""
-    alone = Plan(channels=plan.channels, exits=plan.exits, no_reuse=frozenset({layer.name}))
-    try:
-        _check_layer(layer, alone, depths)
-    except PlanError:
-        return False
-    return True
+    return _level_without_own(layer, plan, depths) is None
 
 
 def _check_exits_read_something(plan: Plan, space: PlanSpace) -> None:

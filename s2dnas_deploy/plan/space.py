@@ -37,13 +37,14 @@ class PlanSpace:
     """What can be decided about one network: its groups, its layers, and the nodes an exit may read.
 
     `parents` is the network without its classifier, as a graph of names, in an order in which it can
-    run; `exit_reads` are the nodes that the classifier reads.
+    run; `exit_reads` are the nodes that the classifier reads; `sums` are those that add two nodes up.
     """
 
     groups: tuple[ChannelGroup, ...]
     layers: tuple[Layer, ...]
     parents: Mapping[str, tuple[str, ...]]
     exit_reads: frozenset[str]
+    sums: frozenset[str]
 
     @cached_property
     def group(self) -> Mapping[str, ChannelGroup]:
@@ -54,6 +55,15 @@ class PlanSpace:
     def layer(self) -> Mapping[str, Layer]:
         """Each layer under its name."""
         return {layer.name: layer for layer in self.layers}
+
+    @cached_property
+    def held(self) -> Mapping[str, tuple[str, ...]]:
+        """The groups in each node that holds any."""
+        found: dict[str, list[str]] = {}
+        for group in self.groups:
+            for name in group.nodes:
+                found.setdefault(name, []).append(group.name)
+        return {name: tuple(groups) for name, groups in found.items()}
 
     @cached_property
     def exits(self) -> tuple[str, ...]:

@@ -10,10 +10,10 @@ from small_networks import example_network  # noqa: E402
 from workshop.test_nested import SIZES, in_double, model_of  # noqa: E402
 
 from s2dnas_deploy.errors import CheckpointError, PlanError  # noqa: E402
-from s2dnas_deploy.plan import Plan, check, from_text  # noqa: E402
+from s2dnas_deploy.plan import Plan, check, from_text, narrowed  # noqa: E402
 from s2dnas_deploy.workshop.network.costs import stage_costs, static_costs  # noqa: E402
 from s2dnas_deploy.workshop.network.model_file import load_model, save_model  # noqa: E402
-from s2dnas_deploy.workshop.network.nested import NestedNetwork, narrowed, nested_from  # noqa: E402
+from s2dnas_deploy.workshop.network.nested import NestedNetwork, nested_from  # noqa: E402
 from s2dnas_deploy.workshop.network.network import as_network, carry_over  # noqa: E402
 from s2dnas_deploy.workshop.network.stages import StageNetwork  # noqa: E402
 from s2dnas_deploy.workshop.reading.read import read_network  # noqa: E402

@@ -10,9 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.plan import Plan, narrowed
 from s2dnas_deploy.workshop.data import LabelledImages
-from s2dnas_deploy.workshop.network.nested import narrowed
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, carry_over
 from s2dnas_deploy.workshop.training.batches import normalised
 from s2dnas_deploy.workshop.training.request import Prepared

@@ -9,9 +9,8 @@ import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.plan import Plan, narrowed
 from s2dnas_deploy.workshop.network.division import Division, divide
-from s2dnas_deploy.workshop.network.nested import narrowed
 from s2dnas_deploy.workshop.network.network import carry_into, carry_over
 from s2dnas_deploy.workshop.network.stages import Stage, first_alone, slice_stages
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork

@@ -4,6 +4,9 @@ Place in the flow: plan + channel graph ──divide──▶ `Division`, which 
 `stages` into slices. It holds integers only, no weights. The rule it applies (see `plan`):
 
     level(n, c) = max(owner(c), depth(n))
+
+and `NOTHING`, if c is not there for it: a layer that may read nothing gives nothing, and a sum of two does
+without the one that is not there (see `plan.presence`).
 """
 
 from collections.abc import Mapping
@@ -12,14 +15,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from s2dnas_deploy.plan import OUTPUT, Plan, check
+from s2dnas_deploy.errors import PlanError
+from s2dnas_deploy.plan import OUTPUT, Plan, check, narrowed
 from s2dnas_deploy.workshop.network.graph import INPUT, ChannelGraph, Node
-from s2dnas_deploy.workshop.network.groups import Divisible
-from s2dnas_deploy.workshop.network.operators import OPERATORS
+from s2dnas_deploy.workshop.network.groups import Divisible, carried
+from s2dnas_deploy.workshop.network.operators import OPERATORS, is_sum
 
 Indices = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 IMAGE_LEVEL = -1  # every stage has the image
+NOTHING = 1 << 20  # the level of a channel that no stage computes, because there is nothing to read for it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,8 @@ class Division:
     atoms: Mapping[str, Indices]
     levels: Mapping[str, Indices]
     exits: tuple[Exit, ...]
+    left_out: tuple[frozenset[str], ...] = ()
+    """Of each nested width, the nodes that are not there for it."""
     gate: Gate | None = None
 
     @property
@@ -100,7 +107,12 @@ class Division:
         if not self.plan.nested or node.operator != "batch_norm":
             return ("",)
         is_common = self.gate is not None and node.name in self.gate.prefix
-        return tuple(exit_prefix(index) for index in range(1 if is_common else self.plan.stages))
+        have = (index for index in range(1 if is_common else self.plan.stages) if self.has(index, node.name))
+        return tuple(exit_prefix(index) for index in have)
+
+    def has(self, width: int, name: str) -> bool:
+        """Whether a nested width has a node of the body, and leaves no block out that it is in."""
+        return name not in self.left_out[width]
 
     def reads(self, node: Node) -> Flags:
         """Which output channel of a mixing node reads which input channel, [C_out, C_in]."""
@@ -114,12 +126,13 @@ class Division:
         """Which input channels a mixing node's outputs of these levels read, [levels, C_in]."""
         outputs, inputs = levels[:, None], self.levels[node.inputs[0]][None, :]
         if self.plan.nested:
-            return np.ones(
-                (len(outputs), inputs.shape[1]), np.bool_
-            )  # a width has all that lies between its channels
+            return np.ones((len(outputs), inputs.shape[1]), np.bool_)  # all that lies between its channels
         if node.name not in self.plan.no_reuse:
-            return np.less_equal(inputs, outputs)
-        return np.equal(inputs, outputs) | self._of_the_image(node.inputs[0])[None, :]
+            within = np.less_equal(inputs, outputs)
+        else:
+            within = np.equal(inputs, outputs) | self._of_the_image(node.inputs[0])[None, :]
+        found: Flags = within & (outputs != NOTHING) & (inputs != NOTHING)
+        return found
 
     def exit_reads(self, exit_: Exit, node: Node) -> Indices | None:
         """The body's channels that an exit's node reads; None if it reads the exit's own nodes."""
@@ -148,15 +161,71 @@ def divide(divisible: Divisible, plan: Plan) -> Division:
         _own_classifier(divisible, stage) if name == OUTPUT else _linear_exit(divisible, stage, pools[name])
         for stage, name in enumerate(plan.exits)
     )
-    return Division(
+    division = Division(
         divisible=divisible,
         plan=plan,
         body=body,
         atoms=atoms,
         levels=levels,
         exits=exits,
+        left_out=tuple(
+            _left_out(divisible, plan, index) for index in range(plan.stages if plan.nested else 0)
+        ),
         gate=None if plan.gate is None else _gate(divisible, plan, int((levels[plan.gate] == 0).sum())),
     )
+    return division if plan.nested else replace(division, levels=_without_what_reads_nothing(division))
+
+
+def _left_out(divisible: Divisible, plan: Plan, width: int) -> frozenset[str]:
+    """The nodes of the blocks that a nested width leaves out."""
+    if all(sum(counts[: width + 1]) for counts in plan.channels.values()):
+        return frozenset()
+    alone = divide(divisible, narrowed(plan, width, divisible.space))
+    return frozenset(name for name, levels in alone.levels.items() if (levels != 0).all() and name != INPUT)
+
+
+def _without_what_reads_nothing(division: Division) -> Mapping[str, Indices]:
+    """The levels, where channels that nothing is read for are `NOTHING`."""
+    levels = dict(division.levels)
+    known = replace(division, levels=levels)  # what it reads goes by what is found here, node after node
+    by_name = {node.name: node for node in division.body}
+    for node in division.body[1:]:
+        if OPERATORS[node.operator].mixes:
+            lacking = ~known.reads(node).any(axis=1)
+        else:
+            lacking = _lacking(node, levels, by_name)
+        if lacking.any():
+            levels[node.name] = np.where(lacking, NOTHING, levels[node.name])
+    return levels
+
+
+def _lacking(node: Node, levels: Mapping[str, Indices], by_name: Mapping[str, Node]) -> Flags:
+    """Which channels of a carrying node are not there, given which of its inputs' are not."""
+    some = np.zeros(node.channels, np.bool_)
+    if not any((levels[name] == NOTHING).any() for name in node.inputs):
+        return some
+    every, nearly_every = np.ones((2, node.channels), np.bool_)
+    for name, carry in zip(node.inputs, carried(node, by_name), strict=True):
+        missing, padded = levels[name] == NOTHING, _is_padding(by_name[name])
+        for column in carry.T:
+            read = column >= 0
+            some[read] |= missing[column[read]]
+            every[read] &= missing[column[read]]
+            nearly_every[read] &= (missing | padded)[column[read]]
+    if is_sum(node):
+        return some & nearly_every
+    if (some == (some & every)).all():
+        return some
+    raise PlanError(f"node {node.name!r} would be made of channels that are there and channels that are not")
+
+
+def _is_padding(node: Node) -> Flags:
+    """Which of a node's channels are zeros that it adds to what it pads."""
+    padded = np.zeros(node.channels, np.bool_)
+    if node.operator == "channel_pad" and node.attributes["value"] == 0:
+        padded[: node.attributes["before"]] = True
+        padded[node.channels - node.attributes["after"] :] = True
+    return padded
 
 
 def _owners(divisible: Divisible, plan: Plan) -> Indices:

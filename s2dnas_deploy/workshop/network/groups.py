@@ -18,7 +18,7 @@ import numpy.typing as npt
 from s2dnas_deploy.errors import UnsupportedNetworkError
 from s2dnas_deploy.plan import ChannelGroup, Layer, PlanSpace
 from s2dnas_deploy.workshop.network.graph import INPUT, ChannelGraph, Node
-from s2dnas_deploy.workshop.network.operators import OPERATORS
+from s2dnas_deploy.workshop.network.operators import OPERATORS, is_sum
 
 Indices = npt.NDArray[np.int64]
 Order = Mapping[str, Indices]
@@ -279,4 +279,10 @@ def _space(
     )
     reads = {name for node in graph.nodes if node.name in classifier for name in node.inputs} - classifier
     parents = {node.name: node.inputs for node in body}
-    return PlanSpace(groups=groups, layers=layers, parents=parents, exit_reads=frozenset(reads))
+    return PlanSpace(
+        groups=groups,
+        layers=layers,
+        parents=parents,
+        exit_reads=frozenset(reads),
+        sums=frozenset(node.name for node in body if is_sum(node)),
+    )

@@ -20,7 +20,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from s2dnas_deploy.plan import OUTPUT, Plan, PlanSpace
+from s2dnas_deploy.plan import Plan, narrowed
 from s2dnas_deploy.workshop.network.division import Division, Gate, divide, exit_prefix
 from s2dnas_deploy.workshop.network.graph import INPUT, Node
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, carry_over, weight_keys
@@ -282,15 +282,6 @@ def parts_of(network: MultiStageNetwork) -> tuple[Stage, ...]:
 def divided_network(division: Division, weights: Mapping[str, Tensor]) -> MultiStageNetwork:
     """The network that a division is of, with weights as they are."""
     return (NestedNetwork if division.plan.nested else MultiStageNetwork)(division, weights)
-
-
-def narrowed(plan: Plan, index: int, space: PlanSpace) -> Plan:
-    """Width `index` as the first of two stages; one that has all channels is the static network."""
-    owned = {name: sum(counts[: index + 1]) for name, counts in plan.channels.items()}
-    rest = {group.name: group.channels - owned[group.name] for group in space.groups}
-    if not any(rest.values()):
-        return Plan(channels={name: (count,) for name, count in owned.items()}, exits=(OUTPUT,))
-    return Plan(channels={name: (owned[name], rest[name]) for name in owned}, exits=(OUTPUT,) * 2)
 
 
 def _width(division: Division, index: int, shapes: Mapping[str, torch.Size]) -> _Width:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from s2dnas_deploy.plan import OUTPUT, Plan
 from s2dnas_deploy.plan import static as static_plan
-from s2dnas_deploy.workshop.network.division import Division, Exit, Indices, divide
+from s2dnas_deploy.workshop.network.division import NOTHING, Division, Exit, Indices, divide
 from s2dnas_deploy.workshop.network.graph import INPUT, Node
 from s2dnas_deploy.workshop.network.operators import OPERATORS
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_node
@@ -38,6 +38,7 @@ class MultiStageNetwork(nn.Module):
             else:
                 self.register_parameter(self._attribute[key], nn.Parameter(tensor))
         self._masks = self._register_masks()
+        self._there = self._register_there()
         self._columns = self._register_columns()
 
     @property
@@ -79,11 +80,12 @@ class MultiStageNetwork(nn.Module):
     def run(
         self, node: Node, values: Mapping[str, Tensor], weights: Mapping[str, Tensor], training: bool = False
     ) -> Tensor:
-        """What a node of the body gives, with its kernel masked."""
+        """What a node of the body gives, with its kernel masked; zeros where it gives nothing."""
         if node.name in self._masks:
-            kernel = {node.weights["weight"]: self._masked(node, weights)}
-            return run_node(node, values, {**weights, **kernel}, training)
-        return run_node(node, values, weights, training)
+            weights = {**weights, node.weights["weight"]: self._masked(node, weights)}
+        given = run_node(node, values, weights, training)
+        there = self._there.get(node.name)
+        return given if there is None else torch.where(getattr(self, there), given, 0.0)
 
     def is_masked(self, node: Node) -> bool:
         """Whether the node's channels may not all read all that they do in the static network."""
@@ -124,6 +126,17 @@ class MultiStageNetwork(nn.Module):
                 rank = getattr(self, self._attribute[node.weights["weight"]]).dim()
                 mask = reads.reshape(*reads.shape, *[1] * (rank - 2))
                 self.register_buffer(names[node.name], mask, persistent=False)
+        return names
+
+    def _register_there(self) -> dict[str, str]:
+        """Which channels of a node there are, [C, 1, 1], for each node that lacks some."""
+        names = {}
+        for node in self.division.body[1:]:
+            there = torch.from_numpy(self.division.levels[node.name] != NOTHING)
+            if not bool(there.all()):
+                names[node.name] = attribute_name(f"there {node.name}")
+                column = there.reshape(-1, *[1] * (len(node.shape) - 1))
+                self.register_buffer(names[node.name], column, persistent=False)
         return names
 
     def _register_columns(self) -> dict[str, str]:

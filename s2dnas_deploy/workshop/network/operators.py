@@ -497,6 +497,11 @@ def run(node: Node, inputs: Sequence[Tensor], weights: Weights, training: bool =
     return OPERATORS[node.operator].forward(inputs, weights, node.attributes, training)
 
 
+def is_sum(node: Node) -> bool:
+    """Whether the node adds two others up, so that one of them may be missing."""
+    return node.operator == "binary" and len(node.inputs) == 2 and node.attributes["function"] == "add"
+
+
 def macs(node: Node, weights: Weights) -> int:
     """Multiply-accumulates for one image: |y| · |w[o]| for a convolution or a linear layer, else 0."""
     if not OPERATORS[node.operator].counts_macs:

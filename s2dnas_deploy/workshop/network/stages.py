@@ -8,18 +8,18 @@ A stage is itself a short list of nodes of the operator table; here they are bui
 """
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from s2dnas_deploy.workshop.network.division import Division, Exit
+from s2dnas_deploy.workshop.network.division import NOTHING, Division, Exit
 from s2dnas_deploy.workshop.network.graph import INPUT, Node
 from s2dnas_deploy.workshop.network.groups import carried
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, attribute_name
-from s2dnas_deploy.workshop.network.operators import OPERATORS, Attributes
+from s2dnas_deploy.workshop.network.operators import OPERATORS, Attributes, is_sum
 from s2dnas_deploy.workshop.network.static_network import run_node
 
 Indices = npt.NDArray[np.int64]
@@ -166,10 +166,12 @@ class _Slicer:
         inputs, picked = [], []
         for source, carry in zip(node.inputs, carried(node, self.by_name), strict=True):
             channels = _in_order(carry[own])
-            if len(channels):
+            if (self._levels(source)[channels] != NOTHING).any():
                 inputs.append(self._read(source, channels))
                 picked.append(channels)
-        if inputs:
+        if len(inputs) == 1 and is_sum(node):
+            self._add(replace(node, operator="identity", attributes={}), own, inputs, picked)
+        elif inputs:
             self._add(node, own, inputs, picked)
         else:
             self._add_padding(node, own)
@@ -288,10 +290,12 @@ class _Slicer:
         return new
 
     def _part(self, name: str, level: int) -> str:
-        """The channels of a node that one stage computes: the stage's own, or a shared feature."""
+        """The channels of a node that one stage computes: the stage's own, or a shared feature; or zeros."""
         if name == INPUT or level == self.index:
             return name
         shape = (int((self._levels(name) == level).sum()), *self.by_name[name].shape[1:])
+        if level == NOTHING:
+            return self._derived(name, "fill", [INPUT], {"value": 0.0, "shape": list(shape)}, {}, shape)
         feature = Feature(node=name, stage=level, shape=shape)
         self.reads.setdefault(feature.name, feature)
         return feature.name

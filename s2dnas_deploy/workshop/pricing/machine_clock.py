@@ -12,11 +12,10 @@ from typing import Any, Protocol
 
 from s2dnas_deploy.bundle.device_profile import STATIC, Profile, StageTimes
 from s2dnas_deploy.files.atomic import write_text_atomically
-from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.plan import Plan, narrowed
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.reporter import Progress, Reporter
 from s2dnas_deploy.sessions.environment import device_here
-from s2dnas_deploy.workshop.network.nested import narrowed
 from s2dnas_deploy.workshop.pricing.probes import Probed, write_probes
 
 _MOST_BYTES = 2**29

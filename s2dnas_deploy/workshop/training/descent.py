@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from s2dnas_deploy.workshop.network.division import NOTHING
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
 from s2dnas_deploy.workshop.training.muon import Muon, Parts
@@ -52,7 +53,7 @@ def _parts_of_kernels(network: MultiStageNetwork) -> dict[int, Parts]:
     return {
         id(kernel): tuple(
             torch.from_numpy((levels[node.name] == level).nonzero()[0]).to(kernel.device)
-            for level in sorted(set(levels[node.name]))
+            for level in sorted(set(levels[node.name]) - {NOTHING})
         )
         for node in network.division.body
         for kernel in [weights.get(node.weights.get("weight", ""))]

@@ -12,6 +12,7 @@ from s2dnas_deploy.workshop.export.rewrites.express import express_pooling
 from s2dnas_deploy.workshop.export.rewrites.fold import fold_batch_norms
 from s2dnas_deploy.workshop.export.rewrites.gates import keep_pixels
 from s2dnas_deploy.workshop.export.rewrites.means import pool_means
+from s2dnas_deploy.workshop.export.rewrites.repeats import drop_repeats
 from s2dnas_deploy.workshop.export.rewrites.shortcuts import convolve_shortcuts
 from s2dnas_deploy.workshop.export.rewrites.split import split_convolutions
 from s2dnas_deploy.workshop.export.rewrites.spread import spread_gates
@@ -31,6 +32,7 @@ def rewritten(
         fold_batch_norms,
         drop_expansions,
         drop_zeros,
+        drop_repeats,
         partial(pool_means, image_shape=image_shape),
         partial(express_pooling, image_shape=image_shape),
     ]

@@ -32,6 +32,7 @@ class MaskedWidths(nn.Module):
         for width in range(division.plan.stages):
             for node in division.graph.nodes[1:]:
                 has = division.levels[node.name] <= width if node.name in division.levels else np.ones(1)
+                has = has * division.has(width, node.name)
                 if not has.all():
                     name = attribute_name(f"width {width} {node.name}")
                     mask = torch.from_numpy(has).float().reshape(-1, *[1] * (len(node.shape) - 1))

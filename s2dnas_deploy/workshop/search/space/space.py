@@ -6,7 +6,8 @@ later stages reuse earlier features there. What may be chosen in a slot depends 
 
     exits       come one after the other, at joints of the network (nodes that all information passes), or
                 at the output; two stages may share the output only
-    divisions   the first stage that reaches a group owns a portion of it; stages that end before own none;
+    divisions   the first stage that reaches a group owns a portion of it, unless it leaves out the residual
+                block that the group is within; stages that end before own none;
                 stages that share an exit each own a portion of the widest group, so that each has work
     reuse       may be forgone where every stage that owns outputs owns inputs as well
 
@@ -22,7 +23,16 @@ from typing import Literal
 import numpy as np
 
 from s2dnas_deploy.errors import PlanError
-from s2dnas_deploy.plan import OUTPUT, ChannelGroup, Layer, Plan, PlanSpace, check, is_legal_without_reuse
+from s2dnas_deploy.plan import (
+    OUTPUT,
+    ChannelGroup,
+    Layer,
+    Plan,
+    PlanSpace,
+    blocks,
+    check,
+    is_legal_without_reuse,
+)
 from s2dnas_deploy.workshop.network.joints import joints
 
 Choices = tuple[int, ...]
@@ -91,6 +101,11 @@ class SearchSpace:
         return {name: i for i, name in enumerate((*joints(self.plans), OUTPUT))}
 
     @cached_property
+    def dispensable(self) -> frozenset[str]:
+        """The groups within residual blocks, of which a stage that passes may own nothing."""
+        return frozenset(blocks(self.plans, nested=self.nested))
+
+    @cached_property
     def widest(self) -> str:
         """The group that all stages can own of in the most ways: where stages that share an exit each do."""
         divided = [slot for slot in self.slots if isinstance(slot, GroupSlot)]
@@ -106,8 +121,11 @@ class SearchSpace:
             exits = self.exits(chosen)
             first = min(self._depths(exits)[node] for node in slot.group.nodes)
             needed = self._needed(exits) if slot.group.name == self.widest else set()
+            may_pass = slot.group.name in self.dispensable
             return [
-                not any(counts[:first]) and counts[first] > 0 and all(counts[stage] > 0 for stage in needed)
+                not any(counts[:first])
+                and (may_pass or counts[first] > 0)
+                and all(counts[stage] > 0 for stage in needed)
                 for counts in slot.options
             ]
         exits, channels = self.exits(chosen), self.channels(chosen)

@@ -6,9 +6,8 @@ Place in the flow: `SearchSpace` ──▶ plans by name, which `pricing` export
 import numpy as np
 
 from s2dnas_deploy.bundle.device_profile import STATIC
-from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.plan import Plan, narrowed
 from s2dnas_deploy.plan import static as static_plan
-from s2dnas_deploy.workshop.network.nested import narrowed
 from s2dnas_deploy.workshop.search.space.by_hand import largest, smallest, written_by_hand
 from s2dnas_deploy.workshop.search.space.space import SearchSpace
 
