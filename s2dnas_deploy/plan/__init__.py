@@ -20,7 +20,17 @@ sample goes on.
 """
 
 from s2dnas_deploy.plan.document import AUTO, MAX_STAGES, Plan
-from s2dnas_deploy.plan.kinds import depth, gated, narrowed, random, static, uniform, usual_gate, widths
+from s2dnas_deploy.plan.kinds import (
+    depth,
+    gated,
+    narrowed,
+    random,
+    static,
+    uniform,
+    usual_gate,
+    widths,
+    with_blocks,
+)
 from s2dnas_deploy.plan.legality import check, is_legal_without_reuse
 from s2dnas_deploy.plan.presence import blocks
 from s2dnas_deploy.plan.space import OUTPUT, ChannelGroup, Layer, PlanSpace
@@ -46,4 +56,5 @@ __all__ = [
     "uniform",
     "usual_gate",
     "widths",
+    "with_blocks",
 ]

@@ -50,12 +50,25 @@ def widths(space: PlanSpace, shares: Sequence[Share], *, align: int = 1, in_turn
         )
     steps = np.diff([0.0, *(of_channels for of_channels, _ in pairs)]).tolist()
     counts = {group.name: np.cumsum(_by_fractions(group, steps, align)) for group in space.groups}
-    for name, first in _first_with(space, [of_blocks for _, of_blocks in pairs]).items():
-        counts[name][:first] = 0
     channels = {name: tuple(np.diff([0, *until]).tolist()) for name, until in counts.items()}
     plan = Plan(channels=channels, exits=(OUTPUT,) * len(pairs), nested=True, in_turn=in_turn)
-    check(plan, space)
-    return plan
+    return with_blocks(plan, space, [of_blocks for _, of_blocks in pairs])
+
+
+def with_blocks(plan: Plan, space: PlanSpace, shares: Sequence[float]) -> Plan:
+    """The plan where each stage or width has a share of the residual blocks only, the first ones.
+
+    What it would own within the others is the next one's that has them.
+    """
+    first_with = _first_with(space, shares, nested=plan.nested)
+    channels = {
+        name: (*[0] * first, sum(counts[: first + 1]), *counts[first + 1 :])
+        for name, counts in plan.channels.items()
+        for first in [first_with.get(name, 0)]
+    }
+    changed = replace(plan, channels=channels)
+    check(changed, space)
+    return changed
 
 
 def _are_widths(pairs: Sequence[tuple[float, float]]) -> bool:
@@ -73,12 +86,12 @@ def _told(channels: float, of_blocks: float) -> str:
     return f"{channels:g}" if of_blocks == 1 else f"{channels:g}x{of_blocks:g}"
 
 
-def _first_with(space: PlanSpace, shares: Sequence[float]) -> Mapping[str, int]:
-    """Of each group within a residual block, the first width that has the block."""
+def _first_with(space: PlanSpace, shares: Sequence[float], *, nested: bool) -> Mapping[str, int]:
+    """Of each group within a residual block, the first stage or width that has the block."""
     order = {name: place for place, name in enumerate(space.parents)}
-    within = blocks(space, nested=True)
+    within = blocks(space, nested=nested)
     if not within and min(shares) < 1:
-        raise PlanError("the network has no residual block that a width could leave out")
+        raise PlanError("the network has no residual block that could be left out")
     runs: dict[tuple[str, ...], list[str]] = {}  # blocks that give the same channels, by the sum of each
     for place in sorted(set(within.values()), key=order.__getitem__):
         runs.setdefault(space.held[place], []).append(place)

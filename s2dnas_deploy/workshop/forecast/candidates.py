@@ -6,7 +6,8 @@ Place in the flow: `StaticNetwork` ──▶ plans, which are priced; the one th
     depth    stage k ends at a joint of the network and owns all channels up to there
     width    all stages go through all layers and own fractions of every group, with reuse or without
     mix      the first stage owns a fraction of every group up to a joint, the last one everything else
-    in turn  thinner networks first, then the whole one, which reads nothing of theirs
+    in turn  thinner networks first, or ones of fewer residual blocks, then the whole one, which reads nothing
+             of theirs
 
 Without reuse a stage is a thin network of its own, whose exit reads what the stages before it have found.
 That costs accuracy, and spares what handing features over takes: much, on a clock, where layers are small.
@@ -21,7 +22,16 @@ from math import lcm
 import numpy as np
 
 from s2dnas_deploy.errors import PlanError
-from s2dnas_deploy.plan import OUTPUT, ChannelGroup, Plan, PlanSpace, check, depth, is_legal_without_reuse
+from s2dnas_deploy.plan import (
+    OUTPUT,
+    ChannelGroup,
+    Plan,
+    PlanSpace,
+    check,
+    depth,
+    is_legal_without_reuse,
+    with_blocks,
+)
 from s2dnas_deploy.workshop.network.costs import costs_of, static_costs
 from s2dnas_deploy.workshop.network.divided import divided_by
 from s2dnas_deploy.workshop.network.joints import joints
@@ -41,6 +51,10 @@ _MIXED = (
 """The first stage's width, and the depth of its exit."""
 _TURNS = ((0.25, 1), (0.375, 1), (0.5, 1), (0.25, 0.5, 1))
 """The widths, each with a share of every group."""
+_SHORTER = ((0.34, 1), (0.5, 1), (0.12, 0.34, 1))
+"""Of widths of all channels, each one's share of the residual blocks."""
+_SMALLER = (((0.5, 1), (0.5, 1)), ((0.5, 1), (0.34, 1)))
+"""Of widths, their shares of the channels, and of the blocks."""
 # Kernels work on blocks of 16 channels, or of 8; a group that has not two of them is divided as it can be.
 _BLOCKS = (16, 8)
 _NEAR = 0.1
@@ -61,6 +75,8 @@ def candidates(static: StaticNetwork) -> tuple[Plan, ...]:
         *(partial(_in_widths, space, fractions, reuse=True) for fractions in _REUSED),
         *(partial(_mixed, space, places, width, share) for width, share in _MIXED),
         *(partial(_in_turn, space, shares) for shares in _TURNS),
+        *(partial(_in_turn, space, [1.0] * len(blocks), blocks) for blocks in _SHORTER),
+        *(partial(_in_turn, space, shares, blocks) for shares, blocks in _SMALLER),
     ]
     found: dict[str, Plan] = {}
     for way in ways:
@@ -104,12 +120,11 @@ def _mixed(space: PlanSpace, places: Places, width: float, share: float) -> Plan
     return _parts(space, (width, 1 - width), (_nearest(places, share), OUTPUT), reuse=False)
 
 
-def _in_turn(space: PlanSpace, shares: Sequence[float]) -> Plan:
+def _in_turn(space: PlanSpace, shares: Sequence[float], blocks: Sequence[float] = ()) -> Plan:
     fractions = [after - before for before, after in pairwise((0.0, *shares))]
     channels = {group.name: _counts(group, fractions) for group in space.groups}
     plan = Plan(channels=channels, exits=(OUTPUT,) * len(shares), nested=True, in_turn=True)
-    check(plan, space)
-    return plan
+    return with_blocks(plan, space, blocks or [1.0] * len(shares))
 
 
 def _nearest(places: Places, share: float) -> str:
