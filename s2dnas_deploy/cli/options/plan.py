@@ -17,8 +17,8 @@ def plan_option(*, default: str | None) -> Declared[Any]:
         help="How the network is divided: auto (by --cost), a JSON file, static, uniform:0.25,0.25,0.5, "
         "depth:NODE,NODE or random:STAGES; into nested widths: widths:0.25,0.5,1, of which the caller picks, "
         "in-turn:0.25,1, tried until one is sure, or gate:0.25,0.5,1, of which a gate picks (0.5x0.34 for "
-        "0.5: of a third of the residual blocks); for training, also blocks:0.5, which leaves residual blocks "
-        "out, and of what came of that, paths:3.",
+        "0.5: of a third of the residual blocks); for training, also blocks:0.5, which leaves residual "
+        "blocks out, and of what came of that, paths:3.",
     )
 
 
