@@ -88,9 +88,11 @@ def _told(channels: float, of_blocks: float) -> str:
 
 def _first_with(space: PlanSpace, shares: Sequence[float], *, nested: bool) -> Mapping[str, int]:
     """Of each group within a residual block, the first stage or width that has the block."""
+    if min(shares) >= 1:
+        return {}
     order = {name: place for place, name in enumerate(space.parents)}
     within = blocks(space, nested=nested)
-    if not within and min(shares) < 1:
+    if not within:
         raise PlanError("the network has no residual block that could be left out")
     runs: dict[tuple[str, ...], list[str]] = {}  # blocks that give the same channels, by the sum of each
     for place in sorted(set(within.values()), key=order.__getitem__):

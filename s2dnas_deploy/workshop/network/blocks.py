@@ -26,7 +26,7 @@ from torch import Tensor
 from s2dnas_deploy.errors import UnsupportedNetworkError
 from s2dnas_deploy.workshop.network.graph import ChannelGraph, Node
 from s2dnas_deploy.workshop.network.groups import Divisible, divide_into_groups
-from s2dnas_deploy.workshop.network.operators import OPERATORS, macs
+from s2dnas_deploy.workshop.network.operators import OPERATORS, is_sum, macs
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 
 LAYER_GATE, CHANNEL_GATE, POOLED, PRODUCT = "layer_gate", "channel_gate", "gates_see", "product"
@@ -59,7 +59,7 @@ def blocks_of(graph: ChannelGraph) -> tuple[Block, ...]:
     """The residual blocks of a network, in order; none lies within another."""
     ways, found = _Ways(graph), list[Block]()
     for node in graph.nodes:
-        if node.operator == "binary" and node.attributes["function"] == "add" and len(set(node.inputs)) == 2:
+        if is_sum(node) and len(set(node.inputs)) == 2:
             first, second = node.inputs
             sides = [ways.block(node.name, *pair) for pair in ((first, second), (second, first))]
             found += sorted(filter(None, sides), key=lambda block: len(block.layers))[-1:]

@@ -16,6 +16,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from s2dnas_deploy.workshop.network.graph import Node
+from s2dnas_deploy.workshop.network.operators import is_sum
 from s2dnas_deploy.workshop.network.stages import Stage
 
 
@@ -68,7 +69,7 @@ class _Splitter:
         given = {feature.node for feature in self.stage.gives}
         waiting = set()
         for node in self.stage.nodes:
-            if node.operator == "binary" and node.attributes["function"] == "add" and len(node.inputs) == 2:
+            if is_sum(node):
                 terms = [name for name in node.inputs if name in self.by_name and readers[name] == 1]
                 terms = [name for name in terms if name not in given and self._is_split(self.by_name[name])]
                 same_shape = {self.by_name[name].shape == node.shape for name in terms} <= {True}

@@ -10,6 +10,7 @@ from collections.abc import Set
 from dataclasses import replace
 
 from s2dnas_deploy.workshop.network.graph import Node
+from s2dnas_deploy.workshop.network.operators import is_sum
 from s2dnas_deploy.workshop.network.stages import Stage
 
 
@@ -22,8 +23,7 @@ def drop_zeros(stage: Stage) -> Stage:
 
 
 def _without(node: Node, zeros: Set[str]) -> Node:
-    added = node.operator == "binary" and node.attributes["function"] == "add" and len(node.inputs) == 2
     terms = tuple(name for name in node.inputs if name not in zeros)
-    if not added or len(terms) != 1:
+    if not is_sum(node) or len(terms) != 1:
         return node
     return replace(node, operator="identity", inputs=terms, attributes={})
