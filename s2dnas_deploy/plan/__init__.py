@@ -23,6 +23,7 @@ from s2dnas_deploy.plan.document import AUTO, MAX_STAGES, Plan
 from s2dnas_deploy.plan.kinds import (
     depth,
     gated,
+    has_all,
     narrowed,
     random,
     static,
@@ -49,6 +50,7 @@ __all__ = [
     "depth",
     "from_text",
     "gated",
+    "has_all",
     "is_legal_without_reuse",
     "narrowed",
     "random",

@@ -29,7 +29,10 @@ class Plan:
     exits: tuple[str, ...]
     no_reuse: frozenset[str] = frozenset()
     nested: bool = False
-    """Whether it is of nested widths: what each stage owns is what a width has more than the one before."""
+    """Whether it is of nested widths: what each stage owns is what a width has more than the one before.
+
+    What no stage owns is left out: the widest need not be the static network.
+    """
     in_turn: bool = False
     """Of nested widths: whether they are tried one after the other until one is sure."""
     gate: str | None = None
@@ -53,7 +56,7 @@ class Plan:
     def width_names(self) -> tuple[str, ...]:
         """What a person calls each nested width: its share of the channels that differ, or a word for it.
 
-        Of all channels, if it leaves out blocks.
+        Of all channels, if it leaves out blocks. The widest is the full one, of what the plan has.
         """
         leaves_out = not all(counts[0] for counts in self.channels.values())
         differ = [counts for counts in self.channels.values() if leaves_out or any(counts[1:])]

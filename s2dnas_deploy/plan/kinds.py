@@ -40,7 +40,8 @@ def uniform(space: PlanSpace, fractions: Sequence[float], *, align: int = 1) -> 
 def widths(space: PlanSpace, shares: Sequence[Share], *, align: int = 1, in_turn: bool = False) -> Plan:
     """Nested widths, each with its share of every group's channels, and of the blocks if it has not all.
 
-    The widest is the static network. Of residual blocks that give the same channels, the first are kept.
+    The widest is the static network if it has all. Of residual blocks that give the same channels, the first
+    are kept.
     """
     pairs = [share if isinstance(share, tuple) else (share, 1.0) for share in shares]
     if not _are_widths(pairs):
@@ -48,9 +49,8 @@ def widths(space: PlanSpace, shares: Sequence[Share], *, align: int = 1, in_turn
             "expected two or more widths, each above the one before, from above 0 to 1, each with a share of "
             f"the blocks after an x if it has not all, got {[_told(*pair) for pair in pairs]}"
         )
-    steps = np.diff([0.0, *(of_channels for of_channels, _ in pairs)]).tolist()
-    counts = {group.name: np.cumsum(_by_fractions(group, steps, align)) for group in space.groups}
-    channels = {name: tuple(np.diff([0, *until]).tolist()) for name, until in counts.items()}
+    steps = np.diff([0.0, *(of_channels for of_channels, _ in pairs), 1.0]).tolist()
+    channels = {group.name: _by_fractions(group, steps, align)[:-1] for group in space.groups}
     plan = Plan(channels=channels, exits=(OUTPUT,) * len(pairs), nested=True, in_turn=in_turn)
     return with_blocks(plan, space, [of_blocks for _, of_blocks in pairs])
 
@@ -58,11 +58,11 @@ def widths(space: PlanSpace, shares: Sequence[Share], *, align: int = 1, in_turn
 def with_blocks(plan: Plan, space: PlanSpace, shares: Sequence[float]) -> Plan:
     """The plan where each stage or width has a share of the residual blocks only, the first ones.
 
-    What it would own within the others is the next one's that has them.
+    What it would own within the others is the next one's that has them, or nobody's.
     """
     first_with = _first_with(space, shares, nested=plan.nested)
     channels = {
-        name: (*[0] * first, sum(counts[: first + 1]), *counts[first + 1 :])
+        name: (*[0] * first, sum(counts[: first + 1]), *counts[first + 1 :])[: plan.stages]
         for name, counts in plan.channels.items()
         for first in [first_with.get(name, 0)]
     }
@@ -72,14 +72,12 @@ def with_blocks(plan: Plan, space: PlanSpace, shares: Sequence[float]) -> Plan:
 
 
 def _are_widths(pairs: Sequence[tuple[float, float]]) -> bool:
-    """Whether each has more than the one before, and the last has all."""
+    """Whether each has more than the one before, and none more than all."""
     grow = all(
         after != before and all(b >= a for a, b in zip(before, after, strict=True))
         for before, after in pairwise(pairs)
     )
-    return (
-        len(pairs) > 1 and grow and min(pairs[0]) > 0 and all(abs(share - 1) <= 1e-3 for share in pairs[-1])
-    )
+    return len(pairs) > 1 and grow and min(pairs[0]) > 0 and max(pairs[-1]) <= 1
 
 
 def _told(channels: float, of_blocks: float) -> str:
@@ -87,7 +85,7 @@ def _told(channels: float, of_blocks: float) -> str:
 
 
 def _first_with(space: PlanSpace, shares: Sequence[float], *, nested: bool) -> Mapping[str, int]:
-    """Of each group within a residual block, the first stage or width that has the block."""
+    """Of each group within a residual block, the first stage or width that has the block, if any."""
     if min(shares) >= 1:
         return {}
     order = {name: place for place, name in enumerate(space.parents)}
@@ -98,20 +96,27 @@ def _first_with(space: PlanSpace, shares: Sequence[float], *, nested: bool) -> M
     for place in sorted(set(within.values()), key=order.__getitem__):
         runs.setdefault(space.held[place], []).append(place)
     first = {
-        place: next(k for k, share in enumerate(shares) if index < max(1, round(share * len(run))))
+        place: next(
+            (k for k, share in enumerate(shares) if index < max(1, round(share * len(run)))), len(shares)
+        )
         for run in runs.values()
         for index, place in enumerate(run)
     }
     return {group: first[place] for group, place in within.items()}
 
 
+def has_all(plan: Plan, index: int, space: PlanSpace) -> bool:
+    """Whether width `index` is the static network."""
+    return all(sum(plan.channels[group.name][: index + 1]) == group.channels for group in space.groups)
+
+
 def narrowed(plan: Plan, index: int, space: PlanSpace) -> Plan:
     """Width `index` as the first of two stages; one that has all channels is the static network."""
+    if has_all(plan, index, space):
+        return static(space)
     owned = {name: sum(counts[: index + 1]) for name, counts in plan.channels.items()}
-    rest = {group.name: group.channels - owned[group.name] for group in space.groups}
-    if not any(rest.values()):
-        return Plan(channels={name: (count,) for name, count in owned.items()}, exits=(OUTPUT,))
-    return Plan(channels={name: (owned[name], rest[name]) for name in owned}, exits=(OUTPUT,) * 2)
+    channels = {name: (count, space.group[name].channels - count) for name, count in owned.items()}
+    return Plan(channels=channels, exits=(OUTPUT,) * 2)
 
 
 def gated(space: PlanSpace, shares: Sequence[Share], at: str | None = None, *, align: int = 1) -> Plan:

@@ -17,9 +17,10 @@ def check(plan: Plan, space: PlanSpace) -> None:
         raise PlanError('only nested widths without a gate are tried "in_turn"')
     if plan.nested:
         _check_nested(plan)
-    depths, before_gate = space.depths(plan.exits), _checked_prefix(plan, space)
+    _check_prefix(plan, space)
+    depths = space.depths(plan.exits)
     for group in space.groups:
-        _check_group(group, plan, depths, may_leave_some=bool(group.nodes & before_gate))
+        _check_group(group, plan, depths)
     for layer in space.layers:
         if layer.name in plan.no_reuse and (level := _level_without_own(layer, plan, depths)) is not None:
             raise _finds_nothing(layer, level, reuses=False)
@@ -55,10 +56,10 @@ def _check_nested(plan: Plan) -> None:
         )
 
 
-def _checked_prefix(plan: Plan, space: PlanSpace) -> frozenset[str]:
-    """The nodes up to the gate, if there is one; all widths are alike there."""
+def _check_prefix(plan: Plan, space: PlanSpace) -> None:
+    """All widths are alike up to the gate, if there is one."""
     if plan.gate is None:
-        return frozenset()
+        return
     if not plan.nested:
         raise PlanError('a gate picks one of nested widths, but the plan has a gate and not "nested": true')
     if plan.gate not in space.exits or plan.gate == OUTPUT:
@@ -71,7 +72,6 @@ def _checked_prefix(plan: Plan, space: PlanSpace) -> frozenset[str]:
                 f"group {shown(group.name)} is there before the gate at {shown(plan.gate)}, where all widths "
                 f"are one; expected counts like {[counts[0], *[0] * (plan.stages - 1)]}, got {list(counts)}"
             )
-    return prefix
 
 
 def _check_names(plan: Plan, space: PlanSpace) -> None:
@@ -89,14 +89,14 @@ def _check_names(plan: Plan, space: PlanSpace) -> None:
             raise PlanError(f"no layer {shown(name)} in no_reuse; {nearest(name, tuple(space.layer))}")
 
 
-def _check_group(group: ChannelGroup, plan: Plan, depths: Mapping[str, int], *, may_leave_some: bool) -> None:
+def _check_group(group: ChannelGroup, plan: Plan, depths: Mapping[str, int]) -> None:
     counts = plan.channels[group.name]
     where = f"group {shown(group.name)}: {list(counts)}"
     if len(counts) != plan.stages:
         raise PlanError(f"{where} has {len(counts)} counts; expected one per stage, {plan.stages}")
     if min(counts) < 0:
         raise PlanError(f"{where} has a negative count; a stage that owns nothing there has 0")
-    if sum(counts) > group.channels or (sum(counts) < group.channels and not may_leave_some):
+    if sum(counts) > group.channels or (sum(counts) < group.channels and not plan.nested):
         raise PlanError(f"{where} sums to {sum(counts)}; the group has {group.channels} channels to divide")
     uneven = [count for count in counts if count % group.granule]
     if uneven:

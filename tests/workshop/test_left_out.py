@@ -193,6 +193,21 @@ def test_shares_of_blocks_that_are_none_are_refused(text, message):
         from_text(text, read_network(Padded(), (3, 8, 8)).divisible.space)
 
 
+@torch.no_grad()
+def test_blocks_that_no_width_has_are_in_none():
+    static = resnet20("B")
+    space = static.divisible.space
+    plan, whole = (
+        from_text(text, space) for text in ("in-turn:0.5x0.34,1x0.67", "in-turn:0.5x0.34,1x0.67,1")
+    )
+    left_out = sum(not any(counts) for counts in plan.channels.values())
+    assert left_out == 3  # the third block of each three
+    network, wider = (nested_from(static, each).eval() for each in (plan, whole))
+    torch.testing.assert_close(network(IMAGES), wider(IMAGES)[:2], rtol=0, atol=0)
+    assert "exit1/layer1.1.bn1.weight" in network.weights()
+    assert "exit1/layer1.2.bn1.weight" not in network.weights()
+
+
 def test_widths_are_called_by_their_share_of_all_channels():
     space = resnet20("B").divisible.space
     plan = from_text("in-turn:1x0.34,1", space)

@@ -59,6 +59,25 @@ def test_every_width_is_what_masks_leave_of_the_static_network(name):
     assert costs[-1] == static_costs(network).macs == static_costs(as_network(static)).macs
 
 
+@pytest.mark.parametrize("name", ALL)
+@torch.no_grad()
+def test_the_widest_need_not_have_all(name):
+    size = SIZES.get(name, 64)
+    static = in_double(name, size)
+    space = static.divisible.space
+    plan, whole = (from_text(text, space) for text in ("in-turn:0.25,0.5", "in-turn:0.25,0.5,1"))
+    assert plan.channels == {group: counts[:2] for group, counts in whole.channels.items()}
+    network, wider = (nested_from(static, each).eval() for each in (plan, whole))
+    images = torch.randn(2, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    answers, parts = network(images), network.sub_networks()
+    for index, expected in enumerate(wider(images)[:2]):
+        torch.testing.assert_close(answers[index], expected, rtol=0, atol=0)
+        torch.testing.assert_close(StageNetwork(parts[index])(images)[0], expected, rtol=0, atol=0)
+    assert [each.macs for each in stage_costs(network)] == [each.macs for each in stage_costs(wider)][:2]
+    costs = static_costs(network)
+    assert (costs.macs, costs.parameters) == (static_costs(wider).macs, static_costs(wider).parameters)
+
+
 def test_widths_share_weights_and_have_norms_and_classifiers_of_their_own(resnet):
     network = nested_from(resnet, from_text(WIDTHS, resnet.divisible.space)).train()
     images = torch.randn(4, 3, 32, 32, dtype=torch.float64)
@@ -96,7 +115,7 @@ def test_the_order_of_channels_decides_which_a_width_has(resnet):
     [
         ("widths:1", "two or more widths"),
         ("widths:0.5,0.25,1", "each above the one before"),
-        ("widths:0.5,0.75", "from above 0 to 1"),
+        ("widths:0.5,1.25", "from above 0 to 1"),
         ("widths:0,1", "from above 0 to 1"),
         ("widths:a,1", "expected numbers"),
         ("widths:0.5,nan", "expected finite numbers"),
@@ -134,8 +153,12 @@ def model_of(static: StaticNetwork, plan: str) -> Model:
     )
 
 
-def test_a_model_of_widths_is_read_as_it_was_written(tmp_path, resnet):
-    model = model_of(resnet, WIDTHS)
+@pytest.mark.parametrize(
+    ("name", "plan"),
+    [("resnet18", WIDTHS), ("resnet18", "in-turn:0.5x0.5,1x0.5"), ("vgg11_bn", "widths:0.25,0.5")],
+)
+def test_a_model_of_widths_is_read_as_it_was_written(tmp_path, name, plan):
+    model = model_of(in_double(name, 32), plan)
     save_model(model, tmp_path / "model.pt")
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():

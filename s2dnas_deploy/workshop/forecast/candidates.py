@@ -6,8 +6,8 @@ Place in the flow: `StaticNetwork` ──▶ plans, which are priced; the one th
     depth    stage k ends at a joint of the network and owns all channels up to there
     width    all stages go through all layers and own fractions of every group, with reuse or without
     mix      the first stage owns a fraction of every group up to a joint, the last one everything else
-    in turn  thinner networks first, or ones of fewer residual blocks, then the whole one, which reads nothing
-             of theirs
+    in turn  thinner networks first, or ones of fewer residual blocks, then a larger one, which reads nothing
+             of theirs; it need not be the whole one
 
 Without reuse a stage is a thin network of its own, whose exit reads what the stages before it have found.
 That costs accuracy, and spares what handing features over takes: much, on a clock, where layers are small.
@@ -35,7 +35,8 @@ from s2dnas_deploy.plan import (
 from s2dnas_deploy.workshop.network.costs import costs_of, static_costs
 from s2dnas_deploy.workshop.network.divided import divided_by
 from s2dnas_deploy.workshop.network.joints import joints
-from s2dnas_deploy.workshop.network.network import as_network
+from s2dnas_deploy.workshop.network.network import as_network, carry_over
+from s2dnas_deploy.workshop.network.stages import first_alone
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 
 # Shares of the static network's MACs up to each exit but the last.
@@ -49,12 +50,22 @@ _MIXED = (
     (0.25, 0.6),
 )
 """The first stage's width, and the depth of its exit."""
-_TURNS = ((0.25, 1), (0.375, 1), (0.5, 1), (0.25, 0.5, 1))
-"""The widths, each with a share of every group."""
-_SHORTER = ((0.34, 1), (0.5, 1), (0.12, 0.34, 1))
-"""Of widths of all channels, each one's share of the residual blocks."""
-_SMALLER = (((0.5, 1), (0.5, 1)), ((0.5, 1), (0.34, 1)))
-"""Of widths, their shares of the channels, and of the blocks."""
+_ALL = (1.0, 1.0)
+_TURNS: tuple[tuple[tuple[float, float], ...], ...] = (
+    ((0.25, 1), _ALL),
+    ((0.375, 1), _ALL),
+    ((0.5, 1), _ALL),
+    ((0.25, 1), (0.5, 1), _ALL),
+    ((1, 0.34), _ALL),
+    ((1, 0.5), _ALL),
+    ((1, 0.12), (1, 0.34), _ALL),
+    ((0.5, 0.5), _ALL),
+    ((0.5, 0.34), _ALL),
+    ((0.25, 1), (0.5, 1)),
+    ((1, 0.12), (1, 0.34)),
+    ((0.5, 0.5), (1, 0.5)),
+)
+"""The widths, each with its share of every group's channels and of the residual blocks."""
 # Kernels work on blocks of 16 channels, or of 8; a group that has not two of them is divided as it can be.
 _BLOCKS = (16, 8)
 _NEAR = 0.1
@@ -75,8 +86,6 @@ def candidates(static: StaticNetwork) -> tuple[Plan, ...]:
         *(partial(_in_widths, space, fractions, reuse=True) for fractions in _REUSED),
         *(partial(_mixed, space, places, width, share) for width, share in _MIXED),
         *(partial(_in_turn, space, shares) for shares in _TURNS),
-        *(partial(_in_turn, space, [1.0] * len(blocks), blocks) for blocks in _SHORTER),
-        *(partial(_in_turn, space, shares, blocks) for shares, blocks in _SMALLER),
     ]
     found: dict[str, Plan] = {}
     for way in ways:
@@ -97,10 +106,10 @@ def _places(static: StaticNetwork) -> Iterator[tuple[str, float]]:
     whole = static_costs(as_network(static)).macs
     for name in joints(static.divisible.space):
         try:
-            divided = divided_by(static, depth(static.divisible.space, [name]))
+            network = carry_over(static, depth(static.divisible.space, [name]))
         except PlanError:  # a stage would have nothing to compute
             continue
-        yield name, costs_of(divided.division, divided.stages[0]).macs / whole
+        yield name, costs_of(network.division, first_alone(network)).macs / whole
 
 
 def _in_depth(space: PlanSpace, places: Places, shares: Sequence[float]) -> Plan:
@@ -120,11 +129,13 @@ def _mixed(space: PlanSpace, places: Places, width: float, share: float) -> Plan
     return _parts(space, (width, 1 - width), (_nearest(places, share), OUTPUT), reuse=False)
 
 
-def _in_turn(space: PlanSpace, shares: Sequence[float], blocks: Sequence[float] = ()) -> Plan:
-    fractions = [after - before for before, after in pairwise((0.0, *shares))]
-    channels = {group.name: _counts(group, fractions) for group in space.groups}
+def _in_turn(space: PlanSpace, shares: Sequence[tuple[float, float]]) -> Plan:
+    until = [of_channels for of_channels, _ in shares]
+    marks = [0.0, *until] if until[-1] == 1 else [0.0, *until, 1.0]  # the rest is nobody's
+    fractions = [after - before for before, after in pairwise(marks)]
+    channels = {group.name: _counts(group, fractions)[: len(shares)] for group in space.groups}
     plan = Plan(channels=channels, exits=(OUTPUT,) * len(shares), nested=True, in_turn=True)
-    return with_blocks(plan, space, blocks or [1.0] * len(shares))
+    return with_blocks(plan, space, [of_blocks for _, of_blocks in shares])
 
 
 def _nearest(places: Places, share: float) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from s2dnas_deploy.plan import Plan, narrowed
+from s2dnas_deploy.plan import Plan, has_all, narrowed
 from s2dnas_deploy.workshop.data import LabelledImages
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, carry_over
 from s2dnas_deploy.workshop.training.batches import normalised
@@ -31,9 +31,12 @@ class Likeness:
 
     def __call__(self, plan: Plan) -> tuple[float, ...]:
         """For each exit: 0 as the static network does, 1 as chance would."""
-        if plan.nested:  # the widest is the static network
+        if plan.nested:
             space = self.prepared.static.divisible.space
-            return (*(self(narrowed(plan, k, space))[0] for k in range(plan.stages - 1)), 0.0)
+            return tuple(
+                0.0 if has_all(plan, k, space) else self(narrowed(plan, k, space))[0]
+                for k in range(plan.stages)
+            )
         if plan.digest not in self._found:
             self._found[plan.digest] = self._fitted(plan)
         return self._found[plan.digest]

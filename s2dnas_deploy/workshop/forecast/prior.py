@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import log, sqrt
 
-_OWN, _SPARE, _KEPT = 0.14, 0.2, 0.5
+_OWN, _SPARE, _KEPT = 0.14, 0.2, 0.2
 _GUESS = 0.3
 _HARD = 2.1
 _DROP, _USED = 0.01, 0.3

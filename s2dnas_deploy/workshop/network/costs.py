@@ -122,11 +122,9 @@ def static_macs(static: StaticNetwork) -> dict[str, int]:
 def static_costs(network: MultiStageNetwork) -> Costs:
     """The costs of the static network that `network` divides; the last exit's classifier is its own."""
     division, weights = network.division, network.weights()
-    if division.plan.nested and division.gate is None:
-        return stage_costs(network)[-1]  # the widest is the static network
     added = {node.name for node in division.body} - {node.name for node in division.divisible.body}
     body = [node for node in division.body[1:] if node.name not in added]
-    if division.gate is not None:
+    if division.plan.nested:
         weights |= _as_in_the_static_network(division, weights)
     count = _Count(division, weights)
     return Costs(body=count.layers(body), head=count.layers(division.exits[-1].nodes))

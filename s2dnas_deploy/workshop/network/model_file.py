@@ -289,8 +289,8 @@ def _check_shapes(graph: ChannelGraph, weights: Mapping[str, Tensor], plan: Plan
         if missing:
             raise CheckpointError(f"weights missing: {shown(missing[:4])}")
         own = {role: weights[key].to("meta", torch.float32) for role, key in keys.items()}
-        if plan.gate is not None and keys != node.weights and OPERATORS[node.operator].mixes:
-            read = values[node.inputs[0]].shape[1]  # a prefix that goes on leaves the classifier with less
+        if plan.nested and keys != node.weights and OPERATORS[node.operator].mixes:
+            read = values[node.inputs[0]].shape[1]  # a classifier of a width that has not all
             own["weight"] = own["weight"].new_empty((len(own["weight"]), read, *own["weight"].shape[2:]))
         if any(not operators.has_rows(node, weight) for weight in own.values()):
             raise CheckpointError(f"node {shown(node.name)} has a weight without a row for each channel")

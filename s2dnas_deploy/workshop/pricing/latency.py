@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from s2dnas_deploy.bundle.device_profile import STATIC, Profile
 from s2dnas_deploy.errors import PlanError, RecordError
+from s2dnas_deploy.plan import has_all
 from s2dnas_deploy.quoting import in_a_line
 from s2dnas_deploy.workshop.export.rewrites.rewrite import rewritten
 from s2dnas_deploy.workshop.network.divided import Divided
@@ -55,12 +56,12 @@ def by_clock(static: StaticNetwork, profile: Profile) -> Price:
             f"the device profile is of images {profile.input_shape}, the network's are {expected}; "
             "write its probes and time them on the device"
         )
-    model = fit(static, profile)
+    model, space = fit(static, profile), static.divisible.space
 
     def price(divided: Divided) -> tuple[float, ...]:
         features = features_of(divided.stages, static.graph.input_shape)
         times = [model.time(each) for each in features]
-        if divided.plan.nested:  # the widest is the static network
+        if divided.plan.nested and has_all(divided.plan, divided.plan.stages - 1, space):
             times[-1] = 1.0
         return divided.plan.up_to_exits(times)
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from s2dnas_deploy.bundle.device_profile import STATIC, Profile, StageTimes
 from s2dnas_deploy.files.atomic import write_text_atomically
-from s2dnas_deploy.plan import Plan, narrowed
+from s2dnas_deploy.plan import Plan, has_all, narrowed
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.reporter import Progress, Reporter
 from s2dnas_deploy.sessions.environment import device_here
@@ -57,14 +57,16 @@ class MachineClock:
     def times(self, plans: Sequence[Plan], kept_in: str, *, called: str) -> dict[str, StageTimes]:
         """The times of these plans, by their digests; those that are not kept yet are taken."""
         space = self.probed.static.divisible.space
-        # A width is the first of two stages, which is the same graph; the widest is the static network.
+        # A width is the first of two stages, which is the same graph; one that has all needs no clock.
         chains = {
-            plan.digest: [narrowed(plan, k, space) for k in range(plan.stages - 1)] if plan.nested else [plan]
+            plan.digest: [narrowed(plan, k, space) for k in range(plan.stages) if not has_all(plan, k, space)]
+            if plan.nested
+            else [plan]
             for plan in plans
         }
         found = self._of_chains([chain for each in chains.values() for chain in each], kept_in, called=called)
         return {
-            plan.digest: _of_widths(times) if plan.nested else times[0]
+            plan.digest: _of_widths(plan, times) if plan.nested else times[0]
             for plan in plans
             for times in [[found[chain.digest] for chain in chains[plan.digest]]]
         }
@@ -114,11 +116,13 @@ def _parts(digests: Sequence[str], count: int) -> list[Sequence[str]]:
     return [digests[start : start + count] for start in range(0, len(digests), count)]
 
 
-def _of_widths(firsts: Sequence[StageTimes]) -> StageTimes:
-    """The times of nested widths, from each but the widest as the first stage of a chain."""
+def _of_widths(plan: Plan, firsts: Sequence[StageTimes]) -> StageTimes:
+    """The times of nested widths, from each as the first stage of a chain, but the static network."""
     reference = firsts[0].reference_ms
     shares = [each.stage_ms[0] / each.reference_ms for each in firsts]
-    return StageTimes(stage_ms=tuple(reference * share for share in (*shares, 1.0)), reference_ms=reference)
+    return StageTimes(
+        stage_ms=tuple(reference * share for share in (*shares, 1.0)[: plan.stages]), reference_ms=reference
+    )
 
 
 def relative_times(plan: Plan, times: StageTimes) -> tuple[float, ...]:

@@ -34,6 +34,8 @@ def test_there_are_exits_in_depth_widths_mixes_and_widths_in_turn(resnet):
     assert {plan.stages for plan in in_depth} >= {2, 3}
     assert {bool(plan.no_reuse) for plan in in_width} == {True, False}
     assert mixed
+    owned = {sum(map(sum, plan.channels.values())) for plan in in_turn}
+    assert len(owned) > 2, "some leave channels or blocks out of all widths"
     assert {plan.stages for plan in in_turn} == {2, 3}
     for plan in in_depth:
         owners = [sum(count > 0 for count in counts) for counts in plan.channels.values()]

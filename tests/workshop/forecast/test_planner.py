@@ -8,7 +8,7 @@ from small_networks import residual
 from s2dnas_deploy.bundle.device_profile import STATIC, Profile, StageTimes, probes_in
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import PlanError
-from s2dnas_deploy.plan import AUTO, uniform
+from s2dnas_deploy.plan import AUTO, has_all, uniform
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.forecast import auto, planner
@@ -114,7 +114,8 @@ def test_auto_takes_what_the_clock_says_is_fast(prepared, request_):
 def test_auto_takes_widths_in_turn_where_a_chains_last_exit_loses_much(prepared, request_, monkeypatch):
     class Unlike(Alike):
         def __call__(self, plan):
-            return (*[0.5] * (plan.stages - 1), 0.0 if plan.nested else 0.6)
+            is_whole = plan.nested and has_all(plan, plan.stages - 1, prepared.static.divisible.space)
+            return (*[0.5] * (plan.stages - 1), 0.0 if is_whole else 0.9)
 
     monkeypatch.setattr(planner, "Likeness", Unlike)
     plan, said = decide(Clock(lambda name, plan: 0.1), request_, prepared)

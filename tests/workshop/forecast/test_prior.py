@@ -19,7 +19,7 @@ def test_exits_that_answer_nearly_as_the_static_network_does_keep_all_images():
 def test_shares_follow_from_the_gap_to_the_last_exit():
     expected = outlook(TASK, (0.64, 0.44, 0.0))
     first, second, last = expected.accuracies
-    assert (first, second, last) == pytest.approx((0.8 - 0.5 * 0.3 * 0.7, 0.8 - 0.5 * 0.1 * 0.7, 0.8))
+    assert (first, second, last) == pytest.approx((0.8 - 0.2 * 0.3 * 0.7, 0.8 - 0.2 * 0.1 * 0.7, 0.8))
     on = (1 - sqrt(0.003 / (last - first))) * 2.1 * (1 - first)
     further = (1 - sqrt(0.003 / (last - second))) * 2.1 * (1 - second)
     assert expected.shares == pytest.approx((1 - on, on - further, further))
@@ -28,12 +28,12 @@ def test_shares_follow_from_the_gap_to_the_last_exit():
 
 def test_a_last_exit_that_loses_too_much_falls_short():
     expected = outlook(TASK, (0.9, 0.54))
-    assert expected.falls_short == pytest.approx(0.5 * 0.2 * 0.7 - 0.01)
+    assert expected.falls_short == pytest.approx(0.2 * 0.2 * 0.7 - 0.01)
 
 
 def test_a_network_that_knows_no_image_by_heart_needs_all_its_weights():
     expected = outlook(Task(error=0.2, chance=0.1, by_heart=0.0), (0.3, 0.0))
-    assert expected.accuracies == pytest.approx((0.8 - 0.5 * 0.16 * 0.7, 0.8))
+    assert expected.accuracies == pytest.approx((0.8 - 0.2 * 0.16 * 0.7, 0.8))
 
 
 @pytest.mark.parametrize("error", [0.0, 0.02, 0.5, 0.89, 1.0])
