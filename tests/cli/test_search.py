@@ -401,6 +401,21 @@ def test_widths_are_searched_for_and_a_search_that_goes_on_asks_nothing_again(we
     assert load_model(tmp_path / "m.pt").network.division.plan == plan
 
 
+def test_widths_in_turn_are_searched_for_by_the_average_cost(weights, tmp_path):
+    result = run(*options(weights, tmp_path / "m.pt", "--plan-kind=in-turn", "--strategy=evolution"))
+    assert result.exit_code == 0, result.output
+    plan = load_model(tmp_path / "m.pt").network.division.plan
+    assert plan.in_turn
+    assert "cost up to each exit" in result.stdout
+    _, *tried = lines_of(tmp_path / "m.run/plans.jsonl")
+    assert len(tried) == 12
+    for trial in tried:
+        costs, share = trial["exit_cost"], trial["exit_share"]
+        assert costs == sorted(costs)
+        if trial["fits"]:
+            assert trial["cost"] == pytest.approx(sum(c * s for c, s in zip(costs, share, strict=True)))
+
+
 def test_of_widths_that_cost_too_much_it_is_told_before_the_work(weights, tmp_path):
     asked = options(weights, tmp_path / "m.pt", "--plan-kind=widths", "--evaluations=2", "--strategy=random")
     result = run(*asked, "--target=0.01")

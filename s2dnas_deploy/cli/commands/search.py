@@ -34,17 +34,16 @@ from s2dnas_deploy.cli.options.training import (
 from s2dnas_deploy.workshop.training.settings import Settings
 
 if TYPE_CHECKING:
-    from s2dnas_deploy.workshop.search.request import PlanKind
-    from s2dnas_deploy.workshop.search.space.space import Kind
+    from s2dnas_deploy.workshop.search.space.space import Kind, PlanKind
 
 _GOAL = (
     option(
         "--plan-kind",
-        type=click.Choice(["stages", "widths"]),
+        type=click.Choice(["stages", "in-turn", "widths"]),
         default="stages",
         show_default=True,
-        help="stages: of a chain, which read what earlier ones found; widths: nested ones, from which the "
-        "caller picks.",
+        help="stages: of a chain, which read what earlier ones found; in-turn: nested widths, of which the "
+        "next is tried where one is not sure; widths: nested ones, from which the caller picks.",
     ),
     option(
         "--stages",

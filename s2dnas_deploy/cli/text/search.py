@@ -19,8 +19,8 @@ def found_in_words(found: "Found") -> str:
     if plan.no_reuse:
         lines.append(f"  no reuse at {', '.join(sorted(plan.no_reuse))}")
     costs = " / ".join(f"{100 * cost:.1f}%" for cost in worth.exit_cost)
-    until = "cost of each width" if plan.nested else "cost up to each exit"
+    until = "cost up to each exit" if plan.exits_early else "cost of each width"
     lines.append(f"{until}, of the static network's: {costs}")
-    over = " over all widths" if plan.nested else ""
+    over = "" if plan.exits_early else " over all widths"
     lines.append(f"in the search: {100 * worth.accuracy:.2f}%{over} at an average of {100 * worth.cost:.1f}%")
     return "\n".join([*lines, summary_in_words(found.model, found.out)])

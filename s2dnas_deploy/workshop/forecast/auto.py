@@ -12,7 +12,7 @@ from pathlib import Path
 
 from s2dnas_deploy.bundle.device_profile import Profile
 from s2dnas_deploy.errors import PlanError
-from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.plan import Plan, has_all
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.forecast.candidates import candidates
 from s2dnas_deploy.workshop.forecast.forecast import Forecast, Priced
@@ -49,17 +49,17 @@ class Forecaster:
     folder: Path
     """Where times are kept, so that a plan is timed once."""
 
-    def best(self, reporter: Reporter, *, stages: int | None = None, in_turn: bool = True) -> Forecast:
+    def best(self, reporter: Reporter, *, stages: int | None = None, in_turn: bool | None = None) -> Forecast:
         """Of the candidates, those of so many stages if that is said, the one expected to be the fastest.
 
-        Without `in_turn`, widths in turn are none of them.
+        `in_turn`: only widths in turn, or none of them.
         Exits are fitted of the most promising plans, by what is guessed of them; of large networks, which
         take longer, of fewer. A plan that could not be faster if all images exited first need not be fitted.
         """
         plans = [
             plan
             for plan in candidates(self._static)
-            if stages in (None, plan.stages) and (in_turn or not plan.in_turn)
+            if stages in (None, plan.stages) and in_turn in (None, plan.in_turn)
         ]
         if not plans:
             raise PlanError(
@@ -73,8 +73,13 @@ class Forecaster:
         if unlike is None:
             return promising[0]
         most = max(_FEWEST_FITTED, _FITTED_MACS // max(1, static_costs(as_network(self._static)).macs))
-        # What a chain's last exit loses is hard to guess; widths in turn lose nothing there.
-        turns = [forecast for forecast in promising[most:] if forecast.plan.in_turn]
+        # What a last exit loses is hard to guess. Where the whole network is last, it loses nothing.
+        space = self._static.divisible.space
+        turns = [
+            forecast
+            for forecast in promising[most:]
+            if forecast.plan.in_turn and has_all(forecast.plan, forecast.plan.stages - 1, space)
+        ]
         chosen = [*promising[:most], *turns[:1]]
         progress, best = reporter.phase("fitting exits"), None
         for done, guess in enumerate(chosen):

@@ -58,10 +58,10 @@ class Planner:
         reporter: Reporter,
         *,
         stages: int | None,
-        in_turn: bool = True,
+        in_turn: bool | None = None,
     ) -> Forecast:
         """What the plan can gain, or the best of so many stages, if that is said; see `Forecaster.best`."""
-        of = self._identity(request, prepared, plan, f"{stages}" if in_turn else f"{stages}, no turns")
+        of = self._identity(request, prepared, plan, f"{stages}, {in_turn}")
         if request.restart:
             for kept in (FILE, TIMES):
                 (request.folder / kept).unlink(missing_ok=True)

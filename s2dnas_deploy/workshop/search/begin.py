@@ -1,8 +1,8 @@
-"""What a search begins with: the chain that `--plan auto` likes best, and sizes that suit network and images.
+"""What a search begins with: the plan that `--plan auto` likes best of its kind, and sizes that suit.
 
-Place in the flow: `SearchRequest` + `Forecast` ──▶ the request with what was left open filled in, and a plan
-that is tried first and looked at closely, and is given up only for one that is surely better. Of widths
-nothing is foretold: each is a choice that someone else makes.
+Place in the flow: `SearchRequest` + `Forecast` ──▶ the request with what was left open filled in, to suit
+network and images, and a plan that is tried first and looked at closely, and is given up only for one that is
+surely better. Of widths nothing is foretold: each is a choice that someone else makes.
 """
 
 from dataclasses import replace
@@ -38,7 +38,13 @@ def begun(
     stages = None if "stages" in request.left_open else request.stages
     try:
         forecast = planner.forecast(
-            training, prepared, None, judge_static, reporter, stages=stages, in_turn=False
+            training,
+            prepared,
+            None,
+            judge_static,
+            reporter,
+            stages=stages,
+            in_turn=request.plan_kind == "in-turn",
         )
     except PlanError:  # no candidate has so many stages
         return settled(request, None, len(prepared.splits.train)), None

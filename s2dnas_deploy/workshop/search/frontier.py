@@ -42,7 +42,9 @@ def plot_frontier(
         [100 * accuracy for accuracy in winner.worth.exit_accuracy],
         marker="s",
         color="tab:green",
-        label="the winner's widths" if winner.plan.nested else "the winner's exits, all images leaving there",
+        label="the winner's exits, all images leaving there"
+        if winner.plan.exits_early
+        else "the winner's widths",
     )
     draw(uniform, marker="D", s=40, color="tab:purple", zorder=2, label="uniform plans")
     if finalists:
@@ -51,7 +53,7 @@ def plot_frontier(
         )
     draw([winner], marker="*", s=160, color="tab:red", zorder=3, label="the winner")
     axes.scatter([1.0], [100 * static_accuracy], marker="o", s=60, color="black", label="static network")
-    if not winner.plan.nested:  # of widths, each has a target of its own
+    if winner.plan.exits_early:  # of widths that the caller picks, each has a target of its own
         axes.axvline(target, color="grey", linestyle=":", label="target")
     axes.set_xlabel("average cost of an image, relative to the static network")
     axes.set_ylabel("accuracy, %, as judged in the search")

@@ -8,18 +8,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from s2dnas_deploy.bundle.device_profile import digest_of
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.workshop.pricing.machine_clock import Timer, this_device
-from s2dnas_deploy.workshop.search.space.space import Kind
+from s2dnas_deploy.workshop.search.space.space import Kind, PlanKind
 from s2dnas_deploy.workshop.training.checkpoint import add_order, add_weights
 from s2dnas_deploy.workshop.training.course import epochs_for
 from s2dnas_deploy.workshop.training.request import Prepared, Request
 from s2dnas_deploy.workshop.training.settings import Settings
 
-PlanKind = Literal["stages", "widths"]
 SCORES = 2  # how plans are scored; another number where old scores must not be mixed with new ones
 
 

@@ -130,7 +130,7 @@ def _space(request: SearchRequest, prepared: Prepared, known: Plan | None = None
         stages=request.stages,
         kind=request.space,
         align=request.align,
-        nested=request.plan_kind == "widths",
+        plan_kind=request.plan_kind,
         known=known,
     )
 
@@ -301,7 +301,7 @@ def _judge_many(
     judge = Judge(
         trials.evaluate, request.evaluations, candidate_of=divided, effect=lambda candidate: candidate.effect
     )
-    shares = targets_of_widths(request.target, space.stages) if space.nested else None
+    shares = targets_of_widths(request.target, space.stages) if space.plan_kind == "widths" else None
     by_hand = written_by_hand(space, shares)
     judge([*([] if first is None else [first]), *by_hand])
     STRATEGIES[request.strategy](space, judge, np.random.default_rng(request.training.settings.seed))

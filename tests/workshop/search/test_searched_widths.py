@@ -12,6 +12,7 @@ from small_networks import example_network
 from s2dnas_deploy.bundle.device_profile import STATIC, Profile, StageTimes, probes_in
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.decide.scores import ExitScores
+from s2dnas_deploy.plan import from_text, has_all
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.data import load_images
 from s2dnas_deploy.workshop.network.costs import stage_costs, static_costs
@@ -29,7 +30,7 @@ from s2dnas_deploy.workshop.search.judging.masked_widths import MaskedWidths
 from s2dnas_deploy.workshop.search.judging.reward import target_that_fits, targets_of_widths, worth_of_widths
 from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
 from s2dnas_deploy.workshop.search.judging.train_shared import SharedTask, train_shared
-from s2dnas_deploy.workshop.search.space.by_hand import largest, smallest, written_by_hand
+from s2dnas_deploy.workshop.search.space.by_hand import choices_of, largest, smallest, written_by_hand
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.space.space import GroupSlot
 from s2dnas_deploy.workshop.search.space.spanning import probe_plans
@@ -49,7 +50,7 @@ def static() -> StaticNetwork:
 
 @pytest.fixture(scope="module")
 def space(static):
-    return make_space(static.divisible.space, stages=3, nested=True)
+    return make_space(static.divisible.space, stages=3, plan_kind="widths")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,7 +59,7 @@ def test_what_a_width_has_not_is_zero(name):
     size = 96 if name in ("googlenet", "squeezenet1_1") else 64
     read = read_network(build(name), (3, size, size))
     static = replace(read, weights={key: tensor.double() for key, tensor in read.weights.items()})
-    space = make_space(static.divisible.space, stages=3, nested=True)
+    space = make_space(static.divisible.space, stages=3, plan_kind="widths")
     plan = space.plan(space.draw(np.random.default_rng(3)))
     images = torch.randn(1, 3, size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     masked = MaskedWidths(divide(static.divisible, plan)).eval().answers(images, static.weights)
@@ -68,7 +69,7 @@ def test_what_a_width_has_not_is_zero(name):
 
 @pytest.mark.parametrize("kind", ["full", "paper"])
 def test_only_divisions_are_chosen_and_each_width_is_wider(static, kind):
-    space = make_space(static.divisible.space, stages=3, nested=True, kind=kind)
+    space = make_space(static.divisible.space, stages=3, plan_kind="widths", kind=kind)
     assert all(isinstance(slot, GroupSlot) for slot in space.slots)
     rng, price = np.random.default_rng(0), by_macs(static)
     for choices in [smallest(space), largest(space), *(space.draw(rng) for _ in range(20))]:
@@ -80,6 +81,25 @@ def test_only_divisions_are_chosen_and_each_width_is_wider(static, kind):
             assert all(min(counts) > 0 for counts in plan.channels.values())
 
 
+def test_tried_in_turn_the_widest_need_not_have_all_and_blocks_may_be_all_that_it_has_more():
+    static = read_network(example_network("cifar_resnet", "resnet20"), (3, 32, 32))
+    space = make_space(static.divisible.space, stages=2, plan_kind="in-turn")
+    rng, price = np.random.default_rng(0), by_macs(static)
+    plans = [space.plan(choices) for choices in {space.draw(rng) for _ in range(30)}]
+    assert all(plan.in_turn for plan in plans)
+    assert not any(has_all(plan, 1, space.plans) for plan in plans)
+    costs = [price(divided_by(static, plan)) for plan in plans]
+    assert all(0 < first < both for first, both in costs)
+    assert {has_all(space.plan(choices), 1, space.plans) for choices in written_by_hand(space)} == {True}
+    blocks_alone = from_text("in-turn:1x0.34,1x0.67", space.plans)
+    choices = choices_of(
+        make_space(space.plans, stages=2, plan_kind="in-turn", known=blocks_alone), blocks_alone
+    )
+    assert choices is not None
+    paper = make_space(space.plans, stages=2, plan_kind="in-turn", kind="paper")
+    assert all(has_all(paper.plan(paper.draw(rng)), 1, space.plans) for _ in range(5))
+
+
 def test_a_width_costs_what_its_graph_does(static, space):
     plan = space.plan(space.draw(np.random.default_rng(1)))
     whole = static_costs(as_network(static)).macs
@@ -88,6 +108,8 @@ def test_a_width_costs_what_its_graph_does(static, space):
 
 
 def test_probes_are_the_graphs_of_widths(static, space):
+    in_turn = probe_plans(make_space(static.divisible.space, stages=3, plan_kind="in-turn"))
+    assert [plan.stages for plan in in_turn.values()] == [1] + [2] * (len(in_turn) - 1)
     probes = probe_plans(space)
     assert probes.pop(STATIC).stages == 1
     assert {plan.stages for plan in probes.values()} == {2}
@@ -145,7 +167,7 @@ def test_each_width_has_a_target_of_its_own():
 def test_shared_weights_learn_for_all_widths(tmp_path):
     digits = load_images("digits", input_shape=(1, 8, 8), seed=0)
     read = read_network(example_network("digits_cnn", "digits_cnn"), (1, 8, 8))
-    space = make_space(read.divisible.space, stages=3, nested=True)
+    space = make_space(read.divisible.space, stages=3, plan_kind="widths")
     preprocessing = Preprocessing(input_shape=(1, 8, 8), mean=(0.3,), std=(0.4,))
     settings = Settings(epochs=2, lr=0.05, augment="none", ema=0.9, precision="float32", distill=0.0)
     task = SharedTask(

@@ -63,7 +63,7 @@ class _Evaluator(ABC):
 
     def __call__(self, candidate: Candidate) -> Worth:
         """The worth of a plan."""
-        judge = worth_of_widths if candidate.plan.nested else worth_of
+        judge = worth_of if candidate.plan.exits_early else worth_of_widths
         return judge(self.scores(candidate.division), self.price(candidate), self.target)
 
     @abstractmethod

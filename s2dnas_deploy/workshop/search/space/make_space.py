@@ -11,7 +11,15 @@ import numpy as np
 from s2dnas_deploy.errors import OptionError, PlanError
 from s2dnas_deploy.plan import OUTPUT, ChannelGroup, Plan, PlanSpace
 from s2dnas_deploy.workshop.network.joints import joints
-from s2dnas_deploy.workshop.search.space.space import ExitSlot, GroupSlot, Kind, ReuseSlot, SearchSpace, Slot
+from s2dnas_deploy.workshop.search.space.space import (
+    ExitSlot,
+    GroupSlot,
+    Kind,
+    PlanKind,
+    ReuseSlot,
+    SearchSpace,
+    Slot,
+)
 
 MOST_PORTIONS = 8  # a group is divided no finer than in eighths
 
@@ -24,28 +32,31 @@ def make_space(
     align: int = 8,
     portions: int = MOST_PORTIONS,
     reuse: bool = True,
-    nested: bool = False,
+    plan_kind: PlanKind = "stages",
     known: Plan | None = None,
 ) -> SearchSpace:
     """The space of a network: `paper` is every stage through all layers, `full` adds exits and zeros.
 
-    Of `nested` widths, every one answers at the output; in `paper`, each has more of every group than the one
-    before. A plan that is `known` before the search is in it as well, where its exits are.
+    Of nested widths, every one answers at the output; in `paper`, each has more of every group than the one
+    before. In `full`, the widest of those that are tried in turn need not have all of a group. A plan that is
+    `known` before the search is in it as well, where its exits are.
     """
     if not 2 <= stages <= portions:
         raise OptionError(f"a search can divide a network among 2 to {portions} stages, got {stages}")
     exits: list[Slot] = []
-    if kind == "full" and not nested:
+    if kind == "full" and plan_kind == "stages":
         places = (*joints(plans), OUTPUT)
         exits = [ExitSlot(stage=stage, options=places) for stage in range(stages - 1)]
     order = {name: i for i, name in enumerate(plans.parents)}
+    parts = stages + (kind == "full" and plan_kind == "in-turn")  # and what is nobody's
     groups = [
-        GroupSlot(group=group, options=divisions(group, stages, align=align, portions=portions, kind=kind))
+        GroupSlot(group=group, options=tuple(dict.fromkeys(counts[:stages] for counts in ways)))
         for group in sorted(plans.groups, key=lambda group: min(order[node] for node in group.nodes))
+        for ways in [divisions(group, parts, align=align, portions=portions, kind=kind)]
     ]
     if known is not None:
         groups = [_with(slot, known.channels[slot.group.name]) for slot in groups]
-    may_forgo = reuse and not nested
+    may_forgo = reuse and plan_kind == "stages"
     layers = [ReuseSlot(layer=layer) for layer in plans.layers if may_forgo and not layer.reads_image]
     if not any(min(counts) > 0 for slot in groups for counts in slot.options):
         widest = max(sum(count > 0 for count in counts) for slot in groups for counts in slot.options)
@@ -54,7 +65,7 @@ def make_space(
             "own a part of the widest; ask for fewer --stages, or a smaller --align"
         )
     slots = (*exits, *groups, *layers)
-    return SearchSpace(plans=plans, stages=stages, align=align, slots=slots, nested=nested)
+    return SearchSpace(plans=plans, stages=stages, align=align, slots=slots, plan_kind=plan_kind)
 
 
 def _with(slot: GroupSlot, counts: tuple[int, ...]) -> GroupSlot:

@@ -11,8 +11,9 @@ later stages reuse earlier features there. What may be chosen in a slot depends 
                 stages that share an exit each own a portion of the widest group, so that each has work
     reuse       may be forgone where every stage that owns outputs owns inputs as well
 
-Of nested widths only divisions are chosen. Under these rules every other rule of `plan.check` holds. Knows no
-weights, no costs and no strategy.
+Of nested widths only divisions are chosen, and by the last group that all can own a part of, each must have
+something of its own. Tried in turn, they need not have all of a group between them. Under these rules every
+other rule of `plan.check` holds. Knows no weights, no costs and no strategy.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,7 @@ from s2dnas_deploy.workshop.network.joints import joints
 
 Choices = tuple[int, ...]
 Kind = Literal["full", "paper"]
+PlanKind = Literal["stages", "widths", "in-turn"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +95,12 @@ class SearchSpace:
     stages: int
     align: int
     slots: tuple[Slot, ...]
-    nested: bool = False
+    plan_kind: PlanKind = "stages"
+
+    @property
+    def nested(self) -> bool:
+        """Whether its plans are of nested widths."""
+        return self.plan_kind != "stages"
 
     @cached_property
     def rank_of(self) -> Mapping[str, int]:
@@ -106,10 +113,18 @@ class SearchSpace:
         return frozenset(blocks(self.plans, nested=self.nested))
 
     @cached_property
-    def widest(self) -> str:
-        """The group that all stages can own of in the most ways: where stages that share an exit each do."""
+    def deciding(self) -> str:
+        """The group that stages which share an exit each own a part of: that with the most ways to.
+
+        Of nested widths, it is the last with any, and those that own something before it need not.
+        """
         divided = [slot for slot in self.slots if isinstance(slot, GroupSlot)]
-        return max(divided, key=lambda slot: sum(min(counts) > 0 for counts in slot.options)).group.name
+        ways = {slot.group.name: sum(min(counts) > 0 for counts in slot.options) for slot in divided}
+        return (
+            [name for name, count in ways.items() if count][-1]
+            if self.nested
+            else max(ways, key=ways.__getitem__)
+        )
 
     def allowed(self, chosen: Sequence[int]) -> list[bool]:
         """Which options of the next slot go with what was chosen in the slots before it; some always do."""
@@ -120,7 +135,7 @@ class SearchSpace:
         if isinstance(slot, GroupSlot):
             exits = self.exits(chosen)
             first = min(self._depths(exits)[node] for node in slot.group.nodes)
-            needed = self._needed(exits) if slot.group.name == self.widest else set()
+            needed = self._needed(chosen) if slot.group.name == self.deciding else set()
             may_pass = slot.group.name in self.dispensable
             return [
                 not any(counts[:first])
@@ -149,6 +164,7 @@ class SearchSpace:
             exits=self.exits(choices),
             no_reuse=frozenset(without),
             nested=self.nested,
+            in_turn=self.plan_kind == "in-turn",
         )
         check(plan, self.plans)
         return plan
@@ -200,9 +216,14 @@ class SearchSpace:
         last = len(self.rank_of) - 1
         return joint > before or joint == before == last
 
-    def _needed(self, exits: Sequence[str]) -> set[int]:
-        """The stages that go no deeper than the one before."""
-        return {stage for stage in range(1, self.stages) if exits[stage] == exits[stage - 1]}
+    def _needed(self, chosen: Sequence[int]) -> set[int]:
+        """The stages that must own a part of the deciding group: they go no deeper than the one before."""
+        exits = self.exits(chosen)
+        shallow = {stage for stage in range(1, self.stages) if exits[stage] == exits[stage - 1]}
+        if not self.nested:
+            return shallow
+        before = self.channels(chosen).values()
+        return {stage for stage in shallow if not any(counts[stage] for counts in before)}
 
     def _depths(self, exits: tuple[str, ...]) -> Mapping[str, int]:
         known: dict[tuple[str, ...], Mapping[str, int]] = self._depths_of

@@ -25,7 +25,9 @@ def probe_plans(space: SearchSpace, count: int = COUNT, *, seed: int = 0) -> dic
     chosen = dict.fromkeys([*known, *(space.draw(rng) for _ in range(count - len(known)))])
     plans = [space.plan(choices) for choices in chosen]
     if space.nested:
-        plans = [narrowed(plan, i % (space.stages - 1), space.plans) for i, plan in enumerate(plans)]
-    differ = {plan.digest: plan for plan in plans}.values()
+        widths = space.stages if space.plan_kind == "in-turn" else space.stages - 1
+        plans = [narrowed(plan, i % widths, space.plans) for i, plan in enumerate(plans)]
+    static = static_plan(space.plans)
+    differ = {plan.digest: plan for plan in plans if plan != static}.values()
     probes = {f"probe_{i:02}": plan for i, plan in enumerate(differ)}
-    return {STATIC: static_plan(space.plans), **probes}
+    return {STATIC: static, **probes}
