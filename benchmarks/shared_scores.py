@@ -25,7 +25,8 @@ from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.reporter import Progress
 from s2dnas_deploy.workshop.data import ImageSplits, load_images
 from s2dnas_deploy.workshop.network.model_file import Model, load_model
-from s2dnas_deploy.workshop.network.network import as_network, as_static, carry_over
+from s2dnas_deploy.workshop.network.nested import planned
+from s2dnas_deploy.workshop.network.network import as_network, as_static
 from s2dnas_deploy.workshop.pricing.price import by_macs
 from s2dnas_deploy.workshop.search.judging.evaluators import STATISTICS_IMAGES, SharedEvaluator, SharedStart
 from s2dnas_deploy.workshop.search.judging.exit_scores import logits_of, scores_from
@@ -35,46 +36,54 @@ from s2dnas_deploy.workshop.search.judging.train_shared import SharedTask, train
 from s2dnas_deploy.workshop.search.space.by_hand import uniform_choices
 from s2dnas_deploy.workshop.search.space.candidate import candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
-from s2dnas_deploy.workshop.search.space.space import Choices, ExitSlot, SearchSpace
+from s2dnas_deploy.workshop.search.space.space import Choices, ExitSlot, PlanKind, SearchSpace, Slot
 from s2dnas_deploy.workshop.training.devices import autocast_for
 from s2dnas_deploy.workshop.training.loop import Task, train
 from s2dnas_deploy.workshop.training.settings import Settings
 
 TARGETS = (0.15, 0.25, 0.4)
-HOW = {
-    "batch_size": 64,
-    "lr": 0.05,
-    "distill": 0.9,
-    "self_distill": 0.3,
-    "label_smoothing": 0.1,
-}
+SHARED_LR = 0.05
+"""As `s2dnas-search` has it; all else is as its defaults are, and those of `s2dnas-train`."""
 
 
 @click.command()
 @click.option("--network", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--data", required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Keeps what is done.")
+@click.option("--plan-kind", type=click.Choice(["stages", "in-turn"]), default="stages", show_default=True)
+@click.option("--limit", type=int, help="At most so many images of each part.")
 @click.option("--shared-epochs", default=5, show_default=True)
 @click.option("--epochs", default=5, show_default=True)
 @click.option("--record", is_flag=True, help="Also write the record and the tables.")
-def main(network: Path, data: str, work: Path, shared_epochs: int, epochs: int, *, record: bool) -> None:
+def main(
+    network: Path,
+    data: str,
+    *,
+    work: Path,
+    plan_kind: PlanKind,
+    limit: int | None,
+    shared_epochs: int,
+    epochs: int,
+    record: bool,
+) -> None:
     """Print both scores of each plan, and Kendall's tau between them."""
     work.mkdir(parents=True, exist_ok=True)
     model = load_model(network)
-    splits = load_images(data, input_shape=model.preprocessing.input_shape, seed=0, val_fraction=0.05)
+    shape = model.preprocessing.input_shape
+    splits = load_images(data, input_shape=shape, seed=0, val_fraction=0.05, resize="stretch", limit=limit)
     static, rows = as_static(model.network), []
     with Console() as console:
-        space = make_space(static.divisible.space, stages=3)
+        space = make_space(static.divisible.space, stages=3, plan_kind=plan_kind)
         evaluator = _evaluator(model, splits, work, shared_epochs, console, space=space)
         for name, choices in spanning(space).items():
             candidate = candidate_of(static, choices, space.plan(choices))
             shared, costs = evaluator.scores(candidate.division), evaluator.price(candidate)
             task = Task(
-                network=carry_over(static, candidate.plan),
+                network=planned(static, candidate.plan),
                 teacher=as_network(static).eval(),
                 splits=splits,
                 preprocessing=model.preprocessing,
-                settings=Settings(epochs=epochs, ema=0.995, **HOW),  # type: ignore[arg-type]
+                settings=Settings(epochs=epochs),
                 folder=work / f"{name}, {epochs} epochs",
             )
             trained = _trained(task, console.phase(f"training {name}"))
@@ -87,7 +96,8 @@ def main(network: Path, data: str, work: Path, shared_epochs: int, epochs: int, 
         for i in range(len(TARGETS))
     ]
     content = {"rows": rows, "taus": taus, "targets": TARGETS, "machine": machine()}
-    content |= {"network": network.name, "shared_epochs": shared_epochs, "epochs": epochs}
+    content |= {"network": network.name, "images": len(splits.train), "shared_epochs": shared_epochs}
+    content |= {"epochs": epochs, "plan_kind": plan_kind}
     click.echo(table(content))
     if record:
         put_record("shared_scores", content, table(content))
@@ -99,7 +109,7 @@ def _evaluator(
     """Judges by shared weights, as s2dnas-search does; by MACs, so that no clock has a say."""
     static, preprocessing = as_static(model.network), model.preprocessing
     kept, judges = set_judges_aside(splits)
-    settings = Settings(epochs=epochs, ema=0.99, **HOW)  # type: ignore[arg-type]
+    settings = Settings(epochs=epochs, ema=0.99, lr=SHARED_LR)
     task = SharedTask(
         static=static,
         space=space,
@@ -160,16 +170,14 @@ def table(record: dict[str, Any]) -> str:
 def spanning(space: SearchSpace) -> dict[str, Choices]:
     """Twelve plans: uniform ones, full-depth ones drawn at random, and ones drawn from all of the space."""
     rng = np.random.default_rng(7)
-    paper = make_space(space.plans, stages=space.stages, kind="paper", align=space.align)
-    exits = [len(slot.options) - 1 for slot in space.slots if isinstance(slot, ExitSlot)]
+
+    def at_full_depth(slot: Slot, allowed: Sequence[bool]) -> int:
+        at_output = isinstance(slot, ExitSlot)
+        return len(slot.options) - 1 if at_output else int(rng.choice(np.flatnonzero(allowed)))
+
     doubling, thin = uniform_choices(space)[1:]
     plans = {"uniform": doubling, "uniform, thin first": thin}
-    for i in range(3):
-        drawn = paper.draw(rng)
-        options = [slot.options[choice] for slot, choice in zip(paper.slots, drawn, strict=True)]
-        rest = space.slots[len(exits) :]
-        same = [slot.options.index(each) for slot, each in zip(rest, options, strict=True)]
-        plans[f"full depth {i}"] = (*exits, *same)
+    plans |= {f"full depth {i}": space.walk(at_full_depth) for i in range(3)}
     return plans | {f"drawn {i}": space.draw(rng) for i in range(7)}
 
 
