@@ -36,7 +36,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from pages import RESULTS, check_place, put_record
 from sessions import BoundSessions, answers_of, bundle_of, images_from, pixels, splits_of
-from smaller_networks import FACTORS, smaller_network
+from smaller_networks import SHARES, smaller_network
 from thresholds import cheapest, exit_accuracy, menus_of, scores_from
 from torch import Tensor
 
@@ -82,14 +82,14 @@ class Compared:
     splits: ImageSplits
     goal: float
     """The static network's accuracy on the validation images."""
-    factors: Sequence[float]
+    shares: Sequence[str]
     work: Path
     console: Console
 
-    def smaller(self) -> dict[float, Model]:
-        """The smaller networks, each by its share of the widths."""
+    def smaller(self) -> dict[str, Model]:
+        """The smaller networks, each by its share of the widths, or of widths x blocks."""
         kept = (self.splits, self.work, self.console)
-        return {factor: smaller_network(self.static, factor, *kept) for factor in self.factors}
+        return {share: smaller_network(self.static, share, *kept) for share in self.shares}
 
 
 @click.command()
@@ -98,7 +98,9 @@ class Compared:
 @click.option("--data", required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True)
 @click.option("--timed", type=int, default=10000, show_default=True, help="So many test images.")
-@click.option("--factor", "factors", type=float, multiple=True, default=FACTORS, help="Of the widths.")
+@click.option(
+    "--share", "shares", multiple=True, default=SHARES, help="Of the widths, or of widths x blocks."
+)
 @click.option("--only", type=click.Choice(KINDS), multiple=True, help="Kinds of peers.  [default: all]")
 @click.option("--record", metavar="NAME", help="Also write the record, table and picture of this name.")
 def main(
@@ -108,7 +110,7 @@ def main(
     *,
     work: Path,
     timed: int,
-    factors: tuple[float, ...],
+    shares: tuple[str, ...],
     only: tuple[str, ...],
     record: str | None,
 ) -> None:
@@ -130,7 +132,7 @@ def main(
             samples=samples,
             splits=splits,
             goal=exit_accuracy(_scores(bundle, splits.val))[0],
-            factors=factors,
+            shares=shares,
             work=work,
             console=console,
         )
@@ -270,15 +272,15 @@ def _two_networks(compared: Compared) -> Iterator[Peer]:
     """A small network first, the static network for those it is not sure of: nothing is shared."""
     whole = bundle_of(compared.static, compared.samples, split=False, precision="float32")
     surely = _scores(whole, compared.splits.val)
-    for factor, model in compared.smaller().items():
+    for share, model in compared.smaller().items():
         first = bundle_of(model, compared.samples, split=False, precision="float32")
         scores = _joined(_scores(first, compared.splits.val), surely)
         cost = np.cumsum([*first.manifest.macs, *whole.manifest.macs]).tolist()
         for drop in DROPS:
             (threshold,) = cheapest(scores, compared.goal - drop / 100, cost, menus_of(scores)).thresholds
             yield Peer(
-                name=f"two networks, {factor} and 1 of the widths, {in_points(drop / 100)} allowed",
-                family=f"two networks, {factor} first",
+                name=f"two networks, {share} and 1 of the widths, {in_points(drop / 100)} allowed",
+                family=f"two networks, {share} first",
                 answer=_either(first, whole, threshold),
             )
 
@@ -302,9 +304,9 @@ def _joined(first: ExitScores, second: ExitScores) -> ExitScores:
 
 
 def _smaller(compared: Compared) -> Iterator[Peer]:
-    for factor, model in compared.smaller().items():
+    for share, model in compared.smaller().items():
         (graph,) = bundle_of(model, compared.samples, split=False, precision="float32").graphs
-        name = f"smaller static network, {factor} of the widths"
+        name = f"smaller static network, {share} of the widths"
         yield Peer(name=name, family="smaller static networks", answer=in_onnxruntime(graph))
 
 

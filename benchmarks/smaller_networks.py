@@ -2,9 +2,10 @@ r"""Smaller static networks of the same family, trained as the static network wa
 
     python benchmarks/smaller_networks.py --static STATIC.pt --data DIR --work DIR
 
-What `peers.py` compares the cascade with. Widths are a share of the static network's; everything else is
-its own recipe, read from what STATIC.pt says of itself, and distillation from it on top. A network that
-is in the work folder already is not trained again, and one that was interrupted goes on.
+What `peers.py` compares the cascade with. They have a share of the static network's widths, and of its blocks
+after an x, as in `0.5x0.5`, written as in plans; everything else is its own recipe, read from what STATIC.pt
+says of itself, and distillation from it on top. A network that is in the work folder already is not trained
+again, and one that was interrupted goes on.
 """
 
 from dataclasses import replace
@@ -23,41 +24,46 @@ from s2dnas_deploy.workshop.reading.source import build_network
 from s2dnas_deploy.workshop.training.loop import Task, accuracy, train
 from s2dnas_deploy.workshop.training.settings import Settings
 
-FACTORS = (0.25, 0.375, 0.5, 0.75, 0.9)
+SHARES = ("0.25", "0.5x0.5", "0.375", "0.5", "1x0.5", "0.75")
 
 
 @click.command()
 @click.option("--static", "path", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--data", required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True)
-@click.option("--factor", "factors", type=float, multiple=True, default=FACTORS, help="Of the widths.")
-def main(path: Path, data: str, work: Path, factors: tuple[float, ...]) -> None:
+@click.option(
+    "--share", "shares", multiple=True, default=SHARES, help="Of the widths, or of widths x blocks."
+)
+def main(path: Path, data: str, work: Path, shares: tuple[str, ...]) -> None:
     """Train those that are not there yet, and say how good each is."""
     static = load_model(path)
     splits = splits_of(static, data)
     with Console() as console:
-        for factor in factors:
-            model = smaller_network(static, factor, splits, work, console)
+        for share in shares:
+            model = smaller_network(static, share, splits, work, console)
             (test,) = model.provenance["test_accuracy"]
-            click.echo(f"{factor:5} of the widths: {100 * test:.2f}% of the test images")
+            click.echo(f"{share:8} of the widths: {100 * test:.2f}% of the test images")
 
 
 def smaller_network(
     static: Model,
-    factor: float,
+    share: str,
     splits: ImageSplits,
     work: Path,
     console: Console,
     *,
     epochs: int | None = None,
 ) -> Model:
-    """The network with this share of the widths, trained for as many epochs as the static one, or others."""
-    path = work / f"width_{factor}.pt"
+    """The network of this share, trained for as many epochs as the static one, or others."""
+    path = work / f"width_{share}.pt"
     if path.exists():
         return load_model(path)
     about = static.provenance
     arguments = dict(about["network_arguments"])
-    arguments["widths"] = [round(factor * width) for width in arguments["widths"]]
+    of_widths, _, of_blocks = share.partition("x")
+    arguments["widths"] = [round(float(of_widths) * width) for width in arguments["widths"]]
+    if of_blocks:
+        arguments["blocks"] = max(1, round(float(of_blocks) * arguments["blocks"]))
     torch.manual_seed(0)
     module = build_network(about["network"], arguments).float()
     settings = replace(Settings(**dict(about["settings"], exit_weights=())), distill=0.9)
@@ -67,10 +73,10 @@ def smaller_network(
         splits=splits,
         preprocessing=static.preprocessing,
         settings=settings if epochs is None else replace(settings, epochs=epochs),
-        folder=work / f"width_{factor}",
+        folder=work / f"width_{share}",
     )
     assert splits.test is not None, "the data has no test images"
-    train(task, console.phase(f"training {factor} of the widths"))
+    train(task, console.phase(f"training {share} of the widths"))
     model = replace(
         static,
         network=task.network.eval(),

@@ -68,7 +68,7 @@ BUNDLES = {
     "paths": ("paths", "paths by a gate, of what blocks came to", ()),
 }
 """By folder: whose model it is made of, what it is called, and with what options."""
-FACTORS = (0.25, 0.5)
+SHARES = ("0.25", "0.5")
 _BUDGETS, _TIMED_IMAGES, _BLOCK, _BULK = 7, 64, 50, 256
 
 
@@ -132,10 +132,10 @@ def main(
     splits = splits_of(static, data)
     assert splits.test is not None, "the data has no test images"
     with Console() as console:
-        for factor in FACTORS:
-            smaller_network(static, factor, splits, work / "smaller", console, epochs=static_epochs + epochs)
+        for share in SHARES:
+            smaller_network(static, share, splits, work / "smaller", console, epochs=static_epochs + epochs)
         run_once(
-            [export_command(f"width_{factor}", f"width_{factor}", data) for factor in FACTORS],
+            [export_command(f"width_{share}", f"width_{share}", data) for share in SHARES],
             work / "smaller",
         )
         torch.set_num_threads(1)  # from here on, time is taken
@@ -196,10 +196,10 @@ def _subjects(work: Path, splits: ImageSplits) -> Iterator[Subject]:
     alone = [
         Subject(
             system="smaller static networks",
-            setting=f"{factor:g} of the widths",
-            cascade=loaded(f"width_{factor}", work / "smaller" / "bundles"),
+            setting=f"{share} of the widths",
+            cascade=loaded(f"width_{share}", work / "smaller" / "bundles"),
         )
-        for factor in FACTORS
+        for share in SHARES
     ]
     yield from _marked(alone, shown, truth, goal)
     for system in dict.fromkeys(system for _, system, _ in BUNDLES.values()):
