@@ -83,6 +83,20 @@ def test_json_round_trip(legal):
     assert Plan.from_json(plan.to_json()) == plan
 
 
+@pytest.mark.parametrize(
+    ("channels", "message"),
+    [
+        ('{"a": [1, 2], "b": [1]}', "group 'b': \\[1\\] has 1 counts; expected one per stage, 2"),
+        ('{"a": [0, 0]}', "no width owns any channel"),
+        ("{}", "no width owns any channel"),
+    ],
+)
+def test_a_document_that_no_network_can_have_is_refused_without_one(channels, message):
+    head = '{"format": "s2dnas-plan", "version": 1, "exits": ["output", "output"], "nested": true'
+    with pytest.raises(PlanError, match=message):
+        Plan.from_json(f'{head}, "channels": {channels}}}')
+
+
 def test_digest_is_of_the_decision_not_of_its_spelling(legal):
     backwards = Plan(channels=dict(reversed(legal.channels.items())), exits=legal.exits)
     assert backwards.digest == legal.digest

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from s2dnas_deploy.errors import PlanError
 from s2dnas_deploy.files.bounds import Between, Length
 from s2dnas_deploy.files.document import Form, Head
+from s2dnas_deploy.quoting import shown
 
 FORMAT = "s2dnas-plan"
 VERSION = 1
@@ -126,6 +127,14 @@ class _Document:
     def __post_init__(self) -> None:
         if self.stages not in (None, len(self.exits)):
             raise PlanError(f'"stages" is {self.stages} but "exits" lists {len(self.exits)}')
+        for name, counts in self.channels.items():
+            if len(counts) != len(self.exits):
+                raise PlanError(
+                    f"group {shown(name)}: {list(counts)} has {len(counts)} counts; expected one per stage, "
+                    f"{len(self.exits)}"
+                )
+        if self.nested and not any(map(any, self.channels.values())):
+            raise PlanError("no width owns any channel")
 
     @property
     def plan(self) -> Plan:
