@@ -17,6 +17,7 @@ from s2dnas_deploy.workshop.training.settings import Settings
 
 # Of all weights together: a network without norms may otherwise be thrown far by a single step.
 _LARGEST_GRADIENT = 5.0
+_NORMS = frozenset({"batch_norm", "group_norm", "instance_norm"})
 _ANGLE = 0.2  # by which a kernel turns in a step, at a learning rate of 1
 
 
@@ -26,39 +27,47 @@ def make_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimi
     Weight decay for kernels and matrices only: norms and biases are scales and offsets, not complexity. Gates
     before blocks decide, and have rates of their own.
     """
-    parts = {}
+    turning: dict[int, dict[str, Any]] = {}
     if isinstance(network, MultiStageNetwork) and settings.optimizer == "muon":
-        parts = _parts_of_kernels(network)
+        turning = _turning(network)
     gates = {}
     if isinstance(network, GatedNetwork):
         weights = network.weights()
         gates = {id(weights[key]): rate for key, rate in network.gate_rates.items()}
-    rest = [p for p in network.parameters() if id(p) not in gates and id(p) not in parts]
+    rest = [p for p in network.parameters() if id(p) not in gates and id(p) not in turning]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in rest if p.dim() > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in rest if p.dim() <= 1]},
         *({"params": [p], "rate": gates[id(p)]} for p in network.parameters() if id(p) in gates),
-        *({"params": [p], "parts": parts[id(p)]} for p in network.parameters() if id(p) in parts),
+        *({"params": [p], **turning[id(p)]} for p in network.parameters() if id(p) in turning),
     ]
     return Muon(groups, lr=settings.lr, momentum=settings.momentum)
 
 
-def _parts_of_kernels(network: MultiStageNetwork) -> dict[int, Parts]:
-    """Of each convolution over several channels, by the weight's id, the rows of each stage.
+def _turning(network: MultiStageNetwork) -> dict[int, dict[str, Any]]:
+    """Of each convolution over several channels, by the weight's id: each stage's rows, and what follows.
 
     What an early stage learns must not depend on how well the later ones do. Weights that many plans share
     have no such rows, so they do not turn.
     """
     weights, levels = network.weights(), network.division.levels
-    return {
-        id(kernel): tuple(
-            torch.from_numpy((levels[node.name] == level).nonzero()[0]).to(kernel.device)
-            for level in sorted(set(levels[node.name]) - {NOTHING})
-        )
-        for node in network.division.body
-        for kernel in [weights.get(node.weights.get("weight", ""))]
-        if kernel is not None and _is_kernel(kernel)
+    not_normed = {
+        name
+        for node in (*network.division.body, *network.division.heads)
+        for name in node.inputs
+        if node.operator not in _NORMS
     }
+    kernels: dict[int, dict[str, Any]] = {}
+    for node in network.division.body:
+        kernel = weights.get(node.weights.get("weight", ""))
+        if kernel is not None and _is_kernel(kernel):
+            parts: Parts = tuple(
+                torch.from_numpy((levels[node.name] == level).nonzero()[0]).to(kernel.device)
+                for level in sorted(set(levels[node.name]) - {NOTHING})
+            )
+            normed = node.name not in not_normed and kernels.get(id(kernel), {}).get("normed", True)
+            kernels[id(kernel)] = {"parts": parts, "normed": normed}
+    return kernels
 
 
 def _is_kernel(weight: Tensor) -> bool:

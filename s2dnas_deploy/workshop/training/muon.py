@@ -4,10 +4,17 @@
     O ≈ (U·Uᵀ)^(-1/2)·U         its singular values are about 1: directions that gradients hardly show count
     W ← (W - η·‖W‖·O/‖O‖) / sqrt(1 + η²)
 
-A kernel is a matrix [C_out, C_in·h·w]. After a norm its length means nothing, and η is the angle of a step,
-whatever weights the network came with; what turns a kernel leaves it as long as it was. Everything else goes
-down its gradients with Nesterov momentum. After K. Jordan et al., "Muon" (2024). Torch has its own since 2.9,
-for whole matrices and without an angle; here a kernel has parts that must not disturb each other.
+A kernel is a matrix [C_out, C_in·h·w], and η is the angle of a step, whatever weights the network came with.
+Where a norm follows, the lengths of its rows w mean nothing, and each of the N rows turns by itself:
+
+    v = w/‖w‖ - η·√N·o/‖O‖      w ← ‖w‖·v/‖v‖
+
+M is of gradients at right angles to earlier weights, not to these, so without that kernels would grow by some
+thousandths a step: beyond all numbers in 20,000 steps, and the rows that grow most would turn least.
+
+Everything else goes down its gradients with Nesterov momentum. After K. Jordan et al., "Muon" (2024), and
+B. Heo et al., "AdamP" (2021), for lengths. Torch has its own Muon since 2.9, for whole matrices and without
+an angle; here a kernel has parts that must not disturb each other.
 """
 
 import math
@@ -27,10 +34,11 @@ Parts = Sequence[Tensor]
 
 
 class Muon(Optimizer):
-    """Groups with `parts` turn by `angle`; the others go down their gradients at `lr`, with weight decay."""
+    """Groups with `parts` turn by `angle`, row by row if `normed`; others go down their gradients at `lr`."""
 
     def __init__(self, groups: Iterable[Mapping[str, Any]], *, lr: float, momentum: float) -> None:
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "parts": None, "angle": 0.0}
+        defaults |= {"normed": False}
         super().__init__([dict(group) for group in groups], defaults)
 
     @torch.no_grad()
@@ -53,11 +61,11 @@ class Muon(Optimizer):
     def _turn(self, kernel: Tensor, gradient: Tensor, group: Mapping[str, Any]) -> None:
         memory = self._memory(kernel).lerp_(gradient, 1 - group["momentum"])
         ahead, before = _matrix(gradient.lerp(memory, group["momentum"])), _matrix(kernel)
-        turned, angle = before.clone(), group["angle"]
+        turned, turn = before.clone(), _turned_by_rows if group["normed"] else _turned
         for rows in group["parts"]:
             own, direction = before.index_select(0, rows), orthogonal(ahead.index_select(0, rows))
-            share = angle * own.norm() / direction.norm().clamp_min(_SMALLEST)
-            turned.index_copy_(0, rows, own.sub_(direction.mul_(share)).div_(math.sqrt(1 + angle**2)))
+            direction.div_(direction.norm().clamp_min(_SMALLEST))
+            turned.index_copy_(0, rows, turn(own, direction, group["angle"]))
         channels_last = kernel.movedim(1, -1)
         channels_last.copy_(turned.view(channels_last.shape))
 
@@ -66,6 +74,16 @@ class Muon(Optimizer):
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(weight)
         return state["momentum_buffer"]
+
+
+def _turned(own: Tensor, direction: Tensor, angle: float) -> Tensor:
+    return own.sub(direction.mul_(angle * own.norm())).div_(math.sqrt(1 + angle**2))
+
+
+def _turned_by_rows(own: Tensor, direction: Tensor, angle: float) -> Tensor:
+    lengths = own.norm(dim=1, keepdim=True)
+    ahead = own.div(lengths.clamp_min(_SMALLEST)).sub_(direction, alpha=angle * math.sqrt(len(own)))
+    return ahead.mul_(lengths / ahead.norm(dim=1, keepdim=True).clamp_min(_SMALLEST))
 
 
 def _matrix(kernel: Tensor) -> Tensor:

@@ -10,17 +10,17 @@ from torch import nn
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.workshop.network.network import carry_over
 from s2dnas_deploy.workshop.reading.read import read_network
-from s2dnas_deploy.workshop.training.descent import make_optimizer
+from s2dnas_deploy.workshop.training.descent import make_optimizer, set_rate
 from s2dnas_deploy.workshop.training.muon import Muon, orthogonal
 from s2dnas_deploy.workshop.training.settings import Settings
 
 ANGLE = 0.1
 
 
-def turned(kernel, gradient, parts=None):
+def turned(kernel, gradient, parts=None, **options):
     """The kernel after one step."""
     weight = nn.Parameter(kernel.clone())
-    group = {"params": [weight], "parts": parts or (torch.arange(len(kernel)),), "angle": ANGLE}
+    group = {"params": [weight], "parts": parts or (torch.arange(len(kernel)),), "angle": ANGLE, **options}
     weight.grad = gradient
     Muon([group], lr=1.0, momentum=0.9).step()
     return weight.detach()
@@ -55,6 +55,63 @@ def test_a_kernel_turns_by_the_angle_however_large_it_or_its_gradient_is(size):
     # A random direction is nearly at a right angle.
     assert float(cosine) == pytest.approx(math.cos(math.atan(ANGLE)), abs=0.02)
     assert float(after.norm()) == pytest.approx(size * float(kernel.norm()), rel=0.02)
+
+
+def test_before_a_norm_rows_turn_whatever_their_lengths_and_keep_them():
+    torch.manual_seed(0)
+    kernel, gradient = torch.randn(8, 4, 3, 3), torch.randn(8, 4, 3, 3)
+    after = turned(kernel, gradient, normed=True)
+    lengths = torch.logspace(-6, 6, 8).reshape(8, 1, 1, 1)
+    # What is read of a row is its direction, so the gradient of a longer one is as much shorter.
+    torch.testing.assert_close(
+        turned(kernel * lengths, gradient, normed=True), after * lengths, rtol=1e-4, atol=0
+    )
+    rows, before = after.flatten(1), kernel.flatten(1)
+    torch.testing.assert_close(rows.norm(dim=1), before.norm(dim=1))
+    angles = torch.cosine_similarity(rows, before).acos()
+    assert float(angles.square().mean().sqrt()) == pytest.approx(math.atan(ANGLE), rel=0.1)
+    still = turned(kernel, torch.zeros_like(kernel), normed=True)
+    torch.testing.assert_close(still, kernel)
+    kernel[3] = 0
+    assert not turned(kernel, gradient, normed=True)[3].any()
+
+
+def test_in_a_long_training_kernels_before_norms_do_not_grow():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 4)
+    network = carry_over(
+        static := read_network(nn.Sequential(*layers), (3, 8, 8)), plans.static(static.divisible.space)
+    )
+    kernel = next(p for p in network.parameters() if p.dim() == 4)
+    start = kernel.detach().clone()
+    before = start.flatten(1).norm(dim=1)
+    settings = Settings(epochs=1, lr=0.5)
+    optimizer = make_optimizer(network, settings)
+    set_rate(optimizer, settings, 1.0)
+    images, labels = torch.randn(16, 3, 8, 8), torch.arange(16) % 4
+    for _ in range(200):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(images)[0], labels).backward()
+        optimizer.step()
+    assert not torch.allclose(kernel, start, atol=0.1)
+    torch.testing.assert_close(kernel.detach().flatten(1).norm(dim=1), before, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("after", "normed"),
+    [
+        (nn.BatchNorm2d(8), True),
+        (nn.GroupNorm(2, 8), True),
+        (nn.InstanceNorm2d(8, affine=True), True),
+        (nn.ReLU(), False),
+    ],
+)
+def test_it_is_known_where_a_norm_follows(after, normed):
+    layers = nn.Conv2d(3, 8, 3), after, nn.Flatten(), nn.Linear(8 * 36, 4)
+    static = read_network(nn.Sequential(*layers), (3, 8, 8))
+    network = carry_over(static, plans.uniform(static.divisible.space, [0.5, 0.5]))
+    (group,) = (g for g in make_optimizer(network, Settings(epochs=1)).param_groups if g["parts"])
+    assert group["normed"] == normed
 
 
 def test_what_later_rows_learn_moves_no_earlier_ones():
