@@ -497,6 +497,10 @@ def run(node: Node, inputs: Sequence[Tensor], weights: Weights, training: bool =
     return OPERATORS[node.operator].forward(inputs, weights, node.attributes, training)
 
 
+NORMS = frozenset({"batch_norm", "group_norm", "instance_norm"})
+"""After which the length of what went in means nothing."""
+
+
 def is_sum(node: Node) -> bool:
     """Whether the node adds two others up, so that one of them may be missing."""
     return node.operator == "binary" and len(node.inputs) == 2 and node.attributes["function"] == "add"

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from s2dnas_deploy.workshop.network.division import NOTHING
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
+from s2dnas_deploy.workshop.network.operators import NORMS
 from s2dnas_deploy.workshop.training.muon import Muon, Parts
 from s2dnas_deploy.workshop.training.settings import Settings
 
 # Of all weights together: a network without norms may otherwise be thrown far by a single step.
 _LARGEST_GRADIENT = 5.0
-_NORMS = frozenset({"batch_norm", "group_norm", "instance_norm"})
 _ANGLE = 0.2  # by which a kernel turns in a step, at a learning rate of 1
 
 
@@ -55,7 +55,7 @@ def _turning(network: MultiStageNetwork) -> dict[int, dict[str, Any]]:
         name
         for node in (*network.division.body, *network.division.heads)
         for name in node.inputs
-        if node.operator not in _NORMS
+        if node.operator not in NORMS
     }
     kernels: dict[int, dict[str, Any]] = {}
     for node in network.division.body:

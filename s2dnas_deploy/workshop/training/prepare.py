@@ -16,6 +16,7 @@ from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.workshop.data import ImageSplits, load_images, shape_of_images
 from s2dnas_deploy.workshop.network.model_file import Model, save_model
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, as_static
+from s2dnas_deploy.workshop.network.operators import NORMS
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.reading.static_source import StaticSource, read_source
 from s2dnas_deploy.workshop.training.devices import choose_device
@@ -30,7 +31,6 @@ from s2dnas_deploy.workshop.training.request import Prepared, Request
 from s2dnas_deploy.workshop.training.settings import Settings
 from s2dnas_deploy.workshop.training.start.begin import Beginner
 
-_NORMS = frozenset({"batch_norm", "group_norm", "instance_norm"})
 _RATE_WITHOUT_NORMS = 0.01
 JudgeStatic = Callable[[], Mapping[str, float]]
 """Tells how good the static network is: judged when it is first asked, and said then."""
@@ -111,7 +111,7 @@ def _preprocessing(
 
 def suited(request: Request, static: StaticNetwork) -> Request:
     """With a learning rate that the network bears, where nobody has said one: without norms, less."""
-    if not request.rate_is_open or any(node.operator in _NORMS for node in static.graph.nodes):
+    if not request.rate_is_open or any(node.operator in NORMS for node in static.graph.nodes):
         return request
     settings = replace(request.settings, lr=_RATE_WITHOUT_NORMS)
     return replace(request, settings=settings, rate_is_open=False)
