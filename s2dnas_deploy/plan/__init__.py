@@ -14,7 +14,8 @@ Every output channel must have something to read, every exit too, and every stag
 
 A plan may be of nested widths instead: width k has the channels of stages 0 … k and all that lies between
 them, so all of its exits are at the output and all is reused. The caller picks one; or they are tried in
-turn, each where the one before is not sure. It may have a gate, too: up to a node, all widths are then one,
+turn, each where the one before is not sure; if none of them has all of the network, the static network comes
+last. It may have a gate, too: up to a node, all widths are then one,
 a thin prefix, where some of the network's channels are no one's; the gate there says with which width a
 sample goes on.
 """
@@ -22,6 +23,7 @@ sample goes on.
 from s2dnas_deploy.plan.document import AUTO, MAX_STAGES, Plan
 from s2dnas_deploy.plan.kinds import (
     depth,
+    ends_in_static,
     gated,
     has_all,
     narrowed,
@@ -48,6 +50,7 @@ __all__ = [
     "blocks",
     "check",
     "depth",
+    "ends_in_static",
     "from_text",
     "gated",
     "has_all",

@@ -110,6 +110,11 @@ def has_all(plan: Plan, index: int, space: PlanSpace) -> bool:
     return all(sum(plan.channels[group.name][: index + 1]) == group.channels for group in space.groups)
 
 
+def ends_in_static(plan: Plan, space: PlanSpace) -> bool:
+    """Whether the static network answers what no width in turn is sure of: none of them has all of it."""
+    return plan.in_turn and not has_all(plan, plan.stages - 1, space)
+
+
 def narrowed(plan: Plan, index: int, space: PlanSpace) -> Plan:
     """Width `index` as the first of two stages; one that has all channels is the static network."""
     if has_all(plan, index, space):

@@ -187,7 +187,6 @@ def test_widths_are_called_by_their_share():
     ("in_turn", "message"),
     [
         (("small", "full"), "there is no width 'small'; expected some of quarter, half"),
-        (("full",), "expected two or more"),
         (("full", "quarter"), "each wider than the one before"),
     ],
 )

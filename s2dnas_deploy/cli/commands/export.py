@@ -124,6 +124,12 @@ _FORM_IN_DETAIL = (
         help="Of nested widths: try these one after the other, as quarter,full, each where the one before is "
         "not sure; none: the caller picks one. [default: as the plan says]",
     ),
+    option(
+        "--last-exit",
+        type=click.Choice(["own", "static"]),
+        help="static: what no exit is sure of, the static network answers (give --static-model). [default: "
+        "static for widths in turn none of which is all of the network, else own]",
+    ),
     *_FORM,
     sign_option,
     option(
@@ -151,6 +157,7 @@ def export(
     out: Path,
     name: str | None,
     in_turn: str | None,
+    last_exit: Literal["own", "static"] | None,
     int8: bool,
     fp16: bool,
     float_input: bool,
@@ -204,6 +211,7 @@ def export(
         limit=limit,
         name=name,
         in_turn=turns,
+        last_exit=last_exit,
         resize=resize,
         static=static_model,
         sign=sign,

@@ -6,7 +6,7 @@ Place in the flow: paths and options ──▶ `StagedNetwork` and `ExportImages
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,6 +18,7 @@ from s2dnas_deploy.errors import BundleError, DataError, OptionError
 from s2dnas_deploy.files.atomic import check_writable, write_atomically
 from s2dnas_deploy.files.bounds import Length, Printable
 from s2dnas_deploy.files.plain_file import read_file
+from s2dnas_deploy.plan import ends_in_static
 from s2dnas_deploy.quoting import in_a_line, shown, spelled_out
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.workshop.data import ImageSplits, load_images
@@ -28,12 +29,13 @@ from s2dnas_deploy.workshop.export.held_out import held_out_file, save_held_out
 from s2dnas_deploy.workshop.export.options import ExportOptions
 from s2dnas_deploy.workshop.export.own.protocol import network_with_own_exits, stages_of
 from s2dnas_deploy.workshop.export.samples import ExportImages, pixels_of
-from s2dnas_deploy.workshop.export.staged import StagedNetwork
+from s2dnas_deploy.workshop.export.staged import STATIC, StagedNetwork, followed_by
 from s2dnas_deploy.workshop.export.widths import widths_of
 from s2dnas_deploy.workshop.network.model_file import Model, load_model
 from s2dnas_deploy.workshop.reading.source import build_network, load_weights
 from s2dnas_deploy.workshop.training.normalise import preprocessing_for
 
+LastExit = Literal["own", "static"]
 _CALIBRATION_IMAGES = 512
 _LARGEST_LABELS_BYTES = 16 * 2**20
 _VALIDATION_IMAGES = 2000
@@ -74,6 +76,8 @@ class ExportRequest:
     """The private key that signs the bundle."""
     in_turn: tuple[str, ...] | None = None
     """Of nested widths, tried one after the other; (): the caller picks one. None: as the plan says."""
+    last_exit: LastExit | None = None
+    """None: the static network's of widths in turn that leave out a part of it, if it is there."""
 
 
 def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
@@ -86,20 +90,24 @@ def export_model(request: ExportRequest, reporter: Reporter) -> Manifest:
         raise OptionError("--held-out keeps images of the data: give --data")
     if request.held_out is not None:
         check_writable(held_out_file(request.held_out, "validation"), "--held-out")
+    static_model = None if request.static is None else _static_model(request.static)
     if isinstance(request.network, Path):
-        network, images = _of_model(request, request.network, reporter)
+        network, images = _of_model(request, request.network, static_model, reporter)
         sources = {"model": source_digest(request.network.read_bytes())}
     else:
         network, images = _of_own_network(request, request.network, reporter)
         sources = {"model": spelled_out(request.network.model)}
         if request.network.weights is not None:
             sources["weights"] = source_digest(request.network.weights.read_bytes())
+        if request.last_exit == "static":
+            network = _then_static(request, network, static_model)
     if request.data is not None:
         sources["data"] = spelled_out(request.data)
     export = Export(network=network, options=request.options, images=images, sources=sources)
     static, beside = None, static_beside(request.out)
-    if request.static is not None:
-        static = _static_graph(request.static, export, reporter, split=request.split)
+    if static_model is not None:
+        reporter.say(f"exporting the static network, {request.static}")
+        static = _graph_of(_staged_static(request, static_model, network), export, reporter)
         export = replace(export, sources={**sources, "static": source_digest(static)})
     manifest = write_bundle(export, request.out, reporter, signer)
     if was_calibrated:
@@ -126,31 +134,40 @@ def _is_calibrated(out: Path) -> bool:
         return False
 
 
-def _static_graph(path: Path, export: Export, reporter: Reporter, *, split: bool) -> bytes:
-    """The static network in one graph that takes and gives what the bundle does."""
-    model, network = load_model(path), export.network
+def _static_model(path: Path) -> Model:
+    model = load_model(path)
     if model.network.stages != 1:
         raise OptionError(
             f"--static-model {path}: it has {model.network.stages} stages; expected the static network, a "
             "model.pt of one stage, such as s2dnas-train leaves in model.run/static.pt"
         )
+    return model
+
+
+def _staged_static(request: ExportRequest, model: Model, network: StagedNetwork) -> StagedNetwork:
+    """The static network, for the images and classes of the network to export."""
     if model.class_names != network.class_names or not _reads_alike(model, network):
         raise OptionError(
-            f"--static-model {path}: it is for other images or classes than the network to export"
+            f"--static-model {request.static}: it is for other images or classes than the network to export"
         )
-    reporter.say(f"exporting the static network, {path}")
+    alike = replace(model, preprocessing=network.preprocessing)
+    return chain_of(alike, name=STATIC, split=request.split, blocks=request.options.in_blocks)
+
+
+def _then_static(request: ExportRequest, network: StagedNetwork, static: Model | None) -> StagedNetwork:
+    """The network, and where none of its exits is sure, the static one."""
+    if static is None:
+        raise OptionError(
+            "--last-exit static: give the static network, too, by --static-model, such as s2dnas-train "
+            "leaves in model.run/static.pt"
+        )
+    return followed_by(network, _staged_static(request, static, network))
+
+
+def _graph_of(network: StagedNetwork, export: Export, reporter: Reporter) -> bytes:
+    """A network of one stage in one graph that takes and gives what the bundle does."""
     options = replace(export.options, thresholds=(), temperatures=(), single_file=False, gather=False)
-    static = replace(
-        export,
-        network=chain_of(
-            replace(model, preprocessing=network.preprocessing),
-            name="static",
-            split=split,
-            blocks=options.in_blocks,
-        ),
-        options=options,
-    )
-    made = make_bundle(static, reporter)
+    made = make_bundle(replace(export, network=network, options=options), reporter)
     (stage,) = made.manifest.stages
     return made.files[stage.graph.file]
 
@@ -161,12 +178,14 @@ def _reads_alike(model: Model, network: StagedNetwork) -> bool:
 
 
 def _of_model(
-    request: ExportRequest, path: Path, reporter: Reporter
+    request: ExportRequest, path: Path, static: Model | None, reporter: Reporter
 ) -> tuple[StagedNetwork, ExportImages | None]:
     model = load_model(path)
     if request.resize is not None:
         model = replace(model, preprocessing=replace(model.preprocessing, resize=request.resize))
     chain = _staged(request, model, _name(request.name or path.stem))
+    if _ends_in_static(request, model, reporter):
+        chain = _then_static(request, chain, static)
     if request.data is None:
         return chain, None
     splits = load_images(
@@ -194,6 +213,21 @@ def _staged(request: ExportRequest, model: Model, name: str) -> StagedNetwork:
             "in-turn:0.25,1 makes widths)"
         )
     return chain_of(model, name=name, split=request.split, blocks=blocks)
+
+
+def _ends_in_static(request: ExportRequest, model: Model, reporter: Reporter) -> bool:
+    """Whether the static network answers last: as asked, or if no width in turn has all of it."""
+    if request.last_exit is not None:
+        return request.last_exit == "static"
+    division = model.network.division
+    if request.in_turn is not None or not ends_in_static(division.plan, division.divisible.space):
+        return False
+    if request.static is None:
+        reporter.say(
+            "no width has all of the network, and the last one answers what none is sure of: give "
+            "--static-model model.run/static.pt to let the network itself do so (--last-exit own: never)"
+        )
+    return request.static is not None
 
 
 def _name(text: str) -> str:

@@ -7,15 +7,16 @@ Place in the flow: `model.pt` (see `chain`) or a network with exits of its own (
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.decide.flow import IMAGE, Flow
+from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.plan import Plan
 
-LOGITS = "logits"
+LOGITS, STATIC = "logits", "static"
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensors by name, in order, each with its shape without the batch."""
 
@@ -54,3 +55,20 @@ class StagedNetwork:
     """Of one stage that leaves blocks out: the share of its MACs that normalised images take, [N]."""
     plan: Plan | None = None
     """By which the network was divided; a network with exits of its own was by none."""
+
+
+def followed_by(network: StagedNetwork, static: StagedNetwork) -> StagedNetwork:
+    """A chain whose last exit is the static network's, which reads the image alone.
+
+    What the chain answers otherwise than the static network, it does at an exit that was sure. So any promise
+    against the static network can be kept, if need be by letting nobody exit.
+    """
+    if network.flow is not None or network.spent is not None:
+        raise OptionError(
+            "--last-exit static is for a chain of stages, and for widths that are tried in turn (--in-turn): "
+            "the routes of this network are its own"
+        )
+    (link,) = static.links
+    own, last = network.reference, static.reference
+    both = None if own is None or last is None else lambda images: [*own(images), *last(images)]
+    return replace(network, links=(*network.links, replace(link, name=STATIC)), reference=both)

@@ -117,9 +117,9 @@ def _places(names: Sequence[str], in_turn: Sequence[str]) -> tuple[int, ...]:
     if unknown:
         raise OptionError(f"--in-turn: there is no width {unknown[0]!r}; expected some of {', '.join(names)}")
     places = tuple(names.index(name) for name in in_turn)
-    if len(places) < 2 or list(places) != sorted(set(places)):
+    if list(places) != sorted(set(places)):
         raise OptionError(
-            f"--in-turn {','.join(in_turn)}: expected two or more of {', '.join(names)}, each wider than the "
-            "one before"
+            f"--in-turn {','.join(in_turn)}: expected some of {', '.join(names)}, each wider than the one "
+            "before"
         )
     return places
