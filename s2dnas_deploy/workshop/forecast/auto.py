@@ -4,7 +4,7 @@ Place in the flow: `candidates` ──priced by a clock or by MACs, exits fitted
 whose average image is expected to be answered soonest at no more than a point below the static network.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from s2dnas_deploy.bundle.device_profile import Profile
 from s2dnas_deploy.errors import PlanError
-from s2dnas_deploy.plan import Plan, has_all
+from s2dnas_deploy.plan import Plan, ends_in_static
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.forecast.candidates import candidates
 from s2dnas_deploy.workshop.forecast.forecast import Forecast, Priced
@@ -74,12 +74,7 @@ class Forecaster:
             return promising[0]
         most = max(_FEWEST_FITTED, _FITTED_MACS // max(1, static_costs(as_network(self._static)).macs))
         # What a last exit loses is hard to guess. Where the whole network is last, it loses nothing.
-        space = self._static.divisible.space
-        turns = [
-            forecast
-            for forecast in promising[most:]
-            if forecast.plan.in_turn and has_all(forecast.plan, forecast.plan.stages - 1, space)
-        ]
+        turns = [forecast for forecast in promising[most:] if forecast.plan.in_turn]
         chosen = [*promising[:most], *turns[:1]]
         progress, best = reporter.phase("fitting exits"), None
         for done, guess in enumerate(chosen):
@@ -112,7 +107,8 @@ class Forecaster:
         return self._foretold(priced, guessed(self._macs(divided_by(self._static, priced.plan))))
 
     def _foretold(self, priced: Priced, unlike: Sequence[float]) -> Forecast:
-        expected = outlook(self.task, unlike)
+        of_static = (0.0,) * (len(priced.stages) - len(unlike))
+        expected = outlook(self.task, (*unlike, *of_static))
         return Forecast(
             plan=priced.plan,
             stages=priced.stages,
@@ -122,6 +118,10 @@ class Forecaster:
             accuracies=expected.accuracies,
             falls_short=expected.falls_short,
         )
+
+    def _and_static(self, plan: Plan, stages: Iterable[float]) -> tuple[float, ...]:
+        """What stages cost, and the static network where it answers last."""
+        return (*stages, 1.0) if ends_in_static(plan, self._static.divisible.space) else tuple(stages)
 
     def _priced(self, plans: Sequence[Plan], reporter: Reporter) -> list[Priced]:
         if self.cost == CLOCK:
@@ -134,7 +134,7 @@ class Forecaster:
         return [
             Priced(
                 plan=plan,
-                stages=tuple(after - before for before, after in pairwise((0.0, *up_to[plan.digest]))),
+                stages=self._and_static(plan, (b - a for a, b in pairwise((0.0, *up_to[plan.digest])))),
                 device=device,
             )
             for plan in plans
@@ -146,7 +146,7 @@ class Forecaster:
         return [
             Priced(
                 plan=plan,
-                stages=tuple(ms / timed.reference_ms for ms in timed.stage_ms),
+                stages=self._and_static(plan, (ms / timed.reference_ms for ms in timed.stage_ms)),
                 device=this_device(),
                 static_ms=timed.reference_ms,
             )

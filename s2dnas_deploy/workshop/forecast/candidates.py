@@ -7,7 +7,7 @@ Place in the flow: `StaticNetwork` ──▶ plans, which are priced; the one th
     width    all stages go through all layers and own fractions of every group, with reuse or without
     mix      the first stage owns a fraction of every group up to a joint, the last one everything else
     in turn  thinner networks first, or ones of fewer residual blocks, then a larger one, which reads nothing
-             of theirs; it need not be the whole one
+             of theirs; if it is not the whole one, the static network comes last
 
 Without reuse a stage is a thin network of its own, whose exit reads what the stages before it have found.
 That costs accuracy, and spares what handing features over takes: much, on a clock, where layers are small.
@@ -64,6 +64,7 @@ _TURNS: tuple[tuple[tuple[float, float], ...], ...] = (
     ((0.25, 1), (0.5, 1)),
     ((1, 0.12), (1, 0.34)),
     ((0.5, 0.5), (1, 0.5)),
+    ((0.25, 0.5), (0.5, 0.5)),
 )
 """The widths, each with its share of every group's channels and of the residual blocks."""
 # Kernels work on blocks of 16 channels, or of 8; a group that has not two of them is divided as it can be.

@@ -27,7 +27,10 @@ FIRST = (0.5, 0.7, 0.9)
 
 @dataclass(frozen=True, kw_only=True)
 class Priced:
-    """What a plan costs. `stages`: the time of each over the static network's, or their MACs."""
+    """What a plan costs. `stages`: the time of each over the static network's, or their MACs.
+
+    Of a plan in turn without the whole network, the static network may be the last of them.
+    """
 
     plan: Plan
     stages: tuple[float, ...]
@@ -39,6 +42,11 @@ class Priced:
     def up_to(self) -> tuple[float, ...]:
         """The time of all stages up to each exit, over the static network's."""
         return tuple(accumulate(self.stages))
+
+    @property
+    def ends_in_static(self) -> bool:
+        """Whether the last of them is the static network."""
+        return len(self.stages) > self.plan.stages
 
     @property
     def best(self) -> float:
@@ -66,8 +74,7 @@ class Forecast(Priced):
     """How far the last exit is expected below a point under the static network, where all must go on."""
 
     def __post_init__(self) -> None:
-        counts = {len(self.stages), len(self.shares), len(self.accuracies), self.plan.stages}
-        assert len(counts) == 1, "one of each for a stage"
+        assert _fit(self.plan, self.stages, self.shares, self.accuracies), "one of each for a stage"
 
     @property
     def expected(self) -> float:
@@ -103,6 +110,12 @@ class Forecast(Priced):
         }
 
 
+def _fit(plan: Plan, *each: Sequence[float]) -> bool:
+    """Whether there is one of each for every stage, and perhaps for the static network after them."""
+    (count, *others) = {len(numbers) for numbers in each}
+    return not others and 0 <= count - plan.stages <= plan.in_turn
+
+
 _FORMAT = "s2dnas-forecast"
 _Shares = Annotated[tuple[Annotated[float, Between(0, 10**6)], ...], Length(2, MAX_STAGES)]
 
@@ -136,8 +149,8 @@ def kept_forecast(folder: Path, of: str) -> Forecast | None:
         plan = Plan.from_document(kept.plan)
     except (OSError, CheckpointError, PlanError):
         return None
-    lengths = {len(kept.stages), len(kept.expected_shares), len(kept.expected_accuracies), plan.stages}
-    if kept.of != of or len(lengths) > 1 or not kept.stages[0]:
+    fit = _fit(plan, kept.stages, kept.expected_shares, kept.expected_accuracies)
+    if kept.of != of or not fit or not kept.stages[0]:
         return None
     return Forecast(
         plan=plan,

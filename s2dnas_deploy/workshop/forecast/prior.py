@@ -21,8 +21,8 @@ confidence, the gap g_k to the last exit shrinks to (1 - u)² of what it was; so
 
     u_k = 1 - √(drop / g_k), and 0 where the gap is smaller than the drop.
 
-Thresholds are chosen on some hundred images, which do not tell a point from none: of what may be lost, a part
-USED is. So an exit that is nearly as good as the last one is worth more than a faster one that is not.
+Thresholds are chosen on some hundred images, at even odds as README has it: of what may be lost, a part USED
+is. So an exit that is nearly as good as the last one is worth more than a faster one that is not.
 
 It is a rule of thumb to choose plans by, and no promise: that is for `s2dnas-calibrate` to make, on images.
 """
@@ -35,7 +35,7 @@ from math import log, sqrt
 _OWN, _SPARE, _KEPT = 0.14, 0.2, 0.2
 _GUESS = 0.3
 _HARD = 2.1
-_DROP, _USED = 0.01, 0.3
+_DROP, _USED = 0.01, 0.6
 """How far accuracy may fall below the static network's, and the part of it that thresholds make use of."""
 _TYPICAL_ERROR, _TYPICALLY_KNOWN = 0.2, 0.7
 

@@ -10,7 +10,8 @@ def in_words(forecast: Forecast) -> Iterator[str]:
     yield f"forecast: {_where(forecast)}"
     stages = " + ".join(f"{share:.2f}" for share in forecast.stages)
     what = "the MACs" if forecast.device is None else "the time"
-    yield f"the stages take {stages} = {forecast.up_to[-1]:.2f} of {what} of the static network"
+    last = ", which answers last" if forecast.ends_in_static else ""
+    yield f"the stages take {stages} = {forecast.up_to[-1]:.2f} of {what} of the static network{last}"
     faster = " / ".join(f"{forecast.with_first(share):.1f}" for share in FIRST)
     first = " / ".join(f"{100 * share:.0f}" for share in FIRST)
     yield (

@@ -8,7 +8,7 @@ from small_networks import residual
 from s2dnas_deploy.bundle.device_profile import STATIC, Profile, StageTimes, probes_in
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import PlanError
-from s2dnas_deploy.plan import AUTO, has_all, uniform
+from s2dnas_deploy.plan import AUTO, from_text, has_all, uniform
 from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.forecast import auto, planner
@@ -128,6 +128,23 @@ def test_auto_takes_widths_in_turn_where_a_chains_last_exit_loses_much(prepared,
     given, repeated = decide(Clock(lambda name, plan: 0.1), anew, prepared, plan)
     assert given == plan
     assert repeated == said
+
+
+def test_where_widths_in_turn_leave_out_a_part_the_static_network_is_forecast_to_answer_last(
+    prepared, request_
+):
+    plan = from_text("in-turn:0.25,0.5", prepared.static.divisible.space)
+    asked = (request_, prepared, plan, lambda: {"val": 0.8})
+    planner_, heard = Planner(cost="clock", timer=Clock(lambda name, plan: 0.25)), Heard()
+    forecast = planner_.forecast(*asked, heard, stages=None)
+    assert forecast.stages == (0.25, 0.25, 1.0)
+    assert forecast.accuracies[-1] == pytest.approx(0.8, abs=0.02)
+    assert not forecast.falls_short
+    assert any(
+        "0.25 + 0.25 + 1.00 = 1.50 of the time of the static network, which answers last" in line
+        for line in heard.said
+    )
+    assert planner_.forecast(*asked, Heard(), stages=None) == forecast
 
 
 def test_of_a_large_network_few_plans_are_fitted_and_widths_in_turn_are_among_them(

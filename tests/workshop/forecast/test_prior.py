@@ -20,8 +20,8 @@ def test_shares_follow_from_the_gap_to_the_last_exit():
     expected = outlook(TASK, (0.64, 0.44, 0.0))
     first, second, last = expected.accuracies
     assert (first, second, last) == pytest.approx((0.8 - 0.2 * 0.3 * 0.7, 0.8 - 0.2 * 0.1 * 0.7, 0.8))
-    on = (1 - sqrt(0.003 / (last - first))) * 2.1 * (1 - first)
-    further = (1 - sqrt(0.003 / (last - second))) * 2.1 * (1 - second)
+    on = (1 - sqrt(0.006 / (last - first))) * 2.1 * (1 - first)
+    further = (1 - sqrt(0.006 / (last - second))) * 2.1 * (1 - second)
     assert expected.shares == pytest.approx((1 - on, on - further, further))
     assert sum(expected.shares) == pytest.approx(1)
 
