@@ -6,7 +6,7 @@ The static network is trained by the recipe; the multi-stage network from its we
 or by one that `--search "--target 0.3"` finds; both are exported in float32 and INT8, thresholds are chosen
 on validation images by `s2dnas-calibrate`, and `s2dnas-bench` measures the cascade against the static network
 on the test images: one CPU thread, one image at a time, alternating blocks. A run that is stopped goes on
-where it was.
+where it was, and a network that is in the work folder is taken as it is.
 
 Thresholds are chosen for a promise below the last exit, whose accuracy may well exceed the static network's;
 for one below the static network, proven and with even odds; and for a budget of time, which promises nothing.
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 from machine import machine
 from pages import put_record
 
@@ -54,16 +55,31 @@ _IMPOSSIBLE = (1, 2)  # exit codes: a promise that is not proven, a budget below
 @click.option("--data", required=True)
 @click.option("--work", type=click.Path(path_type=Path), required=True, help="Where models are kept.")
 @click.option("--search", metavar="OPTIONS", help="Search for the plan, with these of s2dnas-search.")
+@click.option(
+    "--set-aside",
+    type=int,
+    help="Choose thresholds on so many of the test images, drawn at random, and measure on the others. "
+    "[default: on the validation images]",
+)
 @click.option("--seconds", default=60, show_default=True, help="Of timing, for each bundle.")
 @click.option("--record", is_flag=True, help="Also write the record and the tables.")
-def main(network: str, data: str, work: Path, search: str | None, *, seconds: int, record: bool) -> None:
+def main(
+    network: str,
+    data: str,
+    work: Path,
+    search: str | None,
+    *,
+    set_aside: int | None,
+    seconds: int,
+    record: bool,
+) -> None:
     """Print what each bundle of NETWORK came to."""
     name = f"{network}, searched" if search else network
     static, folder = work / network / "static.pt", work / name.replace(", ", "-")
     folder.mkdir(parents=True, exist_ok=True)
     _trained(network, data, static, folder / "model.pt", search)
     about = {"network": name, "date": str(date.today()), "machine": machine()}
-    rows = [about | row for row in _measured(folder, data, static, seconds=seconds)]
+    rows = [about | row for row in _measured(folder, data, static, set_aside, seconds=seconds)]
     before = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
     kept = [row for row in before if row["network"] != name]
     click.echo(table(rows))
@@ -78,7 +94,10 @@ def _trained(network: str, data: str, static: Path, model: Path, search: str | N
     images = ["--recipe", str(recipe), "--data", data]
     epochs = known["static_epochs"]
     alone = f"--plan static --static-epochs 0 --epochs {epochs} --self-distill 0".split()
-    _command("train", *images, *alone, "--out", str(static))
+    if not static.exists():
+        _command("train", *images, *alone, "--out", str(static))
+    if model.exists():
+        return
     divided = [*images, "--weights", str(static), "--out", str(model)]
     if search:
         _command("search", *divided, *shlex.split(search))
@@ -86,7 +105,9 @@ def _trained(network: str, data: str, static: Path, model: Path, search: str | N
         _command("train", *divided)
 
 
-def _measured(folder: Path, data: str, static: Path, *, seconds: int) -> Iterator[dict[str, Any]]:
+def _measured(
+    folder: Path, data: str, static: Path, set_aside: int | None, *, seconds: int
+) -> Iterator[dict[str, Any]]:
     """Each precision with each promise: exported, calibrated and timed."""
     exits = load_model(folder / "model.pt").provenance["test_accuracy"]
     held_out = folder / "held-out"
@@ -96,20 +117,39 @@ def _measured(folder: Path, data: str, static: Path, *, seconds: int) -> Iterato
         if not bundle.exists():
             judged_by = ["--data", data, "--static-model", str(static)]
             _command("export", str(folder / "model.pt"), "--out", str(bundle), *judged_by, *kind)
+        chosen_on, measured_on = _images(held_out, set_aside)
         known = {"static": str(static_beside(bundle)), "share": SHARES[precision], "budget_ms": 0.0}
         for number, (goal, options) in enumerate(GOALS.items()):
             out = folder / f"bench-{precision}-{number}.json"
             asked = ["--threads", "1", *(option.format(**known) for option in options)]
-            images = str(held_out / "validation.npz")
-            if _command("calibrate", "--bundle", str(bundle), images, *asked, may_end_with=_IMPOSSIBLE):
+            if _command(
+                "calibrate", "--bundle", str(bundle), str(chosen_on), *asked, may_end_with=_IMPOSSIBLE
+            ):
                 continue
             if not _is_of(out, bundle):
-                timed = ["--data", str(held_out / "test.npz"), "--threads", "1", "--seconds", str(seconds)]
+                timed = ["--data", str(measured_on), "--threads", "1", "--seconds", str(seconds)]
                 page = str(out.with_suffix(".html"))
                 _command("bench", str(bundle), *timed, "--out", str(out), "--html", page)
             row = _row(Report.load(out))
             known["budget_ms"] = SHARES[precision] * row["ms"][STATIC]["mean"]
-            yield {"precision": precision, "goal": goal.format(**known), "exits": exits, **row}
+            about = {"precision": precision, "goal": goal.format(**known), "images": _count(chosen_on)}
+            yield {**about, "exits": exits, **row}
+
+
+def _images(held_out: Path, set_aside: int | None) -> tuple[Path, Path]:
+    """The images that thresholds are chosen on, and those that are measured on."""
+    if set_aside is None:
+        return held_out / "validation.npz", held_out / "test.npz"
+    test = dict(np.load(held_out / "test.npz"))
+    drawn = np.random.default_rng(0).permutation(len(test["labels"]))
+    parts = {"set-aside": drawn[:set_aside], "others": drawn[set_aside:]}
+    for name, rows in parts.items():
+        np.savez(held_out / f"{name}.npz", **{key: values[rows] for key, values in test.items()})
+    return held_out / "set-aside.npz", held_out / "others.npz"
+
+
+def _count(archive: Path) -> int:
+    return len(np.load(archive)["labels"])
 
 
 def _is_of(out: Path, bundle: Path) -> bool:
@@ -150,17 +190,24 @@ def _milliseconds(latency: Latency) -> dict[str, float]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The record as a Markdown table."""
+    """The record as Markdown tables, one for each processor: times of two are not compared."""
+    machines = dict.fromkeys(row["machine"]["cpu"] for row in rows)
+    tables = [_table([row for row in rows if row["machine"]["cpu"] == cpu]) for cpu in machines]
+    return "\n".join(f"{cpu}:\n\n{each}" for cpu, each in zip(machines, tables, strict=True))
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
-        "| network | precision | thresholds for | static | cascade | exit at | mean | median | p99 |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| network | precision | thresholds for | images "
+        "| static | cascade | exit at | mean | median | p99 |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
         cascade, static = row["ms"][CASCADE], row["ms"][STATIC]
         shares = " / ".join(f"{100 * share:.1f}%" for share in row["shares"])
         median, p99 = static["p50"] / cascade["p50"], cascade["p99"] / static["p99"]
         lines.append(
-            f"| {row['network']} | {row['precision']} | {row['goal']} | "
+            f"| {row['network']} | {row['precision']} | {row['goal']} | {row['images']:,} | "
             f"{100 * row['static']:.2f}% | {100 * row['cascade']:.2f}% | {shares} | "
             f"{row['speed_up'][0]:.2f}x | {median:.2f}x | {p99:.2f} |"
         )

@@ -22,7 +22,7 @@ from s2dnas_deploy.workshop.network.network import as_network
 from s2dnas_deploy.workshop.reading.read import read_network
 from s2dnas_deploy.workshop.reading.source import build_network
 from s2dnas_deploy.workshop.training.loop import Task, accuracy, train
-from s2dnas_deploy.workshop.training.settings import Settings
+from s2dnas_deploy.workshop.training.settings import Augmentation, Settings
 
 SHARES = ("0.25", "0.5x0.5", "0.375", "0.5", "1x0.5", "0.75")
 
@@ -34,13 +34,17 @@ SHARES = ("0.25", "0.5x0.5", "0.375", "0.5", "1x0.5", "0.75")
 @click.option(
     "--share", "shares", multiple=True, default=SHARES, help="Of the widths, or of widths x blocks."
 )
-def main(path: Path, data: str, work: Path, shares: tuple[str, ...]) -> None:
+@click.option("--epochs", type=int, help="[default: as many as the static network]")
+@click.option("--augment", default="flip", show_default=True, help="As s2dnas-train has it for the taught.")
+def main(
+    path: Path, data: str, work: Path, shares: tuple[str, ...], *, epochs: int | None, augment: Augmentation
+) -> None:
     """Train those that are not there yet, and say how good each is."""
     static = load_model(path)
     splits = splits_of(static, data)
     with Console() as console:
         for share in shares:
-            model = smaller_network(static, share, splits, work, console)
+            model = smaller_network(static, share, splits, work, console, epochs=epochs, augment=augment)
             (test,) = model.provenance["test_accuracy"]
             click.echo(f"{share:8} of the widths: {100 * test:.2f}% of the test images")
 
@@ -53,6 +57,7 @@ def smaller_network(
     console: Console,
     *,
     epochs: int | None = None,
+    augment: Augmentation = "flip",
 ) -> Model:
     """The network of this share, trained for as many epochs as the static one, or others."""
     path = work / f"width_{share}.pt"
@@ -66,7 +71,7 @@ def smaller_network(
         arguments["blocks"] = max(1, round(float(of_blocks) * arguments["blocks"]))
     torch.manual_seed(0)
     module = build_network(about["network"], arguments).float()
-    settings = replace(Settings(**dict(about["settings"], exit_weights=())), distill=0.9)
+    settings = replace(Settings(**dict(about["settings"], exit_weights=())), distill=0.9, augment=augment)
     task = Task(
         network=as_network(read_network(module, static.preprocessing.input_shape)),
         teacher=static.network.eval(),
