@@ -20,6 +20,7 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from s2dnas_deploy.decide.course import Course, Rows
 from s2dnas_deploy.decide.flow import LABEL, PROBABILITIES
@@ -150,9 +151,12 @@ class Bulk:
                 probabilities=None if likely is None else likely[at],
             )
 
-    def keeps(self, place: int, numbers: Numbers) -> bool:
+    def stays(self, place: int, numbers: Numbers) -> npt.NDArray[np.bool_]:
         """As a `Desk`."""
-        return False
+        raise AssertionError("nobody hurries")
+
+    def leave(self, numbers: Numbers) -> None:
+        """As a `Desk`."""
 
 
 def decoded(sources: Iterable[Given], reader: Reader, options: BulkOptions) -> Generator[Array | DataError]:

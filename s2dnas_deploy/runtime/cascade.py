@@ -407,12 +407,15 @@ class _Batch:
             found = arrays[PROBABILITIES][rows]
             self.probabilities[numbers] = at_temperature(found, self._temperatures[stage])
 
-    def keeps(self, place: int, numbers: Numbers) -> bool:
+    def stays(self, place: int, numbers: Numbers) -> npt.NDArray[np.bool_]:
         """As a `Desk`."""
-        if self._deadline is None or (self.exit[numbers] < 0).any():
-            return False
+        assert self._deadline is not None, "who hurries has a deadline"
         assert self.clock is not None, "who has a deadline looks at a clock"
-        return time.perf_counter() + self.clock.expects(place, len(numbers)) > self._deadline
+        is_late = time.perf_counter() + self.clock.expects(place, len(numbers)) > self._deadline
+        return np.full(len(numbers), is_late and bool((self.exit[numbers] >= 0).all()))
+
+    def leave(self, numbers: Numbers) -> None:
+        """As a `Desk`."""
 
 
 class _Recorder:
@@ -432,9 +435,12 @@ class _Recorder:
         self.heard.confidence[stage, numbers] = arrays[CONFIDENCE][rows]
         self.heard.probabilities[stage, numbers] = arrays[PROBABILITIES][rows]
 
-    def keeps(self, place: int, numbers: Numbers) -> bool:
+    def stays(self, place: int, numbers: Numbers) -> npt.NDArray[np.bool_]:
         """As a `Desk`."""
-        return False
+        raise AssertionError("nobody hurries")
+
+    def leave(self, numbers: Numbers) -> None:
+        """As a `Desk`."""
 
 
 def _start(bundle: "Bundle", name: str, threads: int | None, *, allow_fallback: bool) -> Stages:

@@ -107,7 +107,14 @@ class Lanes:
                 desk.take(stage, numbers, arrays, slice(count) if rows is None else rows)
         for place, rows in parts:
             part = after if rows is None else after.of(rows)
-            if place >= 0 and not (desk.hurries and desk.keeps(place, part.numbers)):
+            if place < 0:
+                if desk.hears_all:
+                    desk.leave(part.numbers)
+                continue
+            if desk.hurries and (stays := desk.stays(place, part.numbers)).any():
+                desk.leave(part.numbers[stays])
+                part = part.of((~stays).nonzero()[0])
+            if len(part.numbers):
                 self._go(place, part)
 
     def _seen(self, stage: int, lane: _Lane) -> Mapping[str, Array]:

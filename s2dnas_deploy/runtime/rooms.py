@@ -39,13 +39,17 @@ class Runner(Protocol):
 class Desk(Protocol):
     """Who asked, and gets the answers; samples are known by their numbers."""
 
-    hears_all: bool
-    """Whether it hears every answer, though better ones may follow; or only the last of each sample."""
+    @property
+    def hears_all(self) -> bool:
+        """Whether it hears every answer, though better ones may follow; or only the last of each sample."""
 
-    watches: bool
-    """Whether it wants to know which stages ran, and how long."""
-    hurries: bool
-    """Whether time may be up before samples are done."""
+    @property
+    def watches(self) -> bool:
+        """Whether it wants to know which stages ran, and how long."""
+
+    @property
+    def hurries(self) -> bool:
+        """Whether samples may stay behind, because their time is up."""
 
     def ran(self, stage: int, numbers: Numbers, seconds: float) -> None:
         """A stage has run on these samples."""
@@ -53,18 +57,22 @@ class Desk(Protocol):
     def take(self, stage: int, numbers: Numbers, arrays: Mapping[str, Array], rows: Rows | slice) -> None:
         """A stage's answers for those samples: rows of its arrays, numbers in the same order. Views."""
 
-    def keeps(self, place: int, numbers: Numbers) -> bool:
-        """Whether these samples go no further, though the course sends them to a stage: time is up."""
+    def stays(self, place: int, numbers: Numbers) -> npt.NDArray[np.bool_]:
+        """Which of these samples stay behind, though the course sends them to a stage."""
+
+    def leave(self, numbers: Numbers) -> None:
+        """Who hears all has heard the last of these samples."""
 
 
 class _Party:
-    """Samples that are together: who they are, and what they carry."""
+    """Samples that are together: who they are, which of the courses each goes, and what they carry."""
 
-    __slots__ = ("buffers", "count", "numbers")
+    __slots__ = ("buffers", "count", "courses", "numbers")
 
     def __init__(self, buffers: Buffers) -> None:
         self.buffers, self.count = buffers, 0
         self.numbers = np.zeros(buffers.capacity, np.int64)
+        self.courses = np.zeros(buffers.capacity, np.int64)
 
 
 class Rooms:
@@ -77,19 +85,25 @@ class Rooms:
 
     def open(self, course: Course, desk: Desk) -> None:
         """Begin anew: samples that enter from now on go this course, and their answers to this desk."""
-        self._course, self._desk = course, desk
+        self._course, self._desk, self._courses = course, desk, [course]
         for party in self._parties:
             party.count = 0  # of a batch that ended in an error
         self._rooms: list[_Party | None] = [None] * len(course.answers)
 
-    def enter(self, number: int, image: Array) -> None:
+    def also(self, course: Course) -> int:
+        """Another course of the same flow, by other numbers or settings; what `enter` is told to go it."""
+        self._courses.append(course)
+        return len(self._courses) - 1
+
+    def enter(self, number: int, image: Array, course: int = 0) -> None:
         """One more sample, by its number."""
-        party = self._party_at(self._course.first)
+        first = self._courses[course].first
+        party = self._party_at(first)
         party.buffers.arrays[IMAGE][party.count] = image
-        party.numbers[party.count] = number
+        party.numbers[party.count], party.courses[party.count] = number, course
         party.count += 1
         if party.count == self.capacity:
-            self._serve(self._course.first)
+            self.serve(first)
 
     def enter_all(self, images: Array) -> None:
         """A whole batch into empty rooms, numbered from 0."""
@@ -102,7 +116,12 @@ class Rooms:
         """Serve everybody who waits, so that nobody does."""
         for stage, party in enumerate(self._rooms):  # as they are by then: samples only go forward
             if party is not None:
-                self._serve(stage)
+                self.serve(stage)
+
+    def waiting(self, stage: int) -> Numbers | None:
+        """Who waits before a stage, if anybody does."""
+        party = self._rooms[stage]
+        return None if party is None else party.numbers[: party.count]
 
     def _party_at(self, stage: int) -> _Party:
         """Who waits before a stage; an empty party, if nobody does."""
@@ -127,7 +146,7 @@ class Rooms:
             array[:] = np.arange(len(array))
         return party
 
-    def _serve(self, stage: int) -> None:
+    def serve(self, stage: int) -> None:
         """Run a stage on all who wait for it, and send each where its route says."""
         party = self._rooms[stage]
         assert party is not None, "somebody waits there"
@@ -140,30 +159,58 @@ class Rooms:
             desk.ran(stage, everyone, time.perf_counter() - begun)
         else:
             self.runner.run(stage, party.buffers, count)
-        parts = self._course.junctions[stage](arrays, count)
+        parts = (
+            self._course.junctions[stage](arrays, count)
+            if len(self._courses) == 1
+            else self._parts(stage, party)
+        )
         if desk.hears_all and self._course.answers[stage]:
             desk.take(stage, everyone, arrays, slice(count))
         if not self._move(stage, party, everyone, parts):
             party.count = 0
 
+    def _parts(self, stage: int, party: _Party) -> list[Part]:
+        """Where samples go, each by its own course."""
+        arrays, courses = party.buffers.arrays, party.courses[: party.count]
+        parts: list[Part] = []
+        for course in np.unique(courses):
+            rows = (courses == course).nonzero()[0]
+            junction = self._courses[course].junctions[stage]
+            if len(rows) == party.count:
+                return list(junction(arrays, party.count))
+            name = self._course.flow.looked_at[stage]
+            seen = {} if name is None else {name: arrays[name][rows]}
+            parts += [(place, rows if of is None else rows[of]) for place, of in junction(seen, len(rows))]
+        return parts
+
     def _move(self, stage: int, party: _Party, everyone: Numbers, parts: Sequence[Part]) -> bool:
         """Send samples on; whether all went on together, their memory with them."""
         desk, arrays, count = self._desk, party.buffers.arrays, party.count
-        for place, rows in parts:
-            numbers = everyone if rows is None else everyone[rows]
+        for place, sent in parts:
+            rows = self._who_goes(place, everyone, sent) if desk.hurries and place >= 0 else sent
             if place < 0:
-                if not desk.hears_all:
+                numbers = everyone if rows is None else everyone[rows]
+                if desk.hears_all:
+                    desk.leave(numbers)
+                else:
                     desk.take(stage, numbers, arrays, slice(count) if rows is None else rows)
-            elif desk.hurries and desk.keeps(place, numbers):
-                pass
             elif rows is None and self._rooms[place] is None:
                 self._rooms[place] = party
                 if count == self.capacity:
-                    self._serve(place)
+                    self.serve(place)
                 return True
             else:
                 self._welcome(place, party, self._in_order[:count] if rows is None else rows)
         return False
+
+    def _who_goes(self, place: int, everyone: Numbers, rows: Rows | None) -> Rows | None:
+        """Which of the samples that are sent to a stage do go there; None: everyone."""
+        numbers = everyone if rows is None else everyone[rows]
+        stays = self._desk.stays(place, numbers)
+        if not stays.any():
+            return rows
+        self._desk.leave(numbers[stays])
+        return (self._in_order[: len(everyone)] if rows is None else rows)[~stays]
 
     def _welcome(self, place: int, party: _Party, rows: Rows) -> None:
         """Let these samples of a party into another room, with what is still to be read of them."""
@@ -174,8 +221,8 @@ class Rooms:
             for name in self._course.live[place]:
                 out = there.buffers.arrays[name][seats]
                 party.buffers.arrays[name].take(fit, axis=0, out=out, mode="clip")
-            there.numbers[seats] = party.numbers[fit]
+            there.numbers[seats], there.courses[seats] = party.numbers[fit], party.courses[fit]
             there.count += len(fit)
             rows = rows[len(fit) :]
             if there.count == self.capacity:
-                self._serve(place)
+                self.serve(place)

@@ -1,0 +1,226 @@
+"""A worker: rooms with a clock. One thread, which takes samples from the queue and serves those who are due.
+
+Place in the flow: `Queue` ──▶ rooms ──stage──▶ rooms … ──▶ tickets.
+
+    the first room    is served as soon as the worker is free, with all who wait by then, up to a batch: under
+                      load batches form by themselves, and without it nobody waits
+    later rooms       are served when they are full, or when the first of them is due: it has waited for
+                      company as long as it may, or its deadline, less the time of the stage, has come
+    under pressure    (a full batch waits in the queue) later rooms wait longer, for who has more to do than
+                      can be done gains by larger batches
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from itertools import count as numbers_from
+
+import numpy as np
+import numpy.typing as npt
+
+from s2dnas_deploy.decide.course import Course, Rows
+from s2dnas_deploy.decide.flow import LABEL, PROBABILITIES
+from s2dnas_deploy.decide.rules import CONFIDENCE
+from s2dnas_deploy.decide.temperature import at_temperature
+from s2dnas_deploy.errors import S2dnasError
+from s2dnas_deploy.runtime.rooms import Numbers, Rooms
+from s2dnas_deploy.runtime.stage_clock import StageClock
+from s2dnas_deploy.runtime.stages import Array, Stages
+from s2dnas_deploy.serve.counts import Counts
+from s2dnas_deploy.serve.queue import Queue
+from s2dnas_deploy.serve.ticket import Ticket
+
+_UNDER_PRESSURE = 4.0
+"""By so much longer later rooms wait for company, while a full batch waits in the queue."""
+_MOST_COURSES = 256
+
+
+class Worker(threading.Thread):
+    """Serves rooms of its own from a queue that it shares, until the queue is closed and all are answered."""
+
+    def __init__(
+        self,
+        stages: Stages,
+        course: Course,
+        queue: Queue,
+        clock: StageClock,
+        counts: Counts,
+        *,
+        batch: int,
+        wait: float,
+    ) -> None:
+        """`course` is the bundle's own, and `wait` the seconds that a sample may wait for company."""
+        super().__init__(name="s2dnas-worker", daemon=True)
+        self._queue, self._clock, self._counts = queue, clock, counts
+        self._batch, self._wait = batch, wait
+        self._temperatures = stages.manifest.probability_temperatures
+        self._flow = course.flow
+        self._rooms = Rooms(stages, batch)
+        self._first_course = course
+        self._reopen()
+        self._tickets: dict[int, tuple[Ticket, int]] = {}
+        self._due = np.zeros(1024, np.float64)
+        self._free: list[int] = []
+        self._next = numbers_from()
+        self._hasty = 0
+        self._over: list[Ticket] = []
+
+    # --- the thread ----------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until the queue is closed and nobody waits any more."""
+        while True:
+            taken, pressed = self._next_samples()
+            if taken is None:
+                return
+            try:
+                self._serve(taken, pressed=pressed)
+            except S2dnasError as error:
+                self._fail(error)
+            except Exception as error:  # a worker that ends would leave everybody waiting
+                self._fail(S2dnasError(f"the service failed: {type(error).__name__}: {error}"))
+            if self._over:
+                over, self._over = self._over, []
+                self._queue.give_back(over)
+                for ticket in over:
+                    ticket.end()
+
+    def _next_samples(self) -> tuple[list[tuple[Ticket, int]] | None, bool]:
+        """Samples that may begin, and whether more wait than fit; None: it is over."""
+        queue = self._queue
+        with queue.changed:
+            while True:
+                taken = queue.take(self._batch)
+                if taken:
+                    return taken, queue.samples >= self._batch
+                first_due = self._first_due()
+                if first_due is None:
+                    if queue.closed:
+                        return None, False
+                    queue.changed.wait()
+                elif queue.closed or first_due <= time.perf_counter():
+                    return [], False
+                else:
+                    queue.changed.wait(first_due - time.perf_counter())
+
+    def _serve(self, taken: list[tuple[Ticket, int]], *, pressed: bool) -> None:
+        for ticket, row in taken:
+            self._admit(ticket, row)
+        for course in {id(ticket.course): ticket.course for ticket, _ in taken}.values():
+            if self._rooms.waiting(course.first) is not None:
+                self._rooms.serve(course.first)
+        now = time.perf_counter() - (_UNDER_PRESSURE - 1) * self._wait * pressed
+        for stage in range(len(self._flow.stops)):
+            due = self._due_at(stage)
+            if due is not None and (due <= now or self._queue.closed):
+                self._rooms.serve(stage)
+
+    def _admit(self, ticket: Ticket, row: int) -> None:
+        number = self._free.pop() if self._free else next(self._next)
+        if number >= len(self._due):
+            self._due = np.concatenate([self._due, np.zeros_like(self._due)])
+        self._tickets[number] = ticket, row
+        self._due[number] = ticket.due if ticket.deadline is None else min(ticket.due, ticket.deadline)
+        self._hasty += ticket.deadline is not None
+        self._counts.wait(time.perf_counter() - ticket.since)
+        self._rooms.enter(number, ticket.images[row], self._number_of(ticket.course))
+
+    def _number_of(self, course: Course) -> int:
+        """The course's number in the rooms; once there are many, they are numbered anew when nobody waits."""
+        number = self._courses.get(id(course))
+        if number is None:
+            if len(self._courses) >= _MOST_COURSES and len(self._tickets) == 1:
+                self._reopen()
+            number = self._rooms.also(course)
+            self._courses[id(course)] = number
+            self._known.append(course)
+        return number
+
+    def _reopen(self) -> None:
+        self._rooms.open(self._first_course, self)
+        self._courses = {id(self._first_course): 0}
+        self._known = [self._first_course]  # as long as it is known, no other can have its id
+
+    def _first_due(self) -> float | None:
+        """When the first room of all is due; None: nobody waits."""
+        return min(
+            (due for k in range(len(self._flow.stops)) if (due := self._due_at(k)) is not None), default=None
+        )
+
+    def _due_at(self, stage: int) -> float | None:
+        numbers = self._rooms.waiting(stage)
+        if numbers is None:
+            return None
+        due = float(self._due[numbers].min())
+        return due - self._clock.expects(stage, len(numbers)) if self._hasty else due
+
+    def _fail(self, error: S2dnasError) -> None:
+        """Whoever is on the way gets the error in place of an answer."""
+        for ticket, _ in self._tickets.values():
+            ticket.end(error)
+            if ticket.fewer(1):
+                self._over.append(ticket)
+        self._tickets.clear()
+        self._free.clear()
+        self._next, self._hasty = numbers_from(), 0
+        self._reopen()
+
+    # --- the desk ------------------------------------------------------------------------------------------
+
+    watches = True
+
+    @property
+    def hears_all(self) -> bool:
+        """As a `Desk`."""
+        return self._hasty > 0 or self._flow.remembers
+
+    @property
+    def hurries(self) -> bool:
+        """As a `Desk`."""
+        return self._hasty > 0
+
+    def ran(self, stage: int, numbers: Numbers, seconds: float) -> None:
+        """As a `Desk`."""
+        self._clock.note(stage, len(numbers), seconds)
+        self._counts.ran(stage, len(numbers), seconds)
+        if not self._flow.is_chain:
+            for number in numbers.tolist():
+                ticket, row = self._tickets[number]
+                assert ticket.went is not None, "not a chain"
+                ticket.went[row, stage] = True
+
+    def take(self, stage: int, numbers: Numbers, arrays: Mapping[str, Array], rows: Rows | slice) -> None:
+        """As a `Desk`."""
+        each = zip(
+            numbers.tolist(), arrays[LABEL][rows].tolist(), arrays[CONFIDENCE][rows].tolist(), strict=True
+        )
+        likely: Array | None = None
+        for at, (number, label, confidence) in enumerate(each):
+            ticket, row = self._tickets[number]
+            ticket.label[row], ticket.confidence[row], ticket.exit[row] = label, confidence, stage
+            if ticket.probabilities is not None:
+                if likely is None:
+                    likely = at_temperature(arrays[PROBABILITIES][rows].copy(), self._temperatures[stage])
+                ticket.probabilities[row] = likely[at]
+        if not self.hears_all:
+            self.leave(numbers)
+
+    def stays(self, place: int, numbers: Numbers) -> npt.NDArray[np.bool_]:
+        """As a `Desk`."""
+        ends = time.perf_counter() + self._clock.expects(place, len(numbers))
+        stays = np.zeros(len(numbers), np.bool_)
+        for at, number in enumerate(numbers.tolist()):
+            ticket, row = self._tickets[number]
+            stays[at] = ticket.deadline is not None and ends > ticket.deadline and ticket.exit[row] >= 0
+        return stays
+
+    def leave(self, numbers: Numbers) -> None:
+        """As a `Desk`."""
+        for number in numbers.tolist():
+            ticket, row = self._tickets.pop(number)
+            self._free.append(number)
+            self._hasty -= ticket.deadline is not None
+            self._counts.exits[ticket.exit[row]] += 1
+            if ticket.fewer(1):
+                self._counts.answered(time.perf_counter() - ticket.since)
+                self._over.append(ticket)
