@@ -28,6 +28,7 @@ from s2dnas_deploy.workshop.search.space.candidate import candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
 from s2dnas_deploy.workshop.search.strategies import STRATEGIES, Judge
+from s2dnas_deploy.workshop.training.loop import accuracy
 from s2dnas_deploy.workshop.training.settings import Settings
 
 SEEDS = 10
@@ -139,6 +140,7 @@ def _every_plan_judged(
         judging=splits.val,
         price=by_macs(static),
         target=target,
+        static_accuracy=accuracy(model.network, splits.val, model.preprocessing)[-1],
     )
     kept = work / f"every plan at {target:g}.json"
     if not kept.exists():

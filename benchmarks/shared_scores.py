@@ -30,6 +30,7 @@ from s2dnas_deploy.workshop.network.network import as_network, as_static
 from s2dnas_deploy.workshop.pricing.price import by_macs
 from s2dnas_deploy.workshop.search.judging.evaluators import STATISTICS_IMAGES, SharedEvaluator, SharedStart
 from s2dnas_deploy.workshop.search.judging.exit_scores import logits_of, scores_from
+from s2dnas_deploy.workshop.search.judging.foretold import foretold
 from s2dnas_deploy.workshop.search.judging.judging_images import set_judges_aside
 from s2dnas_deploy.workshop.search.judging.reward import worth_of
 from s2dnas_deploy.workshop.search.judging.train_shared import SharedTask, train_shared
@@ -38,7 +39,7 @@ from s2dnas_deploy.workshop.search.space.candidate import candidate_of
 from s2dnas_deploy.workshop.search.space.make_space import make_space
 from s2dnas_deploy.workshop.search.space.space import Choices, ExitSlot, PlanKind, SearchSpace, Slot
 from s2dnas_deploy.workshop.training.devices import autocast_for
-from s2dnas_deploy.workshop.training.loop import Task, train
+from s2dnas_deploy.workshop.training.loop import Task, accuracy, train
 from s2dnas_deploy.workshop.training.settings import Settings
 
 TARGETS = (0.15, 0.25, 0.4)
@@ -88,7 +89,8 @@ def main(
             )
             trained = _trained(task, console.phase(f"training {name}"))
             rows.append({"plan": name, "costs": costs})
-            rows[-1] |= {"shared": _rewards(shared, costs), "exits_shared": exit_accuracy(shared)}
+            expected = foretold(shared, evaluator.static_accuracy, evaluator.kept)
+            rows[-1] |= {"shared": _rewards(expected, costs), "exits_shared": exit_accuracy(shared)}
             rows[-1] |= {"trained": _rewards(trained, costs), "exits_trained": exit_accuracy(trained)}
             click.echo(json.dumps(rows[-1]), err=True)
     taus = [
@@ -128,6 +130,7 @@ def _evaluator(
         judging=judges,
         price=by_macs(static),
         target=TARGETS[1],
+        static_accuracy=accuracy(model.network, splits.val, preprocessing)[-1],
     )
 
 

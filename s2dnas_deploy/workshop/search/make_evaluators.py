@@ -36,12 +36,17 @@ class Terms:
     settings: Settings
     """How a plan is trained, and on which device it is judged."""
     target: float
+    static_accuracy: float
 
 
 def by_shared_weights(terms: Terms, price: Price, weights: SharedWeights) -> SharedEvaluator:
     """Judges by masks over shared weights."""
     return SharedEvaluator(
-        price=price, start=_from_shared(terms, weights), judging=terms.judging, target=terms.target
+        price=price,
+        start=_from_shared(terms, weights),
+        judging=terms.judging,
+        target=terms.target,
+        static_accuracy=terms.static_accuracy,
     )
 
 
@@ -74,6 +79,7 @@ def _by_training(terms: Terms, price: Price, keep: Path | None, start: Start) ->
         keep=keep,
         judging=terms.judging,
         target=terms.target,
+        static_accuracy=terms.static_accuracy,
     )
 
 

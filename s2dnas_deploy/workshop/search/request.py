@@ -19,7 +19,7 @@ from s2dnas_deploy.workshop.training.course import epochs_for
 from s2dnas_deploy.workshop.training.request import Prepared, Request
 from s2dnas_deploy.workshop.training.settings import Settings
 
-SCORES = 2  # how plans are scored; another number where old scores must not be mixed with new ones
+SCORES = 3  # how plans are scored; another number where old scores must not be mixed with new ones
 
 
 @dataclass(frozen=True, kw_only=True)

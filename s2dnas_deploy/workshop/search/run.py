@@ -172,7 +172,9 @@ def _best(
 ) -> Sequence[Trial]:
     """The best plans, best first; every one that was tried is in plans.jsonl, and in a picture."""
     folder, static, identity = request.training.folder, prepared.static, request.identity(prepared)
-    of_many, of_few = _evaluators(request, prepared, space, cluster=cluster, reporter=reporter)
+    of_many, of_few = _evaluators(
+        request, prepared, space, static_accuracy=static_accuracy, cluster=cluster, reporter=reporter
+    )
     trials_in = partial(_trials, space=space, cluster=cluster, reporter=reporter)
     trials = trials_in(folder / PLANS, identity, of_many, phase=("searching", request.evaluations))
     uniform = _judge_many(request, static, space, trials, reporter, first=first)
@@ -205,6 +207,7 @@ def _evaluators(
     prepared: Prepared,
     space: SearchSpace,
     *,
+    static_accuracy: float,
     cluster: Cluster | None,
     reporter: Reporter,
 ) -> tuple[Callable[[], Evaluator], Callable[[Sequence[Trial]], Evaluator]]:
@@ -215,7 +218,8 @@ def _evaluators(
     folder, static = request.training.folder, prepared.static
     clock = _clock(request, prepared, reporter)
     keep = None if cluster else folder / _CANDIDATE
-    terms = cache(partial(_terms, request, prepared, on_a_cluster=cluster is not None))
+    on_a_cluster = cluster is not None
+    terms = cache(partial(_terms, request, prepared, static_accuracy, on_a_cluster=on_a_cluster))
     weights = cache(lambda: _trained_shared_weights(request, prepared, space, terms().splits, reporter))
 
     def of_many() -> Evaluator:
@@ -243,13 +247,22 @@ def _timed(finalists: Sequence[Trial], clock: MachineClock) -> dict[str, tuple[f
     return {plan.digest: relative_times(plan, times[plan.digest]) for plan in plans}
 
 
-def _terms(request: SearchRequest, prepared: Prepared, *, on_a_cluster: bool) -> Terms:
+def _terms(
+    request: SearchRequest, prepared: Prepared, static_accuracy: float, *, on_a_cluster: bool
+) -> Terms:
     """What plans are judged by; a machine of a cluster does as this one would."""
     splits, judging = set_judges_aside(prepared.splits)
     settings = replace(request.training.settings, epochs=request.finetune_epochs)
     if on_a_cluster:
         settings = replace(settings, device=choose_device(settings.device).type)
-    return Terms(prepared=prepared, splits=splits, judging=judging, settings=settings, target=request.target)
+    return Terms(
+        prepared=prepared,
+        splits=splits,
+        judging=judging,
+        settings=settings,
+        target=request.target,
+        static_accuracy=static_accuracy,
+    )
 
 
 def _price(request: SearchRequest, static: StaticNetwork, space: SearchSpace, clock: MachineClock) -> Price:

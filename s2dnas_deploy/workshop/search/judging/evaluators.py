@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -21,6 +22,7 @@ from s2dnas_deploy.workshop.network.division import Division
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
 from s2dnas_deploy.workshop.pricing.price import Price
 from s2dnas_deploy.workshop.search.judging.exit_scores import logits_of, scores_from, take_statistics
+from s2dnas_deploy.workshop.search.judging.foretold import OF_FINALISTS, OF_SHARED, foretold
 from s2dnas_deploy.workshop.search.judging.reward import Worth, worth_of, worth_of_widths
 from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
 from s2dnas_deploy.workshop.search.space.candidate import Candidate
@@ -60,11 +62,16 @@ class _Evaluator(ABC):
     judging: LabelledImages
     price: Price
     target: float
+    static_accuracy: float
+    kept: ClassVar[float]
+    """Of what exits lack by then, the part that they will still lack once they are trained in full."""
 
     def __call__(self, candidate: Candidate) -> Worth:
         """The worth of a plan."""
-        judge = worth_of if candidate.plan.exits_early else worth_of_widths
-        return judge(self.scores(candidate.division), self.price(candidate), self.target)
+        scores, cost = self.scores(candidate.division), self.price(candidate)
+        if not candidate.plan.exits_early:
+            return worth_of_widths(scores, cost, self.target)
+        return worth_of(foretold(scores, self.static_accuracy, self.kept), cost, self.target)
 
     @abstractmethod
     def scores(self, division: Division) -> ExitScores:
@@ -75,6 +82,7 @@ class _Evaluator(ABC):
 class SharedEvaluator(_Evaluator):
     """Judges a plan by its masks over shared weights."""
 
+    kept: ClassVar[float] = OF_SHARED
     start: SharedStart
 
     def scores(self, division: Division) -> ExitScores:
@@ -89,6 +97,7 @@ class SharedEvaluator(_Evaluator):
 class FinetuneEvaluator(_Evaluator):
     """Judges a plan by training it for a few epochs: costly, and what the quick way is held against."""
 
+    kept: ClassVar[float] = OF_FINALISTS
     start: Start
     """What a candidate is before that."""
     teacher: MultiStageNetwork
