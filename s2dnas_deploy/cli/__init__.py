@@ -14,6 +14,7 @@ from s2dnas_deploy.cli.commands.export import export
 from s2dnas_deploy.cli.commands.inspect import inspect
 from s2dnas_deploy.cli.commands.run import run
 from s2dnas_deploy.cli.commands.search import search
+from s2dnas_deploy.cli.commands.serve import serve
 from s2dnas_deploy.cli.commands.train import train
 
 
@@ -29,7 +30,8 @@ main.add_command(export, "export")
 main.add_command(inspect, "inspect")
 main.add_command(run, "run")
 main.add_command(calibrate, "calibrate")
+main.add_command(serve, "serve")
 main.add_command(bench, "bench")
 main.add_command(demo, "demo")
 
-__all__ = ["bench", "calibrate", "demo", "export", "inspect", "main", "run", "search", "train"]
+__all__ = ["bench", "calibrate", "demo", "export", "inspect", "main", "run", "search", "serve", "train"]

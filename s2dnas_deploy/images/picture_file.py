@@ -65,13 +65,13 @@ class OtherSizeError(DataError):
         self.height, self.width = image.height, image.width
 
 
-def planes_in(path: str, wanted: InputFormat) -> Pixels:
-    """What the network takes of an image file, uint8 [C, H, W].
+def planes_in(source: str | bytes, wanted: InputFormat) -> Pixels:
+    """What the network takes of an image file, by its path or its content, uint8 [C, H, W].
 
     Raises `OtherSizeError`, or a `DataError` with the reason, in which the file is not named.
     """
     try:
-        with _opened(path) as (file, image):
+        with _opened(source) as (file, image):
             if not (wanted.admits(image.height, image.width) or wanted.admits(image.width, image.height)):
                 raise OtherSizeError(image)
             if image.format in ("JPEG", "MPO"):
@@ -119,9 +119,9 @@ def shape_in(path: str) -> tuple[int, int, int] | None:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[tuple["_Watched", ImageFile.ImageFile]]:
+def _opened(source: str | bytes) -> Iterator[tuple["_Watched", ImageFile.ImageFile]]:
     """A picture whose header has been read, and the file that it is in."""
-    with open_file(path) as plain, _Watched(io.FileIO(plain.fileno(), closefd=False)) as file:
+    with _watched(source) as file:
         if file.size > LARGEST_FILE:
             raise DataError(f"expected at most 256 MiB, got {file.size / 2**20:,.0f}; save it smaller")
         if not file.size:
@@ -129,6 +129,18 @@ def _opened(path: str) -> Iterator[tuple["_Watched", ImageFile.ImageFile]]:
         with _turn_of(file), Image.open(file, formats=readable_formats()) as image:
             file.before_pixels = False
             yield file, image
+
+
+@contextmanager
+def _watched(source: str | bytes) -> Iterator["_Watched"]:
+    if isinstance(source, bytes):
+        with _Watched(io.BytesIO(source), len(source)) as file:
+            yield file
+        return
+    with open_file(source) as plain:
+        size = os.fstat(plain.fileno()).st_size
+        with _Watched(io.FileIO(plain.fileno(), closefd=False), size) as file:
+            yield file
 
 
 def _turn_of(file: "_Watched") -> AbstractContextManager[object]:
@@ -157,9 +169,9 @@ class _Watched(io.BufferedReader):
     before_pixels = True
     _reads = _bytes = 0
 
-    def __init__(self, raw: io.FileIO) -> None:
+    def __init__(self, raw: io.FileIO | io.BytesIO, size: int) -> None:
         super().__init__(raw)
-        self.size = os.fstat(raw.fileno()).st_size
+        self.size = size
 
     def read(self, size: int | None = -1, /) -> bytes:
         # Python makes room for all that is asked for, and a damaged file makes pillow ask for gigabytes.

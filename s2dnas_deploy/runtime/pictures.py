@@ -76,7 +76,8 @@ class Reader:
             raise DataError(
                 f"expected the path of an image, a PIL image or an array, got {type(source).__name__}"
             )
-        return self._from_file(os.fspath(source))
+        path = os.fspath(source)
+        return self.from_file(path, named_in_line(path))
 
     @property
     def _expected(self) -> str:
@@ -94,11 +95,11 @@ class Reader:
             )
         return self._from_planes(fitted(planes, self.wanted)[0])
 
-    def _from_file(self, path: str) -> Array:
-        where = named_in_line(path)
+    def from_file(self, source: str | bytes, where: str) -> Array:
+        """One image, from a file's path or its content; `where` that is, is for messages."""
         require_picture_channels(self.wanted, where=where)
         try:
-            return self._from_planes(planes_in(path, self.wanted))
+            return self._from_planes(planes_in(source, self.wanted))
         except OtherSizeError as found:
             raise self._of_other_size(where, found.height, found.width) from found
         except DataError as problem:

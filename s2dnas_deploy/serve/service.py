@@ -55,14 +55,14 @@ class Service:
         """
         self.cascade = cascade
         self.max_wait = finite_number(max_wait_ms, "wait in milliseconds", least=0) / 1e3
-        batch = whole_number(batch, "batch", 1, MOST_BATCH)
+        self.batch = whole_number(batch, "batch", 1, MOST_BATCH)
         workers = whole_number(workers, "number of workers", 1, _MOST_WORKERS)
         self.queue = Queue(whole_number(most_bytes, "number of bytes", 1, 2**62))
         stages, course = cascade.stages, cascade.course()
         clock = StageClock(cascade.manifest.macs)
         self._counts = [Counts(len(cascade.names)) for _ in range(workers)]
         self._workers = [
-            Worker(stages, course, self.queue, clock, counts, batch=batch, wait=self.max_wait)
+            Worker(stages, course, self.queue, clock, counts, batch=self.batch, wait=self.max_wait)
             for counts in self._counts
         ]
         for worker in self._workers:

@@ -1,0 +1,105 @@
+"""`s2dnas-serve`: bundles behind HTTP, for many callers at once."""
+
+from pathlib import Path
+
+import click
+
+from s2dnas_deploy.cli.command import Command
+from s2dnas_deploy.cli.console import Console, silence_pillow
+from s2dnas_deploy.cli.options.bundle import HOW_TO_RUN_IT, batch_option, trust_option
+from s2dnas_deploy.cli.options.sections import INPUT, RUNNING, option, quiet_option, section
+
+_MIB = 2**20
+
+
+@click.command(cls=Command)
+@click.argument("bundles", nargs=-1, required=True, metavar="[NAME=]BUNDLE...")
+@section(INPUT, trust_option)
+@section(
+    "Where it listens",
+    option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all."),
+    option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one."),
+)
+@section(
+    "How requests share batches",
+    batch_option,
+    option(
+        "--max-wait-ms",
+        type=click.FloatRange(0),
+        default=5.0,
+        show_default=True,
+        help="How long in all an image may wait for others before later stages.",
+    ),
+    option(
+        "--workers",
+        type=click.IntRange(1, 64),
+        default=1,
+        show_default=True,
+        help="Threads that run stages, each with batches of its own; more than one is for many cores.",
+    ),
+)
+@section(
+    "How much it admits",
+    option(
+        "--most-waiting",
+        type=click.IntRange(1),
+        default=256,
+        show_default=True,
+        metavar="MIB",
+        help="Pixels of all requests that are not answered yet; past that, they are refused at once (503).",
+    ),
+    option(
+        "--most-body",
+        type=click.IntRange(1),
+        default=64,
+        show_default=True,
+        metavar="MIB",
+        help="The largest request; larger ones are refused (413).",
+    ),
+)
+@section(RUNNING, *HOW_TO_RUN_IT, quiet_option)
+def serve(
+    *,
+    bundles: tuple[str, ...],
+    trust: Path | None,
+    host: str,
+    port: int,
+    batch: int,
+    max_wait_ms: float,
+    workers: int,
+    most_waiting: int,
+    most_body: int,
+    provider: str,
+    allow_fallback: bool,
+    threads: int | None,
+    quiet: bool,
+) -> None:
+    """Answer requests over HTTP by the Open Inference Protocol (KServe v2), until SIGTERM.
+
+    Images that go on to later stages wait there for those of other requests, so late stages run full. A
+    bundle is called as its folder, or by NAME; a folder of bundles 1, 2, 3 has versions.
+
+    \b
+    s2dnas-serve bundle/
+    s2dnas-serve cats=bundle/ dogs=other/ --host 0.0.0.0 --port 8080 --threads 4
+    curl localhost:8000/v2/models/bundle
+    """  # noqa: D301
+    from s2dnas_deploy.serve.http.server import ServeRequest
+    from s2dnas_deploy.serve.http.server import serve as serve_bundles
+
+    request = ServeRequest(
+        bundles=bundles,
+        host=host,
+        port=port,
+        how={"provider": provider, "threads": threads, "allow_fallback": allow_fallback, "trust": trust},
+        pace={
+            "batch": batch,
+            "max_wait_ms": max_wait_ms,
+            "workers": workers,
+            "most_bytes": most_waiting * _MIB,
+        },
+        most_body=most_body * _MIB,
+    )
+    silence_pillow()
+    with Console(quiet=quiet) as console:
+        serve_bundles(request, console)

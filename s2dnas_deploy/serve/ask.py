@@ -1,0 +1,198 @@
+"""What a request asks for, whatever it was spoken in: images, options and which answers are wanted.
+
+Place in the flow: HTTP or gRPC ──▶ `Ask` ──▶ `Service.submit` ──▶ answers ──▶ `answers_of` ──▶ HTTP or gRPC.
+
+Tensors are those of the Open Inference Protocol (KServe v2). There is one input, `image`: pixels as the
+bundle's graphs take them, or whole files (JPEG, PNG, …) as BYTES. Of the answers, `probabilities` come only
+if they are asked for.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.quoting import shown
+from s2dnas_deploy.runtime.pictures import Reader
+from s2dnas_deploy.runtime.predictions import Predictions
+from s2dnas_deploy.runtime.stages import Array
+
+IMAGE = "image"
+LABEL, NAME, CONFIDENCE, EXIT, PROBABILITIES = "label", "name", "confidence", "exit", "probabilities"
+USUAL = (LABEL, NAME, CONFIDENCE, EXIT)
+"""The answers that come where none are named."""
+BYTES = "BYTES"
+DATATYPES: Mapping[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+_SETTING = "setting."
+_IGNORED = frozenset({"priority", "binary_data_output"})
+"""Parameters that change nothing here, or that the transport looks at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A tensor as metadata tells of it; -1 is any number."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """A request, checked as far as it can be without its images: what `Service.submit` is told."""
+
+    id: str
+    images: Array | tuple[bytes, ...]
+    """Pixels [N, …], or N files."""
+    options: Mapping[str, Any]
+    outputs: tuple[str, ...]
+
+
+def inputs_of(manifest: Manifest) -> tuple[Named, ...]:
+    """What is read."""
+    datatype = "UINT8" if manifest.image_type == "uint8" else "FP32"
+    return (Named(name=IMAGE, datatype=datatype, shape=(-1, *manifest.image_shape)),)
+
+
+def outputs_of(manifest: Manifest) -> tuple[Named, ...]:
+    """What may be asked for."""
+    return (
+        Named(name=LABEL, datatype="INT64", shape=(-1,)),
+        Named(name=NAME, datatype=BYTES, shape=(-1,)),
+        Named(name=CONFIDENCE, datatype="FP32", shape=(-1,)),
+        Named(name=EXIT, datatype="INT64", shape=(-1,)),
+        Named(name=PROBABILITIES, datatype="FP32", shape=(-1, len(manifest.labels))),
+    )
+
+
+def answers_of(said: Predictions, labels: Sequence[str], outputs: Sequence[str]) -> dict[str, Array]:
+    """The answers by name, as they are sent; names of classes as objects."""
+    found: dict[str, Array] = {}
+    for name in outputs:
+        if name == NAME:
+            found[name] = np.array([labels[label] for label in said.label], np.object_)
+        elif name == PROBABILITIES:
+            assert said.probabilities is not None, "they were asked for"
+            found[name] = said.probabilities
+        else:
+            plain: Mapping[str, Array] = {LABEL: said.label, CONFIDENCE: said.confidence, EXIT: said.exit}
+            found[name] = plain[name]
+    return found
+
+
+def check_input(name: str, datatype: str, shape: Sequence[int], manifest: Manifest) -> None:
+    """That a tensor is the one that is read, of a type and shape that fit."""
+    (known,) = inputs_of(manifest)
+    if name != known.name:
+        raise DataError(f"expected the input {known.name!r}, got {shown(name)}")
+    if datatype == BYTES:
+        if len(shape) != 1 or shape[0] < 1:
+            raise DataError(f"expected {name!r} as BYTES [N], a file an item, got {list(shape)}")
+        return
+    fits = len(shape) == len(known.shape) and shape[0] >= 1 and tuple(shape[1:]) == known.shape[1:]
+    if datatype != known.datatype or not fits:
+        raise DataError(
+            f"expected {name!r} as {known.datatype} [N, {', '.join(map(str, known.shape[1:]))}] or as BYTES "
+            f"[N] (files: JPEG, PNG, …), got {shown(datatype)} {list(shape)}"
+        )
+
+
+def check_outputs(asked: Sequence[str], manifest: Manifest) -> tuple[str, ...]:
+    """The answers that are wanted; where none are named, the usual ones."""
+    known = [each.name for each in outputs_of(manifest)]
+    for name in asked:
+        if name not in known:
+            raise DataError(f"expected outputs among {', '.join(known)}, got {shown(name)}")
+    return tuple(dict.fromkeys(asked)) or USUAL
+
+
+def options_from(parameters: Mapping[str, Any], outputs: Sequence[str]) -> dict[str, Any]:
+    """What `Service.submit` is told, from the parameters of a request."""
+    options: dict[str, Any] = {"probabilities": PROBABILITIES in outputs}
+    settings: dict[str, str] = {}
+    for name, value in parameters.items():
+        if name in ("thresholds", "offsets"):
+            options[name] = _numbers(name, value)
+        elif name == "last_stage":
+            options[name] = _whole(name, value)
+        elif name == "deadline_ms":
+            options[name] = _number(name, value)
+        elif name == "timeout":  # microseconds, as Triton's clients give it
+            options["deadline_ms"] = _number(name, value) / 1e3
+        elif name.startswith(_SETTING):
+            settings[name.removeprefix(_SETTING)] = str(value)
+        elif name not in _IGNORED:
+            raise DataError(
+                "expected parameters among thresholds, offsets, last_stage, deadline_ms, timeout and "
+                f"{_SETTING}NAME, got {shown(name)}"
+            )
+    return {**options, **({"settings": settings} if settings else {})}
+
+
+def pixels_of(ask: Ask, reader: Reader) -> Array:
+    """The pixels; files are decoded, which takes its time."""
+    if isinstance(ask.images, np.ndarray):
+        return ask.images
+    pixels = np.empty((len(ask.images), *reader.shape), reader.dtype)
+    for number, content in enumerate(ask.images):
+        pixels[number] = reader.from_file(content, f"image {number}")
+    return pixels
+
+
+def _numbers(name: str, value: Any) -> tuple[float, ...]:
+    """Of a parameter that has several: a list, or text, for parameters of gRPC are single."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)):
+        parts = [parts]
+    return tuple(_number(name, part) for part in parts)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise DataError(f"{name}: expected a number, got {shown(value)}") from None
+
+
+def _whole(name: str, value: Any) -> int:
+    number = _number(name, value)
+    if number != int(number):
+        raise DataError(f"{name}: expected a whole number, got {shown(value)}")
+    return int(number)
+
+
+def as_files(raw: bytes | memoryview, count: int) -> tuple[bytes, ...]:
+    """BYTES in binary: each item's length as 4 bytes, little end first, and the item."""
+    view, at, found = memoryview(raw), 0, []
+    for number in range(count):
+        size = int.from_bytes(view[at : at + 4], "little")
+        if len(view) < at + 4 + size:
+            raise DataError(f"BYTES: item {number} of {count} ends before its length")
+        found.append(bytes(view[at + 4 : at + 4 + size]))
+        at += 4 + size
+    if at != len(view):
+        raise DataError(f"BYTES: {len(view) - at} bytes follow the last of {count} items")
+    return tuple(found)
+
+
+def as_bytes(values: npt.NDArray[np.object_]) -> bytes:
+    """Text as BYTES in binary."""
+    items = [str(value).encode() for value in values.ravel()]
+    return b"".join(len(item).to_bytes(4, "little") + item for item in items)

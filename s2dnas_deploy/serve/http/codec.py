@@ -1,0 +1,205 @@
+"""A request to infer, out of a body, and its answers into one: JSON, with tensors in it or behind it.
+
+Place in the flow: body ──decoded──▶ `Ask` and how its answers are to be written ──▶ … ──encoded──▶ body.
+
+With a header that tells how long the JSON is, tensors of `binary_data_size` follow it, one after the other.
+Nothing of what a stranger sent is trusted: sizes are compared before memory is taken.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from s2dnas_deploy.bundle.manifest import Manifest
+from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.files.strict_json import MisfitError, parse
+from s2dnas_deploy.quoting import shown
+from s2dnas_deploy.runtime.stages import Array
+from s2dnas_deploy.serve.ask import (
+    BYTES,
+    DATATYPES,
+    Ask,
+    Named,
+    as_bytes,
+    as_files,
+    check_input,
+    check_outputs,
+    options_from,
+    outputs_of,
+)
+
+HEADER_LENGTH = "inference-header-content-length"
+_BINARY_SIZE, _BINARY_OUTPUT, _BINARY_OUTPUTS = "binary_data_size", "binary_data", "binary_data_output"
+_LARGEST_JSON = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """What was asked, and which of the answers are to be in binary."""
+
+    ask: Ask
+    binary: frozenset[str]
+
+
+def decoded(body: bytes, header_length: str | None, manifest: Manifest) -> Decoded:
+    """Read a request to infer; a `DataError` says what is wrong with it."""
+    size = _header_size(header_length, len(body))
+    try:
+        document = parse(body[:size], largest_bytes=_LARGEST_JSON)
+    except MisfitError as problem:
+        raise DataError(f"the request: {problem}") from problem
+    request = _object(document, "the request", {"id", "parameters", "inputs", "outputs"})
+    parameters = _object(request.get("parameters", {}), "parameters")
+    wanted = [
+        _object(each, "outputs", {"name", "parameters"})
+        for each in _list(request.get("outputs", []), "outputs")
+    ]
+    outputs = check_outputs([_text(each.get("name"), "outputs: name") for each in wanted], manifest)
+    return Decoded(
+        ask=Ask(
+            id=_text(request.get("id", ""), "id"),
+            images=_images(_list(request.get("inputs"), "inputs"), memoryview(body)[size:], manifest),
+            options=options_from(parameters, outputs),
+            outputs=outputs,
+        ),
+        binary=_in_binary(wanted, outputs, whole=parameters.get(_BINARY_OUTPUTS, False)),
+    )
+
+
+def encoded(
+    asked: Decoded, answers: Mapping[str, Array], manifest: Manifest, *, model: str, version: str
+) -> tuple[bytes, int | None]:
+    """The body of the answers, and how long its JSON is if something follows it."""
+    known = {each.name: each for each in outputs_of(manifest)}
+    tensors, behind = [], []
+    for name, values in answers.items():
+        tensor: dict[str, Any] = {"name": name, "datatype": known[name].datatype, "shape": list(values.shape)}
+        if name in asked.binary:
+            content = (
+                as_bytes(values) if known[name].datatype == BYTES else np.ascontiguousarray(values).tobytes()
+            )
+            tensor["parameters"] = {_BINARY_SIZE: len(content)}
+            behind.append(content)
+        else:
+            tensor["data"] = values.ravel().tolist()
+        tensors.append(tensor)
+    document: dict[str, Any] = {"model_name": model, "model_version": version}
+    document |= {"id": asked.ask.id} if asked.ask.id else {}
+    header = json.dumps({**document, "outputs": tensors}).encode()
+    return b"".join((header, *behind)), len(header) if behind else None
+
+
+def metadata_of(each: Named) -> dict[str, Any]:
+    """A tensor, as metadata tells it."""
+    return {"name": each.name, "datatype": each.datatype, "shape": list(each.shape)}
+
+
+def _header_size(given: str | None, size: int) -> int:
+    if given is None:
+        return size
+    if not (given.isascii() and given.isdigit() and len(given) < 20 and int(given) <= size):
+        raise DataError(
+            f"{HEADER_LENGTH}: expected a number up to the {size} bytes of the body, got {shown(given)}"
+        )
+    return int(given)
+
+
+def _images(inputs: Sequence[Any], behind: memoryview, manifest: Manifest) -> Array | tuple[bytes, ...]:
+    if len(inputs) != 1:
+        raise DataError(f"expected one input, got {len(inputs)}")
+    tensor = _object(inputs[0], "inputs[0]", {"name", "shape", "datatype", "parameters", "data"})
+    name, datatype = (_text(tensor.get(key), f"inputs[0].{key}") for key in ("name", "datatype"))
+    shape = [_count(each) for each in _list(tensor.get("shape"), "inputs[0].shape")]
+    check_input(name, datatype, shape, manifest)
+    size = _object(tensor.get("parameters", {}), "inputs[0].parameters").get(_BINARY_SIZE)
+    if size is None:
+        if "data" not in tensor:
+            raise DataError(f"inputs[0]: expected data, or {_BINARY_SIZE} and the data behind the JSON")
+        if len(behind):
+            raise DataError(f"{len(behind)} bytes follow the JSON, and no input has a {_BINARY_SIZE}")
+        return _from_json(tensor["data"], datatype, shape)
+    if _count(size) != len(behind):
+        raise DataError(f"inputs[0]: expected {size} bytes behind the JSON, got {len(behind)}")
+    return from_binary(behind, datatype, shape)
+
+
+def from_binary(raw: bytes | memoryview, datatype: str, shape: Sequence[int]) -> Array | tuple[bytes, ...]:
+    """A tensor of which the bytes are there."""
+    if datatype == BYTES:
+        return as_files(raw, shape[0])
+    kind = DATATYPES[datatype]
+    wanted = kind.itemsize * prod(shape)
+    if len(raw) != wanted:
+        raise DataError(f"expected {wanted} bytes for {datatype} {list(shape)}, got {len(raw)}")
+    return np.frombuffer(raw, kind).reshape(shape)
+
+
+def _from_json(data: Any, datatype: str, shape: Sequence[int]) -> Array | tuple[bytes, ...]:
+    """Lists, flat or nested; files in base64."""
+    if datatype == BYTES:
+        items = _list(data, "inputs[0].data")
+        if len(items) != shape[0]:
+            raise DataError(f"expected {shape[0]} items of data, got {len(items)}")
+        return tuple(_file(item) for item in items)
+    try:
+        values = np.asarray(data)
+    except ValueError as problem:  # lists of different lengths
+        raise DataError("inputs[0].data: expected lists of numbers, all of one length") from problem
+    kind = DATATYPES[datatype]
+    if values.dtype.kind not in ("iu" if kind.kind == "u" else "iuf") or values.size != prod(shape):
+        raise DataError(f"inputs[0].data: expected {prod(shape)} numbers of {datatype}, got {values.size}")
+    if kind.kind == "u" and not (values.min() >= 0 and values.max() <= np.iinfo(kind).max):
+        raise DataError(f"inputs[0].data: expected numbers from 0 to {np.iinfo(kind).max}")
+    return values.astype(kind).reshape(shape)
+
+
+def _file(item: Any) -> bytes:
+    try:
+        return base64.b64decode(_text(item, "inputs[0].data"), validate=True)
+    except (binascii.Error, ValueError) as problem:
+        raise DataError("inputs[0].data: expected files in base64, or in binary behind the JSON") from problem
+
+
+def _in_binary(wanted: Sequence[Mapping[str, Any]], outputs: Sequence[str], *, whole: Any) -> frozenset[str]:
+    if not isinstance(whole, bool):
+        raise DataError(f"{_BINARY_OUTPUTS}: expected true or false, got {shown(whole)}")
+    chosen = dict.fromkeys(outputs, whole)
+    for each in wanted:
+        own = _object(each.get("parameters", {}), "outputs: parameters", {_BINARY_OUTPUT})
+        if not isinstance(own.get(_BINARY_OUTPUT, whole), bool):
+            raise DataError(f"{_BINARY_OUTPUT}: expected true or false, got {shown(own[_BINARY_OUTPUT])}")
+        chosen[each["name"]] = own.get(_BINARY_OUTPUT, whole)
+    return frozenset(name for name, is_binary in chosen.items() if is_binary)
+
+
+def _object(value: Any, where: str, known: set[str] | None = None) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected an object, got {shown(value)}")
+    unknown = [] if known is None else sorted(value.keys() - known)
+    if unknown:
+        raise DataError(f"{where}: expected {', '.join(sorted(known or ()))}, got {shown(unknown[0])}")
+    return value
+
+
+def _list(value: Any, where: str) -> Sequence[Any]:
+    if not isinstance(value, list):
+        raise DataError(f"{where}: expected a list, got {shown(value)}")
+    return value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise DataError(f"{where}: expected text, got {shown(value)}")
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**40:
+        raise DataError(f"expected a number of 0 or more, got {shown(value)}")
+    return value

@@ -1,0 +1,97 @@
+"""A process that serves: uvicorn with the application, until it is told to end.
+
+Place in the flow: `ServeRequest` ──▶ bundles loaded ──▶ a port is listened on ──SIGTERM──▶ all that was
+accepted is answered ──▶ the end. Uvicorn, because its protocol and loop are in C, and it drains on signals.
+"""
+
+import signal
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.quoting import in_a_line
+from s2dnas_deploy.reporter import Reporter
+from s2dnas_deploy.serve.house import House, named
+
+_BACKLOG = 2048
+_DRAIN_SECONDS = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeRequest:
+    """What to serve, where and how; `how` is for `Cascade.load`, and `pace` for `Service`."""
+
+    bundles: Sequence[str]
+    host: str
+    port: int
+    how: Mapping[str, Any]
+    pace: Mapping[str, Any]
+    most_body: int = 64 * 2**20
+    most_bodies: int = 512 * 2**20
+    most_connections: int = 8192
+
+
+def serve(request: ServeRequest, reporter: Reporter) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    try:
+        import uvicorn
+    except ImportError as missing:
+        raise OptionError("serving needs more packages: pip install 's2dnas-deploy[serve]'") from missing
+    from s2dnas_deploy.serve.http.app import App
+
+    house = House(folders=named(request.bundles), how=request.how, pace=request.pace)
+    listening = _listening(request.host, request.port)
+    house.open()
+    port = listening.getsockname()[1]
+
+    def started() -> None:
+        for each in house.each:
+            assert each.service is not None, "all were loaded"
+            stages = ", ".join(each.service.cascade.names)
+            reporter.say(f"{each.name}, version {each.version}: {each.folder} ({stages})")
+        reporter.say(f"serving on http://{request.host}:{port}")
+
+    app = App(house, most_body=request.most_body, most_bodies=request.most_bodies)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        limit_concurrency=request.most_connections,
+        backlog=_BACKLOG,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        server_header=False,
+        date_header=False,
+        ws="none",
+    )
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            """Begin to listen, and say so."""
+            await super().startup(sockets)
+            started()
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            """End well on a signal; uvicorn's own would raise it again, once all is answered."""
+            before = {each: signal.signal(each, self.handle_exit) for each in (signal.SIGTERM, signal.SIGINT)}
+            try:
+                yield
+            finally:
+                for each, handler in before.items():
+                    signal.signal(each, handler)
+
+    Server(config).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError as problem:
+        raise OptionError(f"--host {host} --port {port}: {in_a_line(problem)}") from problem
+    return listening
