@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from s2dnas_deploy.runtime.pictures import Source
     from s2dnas_deploy.runtime.stages import Array
 
-BATCH, MAX_WAIT_MS, MOST_BYTES = 32, 5.0, 256 * 2**20
+BATCH, MAX_WAIT_MS, MOST_BYTES = 32, 50.0, 256 * 2**20
 _MOST_WORKERS = 64
 
 
@@ -48,7 +48,8 @@ class Service:
         Args:
             cascade: the bundle, loaded; it must stay open.
             batch: samples that a stage runs at once, at the most.
-            max_wait_ms: how long in all a sample may wait for others before later stages.
+            max_wait_ms: how long in all a sample may wait for others before later stages, while a full batch
+                waits to begin; less where fewer do, and not at all where nobody does.
             workers: threads that run stages, each in rooms of its own. Survivors meet in larger batches the
                 fewer there are, so one that runs graphs on all cores is best but on large machines.
             most_bytes: of pixels that were admitted and are not answered yet.
@@ -111,7 +112,6 @@ class Service:
             pixels,
             course,
             caller=caller,
-            due=now + self.max_wait,
             deadline=None if deadline_ms is None else now + deadline_ms / 1e3,
             classes=len(cascade.labels) if probabilities else None,
             stages=cascade.names,

@@ -23,8 +23,8 @@ class CancelledError(S2dnasError):
 class Ticket:
     """A request of one caller: images [N, …], the course that they go, and an answer for each.
 
-    `due` is when its images have waited long enough for company, and `deadline` when the answers are wanted,
-    as `time.perf_counter` tells time. It ends once, with all answers or with an error.
+    `since` is when it came, and `deadline` when the answers are wanted, as `time.perf_counter` tells time. It
+    ends once, with all answers or with an error.
     """
 
     __slots__ = (
@@ -36,7 +36,6 @@ class Ticket:
         "confidence",
         "course",
         "deadline",
-        "due",
         "entered",
         "error",
         "exit",
@@ -55,7 +54,6 @@ class Ticket:
         course: Course,
         *,
         caller: str,
-        due: float,
         deadline: float | None,
         classes: int | None,
         stages: tuple[str, ...],
@@ -64,7 +62,7 @@ class Ticket:
         """`classes`: of so many, if the probabilities of all are wanted; `ended` is called as it ends."""
         count = len(images)
         self.images, self.course, self.caller, self.stages = images, course, caller, stages
-        self.since, self.due, self.deadline = time.perf_counter(), due, deadline
+        self.since, self.deadline = time.perf_counter(), deadline
         self.entered, self.left = 0, count
         self.label = np.zeros(count, np.int64)
         self.confidence = np.zeros(count, np.float32)

@@ -6,10 +6,13 @@ Place in the flow: `Queue` ──▶ rooms ──stage──▶ rooms … ──
                       load batches form by themselves, and without it nobody waits
     later rooms       are served when they are full, or when the first of them is due: it has waited for
                       company as long as it may, or its deadline, less the time of the stage, has come
-    under pressure    (a full batch waits in the queue) later rooms wait longer, for who has more to do than
-                      can be done gains by larger batches
+
+How long that is grows with the queue: not at all where nobody waits, for a worker that is free gains nothing
+by larger batches; as long as was asked for where a full batch waits. The queue's length is an average over
+the last moments, for between an answer and the next request of the same caller it is empty, too.
 """
 
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -30,8 +33,7 @@ from s2dnas_deploy.serve.counts import Counts
 from s2dnas_deploy.serve.queue import Queue
 from s2dnas_deploy.serve.ticket import Ticket
 
-_UNDER_PRESSURE = 4.0
-"""By so much longer later rooms wait for company, while a full batch waits in the queue."""
+_MOMENT = 0.05  # seconds, of the average
 _MOST_COURSES = 256
 
 
@@ -49,7 +51,7 @@ class Worker(threading.Thread):
         batch: int,
         wait: float,
     ) -> None:
-        """`course` is the bundle's own, and `wait` the seconds that a sample may wait for company."""
+        """`course` is the bundle's own, and `wait` the seconds that samples may wait for company."""
         super().__init__(name="s2dnas-worker", daemon=True)
         self._queue, self._clock, self._counts = queue, clock, counts
         self._batch, self._wait = batch, wait
@@ -59,22 +61,23 @@ class Worker(threading.Thread):
         self._first_course = course
         self._reopen()
         self._tickets: dict[int, tuple[Ticket, int]] = {}
-        self._due = np.zeros(1024, np.float64)
+        self._since, self._deadline = np.zeros(1024), np.full(1024, np.inf)
         self._free: list[int] = []
         self._next = numbers_from()
         self._hasty = 0
         self._over: list[Ticket] = []
+        self._queued, self._looked_at = 0.0, time.perf_counter()
 
     # --- the thread ----------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Serve until the queue is closed and nobody waits any more."""
         while True:
-            taken, pressed = self._next_samples()
+            taken = self._next_samples()
             if taken is None:
                 return
             try:
-                self._serve(taken, pressed=pressed)
+                self._serve(taken)
             except S2dnasError as error:
                 self._fail(error)
             except Exception as error:  # a worker that ends would leave everybody waiting
@@ -85,31 +88,43 @@ class Worker(threading.Thread):
                 for ticket in over:
                     ticket.end()
 
-    def _next_samples(self) -> tuple[list[tuple[Ticket, int]] | None, bool]:
-        """Samples that may begin, and whether more wait than fit; None: it is over."""
+    def _next_samples(self) -> list[tuple[Ticket, int]] | None:
+        """Samples that may begin; none, if others are due before; None: it is over."""
         queue = self._queue
         with queue.changed:
             while True:
+                self._look_at(queue.samples)
                 taken = queue.take(self._batch)
                 if taken:
-                    return taken, queue.samples >= self._batch
+                    return taken
                 first_due = self._first_due()
                 if first_due is None:
                     if queue.closed:
-                        return None, False
+                        return None
                     queue.changed.wait()
                 elif queue.closed or first_due <= time.perf_counter():
-                    return [], False
-                else:
-                    queue.changed.wait(first_due - time.perf_counter())
+                    return []
+                else:  # in time to see that the queue has grown shorter
+                    queue.changed.wait(min(first_due - time.perf_counter(), _MOMENT / 4))
 
-    def _serve(self, taken: list[tuple[Ticket, int]], *, pressed: bool) -> None:
+    def _look_at(self, samples: int) -> None:
+        """Take the length of the queue into its average."""
+        now = time.perf_counter()
+        kept = math.exp((self._looked_at - now) / _MOMENT)
+        self._queued, self._looked_at = kept * self._queued + (1 - kept) * samples, now
+
+    @property
+    def _company(self) -> float:
+        """The seconds that samples may wait for company now."""
+        return self._wait * min(1.0, self._queued / self._batch)
+
+    def _serve(self, taken: list[tuple[Ticket, int]]) -> None:
         for ticket, row in taken:
             self._admit(ticket, row)
         for course in {id(ticket.course): ticket.course for ticket, _ in taken}.values():
             if self._rooms.waiting(course.first) is not None:
                 self._rooms.serve(course.first)
-        now = time.perf_counter() - (_UNDER_PRESSURE - 1) * self._wait * pressed
+        now = time.perf_counter()
         for stage in range(len(self._flow.stops)):
             due = self._due_at(stage)
             if due is not None and (due <= now or self._queue.closed):
@@ -117,10 +132,12 @@ class Worker(threading.Thread):
 
     def _admit(self, ticket: Ticket, row: int) -> None:
         number = self._free.pop() if self._free else next(self._next)
-        if number >= len(self._due):
-            self._due = np.concatenate([self._due, np.zeros_like(self._due)])
+        if number >= len(self._since):
+            self._since = np.concatenate([self._since, np.zeros_like(self._since)])
+            self._deadline = np.concatenate([self._deadline, np.full_like(self._deadline, np.inf)])
         self._tickets[number] = ticket, row
-        self._due[number] = ticket.due if ticket.deadline is None else min(ticket.due, ticket.deadline)
+        self._since[number] = ticket.since
+        self._deadline[number] = math.inf if ticket.deadline is None else ticket.deadline
         self._hasty += ticket.deadline is not None
         self._counts.wait(time.perf_counter() - ticket.since)
         self._rooms.enter(number, ticket.images[row], self._number_of(ticket.course))
@@ -151,8 +168,10 @@ class Worker(threading.Thread):
         numbers = self._rooms.waiting(stage)
         if numbers is None:
             return None
-        due = float(self._due[numbers].min())
-        return due - self._clock.expects(stage, len(numbers)) if self._hasty else due
+        due = float(self._since[numbers].min()) + self._company
+        if not self._hasty:
+            return due
+        return min(due, float(self._deadline[numbers].min()) - self._clock.expects(stage, len(numbers)))
 
     def _fail(self, error: S2dnasError) -> None:
         """Whoever is on the way gets the error in place of an answer."""

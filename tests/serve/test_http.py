@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -474,6 +475,25 @@ def test_a_process_serves_until_it_is_told_to_end_and_answers_what_it_accepted(b
         response = connection.getresponse()
         found = answers_in(response, response.read())
         check(found, cascade.predict(IMAGES[:4], thresholds=(2.0, 2.0)), cascade)
+        assert process.wait(SOON) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+
+
+@pytest.mark.parametrize("line", re.findall(r"^s2dnas-serve .*", DOCUMENT, re.MULTILINE))
+def test_the_commands_of_the_document_serve(bundle, tmp_path, line):
+    for name in ("bundle", "other"):
+        shutil.copytree(bundle, tmp_path / name)
+    arguments = [*line.split()[1:], "--port", "0"]
+    process = subprocess.Popen(command(*arguments), stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        told = [process.stderr.readline() for _ in range(line.count("/") + 1)]
+        assert "serving on http://127.0.0.1:" in told[-1]
+        process.send_signal(signal.SIGTERM)
         assert process.wait(SOON) == 0
     finally:
         process.kill()

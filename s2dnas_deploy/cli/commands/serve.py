@@ -26,9 +26,10 @@ _MIB = 2**20
     option(
         "--max-wait-ms",
         type=click.FloatRange(0),
-        default=5.0,
+        default=50.0,
         show_default=True,
-        help="How long in all an image may wait for others before later stages.",
+        help="How long in all an image may wait for others before later stages, while a full batch waits to "
+        "begin; less where fewer do, and not at all where nobody does.",
     ),
     option(
         "--workers",
