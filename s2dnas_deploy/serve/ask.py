@@ -9,6 +9,7 @@ if they are asked for.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -196,3 +197,24 @@ def as_bytes(values: npt.NDArray[np.object_]) -> bytes:
     """Text as BYTES in binary."""
     items = [str(value).encode() for value in values.ravel()]
     return b"".join(len(item).to_bytes(4, "little") + item for item in items)
+
+
+def from_binary(raw: bytes | memoryview, datatype: str, shape: Sequence[int]) -> Array | tuple[bytes, ...]:
+    """A tensor of which the bytes are there."""
+    if datatype == BYTES:
+        return as_files(raw, shape[0])
+    kind = DATATYPES[datatype]
+    wanted = kind.itemsize * prod(shape)
+    if len(raw) != wanted:
+        raise DataError(f"expected {wanted} bytes for {datatype} {list(shape)}, got {len(raw)}")
+    return np.frombuffer(raw, kind).reshape(shape)
+
+
+def from_numbers(values: Array, datatype: str, shape: Sequence[int]) -> Array:
+    """A tensor of which the numbers are there, of whatever type."""
+    kind = DATATYPES[datatype]
+    if values.dtype.kind not in ("iu" if kind.kind == "u" else "iuf") or values.size != prod(shape):
+        raise DataError(f"{IMAGE}: expected {prod(shape)} numbers of {datatype}, got {values.size}")
+    if kind.kind == "u" and not (values.min() >= 0 and values.max() <= np.iinfo(kind).max):
+        raise DataError(f"{IMAGE}: expected numbers from 0 to {np.iinfo(kind).max}")
+    return values.astype(kind).reshape(shape)

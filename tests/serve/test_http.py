@@ -20,66 +20,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from served import IMAGES, SIZE, SOON, Server
 
-pytest.importorskip("uvicorn")
-pytest.importorskip("torch")
-
-import uvicorn
-from exports import chain_from, export_to
-from small_networks import residual
-
-from s2dnas_deploy import plan as plans
-from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.runtime.stages import Stages
-from s2dnas_deploy.serve.house import House
-from s2dnas_deploy.serve.http.app import App
-
-SIZE, SOON = 12, 30
-IMAGES = np.random.default_rng(0).integers(0, 256, (40, SIZE, SIZE, 3), dtype=np.uint8)
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory) -> Path:
-    """Three stages, with about a third of the images leaving at each exit."""
-    static = residual(shape=(3, SIZE, SIZE))
-    chain = chain_from(static, plans.from_text("uniform:0.25,0.25,0.5", static.divisible.space))
-    folder = tmp_path_factory.mktemp("bundles") / "net"
-    export_to(folder, chain)
-    with Cascade.load(folder, provider="cpu") as cascade:
-        confidence = cascade.all_exits(IMAGES).confidence
-    export_to(
-        folder, chain, thresholds=(float(np.quantile(confidence[0], 0.66)), float(np.median(confidence[1])))
-    )
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cascade(bundle):
-    with Cascade.load(bundle, provider="cpu", threads=1) as cascade:
-        yield cascade
-
-
-class Server:
-    """The application in a thread, on a free port of the loopback."""
-
-    def __init__(self, folders, *, most_body=2**20, most_bodies=2**22, **pace):
-        house = House(folders=folders, how={"provider": "cpu", "threads": 1}, pace={"batch": 8, **pace})
-        house.open()
-        self.app = App(house, most_body=most_body, most_bodies=most_bodies)
-        listening = socket.create_server(("127.0.0.1", 0))
-        self.port = listening.getsockname()[1]
-        self._server = uvicorn.Server(uvicorn.Config(self.app, log_level="error", ws="none"))
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listening]}, daemon=True)
-        self._thread.start()
-        until = time.monotonic() + SOON
-        while not self._server.started:
-            assert time.monotonic() < until
-            time.sleep(0.001)
-
-    def close(self):
-        self._server.should_exit = True
-        self._thread.join(SOON)
-        assert not self._thread.is_alive()
+class Client(Server):
+    """The application, and what a client of it does."""
 
     def ask(self, method, path, body=None, headers=None):
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SOON)
@@ -143,7 +90,7 @@ def texts_in(raw):
 
 @pytest.fixture(scope="module")
 def server(bundle):
-    server = Server({"net": bundle})
+    server = Client({"net": bundle})
     yield server
     server.close()
 
@@ -242,7 +189,7 @@ def test_what_is_served_is_told(server, cascade):
 
 
 def test_statistics_and_metrics_count_what_was_done(bundle, cascade):
-    server = Server({"net": bundle})
+    server = Client({"net": bundle})
     for _ in range(3):
         server.infer(IMAGES)
     said = cascade.predict(IMAGES)
@@ -331,7 +278,7 @@ def test_what_is_not_there_is_told(server, method, path, status):
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(bundle):
-    server = Server({"net": bundle}, most_body=10_000)
+    server = Client({"net": bundle}, most_body=10_000)
     with socket.create_connection(("127.0.0.1", server.port), timeout=SOON) as client:
         client.sendall(b"POST /v2/models/net/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
         assert client.recv(100).startswith(b"HTTP/1.1 413")
@@ -373,7 +320,7 @@ def test_past_the_bound_it_is_told_when_to_come_back_and_who_was_accepted_is_ans
     bundle, cascade, monkeypatch
 ):
     said = cascade.predict(IMAGES[:10])
-    server = Server({"net": bundle}, most_bytes=IMAGES[:20].nbytes)
+    server = Client({"net": bundle}, most_bytes=IMAGES[:20].nbytes)
     held = Held(monkeypatch)
     with ThreadPoolExecutor(4) as clients:
         accepted = [clients.submit(server.infer, IMAGES[:10]) for _ in range(2)]
@@ -393,7 +340,7 @@ def test_past_the_bound_it_is_told_when_to_come_back_and_who_was_accepted_is_ans
 
 
 def test_who_hangs_up_frees_its_place(bundle, monkeypatch):
-    server = Server({"net": bundle})
+    server = Client({"net": bundle})
     held = Held(monkeypatch)
     body, headers = request_of(IMAGES)
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -417,7 +364,7 @@ def test_bundles_are_loaded_and_unloaded_while_others_answer(bundle, cascade, tm
     versions = tmp_path / "two"
     for version in ("1", "2", "10"):
         shutil.copytree(bundle, versions / version)
-    server = Server({"net": bundle, "two": versions})
+    server = Client({"net": bundle, "two": versions})
     assert server.json("GET", "/v2/models/two")[1]["versions"] == ["1", "2", "10"]
     body, headers = request_of(IMAGES[:2])
     found = server.ask("POST", "/v2/models/two/infer", body, headers)[1]

@@ -19,6 +19,7 @@ _MIB = 2**20
     "Where it listens",
     option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 for all."),
     option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one."),
+    option("--grpc-port", type=click.IntRange(0, 65535), help="Serve over gRPC, too. [default: HTTP only]"),
 )
 @section(
     "How requests share batches",
@@ -65,6 +66,7 @@ def serve(
     trust: Path | None,
     host: str,
     port: int,
+    grpc_port: int | None,
     batch: int,
     max_wait_ms: float,
     workers: int,
@@ -75,23 +77,24 @@ def serve(
     threads: int | None,
     quiet: bool,
 ) -> None:
-    """Answer requests over HTTP by the Open Inference Protocol (KServe v2), until SIGTERM.
+    """Answer requests by the Open Inference Protocol (KServe v2), over HTTP and gRPC, until SIGTERM.
 
     Images that go on to later stages wait there for those of other requests, so late stages run full. A
     bundle is called as its folder, or by NAME; a folder of bundles 1, 2, 3 has versions.
 
     \b
-    s2dnas-serve bundle/
+    s2dnas-serve bundle/ --grpc-port 8001
     s2dnas-serve cats=bundle/ dogs=other/ --host 0.0.0.0 --port 8080 --threads 4
     curl localhost:8000/v2/models/bundle
     """  # noqa: D301
-    from s2dnas_deploy.serve.http.server import ServeRequest
-    from s2dnas_deploy.serve.http.server import serve as serve_bundles
+    from s2dnas_deploy.serve.server import ServeRequest
+    from s2dnas_deploy.serve.server import serve as serve_bundles
 
     request = ServeRequest(
         bundles=bundles,
         host=host,
         port=port,
+        grpc_port=grpc_port,
         how={"provider": provider, "threads": threads, "allow_fallback": allow_fallback, "trust": trust},
         pace={
             "batch": batch,

@@ -1,6 +1,6 @@
 """The server's HTTP side, as an ASGI application: the Open Inference Protocol, metrics, and operators' needs.
 
-Place in the flow: uvicorn ──▶ `App` ──▶ `Service` of a bundle ──▶ answers.
+Place in the flow: uvicorn ──▶ `App` ──▶ `Front` ──▶ answers.
 
 Requests to infer, of which there are thousands a second, are taken by themselves; all others by Starlette's
 routes. A body is admitted before it is read: all bodies that are on their way in have a bound together, and a
@@ -9,9 +9,8 @@ client that sends its body too slowly is let go.
 
 import asyncio
 import json
-from collections import Counter
-from collections.abc import Awaitable, Callable, MutableMapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from starlette.applications import Starlette
@@ -19,12 +18,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from s2dnas_deploy import __version__
 from s2dnas_deploy.errors import DataError, OptionError, S2dnasError
-from s2dnas_deploy.serve.ask import answers_of, inputs_of, outputs_of, pixels_of
-from s2dnas_deploy.serve.bell import Bell
+from s2dnas_deploy.serve import told
+from s2dnas_deploy.serve.ask import answers_of
+from s2dnas_deploy.serve.front import Front
 from s2dnas_deploy.serve.house import House, Resident, UnknownModelError
-from s2dnas_deploy.serve.http.codec import HEADER_LENGTH, Decoded, decoded, encoded, metadata_of
+from s2dnas_deploy.serve.http.codec import HEADER_LENGTH, Decoded, decoded, encoded
 from s2dnas_deploy.serve.metrics import CONTENT_TYPE, metrics
 from s2dnas_deploy.serve.queue import BusyError, ClosedError
 from s2dnas_deploy.serve.service import Service
@@ -33,27 +32,41 @@ from s2dnas_deploy.serve.ticket import CancelledError, Ticket
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
-_WATCH_SECONDS = 0.02
-"""After so long it is asked whether the client still waits; most answers are there before."""
 _BODY_SECONDS = 30.0
 _OFF_THE_LOOP = 2**16
-"""JSON of more bytes is read by another thread, for the loop has others to serve."""
+"""JSON of more bytes is read by another thread."""
 
 
 class App:
     """The ASGI application."""
 
-    def __init__(self, house: House, *, most_body: int, most_bodies: int) -> None:
-        """`most_body`: bytes of one request; `most_bodies`: of all that are being received."""
+    def __init__(
+        self,
+        house: House,
+        *,
+        most_body: int,
+        most_bodies: int,
+        beside: Callable[[Front], AbstractAsyncContextManager[None]] | None = None,
+    ) -> None:
+        """`most_body`: bytes of one request; `most_bodies`: of all that are being received.
+
+        `beside` is what else serves from the same front, as long as this does.
+        """
         self.house, self._most_body, self._most_bodies = house, most_body, most_bodies
+        self._beside = beside
         self._receiving = 0
-        self.refused: Counter[str] = Counter()
-        self.failed: Counter[str] = Counter()
-        self._bell: Bell | None = None
-        self._threads = ThreadPoolExecutor(thread_name_prefix="s2dnas-decode")
+        self._front: Front | None = None
+        self.failure: S2dnasError | None = None
+        """Why it could not start."""
         self._others = Starlette(routes=self._routes(), exception_handlers={S2dnasError: _told})
+
+    @property
+    def front(self) -> Front:
+        """Where requests go, once the loop runs."""
+        assert self._front is not None, "the application has started"
+        return self._front
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI has it."""
@@ -66,35 +79,42 @@ class App:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
-        self._bell = Bell()
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        await asyncio.get_running_loop().run_in_executor(None, self.house.close)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._front = Front(self.house)
+        try:
+            async with nullcontext() if self._beside is None else self._beside(self._front):
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+        except S2dnasError as failure:
+            self.failure = failure
+            await send({"type": "lifespan.startup.failed", "message": ""})
+            return
+        finally:
+            await self._front.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     # --- inference -----------------------------------------------------------------------------------------
 
     async def _infer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name: value for name, value in scope["headers"] if name in _HEADERS}
-        size = _content_length(headers)
-        model = "-"
+        size, front = _content_length(headers), self.front
         if size > self._most_body:
             await _send(send, *_error(413, f"expected at most {self._most_body} bytes, got {size}"))
             return
         if self._receiving + size > self._most_bodies:
-            self.refused[model] += 1
+            front.refused["-"] += 1
             await _send(send, *_error(503, "too many requests are being received: try again", retry_after=1))
             return
         self._receiving += size
+        model = "-"
         try:
             body = await asyncio.wait_for(_received(receive, self._most_body), _BODY_SECONDS)
             if body is None:
                 return  # the client is gone
             model, version = _named(scope["path"])
-            service, resident = self.house.service(model, version)
+            service, resident = front.service(model, version)
             asked = await self._decoded(body, headers.get(_LENGTH), service)
-            ticket = await self._ended(asked, service, scope["client"], receive)
+            caller = ":".join(map(str, scope["client"] or ()))
+            ticket = await front.ended(asked.ask, service, caller, lambda late: _watch(receive, late))
             answers = answers_of(ticket.answers(), service.cascade.labels, asked.ask.outputs)
             manifest = service.cascade.manifest
             content = encoded(asked, answers, manifest, model=resident.name, version=resident.version)
@@ -104,9 +124,9 @@ class App:
         except CancelledError:
             return
         except S2dnasError as error:
-            status, told, extra = _status(error)
-            (self.refused if status == 503 else self.failed)[model] += 1
-            await _send(send, *_error(status, told, **extra))
+            status, extra = _status(error)
+            (front.refused if status == 503 else front.failed)[model] += 1
+            await _send(send, *_error(status, str(error), **extra))
         finally:
             self._receiving -= size
 
@@ -114,25 +134,8 @@ class App:
         said, manifest = None if length is None else length.decode("latin-1"), service.cascade.manifest
         is_number = said is not None and said.isascii() and said.isdigit()
         if (int(said or 0) if is_number else len(body)) > _OFF_THE_LOOP:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, decoded, body, said, manifest)
+            return await self.front.aside(decoded, body, said, manifest)
         return decoded(body, said, manifest)
-
-    async def _ended(self, asked: Decoded, service: Service, client: Any, receive: Receive) -> Ticket:
-        """The ticket of a request, once it has ended."""
-        loop, bell = asyncio.get_running_loop(), self._bell
-        assert bell is not None, "the application has started"
-        pixels = (
-            await loop.run_in_executor(self._threads, pixels_of, asked.ask, service.cascade.reader)
-            if isinstance(asked.ask.images, tuple)
-            else asked.ask.images
-        )
-        caller = ":".join(map(str, client or ()))
-        ticket = service.submit(pixels, caller=caller, ended=bell.ring, **asked.ask.options)
-        watch = loop.call_later(_WATCH_SECONDS, _watch, loop, receive, ticket)
-        await bell.hear(ticket)
-        watch.cancel()
-        return ticket
 
     # --- all else ------------------------------------------------------------------------------------------
 
@@ -155,120 +158,50 @@ class App:
         ]
 
     async def _server(self, request: Request) -> Response:
-        return JSONResponse({"name": "s2dnas_deploy", "version": __version__, "extensions": EXTENSIONS})
+        return JSONResponse(told.server())
 
     async def _ready(self, request: Request) -> Response:
-        loaded = [each for each in self.house.each if each.service is not None]
-        return Response(status_code=200 if loaded and len(loaded) == len(self.house.each) else 503)
+        return Response(status_code=200 if told.is_ready(self.house) else 503)
 
     async def _model_ready(self, request: Request) -> Response:
-        return Response(status_code=503 if self._resident(request).service is None else 200)
+        return Response(status_code=503 if self.house.find(*_asked_of(request)).service is None else 200)
 
     async def _metadata(self, request: Request) -> Response:
-        service, resident = self._service(request)
-        manifest = service.cascade.manifest
-        versions = sorted(self.house.residents[resident.name], key=int)
-        return JSONResponse(
-            {
-                "name": resident.name,
-                "versions": versions,
-                "platform": "s2dnas_onnxruntime",
-                "inputs": [metadata_of(each) for each in inputs_of(manifest)],
-                "outputs": [metadata_of(each) for each in outputs_of(manifest)],
-            }
-        )
+        return JSONResponse(told.metadata(self.house, *self._service(request)))
 
     async def _config(self, request: Request) -> Response:
-        service, resident = self._service(request)
-        return JSONResponse(config_of(service, resident))
+        return JSONResponse(told.config(*self._service(request)))
 
     async def _statistics(self, request: Request) -> Response:
-        chosen = [self._resident(request)] if "model" in request.path_params else self.house.each
-        return JSONResponse(
-            {"model_stats": [statistics_of(each) for each in chosen if each.service is not None]}
-        )
+        chosen = [self.house.find(*_asked_of(request))] if "model" in request.path_params else self.house.each
+        loaded = [(each.service, each) for each in chosen if each.service is not None]
+        stats = [{**told.statistics(*each), **told.by_stage(each[0])} for each in loaded]
+        return JSONResponse({"model_stats": stats})
 
     async def _index(self, request: Request) -> Response:
-        found = [
-            {
-                "name": each.name,
-                "version": each.version,
-                "state": "UNAVAILABLE" if each.service is None else "READY",
-                "reason": each.reason,
-            }
-            for each in self.house.each
-        ]
-        return JSONResponse(found)
+        return JSONResponse(told.index(self.house))
 
     async def _load(self, request: Request) -> Response:
-        return await self._managed(self.house.load, request)
+        await self.front.aside(self.house.load, request.path_params["model"])
+        return JSONResponse({})
 
     async def _unload(self, request: Request) -> Response:
-        return await self._managed(self.house.unload, request)
-
-    async def _managed(self, act: Callable[[str], None], request: Request) -> Response:
-        await asyncio.get_running_loop().run_in_executor(None, act, request.path_params["model"])
+        await self.front.aside(self.house.unload, request.path_params["model"])
         return JSONResponse({})
 
     async def _metrics(self, request: Request) -> Response:
-        return PlainTextResponse(metrics(self.house, self.refused, self.failed), media_type=CONTENT_TYPE)
-
-    def _resident(self, request: Request) -> Resident:
-        return self.house.find(request.path_params["model"], request.path_params.get("version", ""))
+        text = metrics(self.house, self.front.refused, self.front.failed)
+        return PlainTextResponse(text, media_type=CONTENT_TYPE)
 
     def _service(self, request: Request) -> tuple[Service, Resident]:
-        return self.house.service(request.path_params["model"], request.path_params.get("version", ""))
+        return self.house.service(*_asked_of(request))
 
 
-def config_of(service: Service, resident: Resident) -> dict[str, Any]:
-    """What Triton calls a model's configuration: as far as it says something here."""
-    manifest, batch = service.cascade.manifest, service.batch
-    ((image,), outputs) = inputs_of(manifest), outputs_of(manifest)
-    return {
-        "name": resident.name,
-        "platform": "s2dnas_onnxruntime",
-        "backend": "s2dnas",
-        "max_batch_size": batch,
-        "input": [{"name": image.name, "data_type": f"TYPE_{image.datatype}", "dims": image.shape[1:]}],
-        "output": [
-            {
-                "name": each.name,
-                "data_type": "TYPE_STRING" if each.datatype == "BYTES" else f"TYPE_{each.datatype}",
-                "dims": each.shape[1:] or [1],
-            }
-            for each in outputs
-        ],
-        "dynamic_batching": {"max_queue_delay_microseconds": round(1e6 * service.max_wait)},
-    }
+def _asked_of(request: Request) -> tuple[str, str]:
+    return request.path_params["model"], request.path_params.get("version", "")
 
 
-def statistics_of(resident: Resident) -> dict[str, Any]:
-    """What a model has done, as Triton tells it, and by stage and exit."""
-    assert resident.service is not None, "it is loaded"
-    counts, names = resident.service.counts, resident.service.cascade.names
-
-    def lasting(count: int, seconds: float) -> dict[str, int]:
-        return {"count": count, "ns": round(1e9 * seconds)}
-
-    return {
-        "name": resident.name,
-        "version": resident.version,
-        "inference_count": sum(counts.exits),
-        "execution_count": counts.fill[0].count,
-        "inference_stats": {
-            "success": lasting(counts.took.count, counts.took.sum),
-            "queue": lasting(counts.waited.count, counts.waited.sum),
-            "compute_infer": lasting(sum(each.count for each in counts.fill), sum(counts.seconds)),
-        },
-        "exits": dict(zip(names, counts.exits, strict=True)),
-        "stages": [
-            {"name": name, "runs": fill.count, "samples": int(fill.sum), "ns": round(1e9 * seconds)}
-            for name, fill, seconds in zip(names, counts.fill, counts.seconds, strict=True)
-        ],
-    }
-
-
-def _watch(loop: asyncio.AbstractEventLoop, receive: Receive, ticket: Ticket) -> None:
+def _watch(receive: Receive, ticket: Ticket) -> None:
     """From now on, a client that hangs up frees its place."""
 
     async def listen() -> None:
@@ -276,7 +209,7 @@ def _watch(loop: asyncio.AbstractEventLoop, receive: Receive, ticket: Ticket) ->
             pass
         ticket.cancel()
 
-    task = loop.create_task(listen())
+    task = asyncio.get_running_loop().create_task(listen())
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
@@ -286,43 +219,36 @@ async def _fine(request: Request) -> Response:
 
 async def _told(request: Request, error: Exception) -> Response:
     assert isinstance(error, S2dnasError), "the only kind that comes here"
-    status, told, _ = _status(error)
-    return JSONResponse({"error": told}, status_code=status)
+    return JSONResponse({"error": str(error)}, status_code=_status(error)[0])
 
 
-def _status(error: S2dnasError) -> tuple[int, str, dict[str, Any]]:
-    """The HTTP status of an error, what is told, and when to come back."""
+def _status(error: S2dnasError) -> tuple[int, Mapping[str, float]]:
+    """The HTTP status of an error, and when to come back."""
     if isinstance(error, BusyError):
-        return (
-            (503, str(error), {"retry_after": error.retry_after})
-            if error.retry_after
-            else (413, str(error), {})
-        )
+        return (503, {"retry_after": error.retry_after}) if error.retry_after else (413, {})
     if isinstance(error, ClosedError):
-        return 503, str(error), {"retry_after": 1}
+        return 503, {"retry_after": 1}
     if isinstance(error, UnknownModelError):
-        return 404, str(error), {}
-    return (400 if isinstance(error, (DataError, OptionError)) else 500), str(error), {}
+        return 404, {}
+    return 400 if isinstance(error, (DataError, OptionError)) else 500, {}
 
 
-def _error(
-    status: int, told: str, *, retry_after: float | None = None
-) -> tuple[int, bytes, list[tuple[bytes, bytes]]]:
+def _error(status: int, said: str, *, retry_after: float | None = None) -> tuple[int, bytes, Headers]:
     headers = [(b"content-type", b"application/json")]
     if retry_after is not None:
         headers.append((b"retry-after", str(max(1, round(retry_after))).encode()))
     if status in (408, 413):  # what is still to come of the body is not read
         headers.append((b"connection", b"close"))
-    return status, json.dumps({"error": " ".join(told.split())}).encode(), headers
+    return status, json.dumps({"error": " ".join(said.split())}).encode(), headers
 
 
-def _as_response(content: bytes, header: int | None) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+def _as_response(content: bytes, header: int | None) -> tuple[bytes, Headers]:
     if header is None:
         return content, [(b"content-type", b"application/json")]
     return content, [(b"content-type", b"application/octet-stream"), (_LENGTH, str(header).encode())]
 
 
-async def _send(send: Send, status: int, content: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+async def _send(send: Send, status: int, content: bytes, headers: Headers) -> None:
     length = (b"content-length", str(len(content)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": content})

@@ -11,7 +11,6 @@ import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,12 @@ from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.runtime.stages import Array
 from s2dnas_deploy.serve.ask import (
     BYTES,
-    DATATYPES,
     Ask,
-    Named,
     as_bytes,
-    as_files,
     check_input,
     check_outputs,
+    from_binary,
+    from_numbers,
     options_from,
     outputs_of,
 )
@@ -95,11 +93,6 @@ def encoded(
     return b"".join((header, *behind)), len(header) if behind else None
 
 
-def metadata_of(each: Named) -> dict[str, Any]:
-    """A tensor, as metadata tells it."""
-    return {"name": each.name, "datatype": each.datatype, "shape": list(each.shape)}
-
-
 def _header_size(given: str | None, size: int) -> int:
     if given is None:
         return size
@@ -129,17 +122,6 @@ def _images(inputs: Sequence[Any], behind: memoryview, manifest: Manifest) -> Ar
     return from_binary(behind, datatype, shape)
 
 
-def from_binary(raw: bytes | memoryview, datatype: str, shape: Sequence[int]) -> Array | tuple[bytes, ...]:
-    """A tensor of which the bytes are there."""
-    if datatype == BYTES:
-        return as_files(raw, shape[0])
-    kind = DATATYPES[datatype]
-    wanted = kind.itemsize * prod(shape)
-    if len(raw) != wanted:
-        raise DataError(f"expected {wanted} bytes for {datatype} {list(shape)}, got {len(raw)}")
-    return np.frombuffer(raw, kind).reshape(shape)
-
-
 def _from_json(data: Any, datatype: str, shape: Sequence[int]) -> Array | tuple[bytes, ...]:
     """Lists, flat or nested; files in base64."""
     if datatype == BYTES:
@@ -151,12 +133,7 @@ def _from_json(data: Any, datatype: str, shape: Sequence[int]) -> Array | tuple[
         values = np.asarray(data)
     except ValueError as problem:  # lists of different lengths
         raise DataError("inputs[0].data: expected lists of numbers, all of one length") from problem
-    kind = DATATYPES[datatype]
-    if values.dtype.kind not in ("iu" if kind.kind == "u" else "iuf") or values.size != prod(shape):
-        raise DataError(f"inputs[0].data: expected {prod(shape)} numbers of {datatype}, got {values.size}")
-    if kind.kind == "u" and not (values.min() >= 0 and values.max() <= np.iinfo(kind).max):
-        raise DataError(f"inputs[0].data: expected numbers from 0 to {np.iinfo(kind).max}")
-    return values.astype(kind).reshape(shape)
+    return from_numbers(values, datatype, shape)
 
 
 def _file(item: Any) -> bytes:

@@ -1,19 +1,20 @@
 """A process that serves: uvicorn with the application, until it is told to end.
 
-Place in the flow: `ServeRequest` ──▶ bundles loaded ──▶ a port is listened on ──SIGTERM──▶ all that was
+Place in the flow: `ServeRequest` ──▶ bundles loaded ──▶ ports are listened on ──SIGTERM──▶ all that was
 accepted is answered ──▶ the end. Uvicorn, because its protocol and loop are in C, and it drains on signals.
 """
 
 import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.quoting import in_a_line
 from s2dnas_deploy.reporter import Reporter
+from s2dnas_deploy.serve.front import Front
 from s2dnas_deploy.serve.house import House, named
 
 _BACKLOG = 2048
@@ -27,6 +28,8 @@ class ServeRequest:
     bundles: Sequence[str]
     host: str
     port: int
+    grpc_port: int | None
+    """None: no gRPC."""
     how: Mapping[str, Any]
     pace: Mapping[str, Any]
     most_body: int = 64 * 2**20
@@ -38,23 +41,36 @@ def serve(request: ServeRequest, reporter: Reporter) -> None:
     """Serve until SIGTERM or SIGINT."""
     try:
         import uvicorn
+
+        from s2dnas_deploy.serve.grpc.server import listening as over_grpc
+        from s2dnas_deploy.serve.http.app import App
     except ImportError as missing:
         raise OptionError("serving needs more packages: pip install 's2dnas-deploy[serve]'") from missing
-    from s2dnas_deploy.serve.http.app import App
 
     house = House(folders=named(request.bundles), how=request.how, pace=request.pace)
     listening = _listening(request.host, request.port)
     house.open()
-    port = listening.getsockname()[1]
+    ports = [f"http://{request.host}:{listening.getsockname()[1]}"]
+
+    def beside(front: Front) -> AbstractAsyncContextManager[None]:
+        if request.grpc_port is None:
+            return nullcontext()
+        return over_grpc(
+            front,
+            f"{request.host}:{request.grpc_port}",
+            most_body=request.most_body,
+            most_requests=request.most_connections,
+            began=lambda port: ports.append(f"grpc://{request.host}:{port}"),
+        )
 
     def started() -> None:
         for each in house.each:
             assert each.service is not None, "all were loaded"
             stages = ", ".join(each.service.cascade.names)
             reporter.say(f"{each.name}, version {each.version}: {each.folder} ({stages})")
-        reporter.say(f"serving on http://{request.host}:{port}")
+        reporter.say(f"serving on {' and '.join(ports)}")
 
-    app = App(house, most_body=request.most_body, most_bodies=request.most_bodies)
+    app = App(house, most_body=request.most_body, most_bodies=request.most_bodies, beside=beside)
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -71,7 +87,8 @@ def serve(request: ServeRequest, reporter: Reporter) -> None:
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             """Begin to listen, and say so."""
             await super().startup(sockets)
-            started()
+            if app.failure is None:
+                started()
 
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -84,6 +101,8 @@ def serve(request: ServeRequest, reporter: Reporter) -> None:
                     signal.signal(each, handler)
 
     Server(config).run(sockets=[listening])
+    if app.failure is not None:
+        raise app.failure
 
 
 def _listening(host: str, port: int) -> socket.socket:
