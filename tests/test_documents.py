@@ -90,7 +90,7 @@ def bundle(static, plan, tmp_path_factory):
 def manifest_of(bundle):
     promise = {"statement": "At most one point.", "images": 9, "max_drop": 0.01}
     document = json.loads((bundle / "manifest.json").read_text())
-    document["promise"] = {**promise, "probability": 0.95, "observed_drop": -0.002}
+    document["promise"] = {**promise, "probability": 0.95, "observed_drop": -0.002, "other_answers": 0.1}
     document["expected"] = {
         "images": 100,
         "exit_accuracy": [0.5, 0.75],

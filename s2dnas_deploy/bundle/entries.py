@@ -130,7 +130,8 @@ class Promise:
     """What the thresholds were chosen for: in words, and as numbers for other programs.
 
     `max_drop` and `probability` are None where nothing was proven, as for a budget; `images` were looked at,
-    and `observed_drop` is how far below what it is compared with the cascade was on them.
+    and `observed_drop` is how far below what it is compared with the cascade was on them. `other_answers` is
+    the share of them that the last exit answers otherwise, by which a promise can be watched without labels.
     """
 
     statement: Annotated[str, Length(1, 10_000), Printable()]
@@ -138,6 +139,7 @@ class Promise:
     max_drop: _Drop | None
     probability: Share | None
     observed_drop: _Drop
+    other_answers: Share | None = None
 
     def __post_init__(self) -> None:
         check_record(self, BundleError)

@@ -218,7 +218,7 @@ def expected(**changes):
 
 def promise(**changes):
     about = {"statement": "As good.", "images": 9, "max_drop": None, "probability": None}
-    return {**about, "observed_drop": 0, **changes}
+    return {**about, "observed_drop": 0, "other_answers": None, **changes}
 
 
 def test_what_is_expected_and_promised_is_read(exported):

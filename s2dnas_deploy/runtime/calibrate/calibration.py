@@ -158,6 +158,7 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
         assert request.budget is not None  # the request has one or the other
         choice = choose_for_budget(scores, request.budget.amount, cost, against)
         promise = _budget_in_words(choice, request.budget, len(scores), against)
+    promise = replace(promise, other_answers=_share_otherwise(scores, choice))
     manifest = with_choice(bundle, choice, promise, scores)
     if request.write:
         replace_manifest(bundle, manifest, signer)
@@ -171,6 +172,13 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
         static_accuracy=_share_right(scores),
         unsigned=unsigned,
     )
+
+
+def _share_otherwise(scores: ExitScores, choice: Choice) -> float:
+    """How many images are answered otherwise than by the last exit."""
+    taken = exits_taken(scores, choice.point.thresholds)
+    said = scores.label[taken, np.arange(len(scores))]
+    return float((said != scores.label[-1]).mean())
 
 
 def _check_writable(request: CalibrationRequest) -> None:
