@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from exports import chain_from, export_to
 from small_networks import residual
 
 from s2dnas_deploy import plan as plans
+from s2dnas_deploy.bundle.entries import Promise
+from s2dnas_deploy.bundle.saving import replace_manifest
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.serve.grpc.server import listening
 from s2dnas_deploy.serve.house import House
@@ -21,14 +24,23 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (40, SIZE, SIZE, 3), dtype=np
 
 
 def make_bundle(folder: Path) -> None:
-    """Three stages, with about a third of the images leaving at each exit."""
+    """Three stages, with about a third of the images leaving at each exit, and a promise."""
     static = residual(shape=(3, SIZE, SIZE))
     chain = chain_from(static, plans.from_text("uniform:0.25,0.25,0.5", static.divisible.space))
     export_to(folder, chain)
     with Cascade.load(folder, provider="cpu") as cascade:
         confidence = cascade.all_exits(IMAGES).confidence
     thresholds = (float(np.quantile(confidence[0], 0.66)), float(np.median(confidence[1])))
-    export_to(folder, chain, thresholds=thresholds)
+    made = export_to(folder, chain, thresholds=thresholds)
+    promise = Promise(
+        statement="Made up.",
+        images=9,
+        max_drop=0.01,
+        probability=0.95,
+        observed_drop=0.0,
+        other_answers=0.1,
+    )
+    replace_manifest(made, replace(made.manifest, promise=promise))
 
 
 class Server:

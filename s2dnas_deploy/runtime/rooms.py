@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.decide.course import Course, Part, Rows
-from s2dnas_deploy.decide.flow import IMAGE
+from s2dnas_deploy.decide.flow import IMAGE, LABEL
 from s2dnas_deploy.runtime.stages import Array, Buffers
 
 Numbers = npt.NDArray[np.int64]
@@ -64,6 +64,16 @@ class Desk(Protocol):
         """Who hears all has heard the last of these samples."""
 
 
+class Shadowing(Protocol):
+    """Who lets some of those that leave a chain early go on, as shadows: their answers are out already."""
+
+    course: int
+    """Which of the courses shadows go."""
+
+    def cast(self, numbers: Numbers, labels: Array) -> tuple[Rows, Numbers]:
+        """Which of these samples, that leave with these answers, cast a shadow; and the shadows' numbers."""
+
+
 class _Party:
     """Samples that are together: who they are, which of the courses each goes, and what they carry."""
 
@@ -80,6 +90,7 @@ class Rooms:
 
     def __init__(self, runner: Runner, capacity: int) -> None:
         self.runner, self.capacity = runner, capacity
+        self.shadowing: Shadowing | None = None
         self._parties: list[_Party] = []
         self._in_order = np.arange(capacity)
 
@@ -166,8 +177,27 @@ class Rooms:
         )
         if desk.hears_all and self._course.answers[stage]:
             desk.take(stage, everyone, arrays, slice(count))
-        if not self._move(stage, party, everyone, parts):
+        shadows = () if self.shadowing is None else self._cast(stage, party, parts)
+        moved = self._move(stage, party, everyone, parts)
+        for rows, numbers in shadows:  # those they are of have left
+            assert self.shadowing is not None, "it casts them"
+            party.numbers[rows], party.courses[rows] = numbers, self.shadowing.course
+            self._welcome(stage + 1, party, rows)
+        if not moved:
             party.count = 0
+
+    def _cast(self, stage: int, party: _Party, parts: Sequence[Part]) -> list[tuple[Rows, Numbers]]:
+        """The shadows of those who leave now, if there is a stage after this one."""
+        assert self.shadowing is not None, "it casts them"
+        found = []
+        for place, rows in parts if stage + 1 < len(self._rooms) else ():
+            if place < 0:
+                leaving = self._in_order[: party.count] if rows is None else rows
+                labels = party.buffers.arrays[LABEL][leaving]
+                cast, numbers = self.shadowing.cast(party.numbers[leaving], labels)
+                if len(cast):
+                    found.append((leaving[cast], numbers))
+        return found
 
     def _parts(self, stage: int, party: _Party) -> list[Part]:
         """Where samples go, each by its own course."""

@@ -18,6 +18,10 @@ _HELP = {
     "request_seconds": ("histogram", "how long requests took, from their last byte to their answers"),
     "queue_samples": ("gauge", "samples that wait for the first stage"),
     "pixels_bytes": ("gauge", "pixels of all that was accepted and is not answered yet"),
+    "audited_total": ("counter", "samples whose answer was compared with the last exit's"),
+    "audited_otherwise_total": ("counter", "of these, those that the last exit answers otherwise"),
+    "promise_evidence": ("gauge", "evidence that the promise is broken: it is shown at 20"),
+    "promise_broken_total": ("counter", "how often the promise was shown to be broken"),
     "refused_total": ("counter", "requests that were refused because too much was waiting"),
     "failed_total": ("counter", "requests that ended in an error"),
 }
@@ -35,6 +39,9 @@ def metrics(house: House, refused: Mapping[str, int], failed: Mapping[str, int])
             samples[name].append(line)
         samples["queue_samples"].append(_line("queue_samples", of, queue.samples))
         samples["pixels_bytes"].append(_line("pixels_bytes", of, queue.held_bytes))
+        audit = resident.service.audit
+        for name, value in () if audit is None else audit.told.items():
+            samples[name].append(_line(name, of, value))
     for name, counted in (("refused_total", refused), ("failed_total", failed)):
         samples[name] += [_line(name, {"model": model}, count) for model, count in sorted(counted.items())]
     lines: list[str] = []

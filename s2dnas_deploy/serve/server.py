@@ -47,7 +47,8 @@ def serve(request: ServeRequest, reporter: Reporter) -> None:
     except ImportError as missing:
         raise OptionError("serving needs more packages: pip install 's2dnas-deploy[serve]'") from missing
 
-    house = House(folders=named(request.bundles), how=request.how, pace=request.pace)
+    pace = {**request.pace, "say": reporter.say}
+    house = House(folders=named(request.bundles), how=request.how, pace=pace)
     listening = _listening(request.host, request.port)
     house.open()
     ports = [f"http://{request.host}:{listening.getsockname()[1]}"]

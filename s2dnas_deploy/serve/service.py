@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.decide.rules import NEVER
+from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.runtime.predictions import Predictions
 from s2dnas_deploy.runtime.stage_clock import StageClock
+from s2dnas_deploy.serve.audit import Audit, bound_of, more_cautious
 from s2dnas_deploy.serve.counts import Counts
 from s2dnas_deploy.serve.queue import Queue
 from s2dnas_deploy.serve.ticket import Ticket
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from s2dnas_deploy.runtime.pictures import Source
     from s2dnas_deploy.runtime.stages import Array
 
+OnBroken = Literal["tell", "raise-thresholds"]
 BATCH, MAX_WAIT_MS, MOST_BYTES = 32, 50.0, 256 * 2**20
 _MOST_WORKERS = 64
 
@@ -42,6 +45,9 @@ class Service:
         max_wait_ms: float = MAX_WAIT_MS,
         workers: int = 1,
         most_bytes: int = MOST_BYTES,
+        audit: float = 0.0,
+        on_broken: OnBroken = "tell",
+        say: Callable[[str], None] = lambda message: None,
     ) -> None:
         """Begin to serve.
 
@@ -53,6 +59,9 @@ class Service:
             workers: threads that run stages, each in rooms of its own. Survivors meet in larger batches the
                 fewer there are, so one that runs graphs on all cores is best but on large machines.
             most_bytes: of pixels that were admitted and are not answered yet.
+            audit: the share of samples that go through all stages when there is time, to watch the promise.
+            on_broken: what comes of a promise that is broken: it is told, or thresholds rise besides.
+            say: who is told.
         """
         self.cascade = cascade
         self.max_wait = finite_number(max_wait_ms, "wait in milliseconds", least=0) / 1e3
@@ -60,14 +69,46 @@ class Service:
         workers = whole_number(workers, "number of workers", 1, _MOST_WORKERS)
         self.queue = Queue(whole_number(most_bytes, "number of bytes", 1, 2**62))
         stages, course = cascade.stages, cascade.course()
+        self.thresholds: tuple[float, ...] | None = None
+        """In place of the bundle's, once a promise was broken."""
+        self.audit = self._audit(audit, on_broken, say)
+        never = None if self.audit is None else cascade.course((NEVER,) * len(cascade.flow.early))
         clock = StageClock(cascade.manifest.macs)
         self._counts = [Counts(len(cascade.names)) for _ in range(workers)]
         self._workers = [
-            Worker(stages, course, self.queue, clock, counts, batch=self.batch, wait=self.max_wait)
+            Worker(
+                stages,
+                course,
+                self.queue,
+                clock,
+                counts,
+                batch=self.batch,
+                wait=self.max_wait,
+                audit=self.audit,
+                never=never,
+            )
             for counts in self._counts
         ]
         for worker in self._workers:
             worker.start()
+
+    def _audit(self, share: float, on_broken: OnBroken, say: Callable[[str], None]) -> Audit | None:
+        """Who watches the promise, if it is to be watched."""
+        if not 0 <= finite_number(share, "share to audit", least=0) <= 1:
+            raise OptionError(f"expected a share to audit from 0 to 1, got {share:g}")
+        if not share:
+            return None
+        if not self.cascade.flow.is_chain:
+            raise OptionError("--audit is for a chain of stages, whose last exit knows best")
+        audit = Audit(share=share, bound=bound_of(self.cascade.manifest.promise), say=say)
+        if on_broken == "raise-thresholds":
+            audit.on_broken = lambda: self._raise(say)
+        return audit
+
+    def _raise(self, say: Callable[[str], None]) -> None:
+        now = self.thresholds or self.cascade.flow.thresholds
+        self.thresholds = more_cautious(now)
+        say(f"thresholds are {', '.join(f'{each:.4g}' for each in self.thresholds)} from now on")
 
     def submit(
         self,
@@ -104,7 +145,9 @@ class Service:
         now, cascade = time.perf_counter(), self.cascade
         if deadline_ms is not None:
             deadline_ms = finite_number(deadline_ms, "deadline in milliseconds", least=0)
-        course = cascade.course(thresholds, last_stage, settings, offsets)
+        as_promised = all(each is None for each in (thresholds, last_stage, settings, offsets))
+        chosen = self.thresholds if as_promised else thresholds
+        course = cascade.course(chosen, last_stage, settings, offsets)
         pixels = cascade.reader.batch(images)
         if not len(pixels):
             raise DataError("expected one image or more, got none")
@@ -115,6 +158,7 @@ class Service:
             deadline=None if deadline_ms is None else now + deadline_ms / 1e3,
             classes=len(cascade.labels) if probabilities else None,
             stages=cascade.names,
+            audited=as_promised and deadline_ms is None,
             ended=ended,
         )
         self.queue.put(ticket)

@@ -31,6 +31,7 @@ class Ticket:
         "_done",
         "_ended",
         "_lock",
+        "audited",
         "caller",
         "cancelled",
         "confidence",
@@ -57,13 +58,17 @@ class Ticket:
         deadline: float | None,
         classes: int | None,
         stages: tuple[str, ...],
+        audited: bool = False,
         ended: "Callable[[Ticket], None] | None" = None,
     ) -> None:
-        """`classes`: of so many, if the probabilities of all are wanted; `ended` is called as it ends."""
+        """`classes`: of so many, if the probabilities of all are wanted; `ended` is called as it ends.
+
+        `audited`: its images may be looked at further, for it asks for what was promised.
+        """
         count = len(images)
         self.images, self.course, self.caller, self.stages = images, course, caller, stages
         self.since, self.deadline = time.perf_counter(), deadline
-        self.entered, self.left = 0, count
+        self.entered, self.left, self.audited = 0, count, audited
         self.label = np.zeros(count, np.int64)
         self.confidence = np.zeros(count, np.float32)
         self.exit = np.full(count, -1, np.int64)

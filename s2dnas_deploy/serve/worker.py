@@ -13,6 +13,7 @@ the last moments, for between an answer and the next request of the same caller 
 """
 
 import math
+import random
 import threading
 import time
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from s2dnas_deploy.errors import S2dnasError
 from s2dnas_deploy.runtime.rooms import Numbers, Rooms
 from s2dnas_deploy.runtime.stage_clock import StageClock
 from s2dnas_deploy.runtime.stages import Array, Stages
+from s2dnas_deploy.serve.audit import Audit
 from s2dnas_deploy.serve.counts import Counts
 from s2dnas_deploy.serve.queue import Queue
 from s2dnas_deploy.serve.ticket import Ticket
@@ -50,8 +52,13 @@ class Worker(threading.Thread):
         *,
         batch: int,
         wait: float,
+        audit: Audit | None = None,
+        never: Course | None = None,
     ) -> None:
-        """`course` is the bundle's own, and `wait` the seconds that samples may wait for company."""
+        """`course` is the bundle's own, and `wait` the seconds that samples may wait for company.
+
+        `never` is the course on which nobody exits early, for samples that an `audit` looks at.
+        """
         super().__init__(name="s2dnas-worker", daemon=True)
         self._queue, self._clock, self._counts = queue, clock, counts
         self._batch, self._wait = batch, wait
@@ -59,6 +66,10 @@ class Worker(threading.Thread):
         self._flow = course.flow
         self._rooms = Rooms(stages, batch)
         self._first_course = course
+        self._audit, self._never = audit, never
+        self._drawn = random.Random(id(self))  # noqa: S311 - nothing secret is drawn
+        self._marked: set[int] = set()
+        self._shadows: dict[int, int] = {}
         self._reopen()
         self._tickets: dict[int, tuple[Ticket, int]] = {}
         self._since, self._deadline = np.zeros(1024), np.full(1024, np.inf)
@@ -131,22 +142,35 @@ class Worker(threading.Thread):
                 self._rooms.serve(stage)
 
     def _admit(self, ticket: Ticket, row: int) -> None:
-        number = self._free.pop() if self._free else next(self._next)
-        if number >= len(self._since):
-            self._since = np.concatenate([self._since, np.zeros_like(self._since)])
-            self._deadline = np.concatenate([self._deadline, np.full_like(self._deadline, np.inf)])
+        number = self._number()
         self._tickets[number] = ticket, row
         self._since[number] = ticket.since
         self._deadline[number] = math.inf if ticket.deadline is None else ticket.deadline
         self._hasty += ticket.deadline is not None
         self._counts.wait(time.perf_counter() - ticket.since)
+        if ticket.audited and self._is_to_be_looked_at():
+            self._marked.add(number)
         self._rooms.enter(number, ticket.images[row], self._number_of(ticket.course))
+
+    def _number(self) -> int:
+        """One that nobody has."""
+        number = self._free.pop() if self._free else next(self._next)
+        if number >= len(self._since):
+            self._since = np.concatenate([self._since, np.zeros_like(self._since)])
+            self._deadline = np.concatenate([self._deadline, np.full_like(self._deadline, np.inf)])
+        return number
+
+    def _is_to_be_looked_at(self) -> bool:
+        """Whether a sample is drawn, and there is time to look at more than must be."""
+        if self._audit is None or self._queued > self._batch / 4:
+            return False
+        return self._drawn.random() < self._audit.share
 
     def _number_of(self, course: Course) -> int:
         """The course's number in the rooms; once there are many, they are numbered anew when nobody waits."""
         number = self._courses.get(id(course))
         if number is None:
-            if len(self._courses) >= _MOST_COURSES and len(self._tickets) == 1:
+            if len(self._courses) >= _MOST_COURSES and len(self._tickets) == 1 and not self._shadows:
                 self._reopen()
             number = self._rooms.also(course)
             self._courses[id(course)] = number
@@ -157,6 +181,9 @@ class Worker(threading.Thread):
         self._rooms.open(self._first_course, self)
         self._courses = {id(self._first_course): 0}
         self._known = [self._first_course]  # as long as it is known, no other can have its id
+        if self._never is not None:
+            self.course = self._rooms.also(self._never)
+            self._rooms.shadowing = self
 
     def _first_due(self) -> float | None:
         """When the first room of all is due; None: nobody waits."""
@@ -181,6 +208,8 @@ class Worker(threading.Thread):
                 self._over.append(ticket)
         self._tickets.clear()
         self._free.clear()
+        self._marked.clear()
+        self._shadows.clear()
         self._next, self._hasty = numbers_from(), 0
         self._reopen()
 
@@ -215,6 +244,9 @@ class Worker(threading.Thread):
         )
         likely: Array | None = None
         for at, (number, label, confidence) in enumerate(each):
+            if number in self._shadows:
+                self._compare(stage, number, label)
+                continue
             ticket, row = self._tickets[number]
             ticket.label[row], ticket.confidence[row], ticket.exit[row] = label, confidence, stage
             if ticket.probabilities is not None:
@@ -229,6 +261,8 @@ class Worker(threading.Thread):
         ends = time.perf_counter() + self._clock.expects(place, len(numbers))
         stays = np.zeros(len(numbers), np.bool_)
         for at, number in enumerate(numbers.tolist()):
+            if number in self._shadows:
+                continue
             ticket, row = self._tickets[number]
             stays[at] = ticket.deadline is not None and ends > ticket.deadline and ticket.exit[row] >= 0
         return stays
@@ -236,10 +270,39 @@ class Worker(threading.Thread):
     def leave(self, numbers: Numbers) -> None:
         """As a `Desk`."""
         for number in numbers.tolist():
-            ticket, row = self._tickets.pop(number)
             self._free.append(number)
+            if self._shadows.pop(number, None) is not None:
+                continue
+            ticket, row = self._tickets.pop(number)
+            if number in self._marked:
+                self._marked.remove(number)
+                self._looked_at_whole(ticket.exit[row])
             self._hasty -= ticket.deadline is not None
             self._counts.exits[ticket.exit[row]] += 1
             if ticket.fewer(1):
                 self._counts.answered(time.perf_counter() - ticket.since)
                 self._over.append(ticket)
+
+    # --- shadows -------------------------------------------------------------------------------------------
+
+    course = 0
+
+    def cast(self, numbers: Numbers, labels: Array) -> tuple[Rows, Numbers]:
+        """As a `Shadowing`."""
+        rows = [at for at, number in enumerate(numbers.tolist()) if number in self._marked]
+        shadows = [self._number() for _ in rows]
+        self._shadows.update(zip(shadows, labels[rows].tolist(), strict=True))
+        self._since[shadows], self._deadline[shadows] = time.perf_counter(), math.inf
+        return np.array(rows, np.intp), np.array(shadows, np.int64)
+
+    def _compare(self, stage: int, number: int, label: int) -> None:
+        """A shadow's answer, beside that of the sample that cast it."""
+        if stage + 1 == len(self._flow.stops):
+            assert self._audit is not None, "it had shadows cast"
+            self._audit.add(label != self._shadows[number])
+
+    def _looked_at_whole(self, exit_: int) -> None:
+        """A marked sample has left; one that came to the last exit by itself is answered as it answers."""
+        if exit_ + 1 == len(self._flow.stops):
+            assert self._audit is not None, "it had samples marked"
+            self._audit.add(otherwise=False)

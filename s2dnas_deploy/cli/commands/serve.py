@@ -1,12 +1,14 @@
 """`s2dnas-serve`: bundles behind HTTP, for many callers at once."""
 
 from pathlib import Path
+from typing import Literal
 
 import click
 
 from s2dnas_deploy.cli.command import Command
 from s2dnas_deploy.cli.console import Console, silence_pillow
 from s2dnas_deploy.cli.options.bundle import HOW_TO_RUN_IT, batch_option, trust_option
+from s2dnas_deploy.cli.options.kinds import Share
 from s2dnas_deploy.cli.options.sections import INPUT, RUNNING, option, quiet_option, section
 
 _MIB = 2**20
@@ -59,6 +61,22 @@ _MIB = 2**20
         help="The largest request; larger ones are refused (413).",
     ),
 )
+@section(
+    "Watching the promise",
+    option(
+        "--audit",
+        type=Share(),
+        help="Take so many of the images (1%) through all stages when there is time, and tell if the last "
+        "exit answers more of them otherwise than was promised. [default: none]",
+    ),
+    option(
+        "--on-broken",
+        type=click.Choice(["tell", "raise-thresholds"]),
+        default="tell",
+        show_default=True,
+        help="What to do if the promise is shown to be broken, with 5% of false alarms ever.",
+    ),
+)
 @section(RUNNING, *HOW_TO_RUN_IT, quiet_option)
 def serve(
     *,
@@ -72,6 +90,8 @@ def serve(
     workers: int,
     most_waiting: int,
     most_body: int,
+    audit: float | None,
+    on_broken: Literal["tell", "raise-thresholds"],
     provider: str,
     allow_fallback: bool,
     threads: int | None,
@@ -101,6 +121,8 @@ def serve(
             "max_wait_ms": max_wait_ms,
             "workers": workers,
             "most_bytes": most_waiting * _MIB,
+            "audit": audit or 0.0,
+            "on_broken": on_broken,
         },
         most_body=most_body * _MIB,
     )
