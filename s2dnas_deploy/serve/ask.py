@@ -42,8 +42,8 @@ DATATYPES: Mapping[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
 }
 _SETTING = "setting."
-_IGNORED = frozenset({"priority", "binary_data_output"})
-"""Parameters that change nothing here, or that the transport looks at."""
+_IGNORED, _OF_TRITON = frozenset({"priority", "binary_data_output"}), "triton_"
+"""Parameters that change nothing here, or are for the transport; Triton's clients send some unasked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def options_from(parameters: Mapping[str, Any], outputs: Sequence[str]) -> dict[
             options["deadline_ms"] = _number(name, value) / 1e3
         elif name.startswith(_SETTING):
             settings[name.removeprefix(_SETTING)] = str(value)
-        elif name not in _IGNORED:
+        elif name not in _IGNORED and not name.startswith(_OF_TRITON):
             raise DataError(
                 "expected parameters among thresholds, offsets, last_stage, deadline_ms, timeout and "
                 f"{_SETTING}NAME, got {shown(name)}"

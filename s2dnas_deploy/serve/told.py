@@ -56,15 +56,19 @@ def config(service: Service, resident: Resident) -> Values:
 def statistics(service: Service, resident: Resident) -> Values:
     """What a model has done, as Triton tells it."""
     counts = service.counts
+    requests = counts.took.count  # which clients want to be the same in all of these
     return {
         "name": resident.name,
         "version": resident.version,
         "inference_count": sum(counts.exits),
         "execution_count": counts.fill[0].count,
         "inference_stats": {
-            "success": _lasting(counts.took.count, counts.took.sum),
-            "queue": _lasting(counts.waited.count, counts.waited.sum),
-            "compute_infer": _lasting(sum(each.count for each in counts.fill), sum(counts.seconds)),
+            "success": _lasting(requests, counts.took.sum),
+            "fail": _lasting(0, 0),
+            "queue": _lasting(requests, counts.waited.sum),
+            "compute_input": _lasting(requests, 0),
+            "compute_infer": _lasting(requests, sum(counts.seconds)),
+            "compute_output": _lasting(requests, 0),
         },
     }
 
