@@ -197,6 +197,7 @@ def test_statistics_and_metrics_count_what_was_done(bundle, cascade):
     assert stats["inference_count"] == 3 * len(IMAGES)
     assert list(stats["exits"].values()) == [3 * int((said.exit == k).sum()) for k in range(3)]
     assert {each["count"] for each in stats["inference_stats"].values()} == {0, 3}  # 0: failed
+    assert server.json("GET", "/v2/models/stats")[1]["model_stats"] == [stats]
     text = server.ask("GET", "/metrics")[1].decode()
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert float(values['s2dnas_request_seconds_count{model="net",version="1"}']) == 3
@@ -205,6 +206,32 @@ def test_statistics_and_metrics_count_what_was_done(bundle, cascade):
     bounds = [line for line in values if line.startswith("s2dnas_stage_batch_bucket") and "stage_0" in line]
     assert [float(values[line]) for line in bounds] == sorted(float(values[line]) for line in bounds)
     server.close()
+
+
+def test_the_page_shows_what_is_going_on_and_loads_nothing_from_elsewhere(server):
+    response, content = server.ask("GET", "/")
+    assert response.status == 200
+    assert response.headers["Content-Type"].startswith("text/html")
+    assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+    assert not re.search(rb"(src|href)=|https?://", content)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium to look at the page with")
+def test_a_browser_shows_where_images_exit(bundle, tmp_path):
+    server = Client({"net": bundle})
+    server.infer(IMAGES)
+    looks = ("chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}")
+    shown = subprocess.run(
+        [*looks, "--virtual-time-budget=3000", "--dump-dom", f"http://127.0.0.1:{server.port}/"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    server.close()
+    assert "net, version 1" in shown.stdout, shown.stderr
+    assert f"{len(IMAGES)} images; a request took" in shown.stdout
+    assert "stage_2" in shown.stdout
 
 
 def changed(**parts):

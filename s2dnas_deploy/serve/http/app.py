@@ -11,11 +11,12 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from s2dnas_deploy.errors import DataError, OptionError, S2dnasError
@@ -34,6 +35,16 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
+_PAGE = Path(__file__).parent / "page.html"
+_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'unsafe-inline'",
+        "style-src 'unsafe-inline'",
+        "connect-src 'self'",
+        "img-src blob:",
+    )
+)
 _BODY_SECONDS = 30.0
 _OFF_THE_LOOP = 2**16
 """JSON of more bytes is read by another thread."""
@@ -143,14 +154,16 @@ class App:
         one = "/v2/models/{model}"
         both = (one, one + "/versions/{version}")
         return [
+            Route("/", _page),
             Route("/v2", self._server),
             Route("/v2/health/live", _fine),
             Route("/v2/health/ready", self._ready),
+            Route("/v2/models/stats", self._statistics),  # before a model's own name
             *(Route(path, self._metadata) for path in both),
             *(Route(path + "/infer", _fine, methods=["POST"]) for path in both),  # for all other methods
             *(Route(path + "/ready", self._model_ready) for path in both),
             *(Route(path + "/config", self._config) for path in both),
-            *(Route(path + "/stats", self._statistics) for path in (*both, "/v2/models")),
+            *(Route(path + "/stats", self._statistics) for path in both),
             Route("/v2/repository/index", self._index, methods=["POST"]),
             Route("/v2/repository/models/{model}/load", self._load, methods=["POST"]),
             Route("/v2/repository/models/{model}/unload", self._unload, methods=["POST"]),
@@ -211,6 +224,11 @@ def _watch(receive: Receive, ticket: Ticket) -> None:
 
     task = asyncio.get_running_loop().create_task(listen())
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+
+async def _page(request: Request) -> Response:
+    """What is going on, to look at; nothing is loaded from elsewhere, nor may be."""
+    return HTMLResponse(_PAGE.read_text(encoding="utf-8"), headers={"content-security-policy": _POLICY})
 
 
 async def _fine(request: Request) -> Response:
