@@ -55,6 +55,30 @@ class Named:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tensors:
+    """What a model reads, and what may be asked of it; each is only equal to itself."""
+
+    image: Named
+    answers: Mapping[str, Named]
+
+    @staticmethod
+    def of(manifest: Manifest) -> "Tensors":
+        """A bundle's."""
+        datatype = "UINT8" if manifest.image_type == "uint8" else "FP32"
+        answers = (
+            Named(name=LABEL, datatype="INT64", shape=(-1,)),
+            Named(name=NAME, datatype=BYTES, shape=(-1,)),
+            Named(name=CONFIDENCE, datatype="FP32", shape=(-1,)),
+            Named(name=EXIT, datatype="INT64", shape=(-1,)),
+            Named(name=PROBABILITIES, datatype="FP32", shape=(-1, len(manifest.labels))),
+        )
+        return Tensors(
+            image=Named(name=IMAGE, datatype=datatype, shape=(-1, *manifest.image_shape)),
+            answers={each.name: each for each in answers},
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ask:
     """A request, checked as far as it can be without its images: what `Service.submit` is told."""
@@ -64,23 +88,6 @@ class Ask:
     """Pixels [N, …], or N files."""
     options: Mapping[str, Any]
     outputs: tuple[str, ...]
-
-
-def inputs_of(manifest: Manifest) -> tuple[Named, ...]:
-    """What is read."""
-    datatype = "UINT8" if manifest.image_type == "uint8" else "FP32"
-    return (Named(name=IMAGE, datatype=datatype, shape=(-1, *manifest.image_shape)),)
-
-
-def outputs_of(manifest: Manifest) -> tuple[Named, ...]:
-    """What may be asked for."""
-    return (
-        Named(name=LABEL, datatype="INT64", shape=(-1,)),
-        Named(name=NAME, datatype=BYTES, shape=(-1,)),
-        Named(name=CONFIDENCE, datatype="FP32", shape=(-1,)),
-        Named(name=EXIT, datatype="INT64", shape=(-1,)),
-        Named(name=PROBABILITIES, datatype="FP32", shape=(-1, len(manifest.labels))),
-    )
 
 
 def answers_of(said: Predictions, labels: Sequence[str], outputs: Sequence[str]) -> dict[str, Array]:
@@ -98,9 +105,9 @@ def answers_of(said: Predictions, labels: Sequence[str], outputs: Sequence[str])
     return found
 
 
-def check_input(name: str, datatype: str, shape: Sequence[int], manifest: Manifest) -> None:
+def check_input(name: str, datatype: str, shape: Sequence[int], tensors: Tensors) -> None:
     """That a tensor is the one that is read, of a type and shape that fit."""
-    (known,) = inputs_of(manifest)
+    known = tensors.image
     if name != known.name:
         raise DataError(f"expected the input {known.name!r}, got {shown(name)}")
     if datatype == BYTES:
@@ -115,12 +122,11 @@ def check_input(name: str, datatype: str, shape: Sequence[int], manifest: Manife
         )
 
 
-def check_outputs(asked: Sequence[str], manifest: Manifest) -> tuple[str, ...]:
+def check_outputs(asked: Sequence[str], tensors: Tensors) -> tuple[str, ...]:
     """The answers that are wanted; where none are named, the usual ones."""
-    known = [each.name for each in outputs_of(manifest)]
     for name in asked:
-        if name not in known:
-            raise DataError(f"expected outputs among {', '.join(known)}, got {shown(name)}")
+        if name not in tensors.answers:
+            raise DataError(f"expected outputs among {', '.join(tensors.answers)}, got {shown(name)}")
     return tuple(dict.fromkeys(asked)) or USUAL
 
 

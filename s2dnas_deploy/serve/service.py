@@ -18,6 +18,7 @@ from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.runtime.predictions import Predictions
 from s2dnas_deploy.runtime.stage_clock import StageClock
+from s2dnas_deploy.serve.ask import Tensors
 from s2dnas_deploy.serve.audit import Audit, bound_of, more_cautious
 from s2dnas_deploy.serve.counts import Counts
 from s2dnas_deploy.serve.queue import Queue
@@ -63,7 +64,7 @@ class Service:
             on_broken: what comes of a promise that is broken: it is told, or thresholds rise besides.
             say: who is told.
         """
-        self.cascade = cascade
+        self.cascade, self.tensors = cascade, Tensors.of(cascade.manifest)
         self.max_wait = finite_number(max_wait_ms, "wait in milliseconds", least=0) / 1e3
         self.batch = whole_number(batch, "batch", 1, MOST_BATCH)
         workers = whole_number(workers, "number of workers", 1, _MOST_WORKERS)

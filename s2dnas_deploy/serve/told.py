@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from s2dnas_deploy import __version__
-from s2dnas_deploy.serve.ask import Named, inputs_of, outputs_of
+from s2dnas_deploy.serve.ask import Named
 from s2dnas_deploy.serve.house import House, Resident
 from s2dnas_deploy.serve.service import Service
 
@@ -25,20 +25,19 @@ def server() -> Values:
 
 def metadata(house: House, service: Service, resident: Resident) -> Values:
     """What a model reads and answers."""
-    manifest = service.cascade.manifest
+    tensors = service.tensors
     return {
         "name": resident.name,
         "versions": sorted(house.residents[resident.name], key=int),
         "platform": _PLATFORM,
-        "inputs": [_tensor(each) for each in inputs_of(manifest)],
-        "outputs": [_tensor(each) for each in outputs_of(manifest)],
+        "inputs": [_tensor(tensors.image)],
+        "outputs": [_tensor(each) for each in tensors.answers.values()],
     }
 
 
 def config(service: Service, resident: Resident) -> Values:
     """What Triton calls a model's configuration: as far as it says something here."""
-    manifest = service.cascade.manifest
-    (image,) = inputs_of(manifest)
+    image = service.tensors.image
     return {
         "name": resident.name,
         "platform": _PLATFORM,
@@ -47,7 +46,7 @@ def config(service: Service, resident: Resident) -> Values:
         "input": [{"name": image.name, "data_type": _type(image), "dims": list(image.shape[1:])}],
         "output": [
             {"name": each.name, "data_type": _type(each), "dims": list(each.shape[1:]) or [1]}
-            for each in outputs_of(manifest)
+            for each in service.tensors.answers.values()
         ],
         "dynamic_batching": {"max_queue_delay_microseconds": round(1e6 * service.max_wait)},
     }

@@ -9,53 +9,51 @@ from typing import Any
 
 import numpy as np
 
-from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.runtime.stages import Array
 from s2dnas_deploy.serve.ask import (
     BYTES,
     Ask,
+    Tensors,
     as_bytes,
     check_input,
     check_outputs,
     from_binary,
     from_numbers,
     options_from,
-    outputs_of,
 )
 from s2dnas_deploy.serve.grpc.messages import MESSAGES
 
 _CONTENTS = {"UINT8": "uint_contents", "FP32": "fp32_contents", BYTES: "bytes_contents"}
 
 
-def decoded(request: Any, manifest: Manifest) -> Ask:
+def decoded(request: Any, tensors: Tensors) -> Ask:
     """Read a request to infer; a `DataError` says what is wrong with it."""
     if len(request.inputs) != 1:
         raise DataError(f"expected one input, got {len(request.inputs)}")
-    outputs = check_outputs([each.name for each in request.outputs], manifest)
+    outputs = check_outputs([each.name for each in request.outputs], tensors)
     return Ask(
         id=request.id,
-        images=_images(request.inputs[0], list(request.raw_input_contents), manifest),
+        images=_images(request.inputs[0], list(request.raw_input_contents), tensors),
         options=options_from({name: _value(each) for name, each in request.parameters.items()}, outputs),
         outputs=outputs,
     )
 
 
-def encoded(ask: Ask, answers: Mapping[str, Array], manifest: Manifest, *, model: str, version: str) -> Any:
+def encoded(ask: Ask, answers: Mapping[str, Array], tensors: Tensors, *, model: str, version: str) -> Any:
     """The message of the answers."""
-    known = {each.name: each for each in outputs_of(manifest)}
     response = MESSAGES["ModelInferResponse"](model_name=model, model_version=version, id=ask.id)
     for name, values in answers.items():
-        datatype = known[name].datatype
+        datatype = tensors.answers[name].datatype
         response.outputs.add(name=name, datatype=datatype, shape=values.shape)
         content = as_bytes(values) if datatype == BYTES else np.ascontiguousarray(values).tobytes()
         response.raw_output_contents.append(content)
     return response
 
 
-def _images(tensor: Any, raw: list[bytes], manifest: Manifest) -> Array | tuple[bytes, ...]:
+def _images(tensor: Any, raw: list[bytes], tensors: Tensors) -> Array | tuple[bytes, ...]:
     shape = list(tensor.shape)
-    check_input(tensor.name, tensor.datatype, shape, manifest)
+    check_input(tensor.name, tensor.datatype, shape, tensors)
     if len(raw) > 1:
         raise DataError(f"expected one raw content, got {len(raw)}")
     if raw:

@@ -156,11 +156,10 @@ class _Said:
 
     async def _answer(self, request: Any, caller: str) -> Any:
         service, resident = self._front.service(request.model_name, request.model_version)
-        manifest = service.cascade.manifest
-        ask = decoded(request, manifest)
+        ask = decoded(request, service.tensors)
         ticket = await self._front.ended(ask, service, caller)
         answers = answers_of(ticket.answers(), service.cascade.labels, ask.outputs)
-        return encoded(ask, answers, manifest, model=resident.name, version=resident.version)
+        return encoded(ask, answers, service.tensors, model=resident.name, version=resident.version)
 
     async def live(self, request: Any) -> told.Values:
         """ServerLive."""

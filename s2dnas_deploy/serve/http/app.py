@@ -127,10 +127,10 @@ class App:
             caller = ":".join(map(str, scope["client"] or ()))
             ticket = await front.ended(asked.ask, service, caller, lambda late: _watch(receive, late))
             answers = answers_of(ticket.answers(), service.cascade.labels, asked.ask.outputs)
-            manifest = service.cascade.manifest
-            content = encoded(asked, answers, manifest, model=resident.name, version=resident.version)
+            tensors = service.tensors
+            content = encoded(asked, answers, tensors, model=resident.name, version=resident.version)
             await _send(send, 200, *_as_response(*content))
-        except TimeoutError:
+        except asyncio.TimeoutError:  # the same as TimeoutError, since Python 3.11
             await _send(send, *_error(408, f"the body was not there within {_BODY_SECONDS:g} s"))
         except CancelledError:
             return
@@ -142,11 +142,11 @@ class App:
             self._receiving -= size
 
     async def _decoded(self, body: bytes, length: bytes | None, service: Service) -> Decoded:
-        said, manifest = None if length is None else length.decode("latin-1"), service.cascade.manifest
+        said, tensors = None if length is None else length.decode("latin-1"), service.tensors
         is_number = said is not None and said.isascii() and said.isdigit()
         if (int(said or 0) if is_number else len(body)) > _OFF_THE_LOOP:
-            return await self.front.aside(decoded, body, said, manifest)
-        return decoded(body, said, manifest)
+            return await self.front.aside(decoded, body, said, tensors)
+        return decoded(body, said, tensors)
 
     # --- all else ------------------------------------------------------------------------------------------
 

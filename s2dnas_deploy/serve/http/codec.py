@@ -11,11 +11,11 @@ import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.files.strict_json import MisfitError, parse
 from s2dnas_deploy.quoting import shown
@@ -23,18 +23,18 @@ from s2dnas_deploy.runtime.stages import Array
 from s2dnas_deploy.serve.ask import (
     BYTES,
     Ask,
+    Tensors,
     as_bytes,
     check_input,
     check_outputs,
     from_binary,
     from_numbers,
     options_from,
-    outputs_of,
 )
 
 HEADER_LENGTH = "inference-header-content-length"
 _BINARY_SIZE, _BINARY_OUTPUT, _BINARY_OUTPUTS = "binary_data_size", "binary_data", "binary_data_output"
-_LARGEST_JSON = 2**30
+_LARGEST_JSON, _MOST_REMEMBERED = 2**30, 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +45,41 @@ class Decoded:
     binary: frozenset[str]
 
 
-def decoded(body: bytes, header_length: str | None, manifest: Manifest) -> Decoded:
+@dataclass(frozen=True, kw_only=True)
+class _Head:
+    """The JSON of a request: all of it but what may follow it."""
+
+    id: str
+    options: Mapping[str, Any]
+    outputs: tuple[str, ...]
+    binary: frozenset[str]
+    datatype: str
+    shape: tuple[int, ...]
+    size: int | None
+    """Bytes that follow; None: the data are here."""
+    data: Any = None
+
+
+def decoded(body: bytes, header_length: str | None, tensors: Tensors) -> Decoded:
     """Read a request to infer; a `DataError` says what is wrong with it."""
     size = _header_size(header_length, len(body))
+    head = (_read_once if size <= _MOST_REMEMBERED and size < len(body) else _read)(body[:size], tensors)
+    behind = memoryview(body)[size:]
+    if head.size is None:
+        if len(behind):
+            raise DataError(f"{len(behind)} bytes follow the JSON, and no input has a {_BINARY_SIZE}")
+        images = _from_json(head.data, head.datatype, head.shape)
+    else:
+        if head.size != len(behind):
+            raise DataError(f"inputs[0]: expected {head.size} bytes behind the JSON, got {len(behind)}")
+        images = from_binary(behind, head.datatype, head.shape)
+    ask = Ask(id=head.id, images=images, options=head.options, outputs=head.outputs)
+    return Decoded(ask=ask, binary=head.binary)
+
+
+def _read(header: bytes, tensors: Tensors) -> _Head:
     try:
-        document = parse(body[:size], largest_bytes=_LARGEST_JSON)
+        document = parse(header, largest_bytes=_LARGEST_JSON)
     except MisfitError as problem:
         raise DataError(f"the request: {problem}") from problem
     request = _object(document, "the request", {"id", "parameters", "inputs", "outputs"})
@@ -58,38 +88,51 @@ def decoded(body: bytes, header_length: str | None, manifest: Manifest) -> Decod
         _object(each, "outputs", {"name", "parameters"})
         for each in _list(request.get("outputs", []), "outputs")
     ]
-    outputs = check_outputs([_text(each.get("name"), "outputs: name") for each in wanted], manifest)
-    return Decoded(
-        ask=Ask(
-            id=_text(request.get("id", ""), "id"),
-            images=_images(_list(request.get("inputs"), "inputs"), memoryview(body)[size:], manifest),
-            options=options_from(parameters, outputs),
-            outputs=outputs,
-        ),
+    outputs = check_outputs([_text(each.get("name"), "outputs: name") for each in wanted], tensors)
+    inputs = _list(request.get("inputs"), "inputs")
+    if len(inputs) != 1:
+        raise DataError(f"expected one input, got {len(inputs)}")
+    tensor = _object(inputs[0], "inputs[0]", {"name", "shape", "datatype", "parameters", "data"})
+    name, datatype = (_text(tensor.get(key), f"inputs[0].{key}") for key in ("name", "datatype"))
+    shape = tuple(_count(each) for each in _list(tensor.get("shape"), "inputs[0].shape"))
+    check_input(name, datatype, shape, tensors)
+    size = _object(tensor.get("parameters", {}), "inputs[0].parameters").get(_BINARY_SIZE)
+    if size is None and "data" not in tensor:
+        raise DataError(f"inputs[0]: expected data, or {_BINARY_SIZE} and the data behind the JSON")
+    return _Head(
+        id=_text(request.get("id", ""), "id"),
+        options=options_from(parameters, outputs),
+        outputs=outputs,
         binary=_in_binary(wanted, outputs, whole=parameters.get(_BINARY_OUTPUTS, False)),
+        datatype=datatype,
+        shape=shape,
+        size=None if size is None else _count(size),
+        data=tensor.get("data"),
     )
 
 
+_read_once = lru_cache(256)(_read)
+"""Clients say the same with every image: what is asked is read once, as long as only the pixels change."""
+
+
 def encoded(
-    asked: Decoded, answers: Mapping[str, Array], manifest: Manifest, *, model: str, version: str
+    asked: Decoded, answers: Mapping[str, Array], tensors: Tensors, *, model: str, version: str
 ) -> tuple[bytes, int | None]:
     """The body of the answers, and how long its JSON is if something follows it."""
-    known = {each.name: each for each in outputs_of(manifest)}
-    tensors, behind = [], []
+    told, behind = [], []
     for name, values in answers.items():
-        tensor: dict[str, Any] = {"name": name, "datatype": known[name].datatype, "shape": list(values.shape)}
+        datatype = tensors.answers[name].datatype
+        tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(values.shape)}
         if name in asked.binary:
-            content = (
-                as_bytes(values) if known[name].datatype == BYTES else np.ascontiguousarray(values).tobytes()
-            )
+            content = as_bytes(values) if datatype == BYTES else np.ascontiguousarray(values).tobytes()
             tensor["parameters"] = {_BINARY_SIZE: len(content)}
             behind.append(content)
         else:
             tensor["data"] = values.ravel().tolist()
-        tensors.append(tensor)
+        told.append(tensor)
     document: dict[str, Any] = {"model_name": model, "model_version": version}
     document |= {"id": asked.ask.id} if asked.ask.id else {}
-    header = json.dumps({**document, "outputs": tensors}).encode()
+    header = json.dumps({**document, "outputs": told}).encode()
     return b"".join((header, *behind)), len(header) if behind else None
 
 
@@ -101,25 +144,6 @@ def _header_size(given: str | None, size: int) -> int:
             f"{HEADER_LENGTH}: expected a number up to the {size} bytes of the body, got {shown(given)}"
         )
     return int(given)
-
-
-def _images(inputs: Sequence[Any], behind: memoryview, manifest: Manifest) -> Array | tuple[bytes, ...]:
-    if len(inputs) != 1:
-        raise DataError(f"expected one input, got {len(inputs)}")
-    tensor = _object(inputs[0], "inputs[0]", {"name", "shape", "datatype", "parameters", "data"})
-    name, datatype = (_text(tensor.get(key), f"inputs[0].{key}") for key in ("name", "datatype"))
-    shape = [_count(each) for each in _list(tensor.get("shape"), "inputs[0].shape")]
-    check_input(name, datatype, shape, manifest)
-    size = _object(tensor.get("parameters", {}), "inputs[0].parameters").get(_BINARY_SIZE)
-    if size is None:
-        if "data" not in tensor:
-            raise DataError(f"inputs[0]: expected data, or {_BINARY_SIZE} and the data behind the JSON")
-        if len(behind):
-            raise DataError(f"{len(behind)} bytes follow the JSON, and no input has a {_BINARY_SIZE}")
-        return _from_json(tensor["data"], datatype, shape)
-    if _count(size) != len(behind):
-        raise DataError(f"inputs[0]: expected {size} bytes behind the JSON, got {len(behind)}")
-    return from_binary(behind, datatype, shape)
 
 
 def _from_json(data: Any, datatype: str, shape: Sequence[int]) -> Array | tuple[bytes, ...]:
