@@ -45,7 +45,7 @@ def serve(request: ServeRequest, reporter: Reporter) -> None:
         from s2dnas_deploy.serve.grpc.server import listening as over_grpc
         from s2dnas_deploy.serve.http.app import App
     except ImportError as missing:
-        raise OptionError("serving needs more packages: pip install 's2dnas-deploy[serve]'") from missing
+        raise OptionError("serving needs more packages: pip install -e '.[serve]'") from missing
 
     pace = {**request.pace, "say": reporter.say}
     house = House(folders=named(request.bundles), how=request.how, pace=pace)
