@@ -1,20 +1,20 @@
-"""The queue before the first stage: bounded by the bytes of its pixels, and fair to its callers.
+"""The queue before the first stage: bounded by time and by the bytes of its pixels, and fair to its callers.
 
 Place in the flow: tickets ──put──▶ `Queue` ──take, a sample of each caller in turn──▶ a worker's rooms.
 
-What is bounded are the pixels of all that was admitted and is not answered yet. Whoever is past the bound is
-refused at once, and told when to come back: a queue that grows only makes everybody wait longer.
+Who would wait too long, by the time that samples have taken lately, is refused at once and told when to come
+back: a queue that grows only makes everybody wait longer. The pixels of all that was admitted and is not
+answered yet have a bound, too.
 """
 
 import threading
-import time
 from collections import OrderedDict, deque
 
 from s2dnas_deploy.errors import S2dnasError
 from s2dnas_deploy.serve.ticket import Ticket
 
-_FORGETS = 0.9
-"""What is known of the rate after a second without news."""
+_MOMENT = 0.2
+"""Seconds of work after which what a sample takes is known anew; what was known before counts half."""
 
 
 class BusyError(S2dnasError):
@@ -32,8 +32,9 @@ class ClosedError(S2dnasError):
 class Queue:
     """Tickets whose samples wait for the first stage, by caller. Safe to share between threads."""
 
-    def __init__(self, most_bytes: int) -> None:
-        self.most_bytes = most_bytes
+    def __init__(self, most_bytes: int, most_seconds: float, workers: int = 1) -> None:
+        """`most_seconds` that a sample may have to wait, of which so many `workers` take theirs."""
+        self.most_bytes, self.most_seconds, self._workers = most_bytes, most_seconds, workers
         self.changed = threading.Condition()
         self.closed = False
         self.samples = 0
@@ -41,7 +42,7 @@ class Queue:
         self.held_bytes = 0
         """The pixels of all that was admitted and is not answered."""
         self._callers: OrderedDict[str, deque[Ticket]] = OrderedDict()
-        self._rate, self._counted, self._counted_at = 0.0, 0, time.perf_counter()
+        self._each, self._answered, self._worked = 0.0, 0, 0.0
 
     def put(self, ticket: Ticket) -> None:
         """Admit a ticket, or raise."""
@@ -49,7 +50,7 @@ class Queue:
         with self.changed:
             if self.closed:
                 raise ClosedError("the service is being shut down and takes no more requests")
-            if self.held_bytes + size > self.most_bytes:
+            if self.held_bytes + size > self.most_bytes or self.wait > self.most_seconds:
                 raise self._busy(size)
             self.held_bytes += size
             self.samples += len(ticket.images)
@@ -78,25 +79,27 @@ class Queue:
                 self._callers[caller] = tickets
         return taken
 
-    def give_back(self, tickets: list[Ticket]) -> None:
-        """These are answered: others may come."""
+    def give_back(self, tickets: list[Ticket], answered: int, seconds: float) -> None:
+        """These are over: others may come. A worker has answered so many samples in so many seconds."""
         with self.changed:
             self.held_bytes -= sum(ticket.images.nbytes for ticket in tickets)
-            self._count(sum(len(ticket.images) for ticket in tickets))
+            self._answered += answered
+            self._worked += seconds
+            if self._worked >= _MOMENT and self._answered:
+                each = self._worked / self._answered
+                self._each = (self._each + each) / 2 if self._each else each
+                self._answered, self._worked = 0, 0.0
+
+    @property
+    def wait(self) -> float:
+        """The seconds that one more sample would have to wait, about."""
+        return self.samples * self._each / self._workers
 
     def close(self) -> None:
         """Admit nobody any more."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
-
-    def _count(self, answered: int) -> None:
-        now = time.perf_counter()
-        self._counted += answered
-        if (elapsed := now - self._counted_at) >= 1:
-            known = _FORGETS**elapsed if self._rate else 0.0
-            self._rate = known * self._rate + (1 - known) * self._counted / elapsed
-            self._counted, self._counted_at = 0, now
 
     def _busy(self, size: int) -> BusyError:
         if size > self.most_bytes:
@@ -105,9 +108,16 @@ class Queue:
                 "send fewer images at a time",
                 0.0,
             )
-        waiting = self.samples / self._rate if self._rate else 1.0
+        wait = self.wait
+        if wait > self.most_seconds:
+            later = wait - self.most_seconds
+            return BusyError(
+                f"one has to wait for {wait:.1f} s, and {self.most_seconds:g} s are admitted: try again in "
+                f"{later:.1f} s",
+                later,
+            )
         return BusyError(
-            f"{self.held_bytes} of {self.most_bytes} bytes of pixels are waiting for answers: try again "
-            f"in {waiting:.1f} s",
-            waiting,
+            f"{self.held_bytes} of {self.most_bytes} bytes of pixels are waiting for answers: try again in "
+            f"{wait or 1.0:.1f} s",
+            wait or 1.0,
         )

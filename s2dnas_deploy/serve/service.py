@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from s2dnas_deploy.runtime.stages import Array
 
 OnBroken = Literal["tell", "raise-thresholds"]
-BATCH, MAX_WAIT_MS, MOST_BYTES = 32, 50.0, 256 * 2**20
+BATCH, MAX_WAIT_MS, MAX_QUEUE_MS, MOST_BYTES = 32, 50.0, 2000.0, 256 * 2**20
 _MOST_WORKERS = 64
 
 
@@ -46,6 +46,7 @@ class Service:
         max_wait_ms: float = MAX_WAIT_MS,
         workers: int = 1,
         most_bytes: int = MOST_BYTES,
+        max_queue_ms: float = MAX_QUEUE_MS,
         audit: float = 0.0,
         on_broken: OnBroken = "tell",
         say: Callable[[str], None] = lambda message: None,
@@ -60,6 +61,7 @@ class Service:
             workers: threads that run stages, each in rooms of its own. Survivors meet in larger batches the
                 fewer there are, so one that runs graphs on all cores is best but on large machines.
             most_bytes: of pixels that were admitted and are not answered yet.
+            max_queue_ms: how long one may have to wait before the first stage; whoever would is refused.
             audit: the share of samples that go through all stages when there is time, to watch the promise.
             on_broken: what comes of a promise that is broken: it is told, or thresholds rise besides.
             say: who is told.
@@ -68,7 +70,8 @@ class Service:
         self.max_wait = finite_number(max_wait_ms, "wait in milliseconds", least=0) / 1e3
         self.batch = whole_number(batch, "batch", 1, MOST_BATCH)
         workers = whole_number(workers, "number of workers", 1, _MOST_WORKERS)
-        self.queue = Queue(whole_number(most_bytes, "number of bytes", 1, 2**62))
+        most_seconds = finite_number(max_queue_ms, "queue in milliseconds", least=0) / 1e3
+        self.queue = Queue(whole_number(most_bytes, "number of bytes", 1, 2**62), most_seconds, workers)
         stages, course = cascade.stages, cascade.course()
         self.thresholds: tuple[float, ...] | None = None
         """In place of the bundle's, once a promise was broken."""

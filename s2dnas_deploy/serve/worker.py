@@ -77,27 +77,26 @@ class Worker(threading.Thread):
         self._next = numbers_from()
         self._hasty = 0
         self._over: list[Ticket] = []
+        self._answered = 0
         self._queued, self._looked_at = 0.0, time.perf_counter()
 
     # --- the thread ----------------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Serve until the queue is closed and nobody waits any more."""
-        while True:
-            taken = self._next_samples()
-            if taken is None:
-                return
+        while (taken := self._next_samples()) is not None:
+            begun = time.perf_counter()
             try:
                 self._serve(taken)
             except S2dnasError as error:
                 self._fail(error)
             except Exception as error:  # a worker that ends would leave everybody waiting
                 self._fail(S2dnasError(f"the service failed: {type(error).__name__}: {error}"))
-            if self._over:
-                over, self._over = self._over, []
-                self._queue.give_back(over)
-                for ticket in over:
-                    ticket.end()
+            over, self._over = self._over, []
+            answered, self._answered = self._answered, 0
+            self._queue.give_back(over, answered, time.perf_counter() - begun)
+            for ticket in over:
+                ticket.end()
 
     def _next_samples(self) -> list[tuple[Ticket, int]] | None:
         """Samples that may begin; none, if others are due before; None: it is over."""
@@ -273,6 +272,7 @@ class Worker(threading.Thread):
             self._free.append(number)
             if self._shadows.pop(number, None) is not None:
                 continue
+            self._answered += 1
             ticket, row = self._tickets.pop(number)
             if number in self._marked:
                 self._marked.remove(number)

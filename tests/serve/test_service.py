@@ -152,6 +152,23 @@ def test_past_the_bound_callers_are_refused_at_once_and_admitted_again_later(cha
         assert len(service.predict(IMAGES[:10])) == 10
 
 
+def test_who_would_wait_too_long_is_refused_at_once(chain, monkeypatch):
+    held = Held(monkeypatch)
+    with Service(chain, batch=4, max_queue_ms=2000, workers=2) as service:
+        service.queue.give_back([], answered=10, seconds=10.0)  # so long images have taken lately
+        tickets = [service.submit(IMAGES[:4]) for _ in range(2)]
+        assert held.begun.wait(SOON)
+        while service.queue.samples:
+            time.sleep(0.001)
+        tickets += [service.submit(IMAGES[:2]) for _ in range(3)]  # 4 of them take 2 s, of two workers
+        with pytest.raises(BusyError, match=r"one has to wait for 3\.0 s, and 2 s are admitted") as refused:
+            service.submit(IMAGES[:1])
+        assert refused.value.retry_after == pytest.approx(1.0)
+        held.go.set()
+        for ticket in tickets:
+            ticket.result(SOON)
+
+
 def test_who_hangs_up_frees_its_place_and_harms_nobody(chain, monkeypatch):
     held = Held(monkeypatch)
     with Service(chain, batch=8) as service:

@@ -45,6 +45,14 @@ _MIB = 2**20
 @section(
     "How much it admits",
     option(
+        "--max-queue-ms",
+        type=click.FloatRange(0, min_open=True),
+        default=2000.0,
+        show_default=True,
+        help="How long an image may have to wait before the first stage; if longer, it is refused at once "
+        "(503).",
+    ),
+    option(
         "--most-waiting",
         type=click.IntRange(1),
         default=256,
@@ -88,6 +96,7 @@ def serve(
     batch: int,
     max_wait_ms: float,
     workers: int,
+    max_queue_ms: float,
     most_waiting: int,
     most_body: int,
     audit: float | None,
@@ -120,6 +129,7 @@ def serve(
             "batch": batch,
             "max_wait_ms": max_wait_ms,
             "workers": workers,
+            "max_queue_ms": max_queue_ms,
             "most_bytes": most_waiting * _MIB,
             "audit": audit or 0.0,
             "on_broken": on_broken,
