@@ -56,10 +56,17 @@ class Connection(asyncio.Protocol):
     def __init__(self, seen: Seen) -> None:
         self._seen, self._received = seen, b""
         self._answered: asyncio.Future[None] | None = None
+        self.is_lost = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """As a `Protocol`."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """As a `Protocol`: what was asked has no answer."""
+        self.is_lost = True
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
 
     async def ask(self, request: bytes, number: int, since: float) -> None:
         """Send a request, and wait for its answer; the time counts from `since`."""
@@ -86,19 +93,26 @@ class Connection(asyncio.Protocol):
         if head[at - 2 : at] != b"\r\n":
             at = head.rfind(b"\r\n" + _LENGTH, 0, at) + 2
         size = int(head[at + len(_LENGTH) :].split(b"\r\n", 1)[0])
-        if len(self._received) >= end + len(_END) + size and self._answered is not None:
+        is_whole = len(self._received) >= end + len(_END) + size
+        if is_whole and self._answered is not None and not self._answered.done():
             self._answered.set_result(None)
+
+
+async def connected(port: int, seen: Seen) -> Connection:
+    """A new connection."""
+    loop = asyncio.get_running_loop()
+    return (await loop.create_connection(lambda: Connection(seen), "127.0.0.1", port))[1]
 
 
 async def closed(port: int, requests: Sequence[bytes], at_once: int, seconds: float) -> Seen:
     """So many clients, each asking as soon as it is answered."""
-    seen, loop = Seen(), asyncio.get_running_loop()
-    until = time.perf_counter() + seconds
+    seen, until = Seen(), time.perf_counter() + seconds
 
     async def client(first: int) -> None:
-        _, connection = await loop.create_connection(lambda: Connection(seen), "127.0.0.1", port)
-        number = first
+        number, connection = first, await connected(port, seen)
         while (now := time.perf_counter()) < until:
+            if connection.is_lost:
+                connection = await connected(port, seen)
             await connection.ask(requests[number % len(requests)], number % len(requests), now)
             number += at_once
 
@@ -111,11 +125,12 @@ async def opened(port: int, requests: Sequence[bytes], rate: float, seconds: flo
     seen, loop, drawn = Seen(), asyncio.get_running_loop(), np.random.default_rng(0)
     free: asyncio.Queue[Connection] = asyncio.Queue()
     for _ in range(_CONNECTIONS):
-        _, connection = await loop.create_connection(lambda: Connection(seen), "127.0.0.1", port)
-        free.put_nowait(connection)
+        free.put_nowait(await connected(port, seen))
 
     async def one(number: int, due: float) -> None:
         connection = await free.get()
+        if connection.is_lost:
+            connection = await connected(port, seen)
         await connection.ask(requests[number % len(requests)], number % len(requests), due)
         free.put_nowait(connection)
 
