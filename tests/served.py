@@ -15,6 +15,7 @@ from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bundle.entries import Promise
 from s2dnas_deploy.bundle.saving import replace_manifest
 from s2dnas_deploy.runtime.cascade import Cascade
+from s2dnas_deploy.runtime.stages import Stages
 from s2dnas_deploy.serve.grpc.server import listening
 from s2dnas_deploy.serve.house import House
 from s2dnas_deploy.serve.http.app import App
@@ -72,3 +73,17 @@ class Server:
         self._server.should_exit = True
         self._thread.join(SOON)
         assert not self._thread.is_alive()
+
+
+class Held:
+    """Stages that wait before they run, until they are let go."""
+
+    def __init__(self, monkeypatch):
+        self.go, self.begun, run = threading.Event(), threading.Event(), Stages.run
+
+        def held(stages, stage, buffers, count, brought=None):
+            self.begun.set()
+            assert self.go.wait(SOON)
+            run(stages, stage, buffers, count, brought)
+
+        monkeypatch.setattr(Stages, "run", held)

@@ -27,20 +27,8 @@ LABEL, NAME, CONFIDENCE, EXIT, PROBABILITIES = "label", "name", "confidence", "e
 USUAL = (LABEL, NAME, CONFIDENCE, EXIT)
 """The answers that come where none are named."""
 BYTES = "BYTES"
-DATATYPES: Mapping[str, np.dtype[Any]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-}
+DATATYPES: Mapping[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "FP32": np.dtype("<f4")}
+"""Of pixels; `check_input` lets no others in."""
 _SETTING = "setting."
 _IGNORED, _OF_TRITON = frozenset({"priority", "binary_data_output"}), "triton_"
 """Parameters that change nothing here, or are for the transport; Triton's clients send some unasked."""
@@ -153,12 +141,10 @@ def options_from(parameters: Mapping[str, Any], outputs: Sequence[str]) -> dict[
     return {**options, **({"settings": settings} if settings else {})}
 
 
-def pixels_of(ask: Ask, reader: Reader) -> Array:
-    """The pixels; files are decoded, which takes its time."""
-    if isinstance(ask.images, np.ndarray):
-        return ask.images
-    pixels = np.empty((len(ask.images), *reader.shape), reader.dtype)
-    for number, content in enumerate(ask.images):
+def pixels_of(files: Sequence[bytes], reader: Reader) -> Array:
+    """The pixels of files, which are decoded: that takes its time."""
+    pixels = np.empty((len(files), *reader.shape), reader.dtype)
+    for number, content in enumerate(files):
         pixels[number] = reader.from_file(content, f"image {number}")
     return pixels
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from s2dnas_deploy.serve.ask import Ask, pixels_of
 from s2dnas_deploy.serve.bell import Bell
-from s2dnas_deploy.serve.house import House, Resident
+from s2dnas_deploy.serve.house import House
 from s2dnas_deploy.serve.service import Service
 from s2dnas_deploy.serve.ticket import Ticket
 
@@ -40,7 +40,7 @@ class Front:
     ) -> Ticket:
         """The ticket of a request, once it has ended; `watch` is told of one that takes longer."""
         pixels = (
-            await self.aside(pixels_of, ask, service.cascade.reader)
+            await self.aside(pixels_of, ask.images, service.cascade.reader)
             if isinstance(ask.images, tuple)
             else ask.images
         )
@@ -55,10 +55,6 @@ class Front:
             if timer is not None:
                 timer.cancel()
         return ticket
-
-    def service(self, model: str, version: str) -> tuple[Service, Resident]:
-        """Who answers."""
-        return self.house.service(model, version)
 
     async def close(self) -> None:
         """Answer all that was accepted, and end."""

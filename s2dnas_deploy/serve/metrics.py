@@ -30,16 +30,14 @@ _HELP = {
 def metrics(house: House, refused: Mapping[str, int], failed: Mapping[str, int]) -> str:
     """The text; `refused` and `failed` are requests by model."""
     samples: dict[str, list[str]] = {name: [] for name in _HELP}
-    for resident in house.each:
-        if resident.service is None:
-            continue
+    for service, resident in house.loaded:
         of = {"model": resident.name, "version": resident.version}
-        names, queue = resident.service.cascade.names, resident.service.queue
-        for name, line in _of_counts(resident.service.counts, names, of):
+        names, queue = service.cascade.names, service.queue
+        for name, line in _of_counts(service.counts, names, of):
             samples[name].append(line)
         samples["queue_samples"].append(_line("queue_samples", of, queue.samples))
         samples["pixels_bytes"].append(_line("pixels_bytes", of, queue.held_bytes))
-        audit = resident.service.audit
+        audit = service.audit
         for name, value in () if audit is None else audit.told.items():
             samples[name].append(_line(name, of, value))
     for name, counted in (("refused_total", refused), ("failed_total", failed)):

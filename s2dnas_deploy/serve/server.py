@@ -65,9 +65,8 @@ def serve(request: ServeRequest, reporter: Reporter) -> None:
         )
 
     def started() -> None:
-        for each in house.each:
-            assert each.service is not None, "all were loaded"
-            stages = ", ".join(each.service.cascade.names)
+        for service, each in house.loaded:
+            stages = ", ".join(service.cascade.names)
             reporter.say(f"{each.name}, version {each.version}: {each.folder} ({stages})")
         reporter.say(f"serving on {' and '.join(ports)}")
 

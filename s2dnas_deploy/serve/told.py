@@ -99,8 +99,7 @@ def index(house: House) -> list[Values]:
 
 def is_ready(house: House) -> bool:
     """Whether all models are loaded, and there is one."""
-    loaded = [each.service is not None for each in house.each]
-    return bool(loaded) and all(loaded)
+    return 0 < len(house.loaded) == len(house.each)
 
 
 def _tensor(each: Named) -> Values:

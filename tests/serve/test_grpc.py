@@ -1,7 +1,6 @@
 """The Open Inference Protocol over gRPC: what clients send, and what they get."""
 
 import io
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,9 +8,8 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
-from served import IMAGES, SIZE, SOON, Server
+from served import IMAGES, SIZE, SOON, Held, Server
 
-from s2dnas_deploy.runtime.stages import Stages
 from s2dnas_deploy.serve.grpc.messages import MESSAGES, PACKAGE, SERVICE
 
 
@@ -188,20 +186,6 @@ def test_what_cannot_be_answered_is_refused_with_the_reason(server, change, code
         server.infer(request).result()
     assert refused.value.code() == grpc.StatusCode[code]
     assert told in refused.value.details()
-
-
-class Held:
-    """Stages that wait before they run, until they are let go."""
-
-    def __init__(self, monkeypatch):
-        self.go, self.begun, run = threading.Event(), threading.Event(), Stages.run
-
-        def held(stages, stage, buffers, count, brought=None):
-            self.begun.set()
-            assert self.go.wait(SOON)
-            run(stages, stage, buffers, count, brought)
-
-        monkeypatch.setattr(Stages, "run", held)
 
 
 def test_past_the_bound_it_is_told_when_to_come_back(bundle, monkeypatch):

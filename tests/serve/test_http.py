@@ -20,9 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from served import IMAGES, SIZE, SOON, Server
-
-from s2dnas_deploy.runtime.stages import Stages
+from served import IMAGES, SIZE, SOON, Held, Server
 
 
 class Client(Server):
@@ -327,20 +325,6 @@ def test_bodies_without_a_length_are_read(server, cascade):
     response = connection.getresponse()
     check(answers_in(response, response.read()), cascade.predict(IMAGES[:4]), cascade)
     connection.close()
-
-
-class Held:
-    """Stages that wait before they run, until they are let go."""
-
-    def __init__(self, monkeypatch):
-        self.go, self.begun, run = threading.Event(), threading.Event(), Stages.run
-
-        def held(stages, stage, buffers, count, brought=None):
-            self.begun.set()
-            assert self.go.wait(SOON)
-            run(stages, stage, buffers, count, brought)
-
-        monkeypatch.setattr(Stages, "run", held)
 
 
 def test_past_the_bound_it_is_told_when_to_come_back_and_who_was_accepted_is_answered(

@@ -1,11 +1,11 @@
 """The service: whoever else is served at the time, a request is answered as `Cascade.predict` answers it."""
 
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from served import Held
 from tiny_flows import CHAIN, FLOWS, SETTING, by_a_plain_loop, images_of, tiny_bundle
 
 from s2dnas_deploy.errors import BundleError, DataError, OptionError
@@ -39,20 +39,6 @@ def load(tmp_path_factory):
 @pytest.fixture
 def chain(load):
     return load(next(name for name, (flow, _) in FLOWS.items() if flow is CHAIN))
-
-
-class Held:
-    """Stages that wait before they run, until they are let go."""
-
-    def __init__(self, monkeypatch):
-        self.go, self.begun, run = threading.Event(), threading.Event(), Stages.run
-
-        def held(stages, stage, buffers, count, brought=None):
-            self.begun.set()
-            assert self.go.wait(SOON)
-            run(stages, stage, buffers, count, brought)
-
-        monkeypatch.setattr(Stages, "run", held)
 
 
 @pytest.mark.parametrize("name", FLOWS)

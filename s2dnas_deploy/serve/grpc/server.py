@@ -155,7 +155,7 @@ class _Said:
             reading.cancel()
 
     async def _answer(self, request: Any, caller: str) -> Any:
-        service, resident = self._front.service(request.model_name, request.model_version)
+        service, resident = self._house.service(request.model_name, request.model_version)
         ask = decoded(request, service.tensors)
         ticket = await self._front.ended(ask, service, caller)
         answers = answers_of(ticket.answers(), service.cascade.labels, ask.outputs)

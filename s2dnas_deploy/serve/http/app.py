@@ -122,7 +122,7 @@ class App:
             if body is None:
                 return  # the client is gone
             model, version = _named(scope["path"])
-            service, resident = front.service(model, version)
+            service, resident = self.house.service(model, version)
             asked = await self._decoded(body, headers.get(_LENGTH), service)
             caller = ":".join(map(str, scope["client"] or ()))
             ticket = await front.ended(asked.ask, service, caller, lambda late: _watch(receive, late))
