@@ -9,7 +9,7 @@ import numpy as np
 from s2dnas_deploy.errors import PlanError
 from s2dnas_deploy.plan.document import MAX_STAGES, Plan
 from s2dnas_deploy.plan.legality import check, check_exits, is_legal_without_reuse
-from s2dnas_deploy.plan.presence import blocks
+from s2dnas_deploy.plan.presence import blocks, presence_alone
 from s2dnas_deploy.plan.space import OUTPUT, ChannelGroup, PlanSpace, nearest
 from s2dnas_deploy.quoting import shown
 
@@ -116,10 +116,14 @@ def ends_in_static(plan: Plan, space: PlanSpace) -> bool:
 
 
 def narrowed(plan: Plan, index: int, space: PlanSpace) -> Plan:
-    """Width `index` as the first of two stages; one that has all channels is the static network."""
+    """Width `index` as the first of two stages; one that has all channels is the static network.
+
+    What it owns within a block that it leaves out, as the gate there, is the second stage's.
+    """
     if has_all(plan, index, space):
         return static(space)
-    owned = {name: sum(counts[: index + 1]) for name, counts in plan.channels.items()}
+    idle = presence_alone(plan, index, space).idle
+    owned = {n: 0 if n in idle else sum(counts[: index + 1]) for n, counts in plan.channels.items()}
     channels = {name: (count, space.group[name].channels - count) for name, count in owned.items()}
     return Plan(channels=channels, exits=(OUTPUT,) * 2)
 

@@ -32,6 +32,8 @@ class Presence:
     wrong: Lack | None
     answers: bool
     """Whether every exit finds something to read."""
+    idle: frozenset[str]
+    """The groups that have owners, and of which nothing is there."""
 
 
 @dataclass
@@ -116,8 +118,7 @@ def lack_of(plan: Plan, space: PlanSpace, depths: Mapping[str, int]) -> Lack | N
     if not plan.nested:
         return presence(plan, space, depths).wrong
     for width in range(plan.stages):
-        has = {name: (sum(counts[: width + 1]),) for name, counts in plan.channels.items()}
-        wrong = presence(Plan(channels=has, exits=(OUTPUT,)), space, space.depths((OUTPUT,))).wrong
+        wrong = presence_alone(plan, width, space).wrong
         if wrong is not None:
             return replace(wrong, level=width)
     return None
@@ -127,7 +128,21 @@ def presence(plan: Plan, space: PlanSpace, depths: Mapping[str, int]) -> Presenc
     """Walk through a plan whose groups and exits are legal."""
     walk = _Walk(plan=plan, space=space, depths=depths)
     walk.go()
-    return Presence(helped=frozenset(walk.helped), wrong=walk.wrong, answers=walk.answers)
+    lacks: dict[str, list[Lack | None]] = {}
+    for (_, group), found in walk.there.items():
+        lacks.setdefault(group, []).extend(found.values())
+    return Presence(
+        helped=frozenset(walk.helped),
+        wrong=walk.wrong,
+        answers=walk.answers,
+        idle=frozenset(group for group, found in lacks.items() if found and None not in found),
+    )
+
+
+def presence_alone(plan: Plan, index: int, space: PlanSpace) -> Presence:
+    """What is there of a nested width by itself."""
+    has = {name: (sum(counts[: index + 1]),) for name, counts in plan.channels.items()}
+    return presence(Plan(channels=has, exits=(OUTPUT,)), space, space.depths((OUTPUT,)))
 
 
 def blocks(space: PlanSpace, *, nested: bool = False) -> Mapping[str, str]:

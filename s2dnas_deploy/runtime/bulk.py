@@ -81,13 +81,10 @@ class Bulk:
         self._temperatures = stages.manifest.probability_temperatures
         flow, self._names = course.flow, tuple(stage.name for stage in stages.manifest.stages)
         self.watches, self.hears_all, self.hurries = True, flow.remembers, False
-        self.exits = len(flow.stops)
-        """Of so many stages an answer may be."""
         self.stage_samples = [0] * len(flow.stops)
         self.stage_seconds = [0.0] * len(flow.stops)
         self._waiting: dict[int, Answer] = {}
         # By number of a sample that is on its way, the stages so far; in a chain the exit tells them.
-        self.is_chain = flow.is_chain
         self._ways: dict[int, tuple[str, ...]] | None = None if flow.is_chain else {}
         self._rooms = (Lanes if stages.resident else Rooms)(stages, options.batch)
         self._rooms.open(course, self)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from on_a_cluster import run_on_a_cluster
 
 torch = pytest.importorskip("torch")
 
@@ -314,26 +315,16 @@ def test_a_network_that_is_not_trained_is_refused(tmp_path):
 
 @pytest.mark.slow
 def test_a_cluster_finds_the_same_plan_though_a_node_is_killed(weights_of_all, tmp_path):
-    pytest.importorskip("ray")
-    own_network = ["unshare", "--user", "--map-root-user", "--net"]
-    if subprocess.run([*own_network, "true"], check=False).returncode:
-        pytest.skip("no network namespace of one's own can be had here")
     asked = ["--evaluations=40", "--strategy=policy", LONGER]
+    plans = tmp_path / "b.run" / "plans.jsonl"  # its first line tells of the search
+    spread = run_on_a_cluster("search", plans, 7, *options(weights_of_all, tmp_path / "b.pt", *asked))
+    assert spread.returncode == 0, spread.stderr
+    assert "2 plans are judged at a time" in spread.stderr
+    assert 0 < json.loads(spread.stdout.splitlines()[-1])["killed_after"] <= 40
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = ["-c", "from s2dnas_deploy.cli import search; search()"]
     here = options(weights_of_all, tmp_path / "a.pt", *asked)
     subprocess.run([sys.executable, *command, *here], env=environment, check=True)
-    script = [sys.executable, str(Path(__file__).with_name("cluster_search.py")), str(tmp_path / "b.run")]
-    spread = subprocess.run(
-        [*own_network, *script, *options(weights_of_all, tmp_path / "b.pt", *asked)],
-        env=environment,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert spread.returncode == 0, spread.stderr
-    assert "2 plans are judged at a time" in spread.stderr
-    assert 0 < json.loads(spread.stdout.splitlines()[-1])["killed_after"] < 40
     for name in ("plans.jsonl", "finalists.jsonl", "plan.json"):
         assert (tmp_path / "a.run" / name).read_bytes() == (tmp_path / "b.run" / name).read_bytes()
 

@@ -15,6 +15,7 @@ from workshop.test_nested import SIZES, in_double  # noqa: E402
 from s2dnas_deploy.errors import PlanError  # noqa: E402
 from s2dnas_deploy.plan import OUTPUT, Plan, blocks, check, from_text, narrowed, uniform  # noqa: E402
 from s2dnas_deploy.workshop.export.rewrites.rewrite import rewritten  # noqa: E402
+from s2dnas_deploy.workshop.forecast.candidates import candidates  # noqa: E402
 from s2dnas_deploy.workshop.network.costs import stage_costs  # noqa: E402
 from s2dnas_deploy.workshop.network.division import NOTHING, divide  # noqa: E402
 from s2dnas_deploy.workshop.network.nested import nested_from  # noqa: E402
@@ -214,3 +215,43 @@ def test_widths_are_called_by_their_share_of_all_channels():
     assert plan.width_names == ("half", "full")
     assert plan.exits == (OUTPUT, OUTPUT)
     assert Plan.from_json(plan.to_json()) == plan
+
+
+class Excited(nn.Module):
+    """Two residual blocks whose second layer is scaled by a gate of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.widen = nn.ModuleList(nn.Conv2d(16, 32, 1) for _ in range(2))
+        self.squeeze = nn.ModuleList(nn.Conv2d(32, 8, 1) for _ in range(2))
+        self.excite = nn.ModuleList(nn.Conv2d(8, 32, 1) for _ in range(2))
+        self.narrow = nn.ModuleList(nn.Conv2d(32, 16, 1) for _ in range(2))
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for widen, squeeze, excite, narrow in zip(
+            self.widen, self.squeeze, self.excite, self.narrow, strict=True
+        ):
+            y = torch.relu(widen(x))
+            gate = torch.sigmoid(excite(torch.relu(squeeze(y.mean((2, 3), keepdim=True)))))
+            x = x + narrow(y * gate)
+        return self.fc(x.mean((2, 3)))
+
+
+@torch.no_grad()
+def test_what_gates_a_block_is_left_out_with_it():
+    torch.manual_seed(0)
+    static = in_doubles(read_network(Excited().eval(), (3, 32, 32)))
+    plan = from_text("in-turn:1x0.5,1", static.divisible.space)
+    assert plan.channels["squeeze.1"] == (8, 0), "the gate of the block is the first width's, on paper"
+    network = nested_from(static, plan).eval()
+    silent = {
+        key: torch.zeros_like(tensor) if key.startswith("narrow.1") else tensor
+        for key, tensor in static.weights.items()
+    }
+    for answer, weights in zip(network(IMAGES), (silent, static.weights), strict=True):
+        expected = as_network(replace(static, weights=weights)).eval()(IMAGES)[0]
+        torch.testing.assert_close(answer, expected, rtol=1e-9, atol=1e-9)
+    assert len(candidates(static)) > 3

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,11 @@ from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.sessions.limits import MOST_WORKERS
 
 if TYPE_CHECKING:
+    from s2dnas_deploy.bundle.bundle import Bundle
+    from s2dnas_deploy.runtime.answers.inputs import Item
+    from s2dnas_deploy.runtime.answers.job import RunRequest
     from s2dnas_deploy.runtime.answers.records import Format
+    from s2dnas_deploy.serve.ray.bulk import Cluster
 
 SOME_FAILED = 6
 
@@ -83,6 +88,12 @@ class _Run(Command):
         type=click.IntRange(1, MOST_WORKERS),
         help="Threads that decode images. [default: one per core]",
     ),
+    option(
+        "--ray",
+        metavar="HOST:PORT",
+        help="The machines of a Ray cluster answer, which see bundle and images under the same names (auto: "
+        "of the one that this machine is in).",
+    ),
     option("--quiet", is_flag=True, help="Print the answers only: no messages, progress and summary."),
 )
 @gathered("given", BundleOptions)
@@ -100,6 +111,7 @@ def run(
     resume: bool,
     batch: int,
     workers: int | None,
+    ray: str | None,
     quiet: bool,
 ) -> None:
     """Classify IMAGES: folders (with those below), files, 'patterns/*.jpg', .npy and .npz archives, or -.
@@ -112,6 +124,7 @@ def run(
     \b
     s2dnas-run --bundle bundle/ images/ --out answers.csv
     s2dnas-run --bundle bundle/ --provider cuda --batch 256 images/
+    s2dnas-run --bundle bundle/ --ray auto images/ --out answers.parquet
     find images -name '*.jpg' | s2dnas-run --bundle bundle/ -
     """  # noqa: D301
     check_bundle_is_named(given.bundle, images)
@@ -143,7 +156,8 @@ def run(
     )
     silence_pillow()
     with Console(quiet=quiet) as console, _Stop() as stop:
-        summary = run_job(request, sys.stdout.buffer, console, stop)
+        elsewhere = None if ray is None else partial(_on_a_cluster, ray, console)
+        summary = run_job(request, sys.stdout.buffer, console, stop, elsewhere=elsewhere)
         console.say(summary_in_words(summary))
     if summary.interrupted:
         if request.out is not None:
@@ -154,6 +168,16 @@ def run(
         sys.exit(INTERRUPTED)
     if summary.failed:
         sys.exit(SOME_FAILED)
+
+
+def _on_a_cluster(
+    address: str, console: Console, request: "RunRequest", bundle: "Bundle", items: "Sequence[Item]"
+) -> "Cluster":
+    from s2dnas_deploy.serve.ray.bulk import Cluster
+
+    cluster = Cluster(address, request, bundle, items)
+    console.say(f"{address}: {cluster.at_once} windows of images are answered at a time")
+    return cluster
 
 
 def _by_name(settings: Sequence[tuple[str, str]]) -> dict[str, str] | None:

@@ -6,15 +6,16 @@ Place in the flow: `RunRequest` ──▶ items ──bulk──▶ records ─�
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
 
-from s2dnas_deploy.bundle.bundle import load_bundle
+from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
+from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError, OptionError, RecordError
 from s2dnas_deploy.files.atomic import naming
 from s2dnas_deploy.quoting import shown
@@ -31,7 +32,7 @@ from s2dnas_deploy.runtime.answers.records import (
     record_of,
 )
 from s2dnas_deploy.runtime.budget import settings_within
-from s2dnas_deploy.runtime.bulk import Bulk, BulkOptions
+from s2dnas_deploy.runtime.bulk import Answer, Bulk, BulkOptions
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.sessions.providers import is_choice
 
@@ -130,10 +131,50 @@ class Summary:
         return sum(tally.images for tally in self.exits)
 
 
+class Answering(Protocol):
+    """Who answers for the images of a run, a window after the other; counts what each stage had to do."""
+
+    @property
+    def options(self) -> BulkOptions:
+        """How it goes through them."""
+        ...
+
+    @property
+    def provider(self) -> str:
+        """What runs the stages."""
+        ...
+
+    @property
+    def stage_samples(self) -> Sequence[int]:
+        """How many images were in each stage; those past the last that may answer are not told of."""
+        ...
+
+    @property
+    def stage_seconds(self) -> Sequence[float]:
+        """How long they took there."""
+        ...
+
+    def answers_from(self, first: int, stop: Callable[[], bool]) -> Generator[Answer]:
+        """The answers from an image on with which a window starts, in order, until it is asked to stop."""
+        ...
+
+
+Opened = AbstractContextManager[Answering]
+Open = Callable[[RunRequest, Bundle, Sequence[Item]], Opened]
+
+
 def run_job(
-    request: RunRequest, stream: BinaryIO, reporter: Reporter, stop: Interruption = _NEVER
+    request: RunRequest,
+    stream: BinaryIO,
+    reporter: Reporter,
+    stop: Interruption = _NEVER,
+    *,
+    elsewhere: Open | None = None,
 ) -> Summary:
-    """Classify all images of the request; what is written goes to `stream` if there is no `out`."""
+    """Classify all images of the request; what is written goes to `stream` if there is no `out`.
+
+    `elsewhere` opens who answers, if this process does not.
+    """
     form = format_of(request.out, request.form)
     if request.resume and request.out is None:
         raise OptionError("--resume needs the --out of the interrupted run")
@@ -143,13 +184,91 @@ def run_job(
             "give a place outside"
         )
     bundle = load_bundle(request.bundle, request.trust)
+    items = announced(find_items(request.places, bundle.manifest.labels, request.listed), reporter)
+    watch = _Watch(reporter, stop)
+    job = _Job(request=request, manifest=bundle.manifest, digest=bundle.digest, items=items, form=form)
+    with (
+        _here(request, bundle, items, reporter) if elsewhere is None else elsewhere(request, bundle, items)
+    ) as answering:
+        if request.out is not None:
+            return _written(job, request.out, answering, watch)
+        sink = _Sink(file=stream, form=form, name="stdout", ways=job.ways)
+        sink.write(header_of(form, ways=sink.ways))
+        return _answer(answering, job, sink, watch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What is to be answered, and in what form it is written."""
+
+    request: RunRequest
+    manifest: Manifest
+    digest: str
+    items: Sequence[Item]
+    form: Format
+
+    @property
+    def ways(self) -> bool:
+        """Whether records tell their way; in a chain, the exit does."""
+        return not self.manifest.flow.is_chain
+
+
+def _written(job: _Job, out: Path, answering: Answering, watch: "_Watch") -> Summary:
+    """The answers, in a file that survives being interrupted."""
+    items, run = job.items, _identity(job, answering)
+    with Output(out, job.form, run, images=len(items), resume=job.request.resume, ways=job.ways) as output:
+        _check_same_items(output.written, items, output, len(answering.stage_samples))
+        if output.finished:
+            _check_complete(output, len(items))
+            watch.reporter.say(f"{out} is complete already; remove it to run again")
+        sink = _Sink(
+            file=output.file,
+            form=output.line_form,
+            name=str(out),
+            ways=job.ways,
+            written=output.written,
+        )
+        summary = _answer(answering, job, sink, watch)
+        if not summary.interrupted and not output.finished:
+            output.complete()
+    return summary
+
+
+@dataclass(frozen=True)
+class _Here:
+    """Whoever runs the job answers itself."""
+
+    bulk: Bulk
+    items: Sequence[Item]
+
+    @property
+    def options(self) -> BulkOptions:
+        return self.bulk.options
+
+    @property
+    def provider(self) -> str:
+        return self.bulk.stages.provider.name
+
+    @property
+    def stage_samples(self) -> Sequence[int]:
+        return self.bulk.stage_samples
+
+    @property
+    def stage_seconds(self) -> Sequence[float]:
+        return self.bulk.stage_seconds
+
+    def answers_from(self, first: int, stop: Callable[[], bool]) -> Generator[Answer]:
+        return self.bulk.answers((item.source for item in self.items[first:]), stop)
+
+
+@contextmanager
+def _here(request: RunRequest, bundle: Bundle, items: Sequence[Item], reporter: Reporter) -> Generator[_Here]:
     with Cascade(
         bundle,
         provider=request.provider,
         threads=request.threads,
         allow_fallback=request.allow_fallback,
     ) as cascade:
-        items = announced(find_items(request.places, cascade.labels, request.listed), reporter)
         request = _within_budget(request, cascade, items, reporter)
         bulk = cascade.bulk(request.bulk)
         say_if_fallen_back(request.provider, cascade, reporter)
@@ -157,28 +276,7 @@ def run_job(
             reporter.say(
                 f"features pass through the host between stages: for {cascade.provider}, export with --gather"
             )
-        ways = not bulk.is_chain
-        if request.out is None:
-            sink = _Sink(file=stream, form=form, name="stdout", ways=ways)
-            sink.write(header_of(form, ways=sink.ways))
-            return _answer(bulk, items, sink, _Watch(reporter, stop))
-        run = _identity(request, cascade) | {"format": form}
-        with Output(request.out, form, run, images=len(items), resume=request.resume, ways=ways) as output:
-            _check_same_items(output.written, items, output, bulk.exits)
-            if output.finished:
-                _check_complete(output, len(items))
-                reporter.say(f"{request.out} is complete already; remove it to run again")
-            sink = _Sink(
-                file=output.file,
-                form=output.line_form,
-                name=str(request.out),
-                ways=ways,
-                written=output.written,
-            )
-            summary = _answer(bulk, items, sink, _Watch(reporter, stop))
-            if not summary.interrupted and not output.finished:
-                output.complete()
-        return summary
+        yield _Here(bulk, items)
 
 
 def _within_budget(
@@ -246,7 +344,6 @@ class _Sink:
     form: Format
     name: str
     ways: bool
-    """Whether records tell their way; in a chain, the exit does."""
     written: Sequence[Record] = ()
 
     def write(self, line: bytes) -> None:
@@ -266,18 +363,18 @@ class _Watch:
     stop: Interruption
 
 
-def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Summary:
+def _answer(answering: Answering, job: _Job, sink: _Sink, watch: _Watch) -> Summary:
     """Write a record for every item that has none; go on from the start of the window where those end."""
-    macs = bulk.stages.manifest.macs[: bulk.exits]
-    tallies = _Tallies(bulk.exits)
+    manifest, items, exits = job.manifest, job.items, len(answering.stage_samples)
+    tallies = _Tallies(exits)
     for record in sink.written:
         tallies.add(record)
     done = told = len(sink.written)
-    first = done if done == len(items) else done - done % bulk.options.window
+    first = done if done == len(items) else done - done % answering.options.window
     update = watch.reporter.phase("images")
     begun = flushed = time.monotonic()
     watch.stop.begin()
-    with closing(bulk.answers((item.source for item in items[first:]), watch.stop)) as answers:
+    with closing(answering.answers_from(first, watch.stop)) as answers:
         for number, answer in enumerate(answers, start=first):
             if number < done:
                 continue
@@ -307,12 +404,12 @@ def _answer(bulk: Bulk, items: Sequence[Item], sink: _Sink, watch: _Watch) -> Su
         seconds=time.monotonic() - begun,
         stage_ms=tuple(
             1e3 * seconds / samples if samples else None
-            for seconds, samples in zip(bulk.stage_seconds, bulk.stage_samples, strict=True)
+            for seconds, samples in zip(answering.stage_seconds, answering.stage_samples, strict=True)
         ),
-        stage_macs=macs,
-        stage_samples=tuple(bulk.stage_samples),
-        names=None if bulk.is_chain else bulk.stages.manifest.flow.called,
-        provider=bulk.stages.provider.name,
+        stage_macs=manifest.macs[:exits],
+        stage_samples=tuple(answering.stage_samples),
+        names=None if manifest.flow.is_chain else manifest.flow.called,
+        provider=answering.provider,
         interrupted=interrupted,
     )
 
@@ -322,17 +419,18 @@ def _is_inside(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def _identity(request: RunRequest, cascade: Cascade) -> dict[str, object]:
+def _identity(job: _Job, answering: Answering) -> dict[str, object]:
     """What must be the same when a run is resumed, for its answers to be those of one run."""
     return {
-        "bundle": cascade.digest,
-        "provider": cascade.provider,
-        "threads": request.threads,
+        "bundle": job.digest,
+        "provider": answering.provider,
+        "threads": job.request.threads,
         **{
             key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(request.bulk).items()
+            for key, value in asdict(answering.options).items()
             if key != "workers"
         },
+        "format": job.form,
     }
 
 

@@ -7,7 +7,7 @@ winner in full, as `s2dnas-train` would. Each part goes on where it was when the
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -135,7 +135,7 @@ def _space(request: SearchRequest, prepared: Prepared, known: Plan | None = None
     )
 
 
-def _cluster(request: SearchRequest, reporter: Reporter) -> AbstractContextManager[Cluster | None]:
+def _cluster(request: SearchRequest, reporter: Reporter) -> Cluster | nullcontext[None]:
     """Where plans are judged; None: on this machine."""
     device = choose_device(request.training.settings.device)
     if not request.ray:
