@@ -28,9 +28,9 @@ from s2dnas_deploy.bench.workers.subjects import STATIC
 COMMANDS = """
 s2dnas-train --model {model} --input {shape} --weights static.pth --data images/ --out model.pt
 s2dnas-export model.pt --out bundle/ --data images/ --held-out held-out/ --static-model model.run/static.pt
-s2dnas-calibrate --bundle bundle/ held-out/validation.npz --max-drop 1% --probability 0.5
+s2dnas-calibrate --bundle bundle/ held-out/validation.npz --static bundle.static.onnx --max-drop 1% --probability 0.5
 s2dnas-bench bundle/ --data images/test --threads 1 --out bench.json
-"""
+"""  # noqa: E501
 """README's, under "Your own network"."""
 
 

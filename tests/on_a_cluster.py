@@ -23,17 +23,32 @@ from pathlib import Path
 import pytest
 
 _SET_FLAGS, _UP_AND_RUNNING = 0x8914, 0x41  # SIOCSIFFLAGS; IFF_UP | IFF_RUNNING
+_MOST_SECONDS = 400
 _OWN_NETWORK = ("unshare", "--user", "--map-root-user", "--net")
 
 
 def run_on_a_cluster(command: str, file: Path, lines: int, *options: str) -> subprocess.CompletedProcess[str]:
     """Run a command with `--ray`, and have a node killed once the file has so many lines."""
+    return in_own_network(__file__, command, str(file), str(lines), *options)
+
+
+def in_own_network(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script where no port is taken and nothing outside can be reached."""
     pytest.importorskip("ray.data")
     if subprocess.run([*_OWN_NETWORK, "true"], check=False).returncode:
         pytest.skip("no network namespace of one's own can be had here")
-    script = [*_OWN_NETWORK, sys.executable, __file__, command, str(file), str(lines), *options]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(script, env=environment, check=False, capture_output=True, text=True)
+    # Into files: what Ray leaves running for a moment would hold a pipe open.
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        done = subprocess.run(
+            [*_OWN_NETWORK, sys.executable, script, *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            check=False,
+            stdout=out,
+            stderr=errors,
+            timeout=_MOST_SECONDS,
+        )
+        out.seek(0), errors.seek(0)
+        return subprocess.CompletedProcess(done.args, done.returncode, out.read(), errors.read())
 
 
 def bring_loopback_up() -> None:

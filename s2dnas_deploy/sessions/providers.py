@@ -97,6 +97,7 @@ PROVIDERS: Mapping[str, Provider] = {
 # The best of what is there, best first. TensorRT compiles for minutes, so it is used only when asked for.
 _BEST = {"auto": ("cuda", "coreml", "cpu"), "arm": ("xnnpack", "cpu")}
 NAMES = (*PROVIDERS, *_BEST)
+ON_GPU = tuple(name for name, provider in PROVIDERS.items() if provider.device == "cuda")
 
 
 CPU = PROVIDERS["cpu"]

@@ -3,23 +3,27 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+import ray_service
 from click.testing import CliRunner
-from on_a_cluster import run_on_a_cluster
+from on_a_cluster import in_own_network, run_on_a_cluster
+from served import IMAGES
 
 from s2dnas_deploy.cli import run
+from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.runtime.cascade import Cascade
 
-IMAGES = 20_000
+MANY = 20_000
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory, bundle):
     """Many images in one file."""
     shape = Cascade.load(bundle, provider="cpu").manifest.image_shape
-    images = np.random.default_rng(5).integers(0, 256, (IMAGES, *shape), dtype=np.uint8)
+    images = np.random.default_rng(5).integers(0, 256, (MANY, *shape), dtype=np.uint8)
     path = tmp_path_factory.mktemp("many") / "images.npy"
     np.save(path, images)
     return path
@@ -28,14 +32,32 @@ def archive(tmp_path_factory, bundle):
 @pytest.mark.slow
 def test_a_cluster_writes_what_one_machine_does_though_a_node_is_killed(bundle, archive, tmp_path):
     here, spread = tmp_path / "here.jsonl", tmp_path / "spread.jsonl"
-    asked = ["--bundle", str(bundle), str(archive), "--threads", "1", "--batch", "2", "--provider", "cpu"]
+    asked = ["--bundle", str(bundle), str(archive), "--threads", "1", "--batch", "8", "--provider", "cpu"]
     told = run_on_a_cluster("run", spread, 100, *asked, "--out", str(spread))
     assert told.returncode == 0, told.stderr
     assert "2 windows of images are answered at a time" in told.stderr
-    assert 0 < json.loads(told.stdout.splitlines()[-1])["killed_after"] < IMAGES
+    assert 0 < json.loads(told.stdout.splitlines()[-1])["killed_after"] < MANY
     command = [sys.executable, "-c", "from s2dnas_deploy.cli import run; run()"]
     subprocess.run([*command, *asked, "--out", str(here)], check=True)
     assert here.read_bytes() == spread.read_bytes()
+
+
+@pytest.mark.slow
+def test_of_a_replica_that_is_killed_only_what_it_held_is_lost_and_clients_are_told(
+    bundle, cascade, tmp_path
+):
+    np.save(tmp_path / "images.npy", IMAGES)
+    script = Path(ray_service.__file__)
+    told = in_own_network(str(script), str(bundle), str(tmp_path / "images.npy"))
+    assert told.returncode == 0, told.stderr
+    said = json.loads(told.stdout.splitlines()[-1])
+    assert set(said["statuses"]) <= {"200", "500", "503"}, "nobody waits in vain"
+    assert said["statuses"]["200"] > 100
+    assert sum(said["statuses"].values()) - said["statuses"]["200"] <= 8, (
+        "what one replica held, of 8 callers"
+    )
+    wanted = cascade.predict(IMAGES).label.tolist()
+    assert said["labels"] == {str(at): wanted[at] for at in range(len(IMAGES))}
 
 
 @pytest.mark.parametrize(
@@ -53,3 +75,14 @@ def test_what_no_cluster_can_do_is_refused(bundle, tmp_path, more, code, message
     result = CliRunner().invoke(run, ["--bundle", str(bundle), str(tmp_path / "one.npy"), *more])
     assert result.exit_code == code, result.output
     assert message in result.stderr
+
+
+def test_an_application_says_what_it_takes():
+    pytest.importorskip("ray.serve")
+    from s2dnas_deploy.serve.ray.online import app
+
+    for args in ({}, {"bundle": "b/", "thread": "4"}):
+        with pytest.raises(
+            OptionError, match="expected bundle=FOLDER and perhaps replicas, most_body, provider"
+        ):
+            app(args)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import click
 
+from s2dnas_deploy.bundle.bundle import is_bundle
 from s2dnas_deploy.bundle.exits import RULES, USUAL_RULE, ConfidenceRule
 from s2dnas_deploy.cli.command import Command
 from s2dnas_deploy.cli.console import Console, print_result, silence_pillow
@@ -93,7 +94,7 @@ _FORM_IN_DETAIL = (
 
 
 @click.command(cls=Command)
-@click.argument("path", metavar="[MODEL.PT]", required=False, type=click.Path(path_type=Path))
+@click.argument("path", metavar="[MODEL.PT|BUNDLE]", required=False, type=click.Path(path_type=Path))
 @section(
     INPUT,
     *NETWORK,
@@ -114,7 +115,6 @@ _FORM_IN_DETAIL = (
     option(
         "--out",
         type=click.Path(path_type=Path),
-        required=True,
         help="Folder of the bundle; a bundle there is replaced.",
     ),
     option("--name", help="Name in the manifest. [default: the file's]"),
@@ -132,6 +132,13 @@ _FORM_IN_DETAIL = (
     ),
     *_FORM,
     sign_option,
+    option(
+        "--triton",
+        type=click.Path(file_okay=False, path_type=Path),
+        metavar="REPO",
+        help="Also write models for Triton into this model repository, one for each stage and one that sends "
+        "images through them; of a BUNDLE, too.",
+    ),
     option(
         "--held-out",
         type=click.Path(file_okay=False, path_type=Path),
@@ -154,7 +161,7 @@ def export(
     confidence: ConfidenceRule,
     temperatures: Sequence[float],
     thresholds: Sequence[float],
-    out: Path,
+    out: Path | None,
     name: str | None,
     in_turn: str | None,
     last_exit: Literal["own", "static"] | None,
@@ -164,6 +171,7 @@ def export(
     resize: str | None,
     single_file: bool,
     sign: Path | None,
+    triton: Path | None,
     held_out: Path | None,
     quiet: bool,
     gather: bool,
@@ -175,8 +183,16 @@ def export(
     \b
     s2dnas-export model.pt --out bundle/ --data images/ --held-out held-out/
     s2dnas-export model.pt --out bundle-int8/ --data images/ --int8
+    s2dnas-export bundle/ --triton models/
     s2dnas-export --model net.py:make --weights net.pth --input 3x32x32 --labels labels.txt --out bundle/
     """  # noqa: D301
+    if path is not None and is_bundle(path):
+        _check_only_for_triton(path, triton, out)
+        assert triton is not None, "that was checked"
+        _write_triton(path, triton, name)
+        return
+    if out is None:
+        raise click.UsageError("Missing option '--out': the folder of the bundle")
     named = () if in_turn in (None, "none") else tuple(name.strip() for name in in_turn.split(","))
     turns = None if in_turn is None else named
     if turns is not None and path is None:
@@ -232,3 +248,20 @@ def export(
     with Console(quiet=quiet) as console, redirect_stdout(sys.stderr):
         manifest = export_model(request, console)
     print_result(manifest_in_words(manifest, out))
+    if triton is not None:
+        _write_triton(out, triton, name)
+
+
+def _check_only_for_triton(bundle: Path, triton: Path | None, out: Path | None) -> None:
+    """Of a bundle, nothing can be made but models for Triton."""
+    if triton is None:
+        raise click.UsageError(f"{bundle} is a bundle already; --triton REPO writes it for Triton")
+    if out is not None:
+        raise click.UsageError(f"{bundle} is a bundle already: leave --out out")
+
+
+def _write_triton(bundle: Path, repository: Path, name: str | None) -> None:
+    from s2dnas_deploy.serve.triton.repository import write_repository
+
+    model, *stages = write_repository(bundle, repository, name=name)
+    print_result(f"{repository}: {model}, for Triton, which calls {', '.join(stages)}; see its README.md")

@@ -133,7 +133,8 @@ _TABLE: Mapping[str, Sequence[str]] = {
 _Field = descriptor_pb2.FieldDescriptorProto
 
 
-def _made() -> Mapping[str, Any]:
+def messages_of(table: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
+    """The classes of a table's messages, by name."""
     file = descriptor_pb2.FileDescriptorProto(name="s2dnas_inference.proto", package=PACKAGE, syntax="proto3")
     file.enum_type.add(
         name="DataType",
@@ -143,7 +144,7 @@ def _made() -> Mapping[str, Any]:
         ],
     )
     messages: dict[str, Any] = {}
-    for path, fields in _TABLE.items():
+    for path, fields in table.items():
         outer, _, name = path.rpartition(".")
         message = (messages[outer].nested_type if outer else file.message_type).add(name=name or path)
         messages[path] = message
@@ -153,7 +154,7 @@ def _made() -> Mapping[str, Any]:
     pool.Add(file)
     return {
         path: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{PACKAGE}.{path}"))
-        for path in _TABLE
+        for path in table
     }
 
 
@@ -180,5 +181,5 @@ def _add(message: Any, words: Sequence[str], path: str) -> None:
         field.oneof_index = 0
 
 
-MESSAGES = _made()
+MESSAGES = messages_of(_TABLE)
 """The classes, by name."""

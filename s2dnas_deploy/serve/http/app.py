@@ -121,7 +121,7 @@ class App:
             body = await asyncio.wait_for(_received(receive, self._most_body), _BODY_SECONDS)
             if body is None:
                 return  # the client is gone
-            model, version = _named(scope["path"])
+            model, version = _named(scope["path"].removeprefix(scope.get("root_path", "")))
             service, resident = self.house.service(model, version)
             asked = await self._decoded(body, headers.get(_LENGTH), service)
             caller = ":".join(map(str, scope["client"] or ()))

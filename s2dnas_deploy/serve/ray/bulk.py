@@ -3,16 +3,18 @@
 Place in the flow: what `s2dnas-run --ray` does; to a run it is who answers, in place of this process.
 
 A window's answers depend on its images alone, so they are the same to the bit wherever it is answered: the
-output is that of one machine, begun here and resumed there if need be. Each actor has one cascade, finds the
-same images under the same names, as machines with a common file system do, and answers one window at a call.
-A machine that dies takes nothing with it: Ray has its windows answered elsewhere.
+output is that of one machine, begun here and resumed there if need be. Each process has one cascade, finds
+the same images under the same names, as machines with a common file system do, and answers one window at a
+time. A machine that dies takes nothing with it: Ray has its windows answered elsewhere. Windows are tasks,
+because what an actor has answered could be answered again only by this actor, for which there may be no room.
 """
 
 import logging
 import os
 import pickle
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -26,16 +28,14 @@ from s2dnas_deploy.errors import BundleError, DataError, OptionError
 from s2dnas_deploy.ray_cluster import Connection, Needs, check_same_version
 from s2dnas_deploy.runtime.answers.inputs import Item, find_items
 from s2dnas_deploy.runtime.answers.job import RunRequest
-from s2dnas_deploy.runtime.bulk import Answer, bulk_options
+from s2dnas_deploy.runtime.bulk import Answer, Bulk, BulkOptions
 from s2dnas_deploy.runtime.cascade import Cascade
-from s2dnas_deploy.sessions.providers import choose_provider, is_choice, usable_cores
-
-_ON_GPU = ("cuda", "tensorrt")
+from s2dnas_deploy.sessions.providers import ON_GPU, choose_provider, is_choice, usable_cores
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Work:
-    """What an actor must know to answer any window of a run."""
+    """What a machine must know to answer any window of a run."""
 
     version: str
     folder: str
@@ -49,7 +49,7 @@ class _Work:
     listed: tuple[str, ...]
     images: str
     """The images' names in order, as one hash."""
-    options: dict[str, Any]
+    options: BulkOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +91,13 @@ class Cluster:
             places=request.places,
             listed=request.listed,
             images=_hash(items),
-            options=asdict(replace(request.bulk, workers=threads)),
+            options=replace(request.bulk, workers=threads),
         )
         needs = Needs(
             what="a cascade",
             cores=threads,
             cores_by="--threads",
-            gpus=int(self.provider in _ON_GPU),
+            gpus=int(self.provider in ON_GPU),
             extra="ray",
         )
         self._connection = Connection(address, needs)
@@ -133,10 +133,9 @@ class Cluster:
         data = _ray_data()
         needs = self._connection.needs
         dataset = data.range(count, override_num_blocks=count).map_batches(
-            _Windows,
-            fn_constructor_args=(self._work, skipped),
+            _answered,
+            fn_kwargs={"work": pickle.dumps(self._work), "skipped": skipped},
             batch_size=1,
-            compute=data.ActorPoolStrategy(min_size=1, max_size=min(self.at_once, count)),
             num_cpus=needs.cores,
             num_gpus=needs.gpus,
         )
@@ -147,43 +146,38 @@ class Cluster:
             self._connection.fail(error, "what was answered before is kept: go on with --resume")
 
 
-class _Windows:
-    """An actor: one cascade, and the images of the run."""
+def _answered(batch: dict[str, Any], work: bytes, skipped: int) -> dict[str, Any]:
+    """Runs on a machine of the cluster: the answers of the window of a number."""
+    items, bulk = _opened(work)
+    start = (skipped + int(batch["id"][0])) * bulk.options.window
+    samples, seconds = tuple(bulk.stage_samples), tuple(bulk.stage_seconds)
+    answers = list(bulk.answers(item.source for item in items[start : start + bulk.options.window]))
+    answered = _Answered(
+        answers=answers,
+        stage_samples=tuple(np.subtract(bulk.stage_samples, samples).tolist()),
+        stage_seconds=tuple(np.subtract(bulk.stage_seconds, seconds).tolist()),
+    )
+    told = np.empty(1, object)
+    told[0] = pickle.dumps(answered)
+    return {"answered": told}
 
-    def __init__(self, work: _Work, skipped: int) -> None:
-        self._work, self._skipped = work, skipped
-        self._opened: tuple[Sequence[Item], Any] | None = None
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Answer the window of a number."""
-        # Not at the start: an actor that does not start is started anew, for ever.
-        self._opened = items, bulk = self._opened or self._open()
-        start = (self._skipped + int(batch["id"][0])) * bulk.options.window
-        samples, seconds = tuple(bulk.stage_samples), tuple(bulk.stage_seconds)
-        answers = list(bulk.answers(item.source for item in items[start : start + bulk.options.window]))
-        answered = _Answered(
-            answers=answers,
-            stage_samples=tuple(np.subtract(bulk.stage_samples, samples).tolist()),
-            stage_seconds=tuple(np.subtract(bulk.stage_seconds, seconds).tolist()),
-        )
-        told = np.empty(1, object)
-        told[0] = pickle.dumps(answered)
-        return {"answered": told}
-
-    def _open(self) -> tuple[Sequence[Item], Any]:
-        work = self._work
-        check_same_version(work.version)
-        try:
-            os.chdir(work.folder)
-        except OSError as problem:
-            raise DataError(f"a machine of the cluster has no folder {work.folder}: {_ALIKE}") from problem
-        cascade = Cascade.load(work.bundle, provider=work.provider, threads=work.threads, trust=work.trust)
-        if cascade.digest != work.digest:
-            raise BundleError(f"{work.bundle} is another bundle on a machine of the cluster: {_ALIKE}")
-        items = find_items(work.places, cascade.labels, work.listed).images
-        if _hash(items) != work.images:
-            raise DataError(f"a machine of the cluster finds other images than this one: {_ALIKE}")
-        return items, cascade.bulk(bulk_options(**work.options))
+@lru_cache(1)  # a process answers one window after the other
+def _opened(packed: bytes) -> tuple[Sequence[Item], Bulk]:
+    """The images of the run, and a cascade for them: one in each process."""
+    work: _Work = pickle.loads(packed)  # noqa: S301 - the cluster's own, as all that Ray sends
+    check_same_version(work.version)
+    try:
+        os.chdir(work.folder)
+    except OSError as problem:
+        raise DataError(f"a machine of the cluster has no folder {work.folder}: {_ALIKE}") from problem
+    cascade = Cascade.load(work.bundle, provider=work.provider, threads=work.threads, trust=work.trust)
+    if cascade.digest != work.digest:
+        raise BundleError(f"{work.bundle} is another bundle on a machine of the cluster: {_ALIKE}")
+    items = find_items(work.places, cascade.labels, work.listed).images
+    if _hash(items) != work.images:
+        raise DataError(f"a machine of the cluster finds other images than this one: {_ALIKE}")
+    return items, cascade.bulk(work.options)
 
 
 _ALIKE = "all machines must see the bundle and the images under the same names, as on a common file system"
