@@ -5,8 +5,9 @@ Place in the flow: HTTP and gRPC ──`Ask`──▶ `Front` ──▶ `Service
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import TypeVar
 
 from s2dnas_deploy.serve.ask import Ask, pixels_of
@@ -14,6 +15,7 @@ from s2dnas_deploy.serve.bell import Bell
 from s2dnas_deploy.serve.house import House
 from s2dnas_deploy.serve.service import Service
 from s2dnas_deploy.serve.ticket import Ticket
+from s2dnas_deploy.serve.tracing import Traces
 
 Result = TypeVar("Result")
 
@@ -25,7 +27,7 @@ class Front:
     """What the servers of all protocols share. Made in the event loop that they run in."""
 
     def __init__(self, house: House) -> None:
-        self.house, self._bell = house, Bell()
+        self.house, self._bell, self._traces = house, Bell(), Traces()
         self.refused: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self._loop = asyncio.get_running_loop()
@@ -36,9 +38,17 @@ class Front:
         return await self._loop.run_in_executor(self._threads, act, *given)
 
     async def ended(
-        self, ask: Ask, service: Service, caller: str, watch: Callable[[Ticket], None] | None = None
+        self,
+        ask: Ask,
+        service: Service,
+        caller: str,
+        watch: Callable[[Ticket], None] | None = None,
+        parent: Mapping[str, str] = MappingProxyType({}),
     ) -> Ticket:
-        """The ticket of a request, once it has ended; `watch` is told of one that takes longer."""
+        """The ticket of a request, once it has ended; `watch` is told of one that takes longer.
+
+        `parent` names the caller's span, if it traces its requests.
+        """
         pixels = (
             await self.aside(pixels_of, ask.images, service.cascade.reader)
             if isinstance(ask.images, tuple)
@@ -54,6 +64,7 @@ class Front:
         finally:
             if timer is not None:
                 timer.cancel()
+            self._traces.tell(ticket, service.cascade.manifest.name, parent)
         return ticket
 
     async def close(self) -> None:

@@ -20,6 +20,7 @@ from s2dnas_deploy.serve.grpc.codec import decoded, encoded
 from s2dnas_deploy.serve.grpc.messages import MESSAGES, PACKAGE, SERVICE
 from s2dnas_deploy.serve.house import UnknownModelError
 from s2dnas_deploy.serve.queue import BusyError, ClosedError
+from s2dnas_deploy.serve.tracing import PARENT
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
 
@@ -128,7 +129,7 @@ class _Said:
     async def infer(self, request: Any, context: Any) -> Any:
         """ModelInfer."""
         try:
-            return await self._answer(request, context.peer())
+            return await self._answer(request, context)
         except S2dnasError as error:
             refused = isinstance(error, (BusyError, ClosedError))
             (self._front.refused if refused else self._front.failed)[request.model_name] += 1
@@ -137,11 +138,10 @@ class _Said:
     async def stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """ModelStreamInfer: answers in the order of the requests, of which some are on their way at once."""
         ahead: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(_STREAM_AHEAD)
-        peer = context.peer()
 
         async def read() -> None:
             async for request in requests:
-                await ahead.put(asyncio.create_task(self._answer(request, peer)))
+                await ahead.put(asyncio.create_task(self._answer(request, context)))
             await ahead.put(None)
 
         reading = asyncio.create_task(read())
@@ -154,10 +154,11 @@ class _Said:
         finally:
             reading.cancel()
 
-    async def _answer(self, request: Any, caller: str) -> Any:
+    async def _answer(self, request: Any, context: Any) -> Any:
         service, resident = self._house.service(request.model_name, request.model_version)
         ask = decoded(request, service.tensors)
-        ticket = await self._front.ended(ask, service, caller)
+        parent = {key: value for key, value in context.invocation_metadata() or () if key in PARENT}
+        ticket = await self._front.ended(ask, service, context.peer(), parent=parent)
         answers = answers_of(ticket.answers(), service.cascade.labels, ask.outputs)
         return encoded(ask, answers, service.tensors, model=resident.name, version=resident.version)
 

@@ -29,6 +29,7 @@ from s2dnas_deploy.serve.metrics import CONTENT_TYPE, metrics
 from s2dnas_deploy.serve.queue import BusyError, ClosedError
 from s2dnas_deploy.serve.service import Service
 from s2dnas_deploy.serve.ticket import CancelledError, Ticket
+from s2dnas_deploy.serve.tracing import PARENT
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -125,7 +126,8 @@ class App:
             service, resident = self.house.service(model, version)
             asked = await self._decoded(body, headers.get(_LENGTH), service)
             caller = ":".join(map(str, scope["client"] or ()))
-            ticket = await front.ended(asked.ask, service, caller, lambda late: _watch(receive, late))
+            parent = {name: headers[key].decode("latin-1") for key, name in _PARENT.items() if key in headers}
+            ticket = await front.ended(asked.ask, service, caller, lambda late: _watch(receive, late), parent)
             answers = answers_of(ticket.answers(), service.cascade.labels, asked.ask.outputs)
             tensors = service.tensors
             content = encoded(asked, answers, tensors, model=resident.name, version=resident.version)
@@ -303,4 +305,5 @@ def _named(path: str) -> tuple[str, str]:
 
 
 _LENGTH = HEADER_LENGTH.encode()
-_HEADERS = frozenset({b"content-length", _LENGTH})
+_PARENT = {name.encode(): name for name in PARENT}
+_HEADERS = frozenset({b"content-length", _LENGTH, *_PARENT})
