@@ -1,9 +1,10 @@
 """The cascade under MLPerf LoadGen: loads as the benchmark defines them, judged by its own rules and log.
 
 Place in the flow: what `s2dnas-bench load` does. LoadGen asks queries of samples by number; the cascade
-answers each query as one batch. A query that LoadGen has coalesced or asks at once (Offline: all) is
-answered in batches of `batch`. What is measured and whether a run is valid is LoadGen's to say; here its
-summary is only read.
+answers each query as one batch, or a server that has the bundle does. A query that LoadGen has coalesced or
+asks at once (Offline: all) is answered in batches of `batch`. What is measured and whether a run is valid is
+LoadGen's to say; here its summary is only read. A server is asked by several threads, for it answers many at
+once.
 
     SingleStream   the next query comes when the last is answered     90th percentile of the latency
     MultiStream    the same, eight samples a query                    99th percentile of the latency
@@ -15,14 +16,17 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from s2dnas_deploy.bench.answers import image_bytes, pixels_of, refuse_noise
+from s2dnas_deploy.bench.remote import Remote
 from s2dnas_deploy.errors import DataError, S2dnasError
 from s2dnas_deploy.files.atomic import check_writable
 from s2dnas_deploy.reporter import Reporter
@@ -41,6 +45,7 @@ _RESULTS = {
 # For a percentile to be believed, by LoadGen's rule of early stopping.
 _FEWEST_QUERIES = {"SingleStream": 64, "MultiStream": 662, "Offline": 1, "Server": 662}
 _PILOT = 20  # batches
+_MOST_CLIENTS = 1024
 _QUERIES_PER_SECOND, _WITHIN_MS = (1e-3, 10**6), (1e-3, 10**6)
 _MORE = 2.0  # queries than by the time that a few have taken
 _MOST_BYTES = 2**26  # of images in memory
@@ -85,6 +90,16 @@ class LoadRequest:
     noise: bool = False
     trust: Path | None = None
     """The public key by whose owner the bundle must be signed."""
+    server: str | None = None
+    """The address of a server that answers, `http://HOST:PORT`; None: the cascade does, in this process."""
+    model: str | None = None
+    """What the bundle is called there; None: as its folder."""
+    clients: int = 32
+    """The connections to it."""
+
+    def __post_init__(self) -> None:
+        clients = whole_number(self.clients, "--clients", 1, _MOST_CLIENTS)
+        object.__setattr__(self, "clients", clients)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +115,17 @@ class LoadResult:
     log: Path
 
 
-def run_load(cascade: Cascade, images: Array, load: Load, log: Path) -> LoadResult:
-    """Let LoadGen ask; its log is kept in the folder `log`."""
+Ask = Callable[[Array], npt.NDArray[np.int64]]
+"""Who answers: the class of each image of a batch."""
+
+
+def run_load(ask: Ask, clients: int, images: Array, load: Load, log: Path) -> LoadResult:
+    """Let LoadGen ask, so many at once where it does not wait; its log is kept in the folder `log`."""
     lg = _loadgen()
     log.mkdir(parents=True, exist_ok=True)
     for stale in (_SUMMARY, _DETAIL):
         (log / stale).unlink(missing_ok=True)
-    answering = _Answering(cascade, images, load, lg)
+    answering = _Answering(ask, clients, images, load, lg)
     sut = lg.ConstructSUT(answering.issue, answering.flush)
     qsl = lg.ConstructQSL(len(images), len(images), answering.load, answering.unload)
     kept = lg.LogSettings()
@@ -132,7 +151,16 @@ def run_loads(request: LoadRequest, reporter: Reporter) -> list[LoadResult]:
         images = pixels_of(cascade, evenly(items, max(_MOST_BYTES // image_bytes(cascade.manifest), 1)))
         if not request.noise:
             refuse_noise(images)
-        return [run_load(cascade, images, load, request.log / load.scenario) for load in request.loads]
+        ask, clients = _who_answers(request, cascade)
+        return [run_load(ask, clients, images, load, request.log / load.scenario) for load in request.loads]
+
+
+def _who_answers(request: LoadRequest, cascade: Cascade) -> tuple[Ask, int]:
+    """The cascade, one query after the other; or the server, many at once."""
+    if request.server is None:
+        return lambda images: cascade.predict(images).label, 1
+    remote = Remote(request.server, request.model or request.bundle.resolve().name)
+    return remote.labels, request.clients
 
 
 def _loadgen() -> Any:
@@ -146,24 +174,25 @@ def _loadgen() -> Any:
 
 
 class _Answering:
-    """Answers queries in a thread of its own, so that LoadGen is never kept from asking."""
+    """Answers queries in threads of its own, so that LoadGen is never kept from asking."""
 
-    def __init__(self, cascade: Cascade, images: Array, load: Load, lg: Any) -> None:
-        self._cascade, self._images, self._lg, self._batch = cascade, images, lg, load.batch
+    def __init__(self, ask: Ask, clients: int, images: Array, load: Load, lg: Any) -> None:
+        self._ask, self._images, self._lg, self._batch = ask, images, lg, load.batch
         self._asked: queue.SimpleQueue[Sequence[Any] | None] = queue.SimpleQueue()
-        # One query at a time needs no thread, which would only add the time to wake it.
-        self._thread: threading.Thread | None = None
         self._failed: Exception | None = None
-        if load.scenario == "Server":
-            self._thread = threading.Thread(target=self._work, daemon=True)
-            self._thread.start()
+        # One query at a time needs no thread, which would only add the time to wake it.
+        count = clients if load.scenario == "Server" or (load.scenario == "Offline" and clients > 1) else 0
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
+        for each in self._threads:
+            each.start()
 
     def issue(self, queries: Sequence[Any]) -> None:
         """LoadGen asks."""
-        if self._thread is None:
+        if not self._threads:
             self._answer(queries)
-        else:
-            self._asked.put(queries)
+            return
+        for start in range(0, len(queries), self._batch):
+            self._asked.put(queries[start : start + self._batch])
 
     def flush(self) -> None:
         """LoadGen has asked all it will for now; nothing is held back here."""
@@ -175,10 +204,11 @@ class _Answering:
         """They stay there."""
 
     def close(self) -> None:
-        """End the thread."""
-        if self._thread is not None:
+        """End the threads."""
+        for _ in self._threads:
             self._asked.put(None)
-            self._thread.join()
+        for each in self._threads:
+            each.join()
         if self._failed is not None:
             raise self._failed
 
@@ -188,9 +218,21 @@ class _Answering:
         taken = []
         for each in [rows[0], *rows]:
             started = time.perf_counter()
-            self._cascade.predict(self._images[each])
+            self._ask(self._images[each])
             taken.append(time.perf_counter() - started)
         return float(np.median(taken[1:]))
+
+    def rate(self, batch: int) -> float:
+        """How many samples a second are answered in such batches, about."""
+        if not self._threads:
+            return batch / self.seconds(batch)
+        rows = (np.arange(_PILOT * len(self._threads) * batch) % len(self._images)).reshape(-1, batch)
+        self._ask(self._images[rows[0]])
+        with ThreadPoolExecutor(len(self._threads)) as pool:
+            started = time.perf_counter()
+            for _ in pool.map(self._ask, (self._images[each] for each in rows)):
+                pass
+            return float(rows.size / (time.perf_counter() - started))
 
     def _work(self) -> None:
         while (queries := self._asked.get()) is not None:
@@ -203,8 +245,7 @@ class _Answering:
     def _answer(self, queries: Sequence[Any]) -> None:
         for start in range(0, len(queries), self._batch):
             part = queries[start : start + self._batch]
-            said = self._cascade.predict(self._images[[query.index for query in part]])
-            label = np.ascontiguousarray(said.label)
+            label = np.ascontiguousarray(self._ask(self._images[[query.index for query in part]]))
             size = label.itemsize
             places = range(label.ctypes.data, label.ctypes.data + len(part) * size, size)
             responses = [
@@ -225,7 +266,7 @@ def _settings(load: Load, answering: _Answering, lg: Any) -> Any:
         settings.server_target_qps = load.queries_per_second
         settings.server_target_latency_ns = int(1e6 * load.within_ms)
     if load.scenario == "Offline":
-        settings.offline_expected_qps = _MORE * load.batch / answering.seconds(load.batch)
+        settings.offline_expected_qps = _MORE * answering.rate(load.batch)
     if load.scenario == "SingleStream":
         settings.single_stream_expected_latency_ns = int(1e9 * answering.seconds(1) / _MORE)
     if load.scenario == "MultiStream":

@@ -307,6 +307,19 @@ def _time_probes(
         show_default=True,
         help="How soon 99% of them must be answered.",
     ),
+    option(
+        "--server",
+        metavar="http://HOST:PORT",
+        help="Ask this server, which has the bundle (s2dnas-serve), in place of the cascade in this process.",
+    ),
+    option("--name", help="With --server: what the bundle is called there. [default: as its folder]"),
+    option(
+        "--clients",
+        type=click.IntRange(1, 1024),
+        default=32,
+        show_default=True,
+        help="With --server: how many connections ask at once, in the scenarios Server and Offline.",
+    ),
 )
 @section(
     OUTPUT,
@@ -329,6 +342,9 @@ def load(
     seconds: float,
     queries_per_second: float,
     within_ms: float,
+    server: str | None,
+    name: str | None,
+    clients: int,
     log: Path,
     provider: str,
     threads: int | None,
@@ -339,6 +355,7 @@ def load(
     \b
     s2dnas-bench load bundle/ --data images/
     s2dnas-bench load bundle/ --data images/ --scenario Server --queries-per-second 500 --within-ms 5
+    s2dnas-bench load bundle/ --data images/ --scenario Server --server http://localhost:8000
     """  # noqa: D301
     from s2dnas_deploy.bench.loadgen import Load, LoadRequest, run_loads
     from s2dnas_deploy.cli.text.bench import load_text
@@ -361,6 +378,9 @@ def load(
         threads=threads,
         noise=noise,
         trust=trust,
+        server=server,
+        model=name,
+        clients=clients,
     )
     silence_pillow()
     with Console(quiet=False) as console:
