@@ -22,18 +22,22 @@ _LENGTH = b"content-length: "
 _CONNECTIONS = 256
 
 
-def requests_of(images: np.ndarray[Any, Any], model: str) -> list[bytes]:
-    """A request for each image."""
+def requests_of(images: np.ndarray[Any, Any], model: str, *, binary: bool = True) -> list[bytes]:
+    """A request for each image; its pixels as bytes, or as numbers in JSON."""
     found = []
     for image in images:
-        pixels = image.tobytes()
         tensor: dict[str, Any] = {"name": "image", "shape": [1, *image.shape], "datatype": "UINT8"}
-        tensor["parameters"] = {"binary_data_size": len(pixels)}
-        label = {"name": "label", "parameters": {"binary_data": True}}
-        header = json.dumps({"inputs": [tensor], "outputs": [label]}).encode()
+        kind, pixels = "Content-Type: application/json\r\n", b""
+        if binary:
+            pixels = image.tobytes()
+            tensor["parameters"] = {"binary_data_size": len(pixels)}
+            label = {"name": "label", "parameters": {"binary_data": True}}
+            header = json.dumps({"inputs": [tensor], "outputs": [label]}).encode()
+            kind = f"Inference-Header-Content-Length: {len(header)}\r\n"
+        else:
+            header = json.dumps({"inputs": [{**tensor, "data": image.ravel().tolist()}]}).encode()
         lines = (
-            f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: localhost\r\n"
-            f"Inference-Header-Content-Length: {len(header)}\r\n"
+            f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: localhost\r\n{kind}"
             f"Content-Length: {len(header) + len(pixels)}\r\n\r\n"
         )
         found.append(lines.encode() + header + pixels)
@@ -152,7 +156,7 @@ def main() -> None:
     """Do what the plan on the command line says."""
     plan = json.loads(sys.argv[1])
     images = np.load(Path(plan["images"]))
-    requests = requests_of(images, plan["model"])
+    requests = requests_of(images, plan["model"], binary=plan.get("binary", True))
     begun = time.perf_counter()
     if "at_once" in plan:
         seen = uvloop.run(closed(plan["port"], requests, plan["at_once"], plan["seconds"]))

@@ -6,10 +6,14 @@ BUNDLE is calibrated; STATIC_BUNDLE is the static network as a bundle of one sta
 time as binary tensors over HTTP, from the same machine (`clients.py`), to `s2dnas-serve` with its defaults.
 In each of so many rounds: `Cascade.stream` in a process of its own; 64 requests in flight; and half of the
 load that this comes to, at random times. Then the highest rate at which the 99th percentile stays below
-20 ms, by halving.
+20 ms, by halving. With `--pytriton PYTHON` and `--mlserver PYTHON`, the Pythons of environments that have
+these, the static network is served by them, too, in each round (`yardsticks.py`).
 """
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,7 +35,8 @@ from s2dnas_deploy.runtime.cascade import Cascade
 
 HERE = Path(__file__).parent
 AT_ONCE, WITHIN_MS = 64, 20.0
-_IMAGES, _HALVINGS = 2000, 6
+_IMAGES, _HALVINGS, _LONGEST_START = 2000, 6, 60
+_NAMES = {"pytriton": "PyTriton", "mlserver": "MLServer (JSON)"}
 _STREAM = """
 import sys, time, numpy as np
 from s2dnas_deploy import Cascade
@@ -51,8 +56,19 @@ with Cascade.load(sys.argv[1], provider="cpu") as cascade:
 @click.option("--images", required=True, help="Images in folders of classes.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--seconds", default=10.0, show_default=True, help="Of each measurement.")
+@click.option("--pytriton", type=click.Path(exists=True), help="A Python that has PyTriton.")
+@click.option("--mlserver", type=click.Path(exists=True), help="A Python that has MLServer.")
 @click.option("--record", is_flag=True, help="Also write the record and the table.")
-def main(bundle: Path, static: Path, images: str, *, rounds: int, seconds: float, record: bool) -> None:
+def main(
+    bundle: Path,
+    static: Path,
+    images: str,
+    *,
+    rounds: int,
+    seconds: float,
+    record: bool,
+    **others: str | None,
+) -> None:
     """Print throughput, batches and latencies."""
     if record:
         check_place("serving")
@@ -63,7 +79,12 @@ def main(bundle: Path, static: Path, images: str, *, rounds: int, seconds: float
             name: _measured(path, pixels, rounds, seconds)
             for name, path in {"cascade": bundle, "static network": static}.items()
         }
-    content = {"machine": machine(), "rows": rows}
+        yardsticks = {
+            name: [_yardstick(name, python, static, pixels, seconds) for _ in range(rounds)]
+            for name, python in others.items()
+            if python is not None
+        }
+    content = {"machine": machine(), "rows": rows, "yardsticks": yardsticks}
     click.echo(table(content))
     if record:
         put_record("serving", content, table(content))
@@ -119,13 +140,44 @@ def _server(bundle: Path) -> Iterator[int]:
         process.wait()
 
 
+def _yardstick(name: str, python: str, static: Path, pixels: Path, seconds: float) -> dict[str, Any]:
+    """What another server makes of the static network."""
+    graph = str(static / json.loads((static / "manifest.json").read_text())["stages"][0]["graph"]["file"])
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [python, str(HERE / "yardsticks.py"), name, graph, str(port)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        _wait_until_ready(port)
+        # MLServer reads no binary tensors.
+        return _clients(port, pixels, None, seconds=seconds, at_once=AT_ONCE, binary=name != "mlserver")
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def _wait_until_ready(port: int) -> None:
+    until = time.monotonic() + _LONGEST_START
+    while time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/net/ready") as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"no model is ready after {_LONGEST_START} s")
+
+
 def _clients(port: int, pixels: Path, said: Any, **how: float) -> dict[str, Any]:
     plan = json.dumps({"port": port, "images": str(pixels), "model": "net", **how})
     done = subprocess.run(
         [sys.executable, str(HERE / "clients.py"), plan], check=True, capture_output=True, text=True
     )
     seen: dict[str, Any] = json.loads(done.stdout)
-    wrong = sum(said[number] != label for number, label in seen.pop("labels"))
+    labels = seen.pop("labels")
+    wrong = 0 if said is None else sum(said[number] != label for number, label in labels)
     assert not wrong, f"{wrong} answers are not those of predict"
     time.sleep(0.2)
     return seen
@@ -163,6 +215,10 @@ def table(record: dict[str, Any]) -> str:
         "at half of that load, ms", lambda row: _both(middle(row, "half", "p50"), middle(row, "half", "p99"))
     )
     line(f"highest rate with a 99th percentile of {WITHIN_MS:g} ms", lambda row: f"{row['rate']:,.0f}")
+    for name, rounds in record["yardsticks"].items():
+        told, p50, p99 = (median(each[key] for each in rounds) for key in ("a_second", "p50", "p99"))
+        lines.append(f"| {AT_ONCE} requests in flight, a second, by {_NAMES[name]} | | {told:,.0f} |")
+        lines.append(f"| there, 50th and 99th percentile, ms | | {_both(p50, p99)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -41,6 +41,7 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("gated_blocks", "gated_blocks", lambda record: record["rows"]),
         ("widths_found", "widths_found", lambda record: record["rows"]),
         ("confidence_rules", "confidence_rules", lambda record: record["rows"]),
+        ("watch", "watch", lambda record: record["rows"]),
     ],
 )
 def test_every_table_equals_its_record(monkeypatch, script, record, rows):

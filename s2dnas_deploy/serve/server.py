@@ -4,6 +4,7 @@ Place in the flow: `ServeRequest` ──▶ bundles loaded ──▶ ports are l
 accepted is answered ──▶ the end. Uvicorn, because its protocol and loop are in C, and it drains on signals.
 """
 
+import resource
 import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from s2dnas_deploy.serve.house import House, named
 
 _BACKLOG = 2048
 _DRAIN_SECONDS = 30
+_OTHER_FILES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class ServeRequest:
     pace: Mapping[str, Any]
     most_body: int = 64 * 2**20
     most_bodies: int = 512 * 2**20
-    most_connections: int = 8192
+    most_connections: int = 16_384
 
 
 def serve(request: ServeRequest, reporter: Reporter) -> None:
@@ -60,7 +62,7 @@ def serve(request: ServeRequest, reporter: Reporter) -> None:
             front,
             f"{request.host}:{request.grpc_port}",
             most_body=request.most_body,
-            most_requests=request.most_connections,
+            most_requests=connections,
             began=lambda port: ports.append(f"grpc://{request.host}:{port}"),
         )
 
@@ -70,12 +72,14 @@ def serve(request: ServeRequest, reporter: Reporter) -> None:
             reporter.say(f"{each.name}, version {each.version}: {each.folder} ({stages})")
         reporter.say(f"serving on {' and '.join(ports)}")
 
+    connections = _connections(request.most_connections)
     app = App(house, most_body=request.most_body, most_bodies=request.most_bodies, beside=beside)
     config = uvicorn.Config(
         app,
-        log_level="warning",
+        # It warns of each request that it refuses, so a log that nobody reads would stop the server.
+        log_level="error",
         access_log=False,
-        limit_concurrency=request.most_connections,
+        limit_concurrency=connections,
         backlog=_BACKLOG,
         timeout_graceful_shutdown=_DRAIN_SECONDS,
         server_header=False,
@@ -103,6 +107,14 @@ def serve(request: ServeRequest, reporter: Reporter) -> None:
     Server(config).run(sockets=[listening])
     if app.failure is not None:
         raise app.failure
+
+
+def _connections(most: int) -> int:
+    """How many connections there may be at once: at most so many, and as the system lets this process have."""
+    bound = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    files = most + _OTHER_FILES if bound == resource.RLIM_INFINITY else min(most + _OTHER_FILES, bound)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, bound))
+    return max(files - _OTHER_FILES, 1)
 
 
 def _listening(host: str, port: int) -> socket.socket:
