@@ -15,6 +15,7 @@ from typing import Any
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.quoting import in_a_line
 from s2dnas_deploy.reporter import Reporter
+from s2dnas_deploy.serve.defaults import MOST_BODY_MIB
 from s2dnas_deploy.serve.front import Front
 from s2dnas_deploy.serve.house import House, named
 
@@ -34,8 +35,8 @@ class ServeRequest:
     """None: no gRPC."""
     how: Mapping[str, Any]
     pace: Mapping[str, Any]
-    most_body: int = 64 * 2**20
-    most_bodies: int = 512 * 2**20
+    most_body: int = MOST_BODY_MIB * 2**20
+    most_bodies: int = 8 * MOST_BODY_MIB * 2**20
     most_connections: int = 16_384
 
 
@@ -110,9 +111,10 @@ def serve(request: ServeRequest, reporter: Reporter) -> None:
 
 
 def _connections(most: int) -> int:
-    """How many connections there may be at once: at most so many, and as the system lets this process have."""
+    """How many connections there may be at once: at most so many, and as many as the system lets be."""
     bound = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    files = most + _OTHER_FILES if bound == resource.RLIM_INFINITY else min(most + _OTHER_FILES, bound)
+    wanted = most + _OTHER_FILES
+    files = wanted if bound == resource.RLIM_INFINITY else min(wanted, bound)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, bound))
     return max(files - _OTHER_FILES, 1)
 

@@ -21,6 +21,7 @@ from s2dnas_deploy.runtime.stage_clock import StageClock
 from s2dnas_deploy.serve.ask import Tensors
 from s2dnas_deploy.serve.audit import Audit, bound_of, more_cautious
 from s2dnas_deploy.serve.counts import Counts
+from s2dnas_deploy.serve.defaults import BATCH, MAX_QUEUE_MS, MAX_WAIT_MS, MOST_MIB
 from s2dnas_deploy.serve.queue import Queue
 from s2dnas_deploy.serve.ticket import Ticket
 from s2dnas_deploy.serve.worker import Worker
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from s2dnas_deploy.runtime.stages import Array
 
 OnBroken = Literal["tell", "raise-thresholds"]
-BATCH, MAX_WAIT_MS, MAX_QUEUE_MS, MOST_BYTES = 32, 50.0, 2000.0, 256 * 2**20
 _MOST_WORKERS = 64
 
 
@@ -45,7 +45,7 @@ class Service:
         batch: int = BATCH,
         max_wait_ms: float = MAX_WAIT_MS,
         workers: int = 1,
-        most_bytes: int = MOST_BYTES,
+        most_bytes: int = MOST_MIB * 2**20,
         max_queue_ms: float = MAX_QUEUE_MS,
         audit: float = 0.0,
         on_broken: OnBroken = "tell",

@@ -10,6 +10,7 @@ from s2dnas_deploy.cli.console import Console, silence_pillow
 from s2dnas_deploy.cli.options.bundle import HOW_TO_RUN_IT, batch_option, trust_option
 from s2dnas_deploy.cli.options.kinds import Share
 from s2dnas_deploy.cli.options.sections import INPUT, RUNNING, option, quiet_option, section
+from s2dnas_deploy.serve.defaults import MAX_QUEUE_MS, MAX_WAIT_MS, MOST_BODY_MIB, MOST_MIB
 
 _MIB = 2**20
 
@@ -29,7 +30,7 @@ _MIB = 2**20
     option(
         "--max-wait-ms",
         type=click.FloatRange(0),
-        default=50.0,
+        default=MAX_WAIT_MS,
         show_default=True,
         help="How long in all an image may wait for others before later stages, while a full batch waits to "
         "begin; less where fewer do, and not at all where nobody does.",
@@ -47,7 +48,7 @@ _MIB = 2**20
     option(
         "--max-queue-ms",
         type=click.FloatRange(0, min_open=True),
-        default=2000.0,
+        default=MAX_QUEUE_MS,
         show_default=True,
         help="How long an image may have to wait before the first stage; if longer, it is refused at once "
         "(503).",
@@ -55,7 +56,7 @@ _MIB = 2**20
     option(
         "--most-waiting",
         type=click.IntRange(1),
-        default=256,
+        default=MOST_MIB,
         show_default=True,
         metavar="MIB",
         help="Pixels of all requests that are not answered yet; past that, they are refused at once (503).",
@@ -63,7 +64,7 @@ _MIB = 2**20
     option(
         "--most-body",
         type=click.IntRange(1),
-        default=64,
+        default=MOST_BODY_MIB,
         show_default=True,
         metavar="MIB",
         help="The largest request; larger ones are refused (413).",

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.serve.defaults import MOST_BODY_MIB
 from s2dnas_deploy.serve.house import House, named
 from s2dnas_deploy.serve.http.app import App
 from s2dnas_deploy.sessions.providers import ON_GPU, usable_cores
@@ -18,7 +19,6 @@ from s2dnas_deploy.sessions.providers import ON_GPU, usable_cores
 _HOW = ("provider", "threads", "allow_fallback", "trust")
 _PACE = ("batch", "max_wait_ms", "workers", "max_queue_ms", "most_bytes", "audit", "on_broken")
 _OWN = ("bundle", "replicas", "most_body")
-_MOST_BODY = 64 * 2**20
 _ONGOING = 256
 """Requests that a replica may have at once: enough that survivors meet in full batches."""
 
@@ -46,7 +46,7 @@ def app(args: Mapping[str, Any]) -> Any:
     threads = given.get("threads") or usable_cores()
     how = {**{key: given[key] for key in _HOW if key in given}, "threads": threads}
     pace = {key: given[key] for key in _PACE if key in given}
-    most_body = given.get("most_body", _MOST_BODY)
+    most_body = given.get("most_body", MOST_BODY_MIB * 2**20)
 
     def built() -> App:
         house = House(folders=named(bundles), how=how, pace=pace)
