@@ -6,6 +6,7 @@ from click.testing import CliRunner
 
 pytest.importorskip("torch")
 
+import torch
 from exports import as_model, model_of, pixels
 from other_systems import SYSTEMS
 from small_networks import residual
@@ -15,8 +16,10 @@ from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bundle.bundle import verify_bundle
 from s2dnas_deploy.cli import calibrate, export
 from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.workshop.export.chain import chain_of
+from s2dnas_deploy.workshop.export.samples import normalised
 from s2dnas_deploy.workshop.export.staged import followed_by
-from s2dnas_deploy.workshop.network.model_file import save_model
+from s2dnas_deploy.workshop.network.model_file import load_model, save_model
 from s2dnas_deploy.workshop.network.nested import planned
 
 LEFT_OVER, WHOLE, WIDTHS = "in-turn:0.25,0.5", "in-turn:0.25,1", "widths:0.25,0.5,1"
@@ -120,3 +123,26 @@ def as_chain(folder, name):
     from s2dnas_deploy.workshop.network.model_file import load_model
 
     return chain_of(load_model(folder / f"{name}.pt"), name="test", split=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ((), ("stage_0", "stage_1", "stage_2", "static")),
+        (("--last-exit", "own"), ("stage_0", "stage_1", "stage_2")),
+    ],
+)
+def test_it_comes_last_where_it_is_clearly_right_more_often(folder, tmp_path, options, names):
+    chain, static = (load_model(folder / name) for name in (f"{CHAIN}.pt", "static.pt"))
+    images = pixels(chain_of(static, name="static", split=True), 80)
+    normal = torch.from_numpy(normalised(images, static.preprocessing))
+    with torch.no_grad():
+        right, ours = (each.network.eval()(normal)[-1].argmax(1) for each in (static, chain))
+    assert (right != ours).float().mean() > 0.01
+    every = np.arange(80) % len(static.class_names)  # to train on, which nobody does
+    parts = {"x_train": images, "y_train": every, "x_val": images, "y_val": right.numpy()}
+    np.savez(tmp_path / "data.npz", **parts, class_names=np.array(static.class_names))
+    done = exported(folder, CHAIN, tmp_path / "b", "--data", tmp_path / "data.npz", *options)
+    assert done.exit_code == 0, done.output
+    assert ("the static network on 100.0%" in done.stderr) == (not options)
+    assert Cascade.load(tmp_path / "b").names == names
