@@ -106,10 +106,10 @@ class House:
         """All versions of all bundles."""
         return [resident for versions in self.residents.values() for resident in versions.values()]
 
-    @property
-    def loaded(self) -> list[tuple[Service, Resident]]:
-        """Those of them that answer now."""
-        return [(each.service, each) for each in self.each if each.service is not None]
+    def loaded(self, name: str = "", version: str = "") -> list[tuple[Service, Resident]]:
+        """Those that answer now, of one bundle or of all."""
+        chosen = [self.find(name, version)] if name else self.each
+        return [(each.service, each) for each in chosen if each.service is not None]
 
     def close(self) -> None:
         """Answer what was accepted, and let all go."""

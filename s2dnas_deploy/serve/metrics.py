@@ -30,7 +30,7 @@ _HELP = {
 def metrics(house: House, refused: Mapping[str, int], failed: Mapping[str, int]) -> str:
     """The text; `refused` and `failed` are requests by model."""
     samples: dict[str, list[str]] = {name: [] for name in _HELP}
-    for service, resident in house.loaded:
+    for service, resident in house.loaded():
         of = {"model": resident.name, "version": resident.version}
         names, queue = service.cascade.names, service.queue
         for name, line in _of_counts(service.counts, names, of):

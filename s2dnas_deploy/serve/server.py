@@ -68,7 +68,7 @@ def serve(request: ServeRequest, reporter: Reporter) -> None:
         )
 
     def started() -> None:
-        for service, each in house.loaded:
+        for service, each in house.loaded():
             stages = ", ".join(service.cascade.names)
             reporter.say(f"{each.name}, version {each.version}: {each.folder} ({stages})")
         reporter.say(f"serving on {' and '.join(ports)}")

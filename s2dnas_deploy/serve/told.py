@@ -99,7 +99,7 @@ def index(house: House) -> list[Values]:
 
 def is_ready(house: House) -> bool:
     """Whether all models are loaded, and there is one."""
-    return 0 < len(house.loaded) == len(house.each)
+    return 0 < len(house.loaded()) == len(house.each)
 
 
 def _tensor(each: Named) -> Values:

@@ -12,14 +12,13 @@ import grpc
 from google.protobuf import json_format
 from grpc import aio
 
-from s2dnas_deploy.errors import DataError, OptionError, S2dnasError
+from s2dnas_deploy.errors import OptionError, S2dnasError
 from s2dnas_deploy.serve import told
 from s2dnas_deploy.serve.ask import answers_of
+from s2dnas_deploy.serve.failure import failure_of
 from s2dnas_deploy.serve.front import Front
 from s2dnas_deploy.serve.grpc.codec import decoded, encoded
 from s2dnas_deploy.serve.grpc.messages import MESSAGES, PACKAGE, SERVICE
-from s2dnas_deploy.serve.house import UnknownModelError
-from s2dnas_deploy.serve.queue import BusyError, ClosedError
 from s2dnas_deploy.serve.tracing import PARENT
 
 Handler = Callable[[Any, Any], Awaitable[Any]]
@@ -103,21 +102,9 @@ def _plain(name: str, act: Callable[[Any], Awaitable[told.Values]]) -> Handler:
 
 
 async def _abort(context: Any, error: S2dnasError) -> None:
-    code, after = _code(error)
-    await context.abort(code, " ".join(str(error).split()), (("retry-after", after),) if after else ())
-
-
-def _code(error: S2dnasError) -> tuple[grpc.StatusCode, str]:
-    """The status of an error, and when to come back."""
-    if isinstance(error, BusyError):
-        after = str(max(1, round(error.retry_after))) if error.retry_after else ""
-        return grpc.StatusCode.RESOURCE_EXHAUSTED, after
-    if isinstance(error, ClosedError):
-        return grpc.StatusCode.UNAVAILABLE, "1"
-    if isinstance(error, UnknownModelError):
-        return grpc.StatusCode.NOT_FOUND, ""
-    is_theirs = isinstance(error, (DataError, OptionError))
-    return grpc.StatusCode.INVALID_ARGUMENT if is_theirs else grpc.StatusCode.INTERNAL, ""
+    failure = failure_of(error)
+    after = () if failure.retry_after is None else (("retry-after", str(failure.retry_after)),)
+    await context.abort(grpc.StatusCode[failure.code], " ".join(str(error).split()), after)
 
 
 class _Said:
@@ -131,7 +118,7 @@ class _Said:
         try:
             return await self._answer(request, context)
         except S2dnasError as error:
-            refused = isinstance(error, (BusyError, ClosedError))
+            refused = failure_of(error).is_refusal
             (self._front.refused if refused else self._front.failed)[request.model_name] += 1
             await _abort(context, error)
 
@@ -188,8 +175,7 @@ class _Said:
 
     async def statistics(self, request: Any) -> told.Values:
         """ModelStatistics, of one model or of all."""
-        chosen = [self._house.find(request.name, request.version)] if request.name else self._house.each
-        loaded = [(each.service, each) for each in chosen if each.service is not None]
+        loaded = self._house.loaded(request.name, request.version)
         return {"model_stats": [told.statistics(*each) for each in loaded]}
 
     async def index(self, request: Any) -> told.Values:

@@ -9,7 +9,7 @@ client that sends its body too slowly is let go.
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from s2dnas_deploy.errors import DataError, OptionError, S2dnasError
+from s2dnas_deploy.errors import S2dnasError
 from s2dnas_deploy.serve import told
 from s2dnas_deploy.serve.ask import answers_of
+from s2dnas_deploy.serve.failure import failure_of
 from s2dnas_deploy.serve.front import Front
 from s2dnas_deploy.serve.house import House, Resident, UnknownModelError
 from s2dnas_deploy.serve.http.codec import HEADER_LENGTH, Decoded, decoded, encoded
 from s2dnas_deploy.serve.metrics import CONTENT_TYPE, metrics
-from s2dnas_deploy.serve.queue import BusyError, ClosedError
+from s2dnas_deploy.serve.queue import BusyError
 from s2dnas_deploy.serve.service import Service
 from s2dnas_deploy.serve.ticket import CancelledError, Ticket
 from s2dnas_deploy.serve.tracing import PARENT
@@ -137,9 +138,9 @@ class App:
         except CancelledError:
             return
         except S2dnasError as error:
-            status, extra = _status(error)
-            (front.refused if status == 503 else front.failed)[model] += 1
-            await _send(send, *_error(status, str(error), **extra))
+            failure = failure_of(error)
+            (front.refused if failure.is_refusal else front.failed)[model] += 1
+            await _send(send, *_error(failure.status, str(error), failure.retry_after))
         finally:
             self._receiving -= size
 
@@ -188,8 +189,8 @@ class App:
         return JSONResponse(told.config(*self._service(request)))
 
     async def _statistics(self, request: Request) -> Response:
-        chosen = [self.house.find(*_asked_of(request))] if "model" in request.path_params else self.house.each
-        loaded = [(each.service, each) for each in chosen if each.service is not None]
+        asked = _asked_of(request) if "model" in request.path_params else ()
+        loaded = self.house.loaded(*asked)
         stats = [{**told.statistics(*each), **told.by_stage(each[0])} for each in loaded]
         return JSONResponse({"model_stats": stats})
 
@@ -239,24 +240,13 @@ async def _fine(request: Request) -> Response:
 
 async def _told(request: Request, error: Exception) -> Response:
     assert isinstance(error, S2dnasError), "the only kind that comes here"
-    return JSONResponse({"error": str(error)}, status_code=_status(error)[0])
+    return JSONResponse({"error": str(error)}, status_code=failure_of(error).status)
 
 
-def _status(error: S2dnasError) -> tuple[int, Mapping[str, float]]:
-    """The HTTP status of an error, and when to come back."""
-    if isinstance(error, BusyError):
-        return (503, {"retry_after": error.retry_after}) if error.retry_after else (413, {})
-    if isinstance(error, ClosedError):
-        return 503, {"retry_after": 1}
-    if isinstance(error, UnknownModelError):
-        return 404, {}
-    return 400 if isinstance(error, (DataError, OptionError)) else 500, {}
-
-
-def _error(status: int, said: str, *, retry_after: float | None = None) -> tuple[int, bytes, Headers]:
+def _error(status: int, said: str, retry_after: int | None = None) -> tuple[int, bytes, Headers]:
     headers = [(b"content-type", b"application/json")]
     if retry_after is not None:
-        headers.append((b"retry-after", str(max(1, round(retry_after))).encode()))
+        headers.append((b"retry-after", str(retry_after).encode()))
     if status in (408, 413):  # what is still to come of the body is not read
         headers.append((b"connection", b"close"))
     return status, json.dumps({"error": " ".join(said.split())}).encode(), headers
