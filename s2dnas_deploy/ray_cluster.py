@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 from s2dnas_deploy import __version__
 from s2dnas_deploy.errors import OptionError, S2dnasError
+from s2dnas_deploy.quoting import in_a_line
 
 Own = TypeVar("Own", bound="Connection")
 _SECONDS_TO_ANSWER = 10
@@ -36,7 +37,7 @@ class Needs:
 
 
 class Connection:
-    """A cluster, until it is closed; `at_once` pieces of the work fit on its machines now."""
+    """A cluster, until it is closed; `at_once` pieces of the work fit on its machines."""
 
     def __init__(self, address: str, needs: Needs) -> None:
         """Connect, or raise an `OptionError` that says what is missing."""
@@ -45,10 +46,11 @@ class Connection:
         try:
             _knock(address)
             self.ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (OSError, ValueError, RuntimeError) as problem:
+        except (OSError, ValueError, RuntimeError, self.ray.exceptions.RayError) as problem:
             raise OptionError(
-                f"--ray {address}: no Ray cluster answers there ({problem}); start one with "
-                "`ray start --head`, join machines with `ray start --address HOST:PORT`, this one too"
+                f"--ray {address}: no Ray cluster answers there ({in_a_line(problem)}); start one with "
+                "`ray start --head`, join machines with `ray start --address HOST:PORT`, this one too; if it "
+                "asks for a token, set RAY_AUTH_MODE=token"
             ) from problem
         self.at_once = sum(needs.fit(node["Resources"]) for node in self.ray.nodes() if node["Alive"])
         if not self.at_once:

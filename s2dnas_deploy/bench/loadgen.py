@@ -134,18 +134,29 @@ def run_load(ask: Ask, clients: int, images: Array, load: Load, log: Path) -> Lo
     try:
         lg.StartTestWithLogSettings(sut, qsl, _settings(load, answering, lg), kept)
     finally:
-        answering.close()
         lg.DestroyQSL(qsl)
         lg.DestroySUT(sut)
+        _close(answering, log)
     return _result(load.scenario, log)
+
+
+def _close(answering: "_Answering", log: Path) -> None:
+    """End the threads; where an answer failed, what LoadGen found is not kept: it knows none that do."""
+    try:
+        answering.close()
+    except Exception:
+        (log / _SUMMARY).unlink(missing_ok=True)
+        raise
 
 
 def run_loads(request: LoadRequest, reporter: Reporter) -> list[LoadResult]:
     """One load after the other on the same images; each has a folder in `request.log`."""
     check_writable(request.log / "log", "--log")
     _loadgen()  # before the work
+    # Where a server answers, images are read here and no more.
+    provider = request.provider if request.server is None else "cpu"
     with Cascade.load(
-        request.bundle, provider=request.provider, threads=request.threads, trust=request.trust
+        request.bundle, provider=provider, threads=request.threads, trust=request.trust
     ) as cascade:
         items = announced(find_items(request.places, cascade.labels), reporter)
         images = pixels_of(cascade, evenly(items, max(_MOST_BYTES // image_bytes(cascade.manifest), 1)))

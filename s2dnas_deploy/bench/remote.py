@@ -9,6 +9,7 @@ import json
 import re
 import threading
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +31,11 @@ class Remote:
         if found is None:
             raise OptionError(f"--server: expected http://HOST:PORT, got {shown(url)}")
         self._host, self._port = found[1].strip("[]"), int(found[2])
-        self._path, self._own = f"/v2/models/{model}", threading.local()
-        status, body = self._ask("GET", f"{self._path}/ready", b"", {})
+        self._path, self._own = f"/v2/models/{quote(model, safe='')}", threading.local()
+        try:
+            status, body = self._ask("GET", f"{self._path}/ready", b"", {})
+        except S2dnasError as problem:
+            raise OptionError(str(problem)) from problem
         if status != 200:
             raise OptionError(f"--server {url}: no model {model} is ready there ({status} {_said(body)})")
 
@@ -49,7 +53,10 @@ class Remote:
         status, body = self._ask("POST", f"{self._path}/infer", header + images.tobytes(), length)
         if status != 200:
             raise S2dnasError(f"the server answered {status}: {_said(body)}")
-        return np.frombuffer(body[-8 * len(images) :], "<i8")
+        start = len(body) - 8 * len(images)
+        if start < 0:
+            raise S2dnasError(f"the server gave {len(body)} bytes for {len(images)} labels")
+        return np.frombuffer(body[start:], "<i8")
 
     def _ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
         connection: http.client.HTTPConnection | None = getattr(self._own, "connection", None)

@@ -143,18 +143,23 @@ def versions_of(folder: Path) -> dict[str, Path]:
     return dict(sorted(versions.items(), key=lambda item: int(item[0])))
 
 
+def checked_name(name: str) -> str:
+    """A name that may stand in an address."""
+    if not _NAME.fullmatch(name):
+        raise OptionError(
+            f"a bundle's name has letters, digits, dots, dashes and underscores, got {shown(name)}; give "
+            "another one (NAME=FOLDER, or --name)"
+        )
+    return name
+
+
 def named(given: Sequence[str]) -> dict[str, Path]:
     """Folders by name, from what was typed: `FOLDER` or `NAME=FOLDER`."""
     found: dict[str, Path] = {}
     for text in given:
         name, equals, folder = text.partition("=")
         path = Path(folder if equals else text)
-        name = name if equals else path.resolve().name
-        if not _NAME.fullmatch(name):
-            raise OptionError(
-                f"{text}: a name has letters, digits, dots, dashes and underscores, got {shown(name)}; give "
-                "another one by NAME=FOLDER"
-            )
+        name = checked_name(name if equals else path.resolve().name)
         if name in found:
             raise OptionError(
                 f"{text}: there are two bundles called {name}; give another name by NAME=FOLDER"

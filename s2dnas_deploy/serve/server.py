@@ -50,6 +50,8 @@ def serve(request: ServeRequest, reporter: Reporter) -> None:
     except ImportError as missing:
         raise OptionError("serving needs more packages: pip install -e '.[serve]'") from missing
 
+    if request.grpc_port is not None and request.grpc_port == request.port != 0:
+        raise OptionError(f"--grpc-port {request.grpc_port} is --port, too: give each its own")
     pace = {**request.pace, "say": reporter.say}
     house = House(folders=named(request.bundles), how=request.how, pace=pace)
     listening = _listening(request.host, request.port)
@@ -77,8 +79,9 @@ def serve(request: ServeRequest, reporter: Reporter) -> None:
     app = App(house, most_body=request.most_body, most_bodies=request.most_bodies, beside=beside)
     config = uvicorn.Config(
         app,
-        # It warns of each request that it refuses, so a log that nobody reads would stop the server.
-        log_level="error",
+        # It warns of each request that it refuses, so a log that nobody reads would stop the server; and why
+        # it does not start is told below.
+        log_level="critical",
         access_log=False,
         limit_concurrency=connections,
         backlog=_BACKLOG,
@@ -105,7 +108,11 @@ def serve(request: ServeRequest, reporter: Reporter) -> None:
                 for each, handler in before.items():
                     signal.signal(each, handler)
 
-    Server(config).run(sockets=[listening])
+    try:
+        Server(config).run(sockets=[listening])
+    except SystemExit:  # it could not start
+        if app.failure is None:
+            raise
     if app.failure is not None:
         raise app.failure
 

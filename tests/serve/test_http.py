@@ -463,7 +463,7 @@ def test_the_commands_of_the_document_serve(bundle, tmp_path, line):
     [
         (["none/"], 2, "none"),
         (["a=none/", "a=none/"], 2, "two bundles called a"),
-        (["b d=none/"], 2, "a name has letters"),
+        (["b d=none/"], 2, "a bundle's name has letters"),
         (["x", "--port", "99999"], 2, "--port"),
     ],
 )
@@ -483,3 +483,19 @@ def test_a_port_that_is_taken_is_told(bundle):
         )
     assert done.returncode == 2
     assert f"--port {port}: " in done.stderr
+
+
+def test_a_server_that_cannot_start_says_why(bundle):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for more, message in (
+            (["--port", "0", "--grpc-port", port], "cannot listen on"),
+            (["--port", port], "Address already in use"),
+            (["--port", "8999", "--grpc-port", "8999"], "is --port, too"),
+            (["--on-broken", "raise-thresholds"], "give --audit, too"),
+        ):
+            command = [sys.executable, "-m", "s2dnas_deploy.cli", "serve", str(bundle), *more]
+            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            assert done.returncode == 2, done.stderr
+            assert message in done.stderr
+            assert "Traceback" not in done.stderr

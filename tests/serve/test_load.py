@@ -33,7 +33,7 @@ def test_a_server_that_is_not_there_is_an_error(server):
         Remote("localhost", "net")
     with pytest.raises(OptionError, match="no model other is ready there"):
         Remote(server, "other")
-    with pytest.raises(S2dnasError, match="refused"):
+    with pytest.raises(OptionError, match="refused"):
         Remote("http://127.0.0.1:1", "net")
 
 

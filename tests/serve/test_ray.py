@@ -1,6 +1,7 @@
 """Answers from a cluster: those of one machine, whatever becomes of another."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def test_a_cluster_writes_what_one_machine_does_though_a_node_is_killed(bundle, 
     asked = ["--bundle", str(bundle), str(archive), "--threads", "1", "--batch", "8", "--provider", "cpu"]
     told = run_on_a_cluster("run", spread, 100, *asked, "--out", str(spread))
     assert told.returncode == 0, told.stderr
-    assert "2 windows of images are answered at a time" in told.stderr
+    assert "windows of images are answered, 2 at a time" in told.stderr
     assert 0 < json.loads(told.stdout.splitlines()[-1])["killed_after"] < MANY
     command = [sys.executable, "-c", "from s2dnas_deploy.cli import run; run()"]
     subprocess.run([*command, *asked, "--out", str(here)], check=True)
@@ -65,6 +66,7 @@ def test_of_a_replica_that_is_killed_only_what_it_held_is_lost_and_clients_are_t
     [
         (["--ray=nowhere"], 2, "expected HOST:PORT"),
         (["--ray=127.0.0.1:1"], 2, "no Ray cluster answers there"),
+        (["--ray=ray://127.0.0.1:1"], 2, "log in to one of its machines"),
         (["--ray=auto", "--budget-ms=3"], 2, "name the --setting for a cluster"),
         (["--ray=auto", "--allow-fallback"], 2, "name the --provider that all have"),
     ],
@@ -77,12 +79,18 @@ def test_what_no_cluster_can_do_is_refused(bundle, tmp_path, more, code, message
     assert message in result.stderr
 
 
-def test_an_application_says_what_it_takes():
+def test_an_application_says_what_it_takes(bundle):
     pytest.importorskip("ray.serve")
     from s2dnas_deploy.serve.ray.online import app
 
-    for args in ({}, {"bundle": "b/", "thread": "4"}):
-        with pytest.raises(
-            OptionError, match="expected bundle=FOLDER and perhaps replicas, most_body, provider"
-        ):
+    here = {"bundle": f"net={bundle}"}
+    for args, message in (
+        ({}, "expected bundle=FOLDER, got none"),
+        ({**here, "thread": "4"}, "'thread' is no argument; expected bundle=FOLDER and perhaps others of"),
+        ({**here, "threads": "x"}, "threads: expected a number, got 'x'"),
+        ({**here, "audit": "one%"}, "audit: expected a number, got 'one%'"),
+        ({**here, "replicas": "0"}, "replicas: expected a number above 0 or auto, got '0'"),
+        ({"bundle": str(bundle / "none")}, "No such file or directory"),
+    ):
+        with pytest.raises(OptionError, match=re.escape(message)):
             app(args)

@@ -101,7 +101,7 @@ def test_a_repository_takes_more_models_and_newer_ones(bundle, tmp_path):
     assert {"a", "b", "a_stage_0", "b_stage_2"} <= {path.name for path in tmp_path.iterdir()}
     assert not (tmp_path / "a" / "1" / "stale").exists()
     (tmp_path / "mine").mkdir()
-    with pytest.raises(OptionError, match="is no model of Triton"):
+    with pytest.raises(OptionError, match="not from s2dnas-export"):
         write_repository(bundle, tmp_path, name="mine")
 
 

@@ -357,6 +357,8 @@ def load(
     s2dnas-bench load bundle/ --data images/ --scenario Server --queries-per-second 500 --within-ms 5
     s2dnas-bench load bundle/ --data images/ --scenario Server --server http://localhost:8000
     """  # noqa: D301
+    if server is None and name is not None:
+        raise click.UsageError("--name says what the bundle is called on a server: give --server, too")
     from s2dnas_deploy.bench.loadgen import Load, LoadRequest, run_loads
     from s2dnas_deploy.cli.text.bench import load_text
 

@@ -116,7 +116,7 @@ def _steps(out: Path, *, restart: bool) -> Iterator[tuple[str, Sequence[str]]]:
         "one ONNX graph for each stage, and the static network's, to compare with",
         _words(
             *("s2dnas-export", out / "model.pt", "--out", bundle, "--data", images),
-            *("--static-model", out / "static.pt"),
+            *("--static-model", out / "static.pt", "--last-exit", "own"),
         ),
     )
     yield (

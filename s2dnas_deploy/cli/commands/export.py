@@ -12,7 +12,7 @@ from s2dnas_deploy.bundle.bundle import is_bundle
 from s2dnas_deploy.bundle.exits import RULES, USUAL_RULE, ConfidenceRule
 from s2dnas_deploy.cli.command import Command
 from s2dnas_deploy.cli.console import Console, print_result, silence_pillow
-from s2dnas_deploy.cli.options.bundle import sign_option
+from s2dnas_deploy.cli.options.bundle import sign_option, trust_option
 from s2dnas_deploy.cli.options.kinds import Numbers
 from s2dnas_deploy.cli.options.network import NETWORK, NetworkOptions
 from s2dnas_deploy.cli.options.sections import (
@@ -133,6 +133,7 @@ _FORM_IN_DETAIL = (
     ),
     *_FORM,
     sign_option,
+    trust_option,
     option(
         "--triton",
         type=click.Path(file_okay=False, path_type=Path),
@@ -174,6 +175,7 @@ def export(
     sign: Path | None,
     triton: Path | None,
     held_out: Path | None,
+    trust: Path | None,
     quiet: bool,
     gather: bool,
     join: Literal["sum", "concat"],
@@ -190,8 +192,10 @@ def export(
     if path is not None and is_bundle(path):
         _check_only_for_triton(path, triton, out)
         assert triton is not None, "that was checked"
-        _write_triton(path, triton, name)
+        _write_triton(path, triton, name, trust)
         return
+    if out is None and path is not None and not path.exists():
+        raise click.UsageError(f"{path}: no such file or folder")
     if out is None:
         raise click.UsageError("Missing option '--out': the folder of the bundle")
     named = () if in_turn in (None, "none") else tuple(name.strip() for name in in_turn.split(","))
@@ -261,8 +265,10 @@ def _check_only_for_triton(bundle: Path, triton: Path | None, out: Path | None) 
         raise click.UsageError(f"{bundle} is a bundle already: leave --out out")
 
 
-def _write_triton(bundle: Path, repository: Path, name: str | None) -> None:
+def _write_triton(bundle: Path, repository: Path, name: str | None, trust: Path | None = None) -> None:
     from s2dnas_deploy.serve.triton.repository import write_repository
 
-    model, *stages = write_repository(bundle, repository, name=name)
-    print_result(f"{repository}: {model}, for Triton, which calls {', '.join(stages)}; see its README.md")
+    model, *stages = write_repository(bundle, repository, name=name, trust=trust)
+    print_result(
+        f"{repository}: {model}, for Triton, which calls {', '.join(stages)}; see {model}/README.md there"
+    )

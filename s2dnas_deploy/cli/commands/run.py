@@ -176,7 +176,7 @@ def _on_a_cluster(
     from s2dnas_deploy.serve.ray.bulk import Cluster
 
     cluster = Cluster(address, request, bundle, items)
-    console.say(f"{address}: {cluster.at_once} windows of images are answered at a time")
+    console.say(f"{address}: windows of images are answered, {cluster.at_once} at a time")
     return cluster
 
 

@@ -117,6 +117,8 @@ def serve(
     s2dnas-serve cats=bundle/ dogs=other/ --host 0.0.0.0 --port 8080 --threads 4
     curl localhost:8000/v2/models/bundle
     """  # noqa: D301
+    if on_broken != "tell" and not audit:
+        raise click.UsageError("--on-broken says what to do about what --audit finds: give --audit, too")
     from s2dnas_deploy.serve.server import ServeRequest
     from s2dnas_deploy.serve.server import serve as serve_bundles
 

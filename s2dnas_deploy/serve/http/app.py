@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from s2dnas_deploy.errors import S2dnasError
+from s2dnas_deploy.errors import OptionError, S2dnasError
 from s2dnas_deploy.serve import told
 from s2dnas_deploy.serve.ask import answers_of
 from s2dnas_deploy.serve.failure import failure_of
@@ -62,13 +62,15 @@ class App:
         most_body: int,
         most_bodies: int,
         beside: Callable[[Front], AbstractAsyncContextManager[None]] | None = None,
+        is_replica: bool = False,
     ) -> None:
         """`most_body`: bytes of one request; `most_bodies`: of all that are being received.
 
-        `beside` is what else serves from the same front, as long as this does.
+        `beside` is what else serves from the same front, as long as this does. One of several replicas loads
+        and unloads nothing by itself: the others would not.
         """
         self.house, self._most_body, self._most_bodies = house, most_body, most_bodies
-        self._beside = beside
+        self._beside, self._is_replica = beside, is_replica
         self._receiving = 0
         self._front: Front | None = None
         self.failure: S2dnasError | None = None
@@ -198,16 +200,22 @@ class App:
         return JSONResponse(told.index(self.house))
 
     async def _load(self, request: Request) -> Response:
+        self._check_alone()
         await self.front.aside(self.house.load, request.path_params["model"])
         return JSONResponse({})
 
     async def _unload(self, request: Request) -> Response:
+        self._check_alone()
         await self.front.aside(self.house.unload, request.path_params["model"])
         return JSONResponse({})
 
     async def _metrics(self, request: Request) -> Response:
         text = metrics(self.house, self.front.refused, self.front.failed)
         return PlainTextResponse(text, media_type=CONTENT_TYPE)
+
+    def _check_alone(self) -> None:
+        if self._is_replica:
+            raise OptionError("this is one of several replicas: deploy again to load bundles anew")
 
     def _service(self, request: Request) -> tuple[Service, Resident]:
         return self.house.service(*_asked_of(request))

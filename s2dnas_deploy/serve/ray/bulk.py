@@ -66,6 +66,11 @@ class Cluster:
 
     def __init__(self, address: str, request: RunRequest, bundle: Bundle, items: Sequence[Item]) -> None:
         """Connect to the cluster, whose machines will see the bundle and the images as this one does."""
+        if address.startswith("ray://"):
+            raise OptionError(
+                f"--ray {address}: Ray Data does not work from outside of a cluster; log in to one of its "
+                "machines, and give --ray auto there"
+            )
         if request.budget_ms is not None:
             raise OptionError("--budget-ms times this machine: name the --setting for a cluster")
         if request.allow_fallback:

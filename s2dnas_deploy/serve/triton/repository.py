@@ -19,9 +19,11 @@ from s2dnas_deploy.decide.flow import ANSWERS, IMAGE, LABEL, PROBABILITIES
 from s2dnas_deploy.decide.rules import CONFIDENCE
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.files.atomic import write_text_atomically
+from s2dnas_deploy.serve.house import checked_name
 
 BATCH = 64
 """The most samples that Triton gives a stage at once."""
+_CONFIG, _MARK = "config.pbtxt", "# Written by s2dnas-export --triton."
 _WAIT_MICROSECONDS = 1000
 """How long later stages wait for survivors of other calls."""
 _ROUTERS = 4
@@ -36,41 +38,50 @@ _TYPES = {
 _SCALARS = {LABEL: "TYPE_INT64", CONFIDENCE: "TYPE_FP32"}
 
 
-def write_repository(folder: Path, repository: Path, *, name: str | None = None) -> tuple[str, ...]:
+def write_repository(
+    folder: Path, repository: Path, *, name: str | None = None, trust: Path | None = None
+) -> tuple[str, ...]:
     """Write the models of a bundle into a repository, new or there; return their names, the router first.
 
-    Models of the same names are replaced, all others stay.
+    Models of the same names that were written so are replaced, all else stays.
     """
-    bundle = load_bundle(folder)
+    bundle = load_bundle(folder, trust)
     manifest = bundle.manifest
     if manifest.gathers:
         raise OptionError(
             "--triton: these graphs pick the images that go on themselves; export without --gather"
         )
-    own = name or Path(folder).resolve().name
+    own = checked_name(name or Path(folder).resolve().name)
     stages = {f"{own}_{stage.name}": stage for stage in manifest.stages}
+    for model in (own, *stages):
+        _check_replaceable(repository / model)
     for model, stage, graph in zip(stages, manifest.stages, bundle.graphs, strict=True):
         version = _emptied(repository / model) / "1"
         version.mkdir(parents=True)
         (version / "model.onnx").write_bytes(graph)
-        write_text_atomically(repository / model / "config.pbtxt", _stage_config(model, stage, manifest))
+        write_text_atomically(repository / model / _CONFIG, _stage_config(model, stage, manifest))
     version = _emptied(repository / own) / "1"
     version.mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("router.py"), version / "model.py")
     shutil.copy(Path(folder) / MANIFEST, version / MANIFEST)
-    write_text_atomically(repository / own / "config.pbtxt", _router_config(own, bundle))
-    write_text_atomically(repository / "README.md", _readme(own, tuple(stages), manifest))
+    write_text_atomically(repository / own / _CONFIG, _router_config(own, bundle))
+    write_text_atomically(repository / own / "README.md", _readme(own, tuple(stages), manifest))
     return (own, *stages)
 
 
 def _emptied(folder: Path) -> Path:
-    """A model's folder, of which an earlier one is gone; what is no model stays, and is an error."""
+    """A model's folder, of which an earlier one is gone."""
     if folder.exists():
-        if not (folder / "config.pbtxt").is_file():
-            raise OptionError(f"{folder} is there already, and is no model of Triton: move it away")
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     return folder
+
+
+def _check_replaceable(folder: Path) -> None:
+    """What is there under a model's name must have been written here."""
+    config = folder / _CONFIG
+    if folder.exists() and not (config.is_file() and config.read_bytes().startswith(_MARK.encode())):
+        raise OptionError(f"{folder} is there already, and not from s2dnas-export: move it away")
 
 
 # --- configurations ----------------------------------------------------------------------------------------
@@ -143,7 +154,7 @@ def _text(value: str) -> str:
 
 
 def _lines(*lines: str) -> str:
-    return "\n".join(lines) + "\n"
+    return "\n".join((_MARK, *lines)) + "\n"
 
 
 def _readme(model: str, stages: Sequence[str], manifest: Manifest) -> str:
@@ -185,7 +196,7 @@ print(said.as_numpy("name"), said.as_numpy("exit"))
 
 Outputs have a row for each image: `label`, `name`, `confidence`, `exit` (the stage whose answer it is) and
 `probabilities`. A request may have the parameter `thresholds`, a number for each exit that may be passed, as
-in `"0.9,0.8"`.{settings}
+in `"0.9,0.8"`.{settings} (`s2dnas-serve` knows more of them.) The client is `pip install tritonclient[http]`.
 
 Thresholds are those of the bundle: export anew after it was calibrated. Triton batches each stage, at most
 {BATCH} images; later stages wait {_WAIT_MICROSECONDS} µs for survivors of other calls

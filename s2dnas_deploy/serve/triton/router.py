@@ -8,6 +8,7 @@ bundle lets its caller choose, `setting.NAME`. Requests with the same parameters
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +54,7 @@ class TritonPythonModel:
             images = [pb_utils.get_input_tensor_by_name(requests[n], "image").as_numpy() for n in numbers]
             try:
                 answers = self.answer(np.concatenate(images), json.loads(parameters))
-            except (ValueError, KeyError, pb_utils.TritonModelException) as problem:
+            except Exception as problem:  # whatever it is, others of the batch are answered
                 error = pb_utils.TritonError(f"{type(problem).__name__}: {problem}")
                 for number in numbers:
                     responses[number] = pb_utils.InferenceResponse(output_tensors=[], error=error)
@@ -107,7 +108,7 @@ class TritonPythonModel:
             name = key.removeprefix("setting.")
             if key == "thresholds":
                 each = [float(number) for number in str(value).split(",")]
-                if len(each) != len(self.early):
+                if len(each) != len(self.early) or any(map(math.isnan, each)):
                     raise ValueError(f"thresholds: expected {len(self.early)} numbers, got {value!r}")
                 thresholds = dict(zip(self.early, each, strict=True))
             elif key.startswith("setting.") and name in settings:
