@@ -134,12 +134,12 @@ def as_chain(folder, name):
 )
 def test_it_comes_last_where_it_is_clearly_right_more_often(folder, tmp_path, options, names):
     chain, static = (load_model(folder / name) for name in (f"{CHAIN}.pt", "static.pt"))
-    images = pixels(chain_of(static, name="static", split=True), 80)
+    images = pixels(chain_of(static, name="static", split=True), 400)
     normal = torch.from_numpy(normalised(images, static.preprocessing))
     with torch.no_grad():
         right, ours = (each.network.eval()(normal)[-1].argmax(1) for each in (static, chain))
-    assert (right != ours).float().mean() > 0.01
-    every = np.arange(80) % len(static.class_names)  # to train on, which nobody does
+    assert (right != ours).sum() > 2, "more than by chance"
+    every = np.arange(400) % len(static.class_names)  # to train on, which nobody does
     parts = {"x_train": images, "y_train": every, "x_val": images, "y_val": right.numpy()}
     np.savez(tmp_path / "data.npz", **parts, class_names=np.array(static.class_names))
     done = exported(folder, CHAIN, tmp_path / "b", "--data", tmp_path / "data.npz", *options)
