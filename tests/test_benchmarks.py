@@ -42,6 +42,7 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("widths_found", "widths_found", lambda record: record["rows"]),
         ("confidence_rules", "confidence_rules", lambda record: record["rows"]),
         ("watch", "watch", lambda record: record["rows"]),
+        ("serving", "serving", lambda record: record),
     ],
 )
 def test_every_table_equals_its_record(monkeypatch, script, record, rows):
