@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,17 @@ def bring_loopback_up() -> None:
         fcntl.ioctl(any_socket, _SET_FLAGS, struct.pack("16sh", b"lo", _UP_AND_RUNNING))
 
 
+@contextmanager
+def own_ray_folder() -> Iterator[None]:
+    """Where Ray keeps what it keeps, for a cluster of one's own."""
+    # Short: Ray makes sockets below it, and their paths may have 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
+        os.environ["HOME"] = os.environ["RAY_TMPDIR"] = temporary
+        # Else a busy machine leaves the workers nothing.
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - so Ray spells it
+        yield
+
+
 def lines_of(file: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
@@ -64,11 +77,7 @@ def main(command: str, file: Path, lines: int, options: list[str]) -> int:
     from ray.cluster_utils import Cluster
 
     bring_loopback_up()
-    # Of its own, and short: Ray makes sockets below it, and their paths may have 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
-        os.environ["HOME"] = os.environ["RAY_TMPDIR"] = temporary
-        # Else a busy machine leaves the workers nothing.
-        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - so Ray spells it
+    with own_ray_folder():
         node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
         cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
         try:

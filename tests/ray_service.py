@@ -12,14 +12,13 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from on_a_cluster import bring_loopback_up
+from on_a_cluster import bring_loopback_up, own_ray_folder
 
 _PORT, _CLIENTS, _SECONDS, _UNTIL_THE_KILL = 8123, 8, 6.0, 2.0
 
@@ -72,10 +71,7 @@ def main(bundle: str, images: np.ndarray) -> None:
                 labels[at] = json.loads(body)["outputs"][0]["data"][0]
             number += _CLIENTS
 
-    # Of its own, and short: Ray makes sockets below it, and their paths may have 107 bytes.
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
-        os.environ["HOME"] = os.environ["RAY_TMPDIR"] = temporary
-        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - so Ray spells it
+    with own_ray_folder():
         ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
         try:
             serve.start(http_options={"host": "127.0.0.1", "port": _PORT})

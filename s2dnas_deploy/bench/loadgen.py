@@ -33,7 +33,14 @@ from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.runtime.answers.inputs import announced, evenly, find_items
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.runtime.stages import Array
-from s2dnas_deploy.sessions.limits import LEAST_SECONDS, MOST_BATCH, MOST_SECONDS, finite_number, whole_number
+from s2dnas_deploy.sessions.limits import (
+    LEAST_SECONDS,
+    MOST_BATCH,
+    MOST_CLIENTS,
+    MOST_SECONDS,
+    finite_number,
+    whole_number,
+)
 
 _SUMMARY, _DETAIL = "mlperf_log_summary.txt", "mlperf_log_detail.txt"
 _RESULTS = {
@@ -45,7 +52,6 @@ _RESULTS = {
 # For a percentile to be believed, by LoadGen's rule of early stopping.
 _FEWEST_QUERIES = {"SingleStream": 64, "MultiStream": 662, "Offline": 1, "Server": 662}
 _PILOT = 20  # batches
-_MOST_CLIENTS = 1024
 _QUERIES_PER_SECOND, _WITHIN_MS = (1e-3, 10**6), (1e-3, 10**6)
 _MORE = 2.0  # queries than by the time that a few have taken
 _MOST_BYTES = 2**26  # of images in memory
@@ -98,7 +104,7 @@ class LoadRequest:
     """The connections to it."""
 
     def __post_init__(self) -> None:
-        clients = whole_number(self.clients, "--clients", 1, _MOST_CLIENTS)
+        clients = whole_number(self.clients, "--clients", 1, MOST_CLIENTS)
         object.__setattr__(self, "clients", clients)
 
 
@@ -199,11 +205,9 @@ class _Answering:
 
     def issue(self, queries: Sequence[Any]) -> None:
         """LoadGen asks."""
-        if not self._threads:
-            self._answer(queries)
-            return
+        take = self._asked.put if self._threads else self._answer
         for start in range(0, len(queries), self._batch):
-            self._asked.put(queries[start : start + self._batch])
+            take(queries[start : start + self._batch])
 
     def flush(self) -> None:
         """LoadGen has asked all it will for now; nothing is held back here."""
@@ -254,16 +258,14 @@ class _Answering:
                 self._lg.QuerySamplesComplete([self._lg.QuerySampleResponse(q.id, 0, 0) for q in queries])
 
     def _answer(self, queries: Sequence[Any]) -> None:
-        for start in range(0, len(queries), self._batch):
-            part = queries[start : start + self._batch]
-            label = np.ascontiguousarray(self._ask(self._images[[query.index for query in part]]))
-            size = label.itemsize
-            places = range(label.ctypes.data, label.ctypes.data + len(part) * size, size)
-            responses = [
-                self._lg.QuerySampleResponse(query.id, place, size)
-                for query, place in zip(part, places, strict=True)
-            ]
-            self._lg.QuerySamplesComplete(responses)
+        label = np.ascontiguousarray(self._ask(self._images[[query.index for query in queries]]))
+        size = label.itemsize
+        places = range(label.ctypes.data, label.ctypes.data + len(queries) * size, size)
+        responses = [
+            self._lg.QuerySampleResponse(query.id, place, size)
+            for query, place in zip(queries, places, strict=True)
+        ]
+        self._lg.QuerySamplesComplete(responses)
 
 
 def _settings(load: Load, answering: _Answering, lg: Any) -> Any:

@@ -15,6 +15,7 @@ MOST_THREADS = max(256, os.cpu_count() or 1)  # every stage has so many: more ta
 MOST_BATCH = 65_536
 MOST_WORKERS = 256
 MOST_PROCESSES = 1_000
+MOST_CLIENTS = 1_024
 LEAST_SECONDS, MOST_SECONDS = 1e-3, 24 * 3600
 
 

@@ -34,7 +34,7 @@ from s2dnas_deploy.cli.options.sections import (
 from s2dnas_deploy.errors import BundleError, DataError
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
 from s2dnas_deploy.quoting import shown
-from s2dnas_deploy.sessions.limits import MOST_BATCH, MOST_PROCESSES, MOST_THREADS
+from s2dnas_deploy.sessions.limits import MOST_BATCH, MOST_CLIENTS, MOST_PROCESSES, MOST_THREADS
 
 if TYPE_CHECKING:
     from s2dnas_deploy.bench.report import Report
@@ -315,7 +315,7 @@ def _time_probes(
     option("--name", help="With --server: what the bundle is called there. [default: as its folder]"),
     option(
         "--clients",
-        type=click.IntRange(1, 1024),
+        type=click.IntRange(1, MOST_CLIENTS),
         default=32,
         show_default=True,
         help="With --server: how many connections ask at once, in the scenarios Server and Offline.",

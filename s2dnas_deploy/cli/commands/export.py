@@ -190,13 +190,15 @@ def export(
     s2dnas-export --model net.py:make --weights net.pth --input 3x32x32 --labels labels.txt --out bundle/
     """  # noqa: D301
     if path is not None and is_bundle(path):
-        _check_only_for_triton(path, triton, out)
-        assert triton is not None, "that was checked"
+        if triton is None:
+            raise click.UsageError(f"{path} is a bundle already; --triton REPO writes it for Triton")
+        if out is not None:
+            raise click.UsageError(f"{path} is a bundle already: leave --out out")
         _write_triton(path, triton, name, trust)
         return
-    if out is None and path is not None and not path.exists():
-        raise click.UsageError(f"{path}: no such file or folder")
     if out is None:
+        if path is not None and not path.exists():
+            raise click.UsageError(f"{path}: no such file or folder")
         raise click.UsageError("Missing option '--out': the folder of the bundle")
     named = () if in_turn in (None, "none") else tuple(name.strip() for name in in_turn.split(","))
     turns = None if in_turn is None else named
@@ -255,14 +257,6 @@ def export(
     print_result(manifest_in_words(manifest, out))
     if triton is not None:
         _write_triton(out, triton, name)
-
-
-def _check_only_for_triton(bundle: Path, triton: Path | None, out: Path | None) -> None:
-    """Of a bundle, nothing can be made but models for Triton."""
-    if triton is None:
-        raise click.UsageError(f"{bundle} is a bundle already; --triton REPO writes it for Triton")
-    if out is not None:
-        raise click.UsageError(f"{bundle} is a bundle already: leave --out out")
 
 
 def _write_triton(bundle: Path, repository: Path, name: str | None, trust: Path | None = None) -> None:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,7 @@ class _Answered:
     stage_seconds: tuple[float, ...]
 
 
-class Cluster:
+class Cluster(Connection):
     """Who answers in a run, until it is closed: see `Answering`."""
 
     def __init__(self, address: str, request: RunRequest, bundle: Bundle, items: Sequence[Item]) -> None:
@@ -105,20 +104,7 @@ class Cluster:
             gpus=int(self.provider in ON_GPU),
             extra="ray",
         )
-        self._connection = Connection(address, needs)
-
-    def __enter__(self) -> "Cluster":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._connection.__exit__(kind, error, trace)
-
-    @property
-    def at_once(self) -> int:
-        """So many windows are answered at a time."""
-        return self._connection.at_once
+        super().__init__(address, needs)
 
     def answers_from(self, first: int, stop: Callable[[], bool]) -> Generator[Answer]:
         """As `Answering`: the answers from image `first` on, with which a window starts."""
@@ -136,19 +122,18 @@ class Cluster:
     def _windows(self, skipped: int, count: int) -> Generator[_Answered]:
         """Windows, answered, in order."""
         data = _ray_data()
-        needs = self._connection.needs
         dataset = data.range(count, override_num_blocks=count).map_batches(
             _answered,
             fn_kwargs={"work": pickle.dumps(self._work), "skipped": skipped},
             batch_size=1,
-            num_cpus=needs.cores,
-            num_gpus=needs.gpus,
+            num_cpus=self.needs.cores,
+            num_gpus=self.needs.gpus,
         )
         try:
             for row in dataset.iter_rows():
                 yield pickle.loads(row["answered"])  # noqa: S301 - the cluster's own, as all that Ray sends
-        except self._connection.ray.exceptions.RayError as error:
-            self._connection.fail(error, "what was answered before is kept: go on with --resume")
+        except self.ray.exceptions.RayError as error:
+            self.fail(error, "what was answered before is kept: go on with --resume")
 
 
 def _answered(batch: dict[str, Any], work: bytes, skipped: int) -> dict[str, Any]:
