@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli.console import Console
-from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.training.batches import Batches, normalised
 from s2dnas_deploy.workshop.training.settings import Settings
 
@@ -64,7 +64,7 @@ def calibrated(wrapper: Any, images: LabelledImages, preprocessing: Preprocessin
     from earlyon.core.thresholds import calibrate_thresholds
     from earlyon.staged import staged_model
 
-    loader = [(normalised(images.images, preprocessing, _CPU), images.labels)]
+    loader = [(normalised(images.read(), preprocessing, _CPU), images.labels)]
     calibrate_thresholds(wrapper, loader, target_accuracy_drop=drop)
     staged = staged_model(wrapper)
     staged.config = copy.deepcopy(wrapper.config)  # the next drop will change the wrapper's

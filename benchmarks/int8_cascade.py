@@ -25,7 +25,7 @@ from sessions import BoundSessions, answers_of, bundle_of, pixels, splits_of
 from thresholds import GRID, cheapest, exit_accuracy, leaving, scores_from
 
 from s2dnas_deploy.sessions.every_stage import StageAnswer
-from s2dnas_deploy.workshop.data import LabelledImages
+from s2dnas_deploy.workshop.data.labelled import LabelledImages
 from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels
 from s2dnas_deploy.workshop.network.model_file import load_model
 

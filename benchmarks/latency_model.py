@@ -20,7 +20,7 @@ from scipy.stats import spearmanr
 from s2dnas_deploy.bundle.device_profile import STATIC
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.runtime.probing import measure_profile
-from s2dnas_deploy.workshop.data import load_images
+from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.network.model_file import load_model
 from s2dnas_deploy.workshop.network.network import as_static, carry_over
 from s2dnas_deploy.workshop.network.stages import slice_stages

@@ -47,7 +47,7 @@ from s2dnas_deploy.decide.rules import CONFIDENCE
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.thresholds import in_points
 from s2dnas_deploy.runtime.cascade import Cascade
-from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.export.graphs.single_file import nest
 from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels
 from s2dnas_deploy.workshop.network.model_file import Model, load_model

@@ -18,7 +18,7 @@ from machine import machine
 from pages import put_record
 from scipy.stats import binomtest
 
-from s2dnas_deploy.workshop.data import load_images
+from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.network.model_file import load_model
 from s2dnas_deploy.workshop.network.network import as_static
 from s2dnas_deploy.workshop.pricing.price import by_macs

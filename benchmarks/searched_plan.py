@@ -27,7 +27,7 @@ from sessions import BoundSessions, answers_of, bundle_of, images_from, pixels
 from thresholds import cheapest, exit_accuracy, menus_of, scores_from
 
 from s2dnas_deploy.decide.thresholds import in_points
-from s2dnas_deploy.workshop.data import load_images
+from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.export.samples import Pixels
 from s2dnas_deploy.workshop.network.model_file import load_model
 

@@ -12,7 +12,8 @@ from s2dnas_deploy.cli.console import Console
 from s2dnas_deploy.decide.flow import IMAGE, LABEL
 from s2dnas_deploy.decide.rules import CONFIDENCE
 from s2dnas_deploy.sessions.every_stage import StageAnswer, StageSession, run_chain
-from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages, load_images
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.export.assemble import write_bundle
 from s2dnas_deploy.workshop.export.chain import chain_of
 from s2dnas_deploy.workshop.export.draft import Export
@@ -46,7 +47,7 @@ def splits_of(model: Model, data: str) -> ImageSplits:
 
 def pixels(images: LabelledImages) -> Pixels:
     """As bundles take them, uint8 [N, H, W, C]."""
-    return images.images.permute(0, 2, 3, 1).contiguous().numpy()
+    return images.read().permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def bundle_of(

@@ -23,7 +23,8 @@ from thresholds import exit_accuracy
 from s2dnas_deploy.cli.console import Console
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.reporter import Progress
-from s2dnas_deploy.workshop.data import ImageSplits, load_images
+from s2dnas_deploy.workshop.data.labelled import ImageSplits
+from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.network.model_file import Model, load_model
 from s2dnas_deploy.workshop.network.nested import planned
 from s2dnas_deploy.workshop.network.network import as_network, as_static

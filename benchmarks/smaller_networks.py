@@ -16,13 +16,13 @@ import torch
 from sessions import splits_of
 
 from s2dnas_deploy.cli.console import Console
-from s2dnas_deploy.workshop.data import ImageSplits
+from s2dnas_deploy.workshop.data.labelled import ImageSplits
 from s2dnas_deploy.workshop.network.model_file import Model, load_model, save_model
 from s2dnas_deploy.workshop.network.network import as_network
 from s2dnas_deploy.workshop.reading.read import read_network
 from s2dnas_deploy.workshop.reading.source import build_network
 from s2dnas_deploy.workshop.training.loop import Task, accuracy, train
-from s2dnas_deploy.workshop.training.settings import Augmentation, Settings
+from s2dnas_deploy.workshop.training.settings import Settings
 
 SHARES = ("0.25", "0.5x0.5", "0.375", "0.5", "1x0.5", "0.75")
 
@@ -37,7 +37,7 @@ SHARES = ("0.25", "0.5x0.5", "0.375", "0.5", "1x0.5", "0.75")
 @click.option("--epochs", type=int, help="[default: as many as the static network]")
 @click.option("--augment", default="flip", show_default=True, help="As s2dnas-train has it for the taught.")
 def main(
-    path: Path, data: str, work: Path, shares: tuple[str, ...], *, epochs: int | None, augment: Augmentation
+    path: Path, data: str, work: Path, shares: tuple[str, ...], *, epochs: int | None, augment: str
 ) -> None:
     """Train those that are not there yet, and say how good each is."""
     static = load_model(path)
@@ -57,7 +57,7 @@ def smaller_network(
     console: Console,
     *,
     epochs: int | None = None,
-    augment: Augmentation = "flip",
+    augment: str = "flip",
 ) -> Model:
     """The network of this share, trained for as many epochs as the static one, or others."""
     path = work / f"width_{share}.pt"

@@ -41,7 +41,7 @@ from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.thresholds import choose_for_budget
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.runtime.timing import stage_ms, way_ms
-from s2dnas_deploy.workshop.data import ImageSplits
+from s2dnas_deploy.workshop.data.labelled import ImageSplits
 from s2dnas_deploy.workshop.export.samples import Pixels
 from s2dnas_deploy.workshop.network.model_file import load_model
 

@@ -58,6 +58,10 @@ class UnreadableError(DataError):
         )
         self.files = files
 
+    def __reduce__(self) -> tuple[type, tuple[Sequence[tuple[str, str]]]]:
+        """From process to process with its files, not with its message as if that were files."""
+        return UnreadableError, (self.files,)
+
 
 class TrainingError(S2dnasError):
     """Training could not go on."""

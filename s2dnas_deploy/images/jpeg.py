@@ -27,12 +27,21 @@ _MOST_LAYERED_PIXELS = 3_000_000_000
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 
 
-def reductions(image: Image.Image, wanted: InputFormat) -> list[int]:
-    """By what a JPEG's sides are best divided as it is decoded, then what is still enough; ascending."""
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """The width and height of a JPEG that has not been turned yet."""
+    width, height = image.size
+    return (height, width) if _orientation(image) in _ON_ITS_SIDE else (width, height)
+
+
+def reductions(size: tuple[float, float], wanted: InputFormat) -> list[int]:
+    """By what a JPEG's sides are best divided as it is decoded, then what is still enough; ascending.
+
+    `size` is that of what is looked at of it, upright.
+    """
     if wanted.resize is None:
         return [1]
-    width, height = image.size[::-1] if _orientation(image) in _ON_ITS_SIDE else image.size
-    needed_width, needed_height = covering((width, height), wanted)
+    width, height = size
+    needed_width, needed_height = covering(size, wanted)
     left = {r: min(width / r / needed_width, height / r / needed_height) for r in _REDUCTIONS}
     best = max((r for r in _REDUCTIONS if left[r] >= _LEFT_OF_WANTED), default=1)
     return [r for r in _REDUCTIONS if r == best or (r > best and left[r] >= 1)]

@@ -24,10 +24,11 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.files.plain_file import open_file
-from s2dnas_deploy.images.jpeg import coefficient_bytes, reduced, reductions
+from s2dnas_deploy.images.jpeg import coefficient_bytes, reduced, reductions, upright_size
 from s2dnas_deploy.images.pixels import (
     Box,
     InputFormat,
+    Part,
     Pixels,
     covering,
     in_colour,
@@ -65,34 +66,37 @@ class OtherSizeError(DataError):
         self.height, self.width = image.height, image.width
 
 
-def planes_in(source: str | bytes, wanted: InputFormat) -> Pixels:
+def planes_in(source: str | bytes, wanted: InputFormat, part: Part | None = None) -> Pixels:
     """What the network takes of an image file, by its path or its content, uint8 [C, H, W].
 
-    Raises `OtherSizeError`, or a `DataError` with the reason, in which the file is not named.
+    Where only a part is looked at, a JPEG is decoded as small as that part may be. Raises
+    `OtherSizeError`, or a `DataError` with the reason, in which the file is not named.
     """
     try:
         with _opened(source) as (file, image):
             if not (wanted.admits(image.height, image.width) or wanted.admits(image.width, image.height)):
                 raise OtherSizeError(image)
             if image.format in ("JPEG", "MPO"):
-                needed, box = _made_smaller(image, file, wanted)
+                needed, box = _made_smaller(image, file, wanted, part)
             else:
                 needed, box = _bytes_to_decode(image, file, wanted), None
             with _ROOM.taken(needed), closing(image):
-                return _decoded(image, wanted, box)
+                return _decoded(image, wanted, box, part)
     except DataError:
         raise
     except Exception as problem:  # Pillow's decoders raise almost anything on damaged bytes.
         raise DataError(_reason(problem)) from problem
 
 
-def _decoded(image: Image.Image, wanted: InputFormat, box: Box | None) -> Pixels:
+def _decoded(image: Image.Image, wanted: InputFormat, box: Box | None, part: Part | None) -> Pixels:
     image.load()
     if image.format == "PNG" and not is_as_wanted(image, wanted):  # which may only stand behind the pixels
         _within(_EACH_BYTES * image.width * image.height, image)
     picture = in_colour(image, wanted.channels)
     if not wanted.admits(picture.height, picture.width):
         raise OtherSizeError(picture)
+    if box is None and part is not None:
+        box = part(picture.width, picture.height)
     return planes_of(resized(picture, wanted, box))
 
 
@@ -239,15 +243,29 @@ def _bytes_to_decode(image: ImageFile.ImageFile, file: _Watched, wanted: InputFo
     return _within(each * pixels, image)
 
 
-def _made_smaller(image: ImageFile.ImageFile, file: _Watched, wanted: InputFormat) -> tuple[int, Box | None]:
+def _made_smaller(
+    image: ImageFile.ImageFile, file: _Watched, wanted: InputFormat, part: Part | None
+) -> tuple[int, Box | None]:
     """How much memory a JPEG takes, as small as is best, or smaller if it must be; and where it lies then."""
     coefficients, (width, height) = coefficient_bytes(image, file), image.size
+    whole = upright_size(image)
+    left, top, right, bottom = (0, 0, *whole) if part is None else part(*whole)
     needed = {
         each: coefficients + _EACH_BYTES * (width // each) * (height // each)
-        for each in reductions(image, wanted)
+        for each in reductions((right - left, bottom - top), wanted)
     }
     chosen = next((each for each, size in needed.items() if size <= MOST_BYTES), max(needed))
-    box = reduced(image, chosen) if chosen > 1 else None
+    if chosen == 1:
+        return _within(needed[chosen], image), None
+    box = reduced(image, chosen)
+    if part is not None:
+        across, down = box[:2]
+        box = (
+            across + left / chosen,
+            down + top / chosen,
+            across + right / chosen,
+            down + bottom / chosen,
+        )
     return _within(needed[chosen], image), box
 
 

@@ -21,6 +21,8 @@ from s2dnas_deploy.errors import DataError
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom."""
+Part = Callable[[float, float], Box]
+"""Which part of an upright picture is looked at, by its width and height."""
 
 RESIZE_WAYS = ("stretch", "crop")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -107,7 +109,7 @@ def resized(image: Image.Image, wanted: InputFormat, box: Box | None = None) -> 
 
     Raises a `DataError` that does not say which picture, if it is a line of pixels rather than a picture.
     """
-    if wanted.resize is None or image.size == (wanted.width, wanted.height):
+    if wanted.resize is None or (box is None and image.size == (wanted.width, wanted.height)):
         return image
     left, top, right, bottom = box or (0, 0, *image.size)
     width, height = covering((right - left, bottom - top), wanted)

@@ -24,7 +24,7 @@ from s2dnas_deploy.bundle.entries import Promise  # noqa: E402
 from s2dnas_deploy.bundle.saving import replace_manifest  # noqa: E402
 from s2dnas_deploy.cli import export, train  # noqa: E402
 from s2dnas_deploy.runtime.answers.inputs import find_items  # noqa: E402
-from s2dnas_deploy.workshop.data import load_images  # noqa: E402
+from s2dnas_deploy.workshop.data.load import load_images  # noqa: E402
 from s2dnas_deploy.workshop.network.model_file import save_model  # noqa: E402
 from s2dnas_deploy.workshop.reading.read import read_network  # noqa: E402
 

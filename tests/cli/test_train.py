@@ -303,7 +303,7 @@ def test_the_learning_rate_suits_a_network_without_norms(tmp_path, norm, rate):
         assert load_model(out).provenance["settings"]["lr"] == expected
 
 
-@pytest.mark.parametrize(("said", "alone", "taught"), [(None, "crop-flip", "flip"), ("none", "none", "none")])
+@pytest.mark.parametrize(("said", "alone", "taught"), [(None, "crop,flip", "flip"), ("none", "none", "none")])
 def test_images_are_cropped_where_nobody_teaches(tmp_path, said, alone, taught):
     asked = [*DIGITS[:6], "--normalize", "data", "--cost", "macs", *FEW, "--epochs", "1"]
     asked += [] if said is None else ["--augment", said]

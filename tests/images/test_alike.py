@@ -25,7 +25,8 @@ from s2dnas_deploy.images.archive import CALIBRATED_ON
 from s2dnas_deploy.runtime.answers.inputs import announced, find_items
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.runtime.pictures import Reader
-from s2dnas_deploy.workshop.data import LabelledImages, load_images
+from s2dnas_deploy.workshop.data.labelled import LabelledImages
+from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.training.batches import normalised
 
 WIDTH, HEIGHT = odd_images.SIZE

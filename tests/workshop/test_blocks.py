@@ -16,7 +16,7 @@ from workshop.test_nested import SIZES, in_double  # noqa: E402
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing  # noqa: E402
 from s2dnas_deploy.errors import UnsupportedNetworkError  # noqa: E402
-from s2dnas_deploy.workshop.data import LabelledImages  # noqa: E402
+from s2dnas_deploy.workshop.data.labelled import LabelledImages  # noqa: E402
 from s2dnas_deploy.workshop.export.chain import chain_of  # noqa: E402
 from s2dnas_deploy.workshop.export.graphs.skip import skipping  # noqa: E402
 from s2dnas_deploy.workshop.network.blocks import blocks_of, found_in, gated  # noqa: E402

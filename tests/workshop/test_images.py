@@ -4,6 +4,7 @@ import pickle
 import pickletools
 import re
 import shutil
+from pathlib import Path
 
 import hostile_files
 import numpy as np
@@ -13,7 +14,11 @@ from PIL import Image
 
 from s2dnas_deploy.errors import DataError, UnreadableError
 from s2dnas_deploy.images.pixels import SUFFIXES, InputFormat, fitted, in_colour, planes_of, resized
-from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages, load, load_images, shape_of_images
+from s2dnas_deploy.workshop.data import load
+from s2dnas_deploy.workshop.data.folder import Names
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.data.load import load_images
+from s2dnas_deploy.workshop.data.shape import shape_of_images
 from s2dnas_deploy.workshop.data.splits import hold_out
 
 RGB = (3, 4, 5)
@@ -131,9 +136,15 @@ def test_progress_runs_to_the_number_of_images_over_all_parts(tmp_path):
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
 
 
-def test_more_than_memory_should_hold_goes_to_a_file_without_a_name(tmp_path, monkeypatch):
-    fill_folder(tmp_path / "data", {"a": 5, "b": 5})
-    in_memory = load_from(tmp_path / "data")
+def saved_archive(path, count=10):
+    images = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, *RGB), np.uint8)
+    np.savez(path, x_train=images, y_train=np.arange(count) % 2)
+    return path
+
+
+def test_of_an_archive_more_than_memory_should_hold_goes_to_a_file_without_a_name(tmp_path, monkeypatch):
+    archive = saved_archive(tmp_path / "data.npz")
+    in_memory = load_from(archive)
     monkeypatch.setattr(load, "LARGEST_IN_MEMORY_BYTES", 10 * 60 - 1)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -141,15 +152,15 @@ def test_more_than_memory_should_hold_goes_to_a_file_without_a_name(tmp_path, mo
     blanks = []
     make_blank = load._blank_on_disk
     monkeypatch.setattr(load, "_blank_on_disk", lambda shape: blanks.append(shape) or make_blank(shape))
-    on_disk = load_from(tmp_path / "data")
-    assert blanks == [(8, *RGB), (2, *RGB)]
+    on_disk = load_from(archive)
+    assert sorted(blanks, reverse=True) == [(8, *RGB), (2, *RGB)]
     assert torch.equal(on_disk.train.images, in_memory.train.images)
     assert on_disk.digest == in_memory.digest
     assert list(scratch.iterdir()) == []
 
 
 def test_a_full_disk_is_said_and_not_died_of(tmp_path, monkeypatch):
-    fill_folder(tmp_path, {"a": 2, "b": 2})
+    archive = saved_archive(tmp_path / "data.npz")
 
     def no_space(*_):
         raise OSError(28, "No space left on device")
@@ -157,7 +168,77 @@ def test_a_full_disk_is_said_and_not_died_of(tmp_path, monkeypatch):
     monkeypatch.setattr(load, "LARGEST_IN_MEMORY_BYTES", 0)
     monkeypatch.setattr(load.os, "posix_fallocate", no_space)
     with pytest.raises(DataError, match=r"0\.0 GiB of decoded images, got: No space left.*TMPDIR"):
-        load_from(tmp_path)
+        load_from(archive)
+
+
+# Pictures that stay on disk
+
+
+def test_many_pictures_stay_on_disk_and_are_what_they_would_be_in_memory(tmp_path, monkeypatch):
+    fill_folder(tmp_path, {"a": 5, "b": 5})
+    in_memory = load_from(tmp_path)
+    monkeypatch.setattr(load, "LARGEST_IN_MEMORY_BYTES", 10 * 60 - 1)
+    seen = []
+    on_disk = load_from(tmp_path, on_progress=lambda done, total: seen.append((done, total)))
+    assert on_disk.are_on_disk
+    assert not in_memory.are_on_disk
+    assert seen[-1] == (10, 10)
+    for one, other in ((on_disk.train, in_memory.train), (on_disk.val, in_memory.val)):
+        assert one.image_shape == RGB
+        assert torch.equal(one.read(), other.images)
+        assert torch.equal(one.labels, other.labels)
+        assert torch.equal(one.in_memory().images, other.images)
+    rows = torch.tensor([6, 0, 3])
+    chosen = on_disk.train.select(rows)
+    assert torch.equal(chosen.read(), in_memory.train.images[rows])
+    assert torch.equal(chosen.read(torch.tensor([2])), in_memory.train.images[3:4])
+    assert torch.equal(on_disk.train.evenly(3).read(slice(1, None)), in_memory.train.evenly(3).images[1:])
+
+
+def test_they_are_told_from_others_by_their_names_below_the_folder_and_their_sizes(tmp_path):
+    fill_folder(tmp_path / "one", {"a": 5, "b": 5})
+    digest = load_from(tmp_path / "one", on_disk=True).digest
+    shutil.copytree(tmp_path / "one", tmp_path / "moved")
+    assert load_from(tmp_path / "moved", on_disk=True).digest == digest
+    assert load_from(tmp_path / "moved", on_disk=False).digest != digest
+    grown = tmp_path / "moved" / "a" / "000.png"
+    grown.write_bytes(grown.read_bytes() + b"more")
+    assert load_from(tmp_path / "moved", on_disk=True).digest != digest
+    shutil.copytree(tmp_path / "one", tmp_path / "renamed")
+    (tmp_path / "renamed" / "a" / "000.png").rename(tmp_path / "renamed" / "a" / "0000.png")
+    assert load_from(tmp_path / "renamed", on_disk=True).digest != digest
+
+
+def test_what_their_files_say_is_looked_at_before_any_is_decoded(tmp_path):
+    fill_folder(tmp_path, {"a": 5, "b": 5})
+    (tmp_path / "a" / "empty.png").write_bytes(b"")
+    (tmp_path / "b" / "page.jpg").write_bytes(b"<html>not found</html>")
+    with pytest.raises(UnreadableError) as caught:
+        load_from(tmp_path, on_disk=True)
+    assert sorted(Path(file).name for file, _ in caught.value.files) == ["empty.png", "page.jpg"]
+    assert "the file is empty" in str(caught.value)
+    (tmp_path / "a" / "empty.png").unlink()
+    (tmp_path / "b" / "page.jpg").unlink()
+    save_image(tmp_path / "a" / "large.png", 9, size=(50, 40))
+    with pytest.raises(DataError, match=r"large.png: expected 4x5 pixels .* got 40x50 .*--resize crop"):
+        load_from(tmp_path, on_disk=True)
+
+
+def test_a_file_that_vanishes_or_is_cut_off_later_is_named_when_it_is_read(tmp_path):
+    fill_folder(tmp_path, {"a": 5, "b": 5})
+    splits = load_from(tmp_path, on_disk=True)
+    gone, cut = tmp_path / "a" / "000.png", tmp_path / "b" / "005.png"
+    gone.unlink()
+    cut.write_bytes(cut.read_bytes()[:-20])
+    with pytest.raises(UnreadableError) as caught:
+        torch.cat([splits.train.read(), splits.val.read()])
+    assert {Path(file).name for file, _ in caught.value.files} <= {"000.png", "005.png"}
+
+
+def test_names_take_no_object_each():
+    paths = [f"/x/ä/{number}.jpg" for number in range(3)]
+    names = Names.of(paths, below="/x")
+    assert [names[place] for place in range(3)] == ["ä/0.jpg", "ä/1.jpg", "ä/2.jpg"]
 
 
 # What is wrong with a folder

@@ -11,7 +11,7 @@ from small_networks import example_network  # noqa: E402
 from s2dnas_deploy.bundle.preprocessing import Preprocessing  # noqa: E402
 from s2dnas_deploy.errors import PlanError  # noqa: E402
 from s2dnas_deploy.plan import usual_gate  # noqa: E402
-from s2dnas_deploy.workshop.data import LabelledImages  # noqa: E402
+from s2dnas_deploy.workshop.data.labelled import LabelledImages  # noqa: E402
 from s2dnas_deploy.workshop.network.blocks import blocks_of, gated, without_gates  # noqa: E402
 from s2dnas_deploy.workshop.network.costs import stage_costs  # noqa: E402
 from s2dnas_deploy.workshop.network.nested import planned  # noqa: E402

@@ -75,10 +75,12 @@ TRAINING = (
     ),
     option(
         "--augment",
-        type=click.Choice(["none", "crop", "flip", "crop-flip"]),
+        metavar="WAYS",
         default="flip",
-        show_default="flip; crop-flip for a network that nobody teaches, as the static one",
-        help="How images are varied. Flips change the meaning of digits and text.",
+        show_default="flip; crop,flip for a network that nobody teaches, as the static one; "
+        "resized-crop,flip for photos that --resize makes smaller",
+        help="How images are varied: none, or some of crop, flip, resized-crop, colour and randaugment, with "
+        "commas between. Flips change the meaning of digits and text.",
     ),
     option(
         "--static-epochs",
@@ -165,6 +167,12 @@ HOW_TO_TRAIN = (
         default="auto",
         show_default=True,
         help="Numbers to compute with; auto takes bfloat16 where the device is fast with it.",
+    ),
+    option(
+        "--workers",
+        type=int,
+        show_default="as many as cores, at most 8, for images on disk; none for those in memory",
+        help="Processes that decode and vary images while the network learns; 0 for none.",
     ),
     option("--seed", type=int, default=0, show_default=True, help="Another seed draws other random numbers."),
     option(

@@ -1,15 +1,11 @@
 """The labelled images that training sees, from a folder, CIFAR, a NumPy archive or the built-in digits.
 
-    load ──▶ folder | cifar | archive | digits ──▶ splits ──▶ pixels ──▶ labelled
-             what is there, labels known           who is     decoded,   what training
-                                                   where      fitted     is handed
+    load ──▶ folder | cifar | archive | digits ──▶ splits ──▶ labelled, in memory or on disk
+             what is there, labels known           who is     what training is handed
+                                                   where
+    labelled ──rows──▶ augment ──▶ batches as training sees them, made by `crew` where that takes time
 
 Labels are read first and pixels last, so that a split or a limit never decodes an image it drops.
-Augmentation is not here (see `augment`), and normalisation belongs to the network.
+Normalisation belongs to the network. Nothing is imported here: processes that decode and augment come by,
+and are small because they need no torch.
 """
-
-from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
-from s2dnas_deploy.workshop.data.load import load_images
-from s2dnas_deploy.workshop.data.shape import shape_of_images
-
-__all__ = ["ImageSplits", "LabelledImages", "load_images", "shape_of_images"]

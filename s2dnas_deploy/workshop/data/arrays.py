@@ -1,11 +1,14 @@
 """Labelled images that are in memory already, as arrays: checked once, then fitted as they are read."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import numpy as np
+from PIL import Image
 
 from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.images.pixels import InputFormat, Pixels, can_recolour, fitted
-from s2dnas_deploy.workshop.data.parallel import work_in_chunks
-from s2dnas_deploy.workshop.data.splits import Fill, Index, OnRead, UnreadImages
+from s2dnas_deploy.images.pixels import InputFormat, Part, Pixels, can_recolour, fitted, resized
+from s2dnas_deploy.workshop.data.splits import Index, UnreadImages
 
 
 def array_images(images: Pixels, labels: Index, wanted: InputFormat, *, where: str) -> UnreadImages:
@@ -22,15 +25,32 @@ def array_images(images: Pixels, labels: Index, wanted: InputFormat, *, where: s
         )
     if not wanted.admits(height, width):
         raise wanted.refusal(height, width, where=where, how_many=f"all {count:,} images")
-    return UnreadImages(labels=labels, positions=np.arange(count), fill=_fill_from(images, wanted))
+    return UnreadImages(
+        labels=labels, positions=np.arange(count), source=Arrays(images=images, wanted=wanted)
+    )
 
 
-def _fill_from(images: Pixels, wanted: InputFormat) -> Fill:
-    def fill(positions: Index, out: Pixels, on_read: OnRead) -> None:
-        def fit(rows: range) -> None:
-            chunk = slice(rows.start, rows.stop)
-            out[chunk] = fitted(images[positions[chunk]], wanted)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Arrays:
+    """Images that are in memory, uint8 [N, C, H, W], as a source of pixels."""
 
-        work_in_chunks(len(positions), fit, lambda rows, _: on_read(len(rows)))
+    images: Pixels
+    wanted: InputFormat
 
-    return fill
+    def decode(self, positions: Index, out: Pixels, parts: Sequence[Part] | None = None) -> None:
+        """As a `PixelSource`."""
+        images = self.images[positions]
+        if parts is None:
+            out[:] = fitted(images, self.wanted)
+            return
+        for row, part in enumerate(parts):
+            out[row] = part_of(images[row], part, self.wanted)
+
+
+def part_of(image: Pixels, part: Part, wanted: InputFormat) -> Pixels:
+    """A part of an image [C, H, W], in the wanted channels and size."""
+    height, width = image.shape[1:]
+    as_is = replace(wanted, height=height, width=width, resize=None)
+    (planes,) = fitted(image[None], as_is)
+    box = part(width, height)
+    return np.stack([np.asarray(resized(Image.fromarray(plane), wanted, box)) for plane in planes])

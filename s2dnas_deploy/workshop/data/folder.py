@@ -1,24 +1,19 @@
 """Labelled images from a folder of classes: the folder's name is the label."""
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from s2dnas_deploy.errors import DataError, UnreadableError
 from s2dnas_deploy.images.listing import PART_NAMES, folders_in, listed_in
-from s2dnas_deploy.images.picture_file import OtherSizeError, planes_in
-from s2dnas_deploy.images.pixels import SUFFIXES, InputFormat, Pixels, require_picture_channels
-from s2dnas_deploy.workshop.data.parallel import work_in_chunks
-from s2dnas_deploy.workshop.data.splits import (
-    Fill,
-    Index,
-    OnRead,
-    UnreadImages,
-    UnreadSplits,
-    listed,
-)
+from s2dnas_deploy.images.picture_file import OtherSizeError, planes_in, shape_in
+from s2dnas_deploy.images.pixels import SUFFIXES, InputFormat, Part, Pixels, require_picture_channels
+from s2dnas_deploy.quoting import in_a_line
+from s2dnas_deploy.workshop.data.splits import Index, UnreadImages, UnreadSplits, listed
 
 # Folders of these names alone are parts under another name, hardly ever classes.
 _PART_LIKE = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
@@ -32,7 +27,7 @@ def find_folder(root: Path, wanted: InputFormat) -> UnreadSplits:
     class_names = tuple(folder.name for folder in _class_folders(train_root))
     files = {name: _files_of(folder, class_names, train_root) for name, folder in parts.items()}
     _require_no_empty_class(files["train"], train_root)
-    unread = {name: _unread(by_class, wanted) for name, by_class in files.items()}
+    unread = {name: _unread(by_class, wanted, parts[name]) for name, by_class in files.items()}
     for name, part in unread.items():
         if not len(part):
             raise DataError(
@@ -107,52 +102,102 @@ def _require_no_empty_class(files: dict[str, list[str]], train_root: Path) -> No
         )
 
 
-def _unread(files: dict[str, list[str]], wanted: InputFormat) -> UnreadImages:
+def _unread(files: dict[str, list[str]], wanted: InputFormat, root: Path) -> UnreadImages:
     paths = [path for of_class in files.values() for path in of_class]
     labels = np.repeat(np.arange(len(files)), [len(of_class) for of_class in files.values()])
-    return UnreadImages(labels=labels, positions=np.arange(len(paths)), fill=_fill_from(paths, wanted))
+    return UnreadImages(
+        labels=labels,
+        positions=np.arange(len(paths)),
+        source=PictureFiles(root=str(root), paths=Names.of(paths, below=str(root)), wanted=wanted),
+    )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Names:
+    """Names without an object for each: a million take as many bytes as they have letters."""
+
+    text: bytes
+    ends: Index
+    """[N]: where each ends in the text"""
+
+    @classmethod
+    def of(cls, paths: Sequence[str], *, below: str) -> "Names":
+        """What these paths are called below a folder, in their order."""
+        start = len(os.path.join(below, ""))
+        encoded = [os.fsencode(path[start:]) for path in paths]
+        return cls(text=b"".join(encoded), ends=np.cumsum([len(each) for each in encoded], dtype=np.int64))
+
+    def __getitem__(self, position: int) -> str:
+        start = int(self.ends[position - 1]) if position else 0
+        return os.fsdecode(self.text[start : int(self.ends[position])])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PictureFiles:
+    """Image files below a folder as a source of pixels."""
+
+    root: str
+    paths: Names
+    wanted: InputFormat
+
+    def path(self, position: int) -> str:
+        """Where an image is."""
+        return os.path.join(self.root, self.paths[position])
+
+    def decode(self, positions: Index, out: Pixels, parts: Sequence[Part] | None = None) -> None:
+        """As a `PixelSource`; raises if any image is of a size that the network does not take."""
+        found = _Faults(self.wanted)
+        for row, position in enumerate(positions):
+            path = self.path(position)
+            with found.noted(path):
+                out[row] = planes_in(path, self.wanted, None if parts is None else parts[row])
+        found.tell(len(positions))
+
+    def look(self, positions: Index) -> None:
+        """Raise as `decode` would, going by what each file says of itself before its pixels."""
+        found = _Faults(self.wanted)
+        for position in positions:
+            path = self.path(position)
+            shape = shape_in(path)
+            if shape is None or not self.wanted.admits(*shape[1:]):
+                with found.noted(path):
+                    planes_in(path, self.wanted)  # which says why
+        found.tell(len(positions))
+
+    def fingerprint(self, positions: Index) -> Iterator[bytes]:
+        """What tells files apart without reading them: their names below the folder, and their sizes."""
+        for position in positions:
+            try:
+                size = os.stat(self.path(position)).st_size
+            except OSError as problem:
+                reason = problem.strerror or in_a_line(problem)
+                raise UnreadableError([(self.path(position), reason)]) from problem
+            yield os.fsencode(f"{self.paths[position]}\0{size}\0")
+
+
 class _Faults:
-    """What kept images from being used: (file, height, width) of another size, (file, reason) unreadable."""
+    """What kept images from being used: of another size, or unreadable."""
 
-    misfits: list[tuple[str, int, int]] = field(default_factory=list)
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    def __init__(self, wanted: InputFormat) -> None:
+        self._wanted = wanted
+        self._misfits: list[tuple[str, OtherSizeError]] = []
+        self._unreadable: list[tuple[str, str]] = []
 
+    @contextmanager
+    def noted(self, path: str) -> Iterator[None]:
+        """Go on after an image that cannot be used."""
+        try:
+            yield
+        except OtherSizeError as found:
+            self._misfits.append((path, found))
+        except DataError as problem:
+            self._unreadable.append((path, str(problem)))
 
-def _fill_from(paths: list[str], wanted: InputFormat) -> Fill:
-    def fill(positions: Index, out: Pixels, on_read: OnRead) -> None:
-        unreadable: list[tuple[str, str]] = []
-
-        def decode(rows: range) -> _Faults:
-            faults = _Faults()
-            for row in rows:
-                _decode(paths[positions[row]], out[row], wanted, faults)
-            return faults
-
-        def note(rows: range, faults: _Faults) -> None:
-            if faults.misfits:
-                path, height, width = faults.misfits[0]
-                how_many = (
-                    f"{len(faults.misfits)} of {len(rows)} images looked at are not of the expected size"
-                )
-                raise wanted.refusal(height, width, where=path, how_many=how_many)
-            unreadable.extend(faults.unreadable)
-            on_read(len(rows))
-
-        work_in_chunks(len(positions), decode, note)
-        if unreadable:
-            raise UnreadableError(unreadable)
-
-    return fill
-
-
-def _decode(path: str, out: Pixels, wanted: InputFormat, faults: _Faults) -> None:
-    """Decode one file into `out` [C, H, W], or say in `faults` why not."""
-    try:
-        out[:] = planes_in(path, wanted)
-    except OtherSizeError as found:
-        faults.misfits.append((path, found.height, found.width))
-    except DataError as problem:
-        faults.unreadable.append((path, str(problem)))
+    def tell(self, looked_at: int) -> None:
+        """Raise if there were any."""
+        if self._misfits:
+            path, first = self._misfits[0]
+            how_many = f"{len(self._misfits)} of {looked_at} images looked at are not of the expected size"
+            raise self._wanted.refusal(first.height, first.width, where=path, how_many=how_many)
+        if self._unreadable:
+            raise UnreadableError(self._unreadable)

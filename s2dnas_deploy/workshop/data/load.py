@@ -1,4 +1,9 @@
-"""Load labelled images: find the source, divide it, read it once into one array per part."""
+"""Load labelled images: find the source, divide it, and read it into one array per part, or leave it on disk.
+
+Picture files stay on disk, compressed, where all images of the network's size would take more than
+`LARGEST_IN_MEMORY_BYTES`, or where training cuts its crops out of the files. What memory takes then does not
+depend on how many there are.
+"""
 
 import math
 import os
@@ -16,13 +21,14 @@ from s2dnas_deploy.quoting import is_shown, shown
 from s2dnas_deploy.workshop.data.archive import find_archive
 from s2dnas_deploy.workshop.data.cifar import cifar_folder, find_cifar
 from s2dnas_deploy.workshop.data.digits import find_digits
-from s2dnas_deploy.workshop.data.folder import find_folder
-from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages, digest_of
-from s2dnas_deploy.workshop.data.splits import UnreadImages, UnreadSplits, limited, with_val
+from s2dnas_deploy.workshop.data.folder import PictureFiles, find_folder
+from s2dnas_deploy.workshop.data.labelled import ImagesOnDisk, ImageSplits, LabelledImages, Shape, digest_of
+from s2dnas_deploy.workshop.data.parallel import in_chunks, read_all
+from s2dnas_deploy.workshop.data.splits import OnRead, UnreadImages, UnreadSplits, limited, with_val
 
 OnProgress = Callable[[int, int], None]
 
-LARGEST_IN_MEMORY_BYTES = 4 * 2**30
+LARGEST_IN_MEMORY_BYTES = 2**30
 
 
 def load_images(
@@ -33,13 +39,15 @@ def load_images(
     val_fraction: float = 0.1,
     resize: str | None = None,
     limit: int | None = None,
+    on_disk: bool | None = None,
     on_progress: OnProgress | None = None,
 ) -> ImageSplits:
     """Load the images of `source` as uint8 [N, *input_shape], divided into train, val and test.
 
     `source` is a folder of classes, a CIFAR "python version" folder, an `.npz` archive or the word `digits`.
     `seed` decides which images are split off for validation and which a `limit` keeps. `limit` is for each
-    part on its own. `on_progress` is told (images read, images to read), over all parts.
+    part on its own. `on_disk`: whether picture files are left there; None: if there are many. `on_progress`
+    is told (images read, images to read), over all parts.
     """
     _require(0 < val_fraction < 1, f"a val fraction between 0 and 1, got {val_fraction}")
     _require(seed >= 0, f"a seed of 0 or more, got {seed}")
@@ -56,7 +64,7 @@ def load_images(
             limit >= classes, f"a limit that leaves an image for each of the {classes} classes, got {limit}"
         )
         parts = {name: limited(part, limit=limit, seed=seed) for name, part in parts.items()}
-    read = _read(parts, wanted, on_progress)
+    read = _read(parts, wanted, on_disk, on_progress)
     splits = {"train": read["train"], "val": read["val"]}
     test = read.get("test")
     digest = digest_of(**splits, test=test, class_names=found.class_names)
@@ -92,11 +100,14 @@ def no_source(source: str, path: Path) -> DataError:
 
 
 def _read(
-    parts: dict[str, UnreadImages], wanted: InputFormat, on_progress: OnProgress | None
+    parts: dict[str, UnreadImages],
+    wanted: InputFormat,
+    on_disk: bool | None,
+    on_progress: OnProgress | None,
 ) -> dict[str, LabelledImages]:
     total = sum(len(part) for part in parts.values())
     shape = (wanted.channels, wanted.height, wanted.width)
-    on_disk = total * math.prod(shape) > LARGEST_IN_MEMORY_BYTES
+    are_many = total * math.prod(shape) > LARGEST_IN_MEMORY_BYTES
     done = 0
 
     def on_read(count: int) -> None:
@@ -108,15 +119,29 @@ def _read(
     read: dict[str, LabelledImages] = {}
     unreadable: list[tuple[str, str]] = []
     for name, part in parts.items():
-        pixels = _blank_on_disk((len(part), *shape)) if on_disk else np.empty((len(part), *shape), np.uint8)
         try:
-            part.fill(part.positions, pixels, on_read)
+            images = _images(part, shape, stay=on_disk, are_many=are_many, on_read=on_read)
         except UnreadableError as problem:  # of the other parts' files as well, before it is told
             unreadable.extend(problem.files)
-        read[name] = LabelledImages(images=torch.from_numpy(pixels), labels=torch.from_numpy(part.labels))
+        else:
+            read[name] = LabelledImages(images=images, labels=torch.from_numpy(part.labels))
     if unreadable:
         raise UnreadableError(unreadable)
     return read
+
+
+def _images(
+    part: UnreadImages, shape: Shape, *, stay: bool | None, are_many: bool, on_read: OnRead
+) -> torch.Tensor | ImagesOnDisk:
+    """The images of a part: looked at and left where they are, or decoded."""
+    files, positions = part.source, part.positions
+    if isinstance(files, PictureFiles) and (are_many if stay is None else stay):
+        in_chunks(len(part), lambda chunk: files.look(positions[chunk]), on_read)
+        return ImagesOnDisk(files=files, positions=positions, image_shape=shape)
+    whole = (len(part), *shape)
+    pixels = _blank_on_disk(whole) if are_many else np.empty(whole, np.uint8)
+    read_all(part.source, positions, pixels, on_read)
+    return torch.from_numpy(pixels)
 
 
 def _blank_on_disk(shape: tuple[int, ...]) -> Pixels:

@@ -2,19 +2,29 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.images.pixels import Pixels
+from s2dnas_deploy.images.pixels import Part, Pixels
 from s2dnas_deploy.quoting import named_in_line, shortened
 
 _MOST_NAMED, _LONGEST_LIST = 100, 400
 
 Index = NDArray[np.int64]
 OnRead = Callable[[int], None]
-Fill = Callable[[Index, Pixels, OnRead], None]
+
+
+class PixelSource(Protocol):
+    """Where pixels are found. It can be handed to another process."""
+
+    def decode(self, positions: Index, out: Pixels, parts: Sequence[Part] | None = None) -> None:
+        """Write the images at `positions` [M] to `out`, uint8 [M, C, H, W], or a part of each in that size.
+
+        Raises an `UnreadableError` at its end if some could not be read.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -24,19 +34,15 @@ class UnreadImages:
     labels: Index
     """[N]"""
     positions: Index
-    """[N]: where `fill` finds each of them"""
-    fill: Fill
-    """fill(positions [M], out uint8 [M, C, H, W], on_read): `on_read` is told how many more were read.
-
-    Raises an `UnreadableError` at its end if some could not be.
-    """
+    """[N]: where the source has each of them"""
+    source: PixelSource
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def pick(self, index: Index) -> "UnreadImages":
         """Return the images at `index` [M] only."""
-        return UnreadImages(labels=self.labels[index], positions=self.positions[index], fill=self.fill)
+        return UnreadImages(labels=self.labels[index], positions=self.positions[index], source=self.source)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

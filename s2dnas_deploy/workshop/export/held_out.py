@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from s2dnas_deploy.files.atomic import write_atomically
-from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.export.samples import pixels_of
 
 

@@ -21,7 +21,8 @@ from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.plan import ends_in_static
 from s2dnas_deploy.quoting import in_a_line, shown, spelled_out
 from s2dnas_deploy.reporter import Reporter, counted
-from s2dnas_deploy.workshop.data import ImageSplits, load_images
+from s2dnas_deploy.workshop.data.labelled import ImageSplits
+from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.export.assemble import make_bundle, write_bundle
 from s2dnas_deploy.workshop.export.chain import chain_of
 from s2dnas_deploy.workshop.export.draft import Export
@@ -199,6 +200,7 @@ def _of_model(
         val_fraction=model.val_fraction,
         resize=model.preprocessing.resize,
         limit=request.limit,
+        on_disk=model.images_on_disk,
         on_progress=counted(reporter.phase("reading images")),
     )
     _check_same_images(request, model, splits)
@@ -308,8 +310,7 @@ def _of_own_network(
         raise OptionError(
             "--normalize data measures the training images; give the means and stds it was trained with"
         )
-    blank = torch.zeros(1, *own.input_shape, dtype=torch.uint8)
-    preprocessing = preprocessing_for(own.normalize, blank, own.input_shape, resize=own.resize)
+    preprocessing = preprocessing_for(own.normalize, own.input_shape, resize=own.resize)
     splits = None
     if request.data is not None:
         splits = load_images(

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.images import pixels
-from s2dnas_deploy.workshop.data import LabelledImages
+from s2dnas_deploy.workshop.data.labelled import LabelledImages
 
 Pixels = npt.NDArray[np.uint8]
 _MADE_UP_IMAGES = 32
@@ -25,7 +25,7 @@ class ExportImages:
 
 def pixels_of(images: LabelledImages) -> Pixels:
     """As the graphs take them, uint8 [N, H, W, C]."""
-    as_taken: Pixels = images.images.permute(0, 2, 3, 1).contiguous().numpy()
+    as_taken: Pixels = images.read().permute(0, 2, 3, 1).contiguous().numpy()
     return as_taken
 
 

@@ -6,12 +6,13 @@ static network each exit answers. It takes a second or two for a plan, and no la
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 
 import torch
 from torch import Tensor
 
 from s2dnas_deploy.plan import Plan, has_all, narrowed
-from s2dnas_deploy.workshop.data import LabelledImages
+from s2dnas_deploy.workshop.data.labelled import LabelledImages
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, carry_over
 from s2dnas_deploy.workshop.training.batches import normalised
 from s2dnas_deploy.workshop.training.request import Prepared
@@ -64,7 +65,7 @@ class Likeness:
     def _others(self) -> LabelledImages:
         images = self.prepared.splits.train
         others = images.select(torch.arange(1, len(images), 2)) if len(images) > 1 else images
-        count = _MOST_BYTES // (4 * others.images[0].numel())
+        count = _MOST_BYTES // (4 * prod(others.image_shape))
         return others.evenly(max(1, min(_ASKED, count)))
 
     @cached_property
@@ -84,4 +85,4 @@ class Likeness:
         return torch.cat(parts, 1)
 
     def _pixels(self, images: LabelledImages) -> Tensor:
-        return normalised(images.images, self.prepared.preprocessing, torch.device("cpu"))
+        return normalised(images.read(), self.prepared.preprocessing, torch.device("cpu"))

@@ -128,6 +128,12 @@ class Model:
         return digest
 
     @property
+    def images_on_disk(self) -> bool | None:
+        """Whether picture files stayed on disk, which its digest depends on; None: not trained here."""
+        data = self.provenance.get("data")
+        return None if data is None else bool(data.get("on_disk", False))
+
+    @property
     def val_fraction(self) -> float:
         """Which share of each class was held out; of older files, as nearly as their counts tell."""
         data = self.provenance.get("data", {})

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.nested import planned
 from s2dnas_deploy.workshop.network.network import as_network
 from s2dnas_deploy.workshop.pricing.price import Price, as_known
@@ -86,7 +86,7 @@ def _by_training(terms: Terms, price: Price, keep: Path | None, start: Start) ->
 def _from_shared(terms: Terms, weights: SharedWeights) -> SharedStart:
     return SharedStart(
         shared=weights,
-        statistics=terms.splits.train.evenly(STATISTICS_IMAGES),
+        statistics=terms.splits.train.evenly(STATISTICS_IMAGES).in_memory(),
         preprocessing=terms.prepared.preprocessing,
         settings=terms.settings,
     )

@@ -20,7 +20,7 @@ from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.files.atomic import alone_in, check_writable
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter
-from s2dnas_deploy.workshop.data import ImageSplits
+from s2dnas_deploy.workshop.data.labelled import ImageSplits
 from s2dnas_deploy.workshop.network.divided import divided_by
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.pricing.latency import by_clock
@@ -79,12 +79,13 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
     check_not_anothers(request)
     with alone_in(training.folder):
         with _cluster(request, reporter) as cluster:  # it is let go before a winner is trained
-            prepared = with_trained_static(training, prepare(training, reporter), reporter)
+            prepared = prepare(training, reporter)
+            training = suited(training, prepared.static)
+            prepared = with_trained_static(training, prepared, reporter)
             if not prepared.is_trained:
                 raise OptionError(
                     "a search starts from a trained network: give --weights, or --static-epochs"
                 )
-            training = suited(training, prepared.static)
             request = replace(request, training=training)
             prepared = ranked(training, prepared, reporter)
             judge_static = judge_of_static(prepared, reporter)

@@ -1,31 +1,51 @@
-"""What is learned from at each step: images in their epoch's order, cropped and flipped, normalised.
+"""What is learned from at each step: images in their epoch's order, varied, normalised.
 
 All of it is drawn from (seed, step): the batch of a step is the same whether the run was interrupted
-before it or not.
+before it or not, and however many processes make batches.
 """
 
 import hashlib
+import time
+from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.workshop.data import LabelledImages
-from s2dnas_deploy.workshop.data.augment import random_crop_and_flip
+from s2dnas_deploy.images.pixels import Pixels
+from s2dnas_deploy.workshop.data.augment import draw_looks
+from s2dnas_deploy.workshop.data.batch import Maker, Order
+from s2dnas_deploy.workshop.data.crew import Crew, workers_here
+from s2dnas_deploy.workshop.data.labelled import ImagesOnDisk, LabelledImages
+from s2dnas_deploy.workshop.data.ways import MOVES, augmentations
 from s2dnas_deploy.workshop.training.settings import Settings
 
 
-@dataclass
-class Batches:
-    """The batches of a run over `images`."""
+@dataclass(frozen=True, kw_only=True)
+class Waited:
+    """The share of a training's time that went into waiting for images, which so many processes made."""
 
-    images: LabelledImages
-    preprocessing: Preprocessing
-    settings: Settings
-    device: torch.device
-    _order: tuple[int, Tensor] = field(default=(-1, torch.empty(0)), repr=False)
+    share: float
+    workers: int
+
+
+class Batches:
+    """The batches of a run over `images`, made by other processes while the network learns if that pays."""
+
+    def __init__(
+        self, images: LabelledImages, preprocessing: Preprocessing, settings: Settings, device: torch.device
+    ) -> None:
+        self.images, self.preprocessing, self.settings, self.device = images, preprocessing, settings, device
+        self._began = self._waited_seconds = 0.0
+        self._ways = augmentations(settings.augment)
+        stored = images.images
+        source = stored.files if isinstance(stored, ImagesOnDisk) else None
+        self._maker = Maker(shape=images.image_shape, source=source)
+        self._crew: Crew | None = None
+        self._asked = deque[int]()
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
     @property
     def size(self) -> int:
@@ -44,18 +64,83 @@ class Batches:
             return self.settings.crop_padding
         return max(1, min(self.preprocessing.input_shape[1:]) // 8)
 
+    @property
+    def workers(self) -> int:
+        """How many processes make batches: none for images in memory that are only moved."""
+        if self.settings.workers is not None:
+            return self.settings.workers
+        return 0 if self._is_quick else workers_here()
+
+    @property
+    def _is_quick(self) -> bool:
+        return isinstance(self.images.images, Tensor) and self._ways <= MOVES
+
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """The images and labels of a step: the epoch's order, then the step's own crops and flips."""
+        """The images and labels of a step: the epoch's order, then the step's own ways to show them."""
+        labels = self.images.labels[self._rows(step)]
+        asked = time.monotonic()
+        made = torch.from_numpy(self._made(step))
+        if self._began:  # the first batch has nothing to be made beside
+            self._waited_seconds += time.monotonic() - asked
+        else:
+            self._began = time.monotonic()
+        return normalised(made, self.preprocessing, self.device), labels.to(self.device)
+
+    @property
+    def waited(self) -> Waited | None:
+        """How much of the time went into waiting for images; None where that takes none worth telling."""
+        seconds = time.monotonic() - self._began
+        if self._is_quick or not self._began:
+            return None
+        return Waited(share=self._waited_seconds / seconds, workers=self.workers)
+
+    def close(self) -> None:
+        """End the processes; they start again when they are needed."""
+        if self._crew is not None:
+            self._crew.close()
+        self._crew, self._asked = None, deque()
+
+    def _made(self, step: int) -> Pixels:
+        """The step's batch, and those of the next steps asked for."""
+        if not self.workers:
+            return self._maker.made(self._ordered(step))
+        if self._asked and self._asked[0] != step:
+            self.close()
+        if self._crew is None:
+            self._crew = Crew(self._maker, self.workers)
+        self._ask_from(step)
+        made = self._crew.take()
+        self._asked.popleft()
+        self._ask_from(step + 1)
+        return made
+
+    def _ask_from(self, step: int) -> None:
+        assert self._crew is not None, "it was started"
+        while self._crew.has_room:
+            following = self._asked[-1] + 1 if self._asked else step
+            self._crew.ask(self._ordered(following))
+            self._asked.append(following)
+
+    def _ordered(self, step: int) -> Order:
+        """What is to be made for a step; all of it is drawn here, whoever makes it."""
+        rows, stored = self._rows(step), self.images.images
+        looks = draw_looks(
+            self._ways,
+            len(rows),
+            padding=self.crop_padding,
+            seed=seed_of(self.settings.seed, "augment", step),
+        )
+        if isinstance(stored, ImagesOnDisk):
+            return Order(looks=looks, positions=stored.positions[rows.numpy()])
+        return Order(looks=looks, images=stored[rows].numpy())
+
+    def _rows(self, step: int) -> Tensor:
+        """Which images a step learns from."""
         epoch, within = divmod(step, self.per_epoch)
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(seed_of(self.settings.seed, "order", epoch))
             self._order = (epoch, torch.randperm(len(self.images), generator=generator))
-        part = self.images.select(self._order[1][within * self.size : (within + 1) * self.size])
-        generator = torch.Generator().manual_seed(seed_of(self.settings.seed, "augment", step))
-        padding = self.crop_padding if "crop" in self.settings.augment else 0
-        flip = "flip" in self.settings.augment
-        images = random_crop_and_flip(part.images, padding=padding, flip=flip, generator=generator)
-        return normalised(images, self.preprocessing, self.device), part.labels.to(self.device)
+        return self._order[1][within * self.size : (within + 1) * self.size]
 
 
 def seed_of(seed: int, purpose: str, index: int) -> int:
@@ -70,7 +155,7 @@ def in_order(
     """All images as a network reads them, and their labels, so many at a time, as they come."""
     for rows in torch.split(torch.arange(len(images)), size):
         part = images.select(rows)
-        yield normalised(part.images, preprocessing, device or torch.device("cpu")), part.labels
+        yield normalised(part.read(), preprocessing, device or torch.device("cpu")), part.labels
 
 
 def normalised(images: Tensor, preprocessing: Preprocessing, device: torch.device) -> Tensor:

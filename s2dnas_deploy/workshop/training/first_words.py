@@ -12,14 +12,15 @@ from typing import Any
 from s2dnas_deploy.decide.exact_tests import least_images, most_useful, smallest_drop
 from s2dnas_deploy.decide.thresholds import MAX_DROP, Goal, in_points
 from s2dnas_deploy.plan import Plan
-from s2dnas_deploy.workshop.data import ImageSplits
+from s2dnas_deploy.workshop.data.labelled import ImageSplits
 from s2dnas_deploy.workshop.data.splits import listed
+from s2dnas_deploy.workshop.training.batches import Waited
 from s2dnas_deploy.workshop.training.gate import Learnt
 from s2dnas_deploy.workshop.training.saved import Saved
 from s2dnas_deploy.workshop.training.settings import Settings
 
 _DEFAULT = Goal(drop=MAX_DROP)
-_FAR_BELOW = 0.05
+_FAR_BELOW, _MUCH_WAITING = 0.05, 0.1
 _FEWEST_EPOCHS, _GAINED_BY_TWICE = 3, 0.5
 
 
@@ -96,6 +97,13 @@ def shortfall(
         f"--epochs (now {epochs}), a smaller --lr (now {settings.lr:g}) or another --augment (now "
         f"{settings.augment}) may help{besides}"
     )
+
+
+def waiting_words(waited: Waited) -> str:
+    """How much of the time training did nothing but wait for images, and what to do if that is much."""
+    remedies = f"; more --workers (now {waited.workers}) or smaller files may help"
+    much = waited.share > _MUCH_WAITING
+    return f"training waited for images {100 * waited.share:.1f}% of the time{remedies if much else ''}"
 
 
 def outlook(metrics: Sequence[Mapping[str, Any]], images: int) -> str | None:

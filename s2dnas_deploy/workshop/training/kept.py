@@ -6,6 +6,7 @@ Place in the flow: `Task` ──▶ `model.pt` with its provenance. The test ima
 import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ from s2dnas_deploy import __version__
 from s2dnas_deploy.errors import CheckpointError, OptionError
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter
-from s2dnas_deploy.workshop.data import ImageSplits
+from s2dnas_deploy.workshop.data.labelled import ImageSplits
 from s2dnas_deploy.workshop.network.model_file import Model, description_of, load_model, save_model
 from s2dnas_deploy.workshop.network.nested import NestedNetwork
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
+from s2dnas_deploy.workshop.training.batches import Waited
 from s2dnas_deploy.workshop.training.first_words import (
     gate_words,
     outlook,
     shortfall,
+    waiting_words,
 )
 from s2dnas_deploy.workshop.training.gate import train_gate
 from s2dnas_deploy.workshop.training.loop import Task, accuracy, train
@@ -61,11 +64,13 @@ def train_and_save(
         most = "at most " if task.settings.epochs is None else ""
         reporter.say(f"resuming after step {step} of {most}{task.steps}")
 
-    metrics = train(task, reporter.phase(name), on_resume) if task.steps else []
+    def on_waited(waited: Waited) -> None:
+        reporter.say(waiting_words(waited))
+
+    metrics = train(task, reporter.phase(name), on_resume, on_waited) if task.steps else []
     if isinstance(task.network, NestedNetwork) and task.network.division.gate is not None:
-        learnt = train_gate(
-            task.network, task.batches(torch.device("cpu")), reporter.phase("training the gate")
-        )
+        with closing(task.batches(torch.device("cpu"))) as batches:
+            learnt = train_gate(task.network, batches, reporter.phase("training the gate"))
         reporter.say(gate_words(learnt))
     model = Model(
         network=task.network.eval(),
@@ -205,5 +210,6 @@ def _origin(task: Task, request: Request) -> dict[str, Any]:
             "test": None if splits.test is None else len(splits.test),
             "val_fraction": request.val_fraction,
             "limit": request.limit,
+            "on_disk": splits.are_on_disk,
         },
     }

@@ -9,6 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -20,10 +21,10 @@ from torch import Tensor, nn
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import DataError, OptionError, TrainingError
 from s2dnas_deploy.reporter import Progress
-from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
-from s2dnas_deploy.workshop.training.batches import Batches, in_order, seed_of
+from s2dnas_deploy.workshop.training.batches import Batches, Waited, in_order, seed_of
 from s2dnas_deploy.workshop.training.checkpoint import (
     Checkpoint,
     Expected,
@@ -113,22 +114,31 @@ def check_images(splits: ImageSplits, outputs: int) -> None:
 
 
 def train(
-    task: Task, progress: Progress, on_resume: Callable[[int], None] = lambda step: None
+    task: Task,
+    progress: Progress,
+    on_resume: Callable[[int], None] = lambda step: None,
+    on_waited: Callable[[Waited], None] = lambda waited: None,
 ) -> list[dict[str, Any]]:
-    """Train `task.network` in place, resuming what is in `task.folder`; the metrics, an epoch each."""
+    """Train `task.network` in place, resuming what is in `task.folder`; the metrics, an epoch each.
+
+    At the end `on_waited` is told how long was waited for images, if decoding them took time.
+    """
     with torch.random.fork_rng(devices=[]):
         run = _Run(task)
         run.resume()
         if run.step:
             on_resume(run.step)
-        while run.step < run.course.steps:
-            run.learn(run.step)
-            progress(run.step, run.course.steps, run.note())
-            if run.step % task.steps_per_epoch == 0:
-                run.close_epoch()
-            elif run.checkpoint_is_due():
-                run.save()
+        with closing(run.batches):
+            while run.step < run.course.steps:
+                run.learn(run.step)
+                progress(run.step, run.course.steps, run.note())
+                if run.step % task.steps_per_epoch == 0:
+                    run.close_epoch()
+                elif run.checkpoint_is_due():
+                    run.save()
         run.finish()
+        if run.batches.waited is not None:
+            on_waited(run.batches.waited)
     return run.metrics
 
 

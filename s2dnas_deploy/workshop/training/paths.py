@@ -20,7 +20,7 @@ from torch import Tensor
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import PlanError
 from s2dnas_deploy.plan import OUTPUT, Plan, check, usual_gate
-from s2dnas_deploy.workshop.data import LabelledImages
+from s2dnas_deploy.workshop.data.labelled import LabelledImages
 from s2dnas_deploy.workshop.network.blocks import found_in, without_gates
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
 from s2dnas_deploy.workshop.network.groups import Divisible

@@ -3,7 +3,7 @@
 Place in the flow: `Request` ──▶ `Prepared`, from which stages, widths or gates are made.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -13,7 +13,10 @@ from s2dnas_deploy import __version__
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError
 from s2dnas_deploy.reporter import Reporter, counted
-from s2dnas_deploy.workshop.data import ImageSplits, load_images, shape_of_images
+from s2dnas_deploy.workshop.data.labelled import ImageSplits
+from s2dnas_deploy.workshop.data.load import load_images
+from s2dnas_deploy.workshop.data.shape import shape_of_images
+from s2dnas_deploy.workshop.data.ways import CROP, FLIP, RESIZED_CROP, augmentations
 from s2dnas_deploy.workshop.network.model_file import Model, save_model
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, as_static
 from s2dnas_deploy.workshop.network.operators import NORMS
@@ -32,6 +35,7 @@ from s2dnas_deploy.workshop.training.settings import Settings
 from s2dnas_deploy.workshop.training.start.begin import Beginner
 
 _RATE_WITHOUT_NORMS = 0.01
+_LEAST_SIDE_OF_PHOTOS = 65
 JudgeStatic = Callable[[], Mapping[str, float]]
 """Tells how good the static network is: judged when it is first asked, and said then."""
 
@@ -51,6 +55,7 @@ def prepare(request: Request, reporter: Reporter) -> Prepared:
         val_fraction=request.val_fraction,
         resize=request.resize,
         limit=request.limit,
+        on_disk=_are_cut_anew(request, shape) or None,
         on_progress=counted(reporter.phase("reading images")),
     )
     check_images(splits, static.graph.classes)
@@ -97,8 +102,8 @@ def _preprocessing(
         return kept.preprocessing
     asked = preprocessing_for(
         request.normalize or "imagenet",
-        splits.train.images,
         (shape[0], shape[1], shape[2]),
+        images=splits.train,
         resize=request.resize,
     )
     if kept is not None and (asked.mean, asked.std) != (kept.preprocessing.mean, kept.preprocessing.std):
@@ -110,11 +115,24 @@ def _preprocessing(
 
 
 def suited(request: Request, static: StaticNetwork) -> Request:
-    """With a learning rate that the network bears, where nobody has said one: without norms, less."""
+    """With what suits the network, where nobody has said it: how images are varied, and a learning rate.
+
+    Photos are cut anew each time, as for the networks that come pretrained; without norms, the rate is less.
+    """
+    if request.augment_is_open and _are_cut_anew(request, static.graph.input_shape):
+        settings = replace(request.settings, augment=f"{RESIZED_CROP},{FLIP}")
+        request = replace(request, settings=settings, augment_is_open=False)
     if not request.rate_is_open or any(node.operator in NORMS for node in static.graph.nodes):
         return request
     settings = replace(request.settings, lr=_RATE_WITHOUT_NORMS)
     return replace(request, settings=settings, rate_is_open=False)
+
+
+def _are_cut_anew(request: Request, shape: Sequence[int]) -> bool:
+    """Whether training cuts parts out of pictures, each time others: as asked, or of photos made smaller."""
+    if not request.augment_is_open:
+        return request.resize is not None and RESIZED_CROP in augmentations(request.settings.augment)
+    return request.resize is not None and min(shape[1:]) >= _LEAST_SIDE_OF_PHOTOS
 
 
 def settings_for(request: Request, *, is_taught: bool) -> Settings:
@@ -124,7 +142,7 @@ def settings_for(request: Request, *, is_taught: bool) -> Settings:
     """
     if is_taught or not request.augment_is_open:
         return request.settings
-    return replace(request.settings, augment="crop-flip")
+    return replace(request.settings, augment=f"{CROP},{FLIP}")
 
 
 def with_trained_static(request: Request, prepared: Prepared, reporter: Reporter) -> Prepared:

@@ -10,7 +10,7 @@ from pathlib import Path
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.quoting import shown
-from s2dnas_deploy.workshop.data import ImageSplits
+from s2dnas_deploy.workshop.data.labelled import ImageSplits
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.reading.static_source import StaticSource
 from s2dnas_deploy.workshop.training.settings import MOST_EPOCHS, Settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.workshop.data import LabelledImages
+from s2dnas_deploy.workshop.data.labelled import LabelledImages
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
 from s2dnas_deploy.workshop.training.batches import in_order
 

@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.quoting import shown
+from s2dnas_deploy.workshop.data.ways import augmentations
 
-Augmentation = Literal["none", "crop", "flip", "crop-flip"]
 Optimizer = Literal["muon", "sgd"]
 Precision = Literal["auto", "float32", "bfloat16"]
 MOST_EPOCHS, LARGEST_SEED = 1_000_000, 2**63 - 1
-_LARGEST_BATCH, _WIDEST_PADDING = 2**20, 512
+_LARGEST_BATCH, _WIDEST_PADDING, _MOST_WORKERS = 2**20, 512, 256
+_INDECISIVE = frozenset({"checkpoint_seconds", "workers"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,8 @@ class Settings:
     `epochs` is None where as many are to be made as suit the images, or fewer if exits no longer gain.
     `distill` is the weight of the static network's answers against the labels, `self_distill` that of the
     last exit's answers in what earlier exits learn; `exit_weights` weigh the exits' losses (all 1 if empty).
-    Crops shift by up to `crop_padding` pixels, an eighth of the image's side if None.
+    `augment` names ways to vary images (`augmentations`); crops shift by up to `crop_padding` pixels, an
+    eighth of the image's side if None. `workers` processes make batches, as many as suit if None.
     """
 
     epochs: int | None
@@ -39,12 +41,13 @@ class Settings:
     temperature: float = 3.0
     exit_weights: tuple[float, ...] = ()
     ema: float = 0.995
-    augment: Augmentation = "flip"
+    augment: str = "flip"
     crop_padding: int | None = None
     seed: int = 0
     precision: Precision = "auto"
     device: str = "auto"
     checkpoint_seconds: float = 30.0
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could only fail later."""
@@ -72,6 +75,7 @@ class Settings:
             weights,
             "finite numbers, 0 or more, and one above 0",
         )
+        augmentations(self.augment)
         _check(0 <= padding <= _WIDEST_PADDING, "crop padding", padding, f"0 to {_WIDEST_PADDING}")
         _check(0 <= self.seed <= LARGEST_SEED, "seed", self.seed, f"0 to {LARGEST_SEED}")
         _check(
@@ -80,11 +84,13 @@ class Settings:
             self.checkpoint_seconds,
             "a finite number, 0 or more",
         )
+        workers = self.workers or 0
+        _check(0 <= workers <= _MOST_WORKERS, "workers", workers, f"0 to {_MOST_WORKERS}")
 
     @property
     def decisive(self) -> dict[str, Any]:
-        """What decides the weights (how often a checkpoint is written does not)."""
-        return {key: value for key, value in asdict(self).items() if key != "checkpoint_seconds"}
+        """What decides the weights: neither how often a checkpoint is written does, nor who makes batches."""
+        return {key: value for key, value in asdict(self).items() if key not in _INDECISIVE}
 
     @property
     def digest(self) -> str:

@@ -5,7 +5,7 @@ from small_networks import example_network
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.plan import OUTPUT, depth, uniform
-from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.forecast.likeness import Likeness
 from s2dnas_deploy.workshop.reading.read import read_network
 from s2dnas_deploy.workshop.training.request import Prepared

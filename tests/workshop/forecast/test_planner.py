@@ -10,7 +10,7 @@ from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import PlanError
 from s2dnas_deploy.plan import AUTO, from_text, has_all, uniform
 from s2dnas_deploy.plan import static as static_plan
-from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.forecast import auto, planner
 from s2dnas_deploy.workshop.forecast.forecast import FILE
 from s2dnas_deploy.workshop.forecast.instead import alternatives

@@ -13,7 +13,7 @@ from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.cli import bench
 from s2dnas_deploy.errors import RecordError
 from s2dnas_deploy.plan import static as static_plan
-from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.network import as_network, carry_over
 from s2dnas_deploy.workshop.network.stages import slice_stages
 from s2dnas_deploy.workshop.pricing.latency import by_clock, features_of, fit

@@ -14,7 +14,7 @@ from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.plan import from_text, has_all
 from s2dnas_deploy.reporter import Reporter
-from s2dnas_deploy.workshop.data import load_images
+from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.network.costs import stage_costs, static_costs
 from s2dnas_deploy.workshop.network.divided import divided_by
 from s2dnas_deploy.workshop.network.division import divide

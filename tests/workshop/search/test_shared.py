@@ -9,7 +9,7 @@ from small_networks import example_network, residual
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import CheckpointError
-from s2dnas_deploy.workshop.data import load_images
+from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.network.division import divide
 from s2dnas_deploy.workshop.network.network import carry_over
 from s2dnas_deploy.workshop.reading.read import read_network

@@ -10,7 +10,7 @@ from small_networks import MODELS
 
 from s2dnas_deploy.cli import train
 from s2dnas_deploy.plan import OUTPUT, Plan
-from s2dnas_deploy.workshop.data import load_images
+from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.reading.source import build_network
 from s2dnas_deploy.workshop.training.first_words import cautions, outlook, shortfall, static_words
 from s2dnas_deploy.workshop.training.settings import Settings

@@ -10,7 +10,8 @@ from small_networks import example_network
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import CheckpointError, DataError, OptionError, TrainingError
-from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages, load_images
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.network.network import as_network, carry_over
 from s2dnas_deploy.workshop.reading.read import read_network
 from s2dnas_deploy.workshop.training.batches import normalised

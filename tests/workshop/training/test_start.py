@@ -13,7 +13,8 @@ from torch import nn
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import CheckpointError
-from s2dnas_deploy.workshop.data import LabelledImages, load_images
+from s2dnas_deploy.workshop.data.labelled import LabelledImages
+from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.network.model_file import Model, load_model, save_model
 from s2dnas_deploy.workshop.network.network import as_network, as_static, carry_over
 from s2dnas_deploy.workshop.network.stages import slice_stages

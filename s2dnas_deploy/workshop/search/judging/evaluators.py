@@ -17,7 +17,7 @@ import torch
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.errors import CheckpointError
-from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.division import Division
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
 from s2dnas_deploy.workshop.pricing.price import Price
@@ -51,7 +51,7 @@ class SharedStart:
         """The network, on the CPU."""
         device, autocast = _where(self.settings)
         network = placed(self.shared.divided(division), device)
-        take_statistics(network, self.statistics.images, self.preprocessing, device, autocast)
+        take_statistics(network, self.statistics.read(), self.preprocessing, device, autocast)
         return placed(network, torch.device("cpu"), torch.contiguous_format)
 
 

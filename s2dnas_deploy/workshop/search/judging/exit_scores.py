@@ -11,7 +11,7 @@ from torch import Tensor
 from s2dnas_deploy.bundle.exits import USUAL_RULE, ConfidenceRule
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.decide.scores import ExitScores
-from s2dnas_deploy.workshop.data import LabelledImages
+from s2dnas_deploy.workshop.data.labelled import LabelledImages
 from s2dnas_deploy.workshop.export.graphs.confidence import probabilities_and_confidence
 from s2dnas_deploy.workshop.network.graph import Node
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork

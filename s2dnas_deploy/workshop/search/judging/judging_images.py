@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 
 JUDGING_IMAGES = 2000
 """Differences between plans are small, and the best of many is easily the luckiest."""
@@ -29,4 +29,4 @@ def set_judges_aside(splits: ImageSplits) -> tuple[ImageSplits, LabelledImages]:
     chosen[splits.train.spread(count)] = True
     digest = hashlib.sha256(f"{splits.digest}|{count} judge".encode()).hexdigest()
     kept = replace(splits, train=splits.train.select(~chosen), digest=digest)
-    return kept, splits.train.select(chosen)
+    return kept, splits.train.select(chosen).in_memory()  # each plan is judged by them

@@ -12,6 +12,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import TrainingError
 from s2dnas_deploy.reporter import Progress
-from s2dnas_deploy.workshop.data import ImageSplits
+from s2dnas_deploy.workshop.data.labelled import ImageSplits
 from s2dnas_deploy.workshop.network.division import divide
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
@@ -82,12 +83,13 @@ def train_shared(
         run.resume()
         if 0 < run.step < run.steps:
             on_resume(run.step)
-        for step in range(run.step, run.steps):
-            run.learn(step)
-            progress(step + 1, run.steps, run.note())
-            last = step + 1 == run.steps
-            if last or time.monotonic() - run.saved_at > task.settings.checkpoint_seconds:
-                run.save()
+        with closing(run.batches):
+            for step in range(run.step, run.steps):
+                run.learn(step)
+                progress(step + 1, run.steps, run.note())
+                last = step + 1 == run.steps
+                if last or time.monotonic() - run.saved_at > task.settings.checkpoint_seconds:
+                    run.save()
     return placed(run.average, torch.device("cpu"), torch.contiguous_format).eval()
 
 

@@ -22,7 +22,7 @@ from s2dnas_deploy.files.document import Form
 from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.reporter import Reporter
-from s2dnas_deploy.workshop.data import ImageSplits
+from s2dnas_deploy.workshop.data.labelled import ImageSplits
 from s2dnas_deploy.workshop.network.blocks import blocks_of
 from s2dnas_deploy.workshop.network.groups import Divisible
 from s2dnas_deploy.workshop.network.model_file import Model, in_order, load_model, order_of, save_model
@@ -110,7 +110,7 @@ class Beginner:
         return MultiStageNetwork(network.division, kept.network.masked_weights())
 
     def _fit(self, network: MultiStageNetwork, static: StaticNetwork, reporter: Reporter) -> None:
-        images = self.splits.train.evenly(images_that_fit(network.division)).images
+        images = self.splits.train.evenly(images_that_fit(network.division)).read()
         layout = torch.contiguous_format
         network = placed(network, self.device, layout)
         pixels = normalised(images, self.preprocessing, self.device)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.workshop.data import LabelledImages
+from s2dnas_deploy.workshop.data.labelled import LabelledImages
 from s2dnas_deploy.workshop.network.blocks import Block, blocks_of
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_node, values_of
 from s2dnas_deploy.workshop.training.batches import in_order

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
-from s2dnas_deploy.workshop.data import LabelledImages
+from s2dnas_deploy.workshop.data.labelled import LabelledImages
 from s2dnas_deploy.workshop.network.costs import static_macs
 from s2dnas_deploy.workshop.network.graph import INPUT, Node
 from s2dnas_deploy.workshop.network.groups import Divisible, Order
