@@ -201,6 +201,7 @@ def search(
     from s2dnas_deploy.runtime.probing import measure_profile
     from s2dnas_deploy.workshop.search.request import SearchRequest
     from s2dnas_deploy.workshop.search.run import search_model
+    from s2dnas_deploy.workshop.training.several import several_processes
 
     request = SearchRequest(
         training=training.request(network, settings, plan="searched", align=1),
@@ -225,7 +226,9 @@ def search(
     )
     check_cost(cost)
     silence_pillow()
-    with Console(quiet=quiet) as console, redirect_stdout(sys.stderr):
+    with Console(quiet=quiet) as console, redirect_stdout(sys.stderr), several_processes() as is_first:
+        if not is_first:
+            return
         found = search_model(request, console)
     if found:
         print_result("\n\n".join(found_in_words(each) for each in found))

@@ -66,6 +66,7 @@ def train(
     from s2dnas_deploy.runtime.probing import measure_profile
     from s2dnas_deploy.workshop.forecast.planner import Planner
     from s2dnas_deploy.workshop.training.run import train_model
+    from s2dnas_deploy.workshop.training.several import several_processes
 
     check_cost(cost)
 
@@ -74,6 +75,8 @@ def train(
     request = training.request(network, settings, plan=plan, align=align)
     silence_pillow()
     # What the user's own code prints is no result.
-    with Console(quiet=quiet) as console, redirect_stdout(sys.stderr):
+    with Console(quiet=quiet) as console, redirect_stdout(sys.stderr), several_processes() as is_first:
+        if not is_first:
+            return
         model = train_model(request, Planner(cost=cost, timer=measure_profile), console)
     print_result(summary_in_words(model, request.out))

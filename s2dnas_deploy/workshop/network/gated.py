@@ -26,6 +26,7 @@ from s2dnas_deploy.workshop.network.costs import static_macs
 from s2dnas_deploy.workshop.network.graph import Node
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, attribute_name
 from s2dnas_deploy.workshop.network.static_network import run_node
+from s2dnas_deploy.workshop.network.together import mean_and_variance
 
 _RATE, _MOMENTUM, _EPSILON = 0.05, 0.02, 1e-5
 _STEERED = 256.0  # shuts all gates in a fraction of a run
@@ -84,13 +85,14 @@ class GatedNetwork(MultiStageNetwork):
 
         A run has so many steps; in a shorter one, each step does more.
         """
-        self.shift.add_(_STEERED / steps * (self.spent.mean() - allowed)).clamp_(min=0)
+        spent, _, _ = mean_and_variance(self.spent[:, None], [0], self.shift.new_full((1,), allowed))
+        self.shift.add_(_STEERED / steps * (spent[0] - allowed)).clamp_(min=0)
 
     def _standardised(self, name: str, seen: Tensor, training: bool) -> Tensor:
         """What a gate looks at, [N, C], less its mean and over its spread; of the batch, while it learns."""
         kept = getattr(self, self._looked_at[name])
         if training:
-            now = torch.stack([seen.float().mean(0), seen.float().var(0)])
+            now = _mean_and_variance(seen, kept[0])
             kept.lerp_(now, _MOMENTUM)
         else:
             now = kept
@@ -160,6 +162,12 @@ class GatedNetwork(MultiStageNetwork):
                     used = used * self._on[gate].mean(1)
             spared = spared + layer.macs * (1 - used)
         return spared
+
+
+def _mean_and_variance(seen: Tensor, about: Tensor) -> Tensor:
+    """Of the batch, [2, C], as torch counts it: the variance over one less than there are."""
+    mean, variance, count = mean_and_variance(seen, [0], about)
+    return torch.stack([mean, variance * count / (count - 1)])
 
 
 class _Clamp(torch.autograd.Function):

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from s2dnas_deploy.errors import UnsupportedNetworkError
 from s2dnas_deploy.quoting import shown
+from s2dnas_deploy.workshop.network import together
 from s2dnas_deploy.workshop.network.graph import Node
 
 Indices = npt.NDArray[np.int64]
@@ -213,9 +214,10 @@ def _linear(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> T
 
 def _batch_norm(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Tensor:
     """Gives y = (x - mean) / √(variance + eps) · weight + bias, with the batch's statistics in training."""
-    return F.batch_norm(
-        x[0], w["mean"], w["variance"], w.get("weight"), w.get("bias"), training, a["momentum"], a["eps"]
-    )
+    statistics, affine = (w["mean"], w["variance"]), (w.get("weight"), w.get("bias"))
+    if training and together.are_several():
+        return together.batch_norm(x[0], *statistics, *affine, momentum=a["momentum"], eps=a["eps"])
+    return F.batch_norm(x[0], *statistics, *affine, training, a["momentum"], a["eps"])
 
 
 def _instance_norm(x: Sequence[Tensor], w: Weights, a: Attributes, training: bool) -> Tensor:

@@ -20,6 +20,7 @@ from s2dnas_deploy.workshop.data.batch import Maker, Order
 from s2dnas_deploy.workshop.data.crew import Crew, workers_here
 from s2dnas_deploy.workshop.data.labelled import ImagesOnDisk, LabelledImages
 from s2dnas_deploy.workshop.data.ways import MOVES, augmentations
+from s2dnas_deploy.workshop.training import several
 from s2dnas_deploy.workshop.training.settings import Settings
 
 
@@ -53,6 +54,11 @@ class Batches:
         return min(self.settings.batch_size, len(self.images))
 
     @property
+    def part(self) -> slice:
+        """Which of a batch's images this process learns from; all, if it is the only one."""
+        return several.own_part(self.size)
+
+    @property
     def per_epoch(self) -> int:
         """Whole batches in an epoch; the rest is left to another epoch's order."""
         return len(self.images) // self.size
@@ -76,8 +82,11 @@ class Batches:
         return isinstance(self.images.images, Tensor) and self._ways <= MOVES
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """The images and labels of a step: the epoch's order, then the step's own ways to show them."""
-        labels = self.images.labels[self._rows(step)]
+        """The images and labels of a step: the epoch's order, then the step's own ways to show them.
+
+        Of several processes, each has a part of them.
+        """
+        labels = self.images.labels[self._rows(step)[self.part]]
         asked = time.monotonic()
         made = torch.from_numpy(self._made(step))
         if self._began:  # the first batch has nothing to be made beside
@@ -123,13 +132,13 @@ class Batches:
 
     def _ordered(self, step: int) -> Order:
         """What is to be made for a step; all of it is drawn here, whoever makes it."""
-        rows, stored = self._rows(step), self.images.images
+        rows, stored = self._rows(step)[self.part], self.images.images
         looks = draw_looks(
             self._ways,
-            len(rows),
+            self.size,
             padding=self.crop_padding,
             seed=seed_of(self.settings.seed, "augment", step),
-        )
+        ).of(self.part)
         if isinstance(stored, ImagesOnDisk):
             return Order(looks=looks, positions=stored.positions[rows.numpy()])
         return Order(looks=looks, images=stored[rows].numpy())

@@ -19,7 +19,12 @@ Module = TypeVar("Module", bound=nn.Module)
 def choose_device(name: str) -> torch.device:
     """The device asked for, which must be there; `auto` takes a GPU if there is one."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # Of several processes, each has made one GPU its own.
+        return (
+            torch.device("cuda", torch.cuda.current_device())
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise OptionError("device cuda was asked for, but torch finds no GPU; use --device cpu")
     if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,6 +25,7 @@ from s2dnas_deploy.reporter import Progress
 from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
+from s2dnas_deploy.workshop.training import several
 from s2dnas_deploy.workshop.training.batches import Batches, Waited, in_order, seed_of
 from s2dnas_deploy.workshop.training.checkpoint import (
     Checkpoint,
@@ -121,8 +123,20 @@ def train(
 ) -> list[dict[str, Any]]:
     """Train `task.network` in place, resuming what is in `task.folder`; the metrics, an epoch each.
 
-    At the end `on_waited` is told how long was waited for images, if decoding them took time.
+    At the end `on_waited` is told how long was waited for images, if decoding them took time. Of several
+    processes, the first calls this, and the others take part.
     """
+    several.ask_others(partial(_trained, task))
+    return _trained(task, progress, on_resume, on_waited)
+
+
+def _trained(
+    task: Task,
+    progress: Progress = lambda done, total, note: None,
+    on_resume: Callable[[int], None] = lambda step: None,
+    on_waited: Callable[[Waited], None] = lambda waited: None,
+) -> list[dict[str, Any]]:
+    """Take part in a training, as `train`."""
     with torch.random.fork_rng(devices=[]):
         run = _Run(task)
         run.resume()
@@ -155,7 +169,6 @@ def checkpoint_of(task: Task, identity: str) -> Checkpoint | None:
     return load_checkpoint(task.checkpoint, expected)
 
 
-@torch.no_grad()
 def accuracy(
     network: nn.Module,
     images: LabelledImages,
@@ -163,6 +176,17 @@ def accuracy(
     device: torch.device | None = None,
 ) -> list[float]:
     """The share of right answers of each exit, in float32."""
+    return [count / len(images) for count in right_answers(network, images, preprocessing, device).tolist()]
+
+
+@torch.no_grad()
+def right_answers(
+    network: nn.Module,
+    images: LabelledImages,
+    preprocessing: Preprocessing,
+    device: torch.device | None = None,
+) -> Tensor:
+    """How many answers of each exit are right, int64 [K]."""
     was_training = network.training
     network.eval()
     right: Tensor | None = None
@@ -177,7 +201,7 @@ def accuracy(
         right = counts if right is None else right + counts
     network.train(was_training)
     assert right is not None, "no images"
-    return [float(count) / len(images) for count in right]
+    return right
 
 
 @dataclass
@@ -213,16 +237,17 @@ class _Run:
         """One step of gradient descent on the step's own batch."""
         images, labels = self.batches.at(step)
         set_rate(self.optimizer, self.settings, self.course.rate(step))
-        torch.manual_seed(seed_of(self.settings.seed, "dropout", step))
+        several.draw_by(seed_of(self.settings.seed, "dropout", step))
         self.network.train()
-        with self.autocast():
+        with self.autocast(), several.as_one_batch():
             logits = [z.float() for z in self.network(images)]
             taught = self._taught(images)
-        loss = exits_loss(logits, labels, taught, self.settings)
+        loss = exits_loss(logits, labels, taught, self.settings) * (len(images) / self.batches.size)
         if self.task.share is not None:
             assert isinstance(self.network, GatedNetwork), "a share goes with gates"
-            self.network.steer(self.course.allowed(step, self.task.share), self.course.most_steps)
-        value = loss.item()
+            with several.as_one_batch():
+                self.network.steer(self.course.allowed(step, self.task.share), self.course.most_steps)
+        value = several.summed(loss.detach().clone()).item()
         if not math.isfinite(value):
             raise TrainingError(
                 f"the loss became {value} at step {step + 1} of {self.course.steps}; a smaller --lr (now "
@@ -230,6 +255,7 @@ class _Run:
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        several.sum_gradients(list(self.network.parameters()))
         descend(self.optimizer)
         self.step = step + 1
         self.running_loss += value
@@ -262,6 +288,8 @@ class _Run:
         )
         self.running_loss = 0.0
         self._look_ahead()
+        if several.rank():
+            return
         write_metrics(self.metrics, self.task.folder / "metrics.jsonl")
         if time.monotonic() - self.drawn_at > _DRAWN_EVERY_SECONDS:
             self._draw()
@@ -278,12 +306,15 @@ class _Run:
 
     def _accuracy(self) -> list[float]:
         """On the validation images, in the precision of training: close enough to follow a run."""
+        images = self.task.splits.val
+        own = images.select(torch.arange(several.rank(), len(images), several.size()))
         with self.autocast():
-            return accuracy(self.average, self.task.splits.val, self.task.preprocessing, self.device)
+            counts = right_answers(self.average, own, self.task.preprocessing, self.device)
+        return [count / len(images) for count in several.summed(counts.double()).tolist()]
 
     def finish(self) -> None:
         """The network becomes its average, on the CPU, in evaluation mode."""
-        if self.metrics:
+        if self.metrics and not several.rank():
             self._draw()
         self.network.load_state_dict(self.average.state_dict())
         placed(self.network, torch.device("cpu"), torch.contiguous_format).eval()
@@ -295,7 +326,9 @@ class _Run:
         return time.monotonic() - self.saved_at > self.settings.checkpoint_seconds
 
     def save(self) -> None:
-        """Write the state of this moment."""
+        """Write the state of this moment; of several processes, the first does."""
+        if several.rank():
+            return
         state = Checkpoint(
             run=self.identity,
             step=self.step,
@@ -309,8 +342,9 @@ class _Run:
         self.saved_at = time.monotonic()
 
     def resume(self) -> None:
-        """Go on from this run's checkpoint, if there is one."""
-        state = checkpoint_of(self.task, self.identity)
+        """Go on from this run's checkpoint, if there is one; the first process knows."""
+        own = None if several.rank() else checkpoint_of(self.task, self.identity)
+        state = several.told_by_the_first(own)
         if state is None:
             return
         self.network.load_state_dict(state.network)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from s2dnas_deploy.workshop.search.judging.masked_widths import MaskedWidths
 from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
 from s2dnas_deploy.workshop.search.space.by_hand import largest, smallest
 from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
+from s2dnas_deploy.workshop.training import several
 from s2dnas_deploy.workshop.training.batches import Batches, seed_of
 from s2dnas_deploy.workshop.training.checkpoint import (
     Checkpoint,
@@ -77,7 +79,20 @@ class SharedTask:
 def train_shared(
     task: SharedTask, progress: Progress, on_resume: Callable[[int], None] = lambda step: None
 ) -> SharedWeights:
-    """Train, resuming what is in the task's folder; the weights are on the CPU, in evaluation mode."""
+    """Train, resuming what is in the task's folder; the weights are on the CPU, in evaluation mode.
+
+    Of several processes, the first calls this, and the others take part.
+    """
+    several.ask_others(partial(_trained, task))
+    return _trained(task, progress, on_resume)
+
+
+def _trained(
+    task: SharedTask,
+    progress: Progress = lambda done, total, note: None,
+    on_resume: Callable[[int], None] = lambda step: None,
+) -> SharedWeights:
+    """Take part in a training, as `train_shared`."""
     with torch.random.fork_rng(devices=[]):
         run = _Run(task)
         run.resume()
@@ -119,14 +134,16 @@ class _Run:
         """One step on the step's own images and plans."""
         images, labels = self.batches.at(step)
         set_rate(self.optimizer, self.settings, schedule(step / self.steps, self.settings.warmup))
-        torch.manual_seed(seed_of(self.settings.seed, "dropout", step))
+        several.draw_by(seed_of(self.settings.seed, "dropout", step))
         with torch.no_grad(), self.autocast():
             taught = self.teacher(images)[-1].float()
         self.optimizer.zero_grad(set_to_none=True)
         self.loss = 0.0
         hands = [part.chunk(self.plans) for part in (images, labels, taught)]
         for network, *hand in zip(self._networks(step), *hands, strict=True):
-            self.loss += self._teach(network, *hand, share=len(hand[0]) / len(images))
+            self.loss += self._teach(network, *hand, share=len(hand[0]) / self.batches.size)
+        self.loss = several.summed(torch.tensor(self.loss, dtype=torch.double)).item()
+        several.sum_gradients(list(self.shared.parameters()))
         if not math.isfinite(self.loss):
             raise TrainingError(
                 f"the shared weights' loss became {self.loss} at step {step + 1} of {self.steps}; a smaller "
@@ -154,7 +171,7 @@ class _Run:
     ) -> float:
         """Add one plan's gradient; its part of the loss, averaged over the exits."""
         used = self.shared.used_by(network.division)
-        with self.autocast():
+        with self.autocast(), several.as_one_batch():
             logits = [z.float() for z in network.answers(images, used)]
         loss = exits_loss(logits, labels, taught, self.settings) * share
         loss.backward()  # type: ignore[no-untyped-call]
@@ -172,7 +189,9 @@ class _Run:
         return f"loss {self.loss:.2f}" if self.step % self.batches.per_epoch == 0 else ""
 
     def save(self) -> None:
-        """Write the state of this moment."""
+        """Write the state of this moment; of several processes, the first does."""
+        if several.rank():
+            return
         state = Checkpoint(
             run=self.identity,
             step=self.step,
@@ -195,7 +214,8 @@ class _Run:
             steps_per_epoch=self.batches.per_epoch,
             exits=0,
         )
-        state = load_checkpoint(self.task.folder / SHARED_CHECKPOINT, expected)
+        path = self.task.folder / SHARED_CHECKPOINT
+        state = several.told_by_the_first(None if several.rank() else load_checkpoint(path, expected))
         if state is not None:
             self.shared.load_state_dict(state.network)
             self.average.load_state_dict(state.average)
