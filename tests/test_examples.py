@@ -125,8 +125,8 @@ def test_torchrun_goes_on_after_it_was_killed(tmp_path):
     done = torch.load(checkpoint, weights_only=True)["epoch"]
     assert 1 <= done < 500
 
-    said = end(begin(tmp_path, *words, EPOCHS=str(done + 4)))
-    assert said.count(f"goes on after epoch {done}\n") == 2
-    assert re.findall(r"^epoch (\d+) of", said, re.MULTILINE) == [str(done + k) for k in range(1, 5)]
-    assert right(said) > 0.8
+    said = end(begin(tmp_path, *words, EPOCHS=str(done + 3)))
+    assert len(re.findall(rf"process [01] goes on after epoch {done}\b", said)) == 2
+    assert re.findall(r"^epoch (\d+) of", said, re.MULTILINE) == [str(done + k) for k in range(1, 4)]
+    assert right(said) > 0.6
     assert load_bundle(tmp_path / "own_loop_ddp" / "bundle").manifest.expected.images == 397

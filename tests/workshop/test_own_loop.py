@@ -35,6 +35,7 @@ from s2dnas_deploy.workshop.network.gated import GatedNetwork  # noqa: E402
 from s2dnas_deploy.workshop.network.nested import planned  # noqa: E402
 from s2dnas_deploy.workshop.reading.read import read_network  # noqa: E402
 from s2dnas_deploy.workshop.reading.static_source import read_plan  # noqa: E402
+from s2dnas_deploy.workshop.training import gate  # noqa: E402
 from s2dnas_deploy.workshop.training.batches import normalised  # noqa: E402
 from s2dnas_deploy.workshop.training.losses import exits_loss  # noqa: E402
 from s2dnas_deploy.workshop.training.settings import Settings  # noqa: E402
@@ -69,6 +70,12 @@ def make_module():
             norm.running_mean.normal_(std=0.2)
             norm.running_var.uniform_(0.5, 1.5)
     return module
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    """A gate that learns little is taught as any is."""
+    monkeypatch.setattr(gate, "_STEPS", 100)
 
 
 @pytest.fixture
@@ -349,8 +356,9 @@ def test_an_average_of_weights_keeps_what_follows_from_the_plan(plan):
 
 
 @pytest.fixture
-def one_process():
+def one_process(monkeypatch):
     """A group of this process alone: no network is needed."""
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     store = dist.HashStore()
     dist.init_process_group("gloo", store=store, rank=0, world_size=1, timeout=timedelta(seconds=60))
     yield
