@@ -16,7 +16,9 @@ it is asked for, so that importing the package imports none of the heavy librari
     verify_bundle     the same, and every file of the folder
     Flow              which samples go where
     Plan              how a network is divided
-    load_model        a `model.pt`, as a network of torch (needs the extra `workshop`)
+    divide            a module of torch and a plan, for a training loop of your own (needs the extra `build`)
+    DynamicNetwork    what that makes: to train, to save, to export
+    load_model        a `model.pt`, as a network of torch (needs the extra `build`)
     S2dnasError       the base of all errors that this package raises on purpose; `errors` has the tree
     BundleError, DataError, OptionError, ProviderError      those that running a bundle can meet
 """
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from s2dnas_deploy.runtime.cascade import Cascade
     from s2dnas_deploy.runtime.predictions import Prediction, Predictions, Timing
     from s2dnas_deploy.workshop.network.model_file import load_model
+    from s2dnas_deploy.workshop.own_loop import DynamicNetwork, divide
 
 __version__ = "0.2.0.dev0"
 
@@ -45,6 +48,7 @@ __all__ = [
     "BundleError",
     "Cascade",
     "DataError",
+    "DynamicNetwork",
     "Flow",
     "Manifest",
     "OptionError",
@@ -55,6 +59,7 @@ __all__ = [
     "S2dnasError",
     "Timing",
     "__version__",
+    "divide",
     "load_bundle",
     "load_model",
     "verify_bundle",
@@ -67,6 +72,7 @@ _HOMES = {
     "decide.flow": ("Flow",),
     "plan": ("Plan",),
     "workshop.network.model_file": ("load_model",),
+    "workshop.own_loop": ("DynamicNetwork", "divide"),
     "errors": ("BundleError", "DataError", "OptionError", "ProviderError", "S2dnasError"),
 }
 

@@ -16,6 +16,17 @@ class Reporter(Protocol):
         """Begin a phase; the result is called with (done, total, note) as it goes on."""
 
 
+class Silent(Reporter):
+    """Who wants to hear nothing."""
+
+    def say(self, message: str) -> None:
+        """Say nothing."""
+
+    def phase(self, name: str) -> Progress:
+        """Show nothing."""
+        return lambda done, total, note: None
+
+
 def counted(progress: Progress) -> Callable[[int, int], None]:
     """The same progress for work that has no notes to give."""
     return lambda done, total: progress(done, total, "")

@@ -27,9 +27,9 @@ from s2dnas_deploy.workshop.demo.folder import write_folder
 ROOT = Path(__file__).parents[1]
 README, *DOCS = (
     (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "docs/running.md", "docs/bundle.md", "docs/measuring.md")
+    for name in ("README.md", "docs/running.md", "docs/bundle.md", "docs/measuring.md", "docs/own-loop.md")
 )
-RUNNING = DOCS[0]
+RUNNING, OWN_LOOP = DOCS[0], DOCS[-1]
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 SCRIPTS = dict(re.findall(r'^(s2dnas-\w+) = "s2dnas_deploy\.cli:(\w+)"', PROJECT, re.MULTILINE))
 # What a clock decides: on a busy machine it may say so, by exit code 1.
@@ -153,7 +153,9 @@ def test_there_is_a_command_of_each_kind():
 
 
 @pytest.mark.parametrize(
-    "snippet", [*blocks("python", README), *blocks("python", RUNNING)], ids=lambda text: text[:40]
+    "snippet",
+    [each for page in (README, RUNNING, OWN_LOOP) for each in blocks("python", page)],
+    ids=lambda text: text[:40],
 )
 def test_the_python_snippets(folder, snippet, monkeypatch):
     monkeypatch.chdir(folder)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from s2dnas_deploy.bundle.exits import USUAL_RULE, ConfidenceRule, Exit
 from s2dnas_deploy.errors import OptionError
@@ -28,6 +28,10 @@ class ExportOptions:
     opset: int = 17
 
     def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise OptionError(
+                f"precision: expected {' or '.join(get_args(Precision))}, got {shown(self.precision)}"
+            )
         if not OLDEST_OPSET <= self.opset <= NEWEST_OPSET:
             raise OptionError(f"opset {self.opset}: expected {OLDEST_OPSET} to {NEWEST_OPSET}")
         if self.single_file and self.gather:

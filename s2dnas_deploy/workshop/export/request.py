@@ -25,13 +25,13 @@ from s2dnas_deploy.workshop.data.labelled import ImageSplits
 from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.export.assemble import make_bundle, write_bundle
 from s2dnas_deploy.workshop.export.chain import chain_of
+from s2dnas_deploy.workshop.export.deployed import deployed
 from s2dnas_deploy.workshop.export.draft import Export
 from s2dnas_deploy.workshop.export.held_out import held_out_file, save_held_out
 from s2dnas_deploy.workshop.export.options import ExportOptions
 from s2dnas_deploy.workshop.export.own.protocol import network_with_own_exits, stages_of
 from s2dnas_deploy.workshop.export.samples import ExportImages, normalised, pixels_of
 from s2dnas_deploy.workshop.export.staged import STATIC, StagedNetwork, followed_by
-from s2dnas_deploy.workshop.export.widths import widths_of
 from s2dnas_deploy.workshop.network.model_file import Model, load_model
 from s2dnas_deploy.workshop.reading.source import build_network, load_weights
 from s2dnas_deploy.workshop.training.normalise import preprocessing_for
@@ -212,16 +212,8 @@ def _of_model(
 
 def _staged(request: ExportRequest, model: Model, name: str) -> StagedNetwork:
     """The model's stages as a chain, or its widths."""
-    blocks, plan = request.options.in_blocks, model.network.division.plan
-    if plan.nested:
-        turns = (plan.width_names if plan.in_turn else ()) if request.in_turn is None else request.in_turn
-        return widths_of(model, name=name, split=request.split, blocks=blocks, in_turn=turns)
-    if request.in_turn is not None:
-        raise OptionError(
-            "--in-turn is for nested widths; this model has stages, which are a chain (s2dnas-train --plan "
-            "in-turn:0.25,1 makes widths)"
-        )
-    return chain_of(model, name=name, split=request.split, blocks=blocks)
+    blocks = request.options.in_blocks
+    return deployed(model, name=name, split=request.split, blocks=blocks, in_turn=request.in_turn)
 
 
 def _ends_in_static(request: ExportRequest, model: Model, reporter: Reporter) -> bool:

@@ -131,6 +131,11 @@ class GatedNetwork(MultiStageNetwork):
         return rates
 
     @property
+    def has_answered(self) -> bool:
+        """Whether there was a batch."""
+        return bool(self._on)
+
+    @property
     def spent(self) -> Tensor:
         """What each image of the last batch took of all MACs, [N]."""
         spared = sum(self._spared(block) for block in self._gated.blocks)

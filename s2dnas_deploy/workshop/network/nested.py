@@ -98,8 +98,16 @@ class NestedNetwork(MultiStageNetwork):
 
     def __init__(self, division: Division, weights: Mapping[str, Tensor]) -> None:
         super().__init__(division, weights)
-        shapes = {key: tensor.shape for key, tensor in weights.items()}
-        self._widths = tuple(_width(division, index, shapes) for index in range(division.plan.stages))
+        self._widths = self._make_widths()
+
+    def divide_anew(self, division: Division) -> None:
+        """As any network; its widths are cut anew."""
+        super().divide_anew(division)
+        self._widths = self._make_widths()
+
+    def _make_widths(self) -> "tuple[_Width, ...]":
+        shapes = {key: tensor.shape for key, tensor in self.weights().items()}
+        return tuple(_width(self.division, index, shapes) for index in range(self.division.plan.stages))
 
     def answers(
         self, images: Tensor, weights: dict[str, Tensor], *, training: frozenset[str] = frozenset()

@@ -41,6 +41,15 @@ class MultiStageNetwork(nn.Module):
         self._there = self._register_there()
         self._columns = self._register_columns()
 
+    def divide_anew(self, division: Division) -> None:
+        """Take the same plan's division by another order of channels; weights stay as they are."""
+        device = next(self.parameters()).device
+        self.division = division
+        self._masks = self._register_masks()
+        self._there = self._register_there()
+        self._columns = self._register_columns()
+        self.to(device)
+
     @property
     def stages(self) -> int:
         """How many exits `forward` gives."""

@@ -16,7 +16,7 @@ from s2dnas_deploy.bundle.device_profile import IMAGES, PROBES, PROBES_FORMAT
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.files.atomic import write_atomically, write_text_atomically
 from s2dnas_deploy.plan import Plan
-from s2dnas_deploy.reporter import Progress, Reporter
+from s2dnas_deploy.reporter import Progress, Silent
 from s2dnas_deploy.workshop.export.assemble import write_probe
 from s2dnas_deploy.workshop.export.chain import chain_of
 from s2dnas_deploy.workshop.export.draft import Export
@@ -81,7 +81,7 @@ def write_probes(
             if name in in_int8
             else Export(network=chain, options=ExportOptions(), images=None)
         )
-        write_probe(export, folder / name, _Silent())
+        write_probe(export, folder / name, Silent())
         progress(done + 1, len(plans), "")
     write_atomically(folder / IMAGES, lambda stream: np.savez(stream, images=images))
     document = {
@@ -90,14 +90,3 @@ def write_probes(
         "probes": {name: json.loads(plan.to_json()) for name, plan in plans.items()},
     }
     write_text_atomically(folder / PROBES, json.dumps(document, indent=1) + "\n")
-
-
-class _Silent(Reporter):
-    """Nobody wants to hear of each of twenty exports."""
-
-    def say(self, message: str) -> None:
-        """Say nothing."""
-
-    def phase(self, name: str) -> Progress:
-        """Show nothing."""
-        return lambda done, total, note: None

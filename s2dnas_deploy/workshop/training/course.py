@@ -71,8 +71,8 @@ class Course:
         return schedule(over / (self._end - self._begin_of_decay), 0.0) if over > 0 else 1.0
 
     def allowed(self, step: int, share: float) -> float:
-        """What images may take of a network with gates at a step, on average: from all of it to a share."""
-        return 1 - (1 - share) * min(1.0, step / self.most_steps / _TIGHTENED_BY)
+        """What images may take of a network with gates at a step, on average."""
+        return allowed_after(step / self.most_steps, share)
 
     @property
     def _latest(self) -> int:
@@ -91,6 +91,11 @@ class Course:
         """The epoch after which the run ends: going down takes a share of the whole."""
         begin = self._begin_of_decay
         return self.epochs if begin == self._latest else begin + max(1, round(begin * _DECAY / (1 - _DECAY)))
+
+
+def allowed_after(done: float, share: float) -> float:
+    """What images may take of a network with gates after a part of a run: from all of it to a share."""
+    return 1 - (1 - share) * min(1.0, done / _TIGHTENED_BY)
 
 
 def _has_settled(accuracies: Sequence[float]) -> bool:

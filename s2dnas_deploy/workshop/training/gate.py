@@ -12,6 +12,7 @@ the numbers were trained for it. (Li et al., "Dynamic Slimmable Network", CVPR 2
 where that is right, else at the widest; towards these two, widths between are lost.)
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,13 +56,25 @@ class Learnt:
 
 
 def train_gate(network: NestedNetwork, batches: Batches, progress: Progress) -> Learnt:
-    """Teach the gate of a network in place; all else stays.
+    """Teach the gate of a network in place by the images of a few epochs; all else stays."""
+    steps = min(_EPOCHS * batches.per_epoch, -(-_MOST_IMAGES // batches.size))
+
+    def shown() -> Iterator[tuple[Tensor, Tensor]]:
+        for step in range(steps):
+            yield batches.at(step)
+            progress(step + 1, steps, "")
+
+    return teach_gate(network, shown(), seed=batches.settings.seed)
+
+
+def teach_gate(network: NestedNetwork, shown: Iterable[tuple[Tensor, Tensor]], *, seed: int) -> Learnt:
+    """Teach the gate of a network in place by images as it reads them, and their labels, on its device.
 
     In the end the numbers are moved, so that without offsets little accuracy is given up for time.
     """
-    found = _judged(network, batches, progress)
+    found = _judged(network, shown)
     macs = torch.tensor([float(costs.macs) for costs in stage_costs(network)])
-    taught = _taught(network, found, macs / macs.max(), batches.settings.seed)
+    taught = _taught(network, found, macs / macs.max(), seed)
     bias = network.gate.head[-1].weights["bias"]
     with torch.no_grad():
         taught[bias] = taught[bias] + _balance(network.numbers(found.seen, taught), found.right, macs)
@@ -77,18 +90,15 @@ def train_gate(network: NestedNetwork, batches: Batches, progress: Progress) -> 
 
 
 @torch.no_grad()
-def _judged(network: NestedNetwork, batches: Batches, progress: Progress) -> _Judged:
-    """What is said of the images of a few epochs."""
+def _judged(network: NestedNetwork, shown: Iterable[tuple[Tensor, Tensor]]) -> _Judged:
+    """What is said of the images."""
     network.eval()
-    steps = min(_EPOCHS * batches.per_epoch, -(-_MOST_IMAGES // batches.size))
     parts = []
-    for step in range(steps):
-        images, labels = batches.at(step)
+    for images, labels in shown:
         logits, seen = network.judged(images)
         losses = [F.cross_entropy(z.float(), labels, reduction="none") for z in logits]
         right = [z.argmax(1) == labels for z in logits]
         parts.append((seen.float().cpu(), torch.stack(losses, 1).cpu(), torch.stack(right, 1).cpu()))
-        progress(step + 1, steps, "")
     seen, costs, correct = (torch.cat(each) for each in zip(*parts, strict=True))
     return _Judged(seen=seen, losses=costs, right=correct)
 
@@ -96,7 +106,7 @@ def _judged(network: NestedNetwork, batches: Batches, progress: Progress) -> _Ju
 def _taught(network: NestedNetwork, found: _Judged, cost: Tensor, seed: int) -> dict[str, Tensor]:
     """The gate's weights."""
     keys = [key for node in network.gate.head for key in node.weights.values()]
-    own = {key: network.weights()[key].detach().float().clone().requires_grad_() for key in keys}
+    own = {key: network.weights()[key].detach().float().cpu().clone().requires_grad_() for key in keys}
     mean, std = found.seen.mean(0), found.seen.std(0).clamp_min(1e-6)
     standard = (found.seen - mean) / std
     optimizer = torch.optim.Adam(list(own.values()), lr=_RATE)

@@ -5,6 +5,8 @@ Place in the flow: trained `StaticNetwork` + labelled images ──▶ how firml
     matters(block) = loss of the network without the block - loss of the network
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -18,16 +20,24 @@ from s2dnas_deploy.workshop.training.batches import in_order
 from s2dnas_deploy.workshop.training.start.ranking import batch_to_rank_by, images_to_rank_by
 
 
-@torch.no_grad()
 def by_loss_without(
     static: StaticNetwork, images: LabelledImages, preprocessing: Preprocessing, device: torch.device
 ) -> tuple[int, ...]:
     """The places of the network's blocks, the one that matters most first."""
+    chosen = images.evenly(images_to_rank_by(static))
+    batches = in_order(chosen, preprocessing, batch_to_rank_by(static), device)
+    return by_loss_without_in(static, batches, device)
+
+
+@torch.no_grad()
+def by_loss_without_in(
+    static: StaticNetwork, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
+) -> tuple[int, ...]:
+    """The same by images that are on the device, as the network reads them, and their labels."""
     blocks = blocks_of(static.graph)
     weights = {key: tensor.detach().to(device, torch.float32) for key, tensor in static.weights.items()}
     loss = np.zeros(len(blocks))
-    chosen = images.evenly(images_to_rank_by(static))
-    for pixels, labels in in_order(chosen, preprocessing, batch_to_rank_by(static), device):
+    for pixels, labels in batches:
         values = values_of(static.graph, weights, pixels)
         for k, block in enumerate(blocks):
             logits = _without(block, static, weights, values)

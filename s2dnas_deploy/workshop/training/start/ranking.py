@@ -9,7 +9,7 @@ is, to first order, what the loss would change by if the channel were switched o
 each one's numbers are taken relative to their mean; what the nodes that hold a channel say is added up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 
 import numpy as np
@@ -36,10 +36,17 @@ def by_importance(
     static: StaticNetwork, images: LabelledImages, preprocessing: Preprocessing, device: torch.device
 ) -> Order:
     """Each group's channels, the one that matters most first."""
+    chosen = images.evenly(images_to_rank_by(static))
+    return by_importance_in(static, in_order(chosen, preprocessing, batch_to_rank_by(static), device), device)
+
+
+def by_importance_in(
+    static: StaticNetwork, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
+) -> Order:
+    """The same by images that are on the device, as the network reads them, and their labels."""
     divisible = static.divisible
     matters = np.zeros(1 + max(int(own.max()) for own in divisible.atoms.values()))
-    chosen = images.evenly(images_to_rank_by(static))
-    for name, found in _of_each_node(static, chosen, preprocessing, device).items():
+    for name, found in _of_each_node(static, batches, device).items():
         scale = float(found.mean())
         if scale > 0:
             np.add.at(matters, divisible.atoms[name], found / scale)
@@ -61,13 +68,13 @@ def batch_to_rank_by(static: StaticNetwork) -> int:
 
 
 def _of_each_node(
-    static: StaticNetwork, images: LabelledImages, preprocessing: Preprocessing, device: torch.device
+    static: StaticNetwork, batches: Iterable[tuple[Tensor, Tensor]], device: torch.device
 ) -> Mapping[str, npt.NDArray[np.float64]]:
     """How much each channel of the gated nodes matters, [C] each."""
     gated = _gated(static.divisible)
     weights = {key: tensor.detach().to(device, torch.float32) for key, tensor in static.weights.items()}
     total = {node.name: torch.zeros(node.channels, dtype=torch.float64) for node in gated}
-    for pixels, labels in in_order(images, preprocessing, batch_to_rank_by(static), device):
+    for pixels, labels in batches:
         gates = {node.name: torch.ones(len(pixels), node.channels, device=device) for node in gated}
         logits = _with_gates(static, weights, pixels, gates)
         loss = F.cross_entropy(logits, labels.to(device), reduction="sum")
