@@ -49,6 +49,12 @@ IMAGES = (
         "(-1 to 1), or M,M,M/S,S,S.",
     ),
     limit_option,
+    option(
+        "--classes",
+        metavar="auto|N|FILE",
+        help="Give a network of other classes a new classifier for those of --data, and tune it first. auto: "
+        "if their numbers differ; N: there must be N; FILE: they must be these, one a line.",
+    ),
 )
 TRAINING = (
     option(
@@ -83,9 +89,8 @@ TRAINING = (
     option(
         "--static-epochs",
         type=int,
-        default=0,
-        show_default=True,
-        help="Without --weights: first train the static network for as many passes.",
+        show_default="0; with a new classifier as many as suit the images, fewer if it no longer gains",
+        help="Without --weights, or with --classes: first train the static network for as many passes.",
     ),
     option(
         "--start",
@@ -96,6 +101,12 @@ TRAINING = (
         "ranked by how much they matter; only ranked; or copied as they are.",
     ),
     option("--static-lr", type=float, help="Peak learning rate of that; as --lr if not given."),
+    option(
+        "--body-lr",
+        type=float,
+        show_default="a tenth of --static-lr",
+        help="Peak learning rate of all but a new classifier, once that has learnt for an epoch; 0: never.",
+    ),
 )
 TRAINING_IN_DETAIL = (
     option(
@@ -191,8 +202,10 @@ class TrainingOptions:
     resize: str | None
     normalize: str | None
     limit: int | None
-    static_epochs: int
+    classes: str | None
+    static_epochs: int | None
     static_lr: float | None
+    body_lr: float | None
     start: "Start"
     restart: bool
     out: Path
@@ -213,6 +226,8 @@ class TrainingOptions:
             align=align,
             static_epochs=self.static_epochs,
             static_lr=self.static_lr,
+            classes=self.classes,
+            body_lr=self.body_lr,
             start=self.start,
             settings=settings,
             rate_is_open=is_left_open("lr"),

@@ -36,8 +36,19 @@ class StaticSource:
     """A recipe may name a file in its folder or a class of networks, and nothing else is called."""
 
     def is_trained(self) -> bool:
-        """Whether weights were given."""
-        return self.weights is not None
+        """Whether weights were given, or are loaded by the factory."""
+        return self.weights is not None or self.is_loaded_by_factory()
+
+    def is_loaded_by_factory(self) -> bool:
+        """Whether the factory was told to load weights, in the words of timm or of torchvision."""
+        told = self.model_arguments
+        return self.model is not None and (bool(told.get("pretrained")) or told.get("weights") is not None)
+
+    def weights_in_words(self) -> str | None:
+        """Where the weights come from; None where there are none but those that are drawn."""
+        if self.weights is not None:
+            return str(self.weights)
+        return "loaded by the factory" if self.is_loaded_by_factory() else None
 
 
 def read_source(source: StaticSource) -> tuple[StaticNetwork, Model | None]:

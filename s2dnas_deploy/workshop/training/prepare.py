@@ -3,7 +3,7 @@
 Place in the flow: `Request` ──▶ `Prepared`, from which stages, widths or gates are made.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 
@@ -18,7 +18,9 @@ from s2dnas_deploy.workshop.network.model_file import Model, save_model
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network, as_static
 from s2dnas_deploy.workshop.network.operators import NORMS
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
+from s2dnas_deploy.workshop.reading.classifier import NewClassifier
 from s2dnas_deploy.workshop.reading.static_source import StaticSource, read_source
+from s2dnas_deploy.workshop.training.classes import new_classifier
 from s2dnas_deploy.workshop.training.devices import choose_device
 from s2dnas_deploy.workshop.training.first_words import (
     cautions,
@@ -30,6 +32,7 @@ from s2dnas_deploy.workshop.training.normalise import preprocessing_for
 from s2dnas_deploy.workshop.training.request import Prepared, Request
 from s2dnas_deploy.workshop.training.settings import Settings
 from s2dnas_deploy.workshop.training.start.begin import Beginner
+from s2dnas_deploy.workshop.training.tuning import BODYS_SHARE, Tuning
 
 _RATE_WITHOUT_NORMS = 0.01
 JudgeStatic = Callable[[], Mapping[str, float]]
@@ -40,8 +43,6 @@ def prepare(request: Request, reporter: Reporter) -> Prepared:
     """Read the network, its weights and the images."""
     settings, source = request.settings, request.source
     choose_device(settings.device)
-    if request.static_epochs and source.is_trained():
-        reporter.say("the weights given are taken as trained: --static-epochs is not needed and not used")
     static, kept = read_source(_with_input(request, reporter))
     shape = static.graph.input_shape
     splits = load_images(
@@ -53,21 +54,43 @@ def prepare(request: Request, reporter: Reporter) -> Prepared:
         limit=request.limit,
         on_progress=counted(reporter.phase("reading images")),
     )
+    new = new_classifier(static, request.classes, splits.class_names, seed=settings.seed)
+    static = static if new is None else new.static
     check_images(splits, static.graph.classes)
+    is_trained = source.is_trained() and new is None
+    for words in _first_words(request, new):
+        reporter.say(words)
     for caution in cautions(
         splits,
         normalize_guessed=source.is_trained() and kept is None and request.normalize is None,
-        weights_may_know_val=source.is_trained() and not _held_out_alike(kept, splits),
+        weights_may_know_val=is_trained and not _held_out_alike(kept, splits),
         to_be_divided=request.plan != "static",
         limited=request.limit is not None,
     ):
         reporter.say(caution)
     return Prepared(
         static=static,
-        is_trained=source.is_trained(),
+        is_trained=is_trained,
         splits=splits,
         preprocessing=_preprocessing(request, splits, shape, kept),
+        new_classifier=new,
     )
+
+
+def _first_words(request: Request, new: NewClassifier | None) -> Iterator[str]:
+    """What becomes of weights, and of the classifier."""
+    source = request.source
+    if source.weights is None and source.is_loaded_by_factory():
+        yield "weights: those that the factory loads, as --model-args asks"
+    if new is None:
+        if request.static_epochs and source.is_trained():
+            yield "the weights given are taken as trained: --static-epochs is not needed and not used"
+        return
+    if request.static_epochs == 0 and request.plan != "static":
+        raise OptionError(
+            f"{new.in_words()}, which has learnt nothing: give --static-epochs above 0, or leave it out"
+        )
+    yield new.in_words() + ("" if source.is_trained() else "; without --weights, all else is new as well")
 
 
 def _with_input(request: Request, reporter: Reporter) -> StaticSource:
@@ -84,7 +107,10 @@ def _with_input(request: Request, reporter: Reporter) -> StaticSource:
 
 def _held_out_alike(kept: Model | None, splits: ImageSplits) -> bool:
     """Whether weights come from a training here that held the same images out."""
-    if kept is None or kept.provenance.get("weights") is not None:
+    if kept is None:
+        return False
+    about = kept.provenance  # what it was tuned from is of other classes, and so of other images
+    if about.get("weights") is not None and "tuning" not in about:
         return False
     return kept.images_digest == splits.digest
 
@@ -132,8 +158,10 @@ def with_trained_static(request: Request, prepared: Prepared, reporter: Reporter
 
     It is the teacher and the start of the rest.
     """
-    if prepared.is_trained or not request.static_epochs:
+    if not request.trains_static(prepared):
         return prepared
+    if prepared.new_classifier is not None:
+        request = suited(request, prepared.static)
     lr = request.settings.lr if request.static_lr is None else request.static_lr
     settings = settings_for(request, is_taught=False)
     settings = replace(settings, epochs=request.static_epochs, lr=lr, exit_weights=())
@@ -145,9 +173,19 @@ def with_trained_static(request: Request, prepared: Prepared, reporter: Reporter
         preprocessing=prepared.preprocessing,
         settings=settings,
         folder=folder,
+        tuning=tuning_of(request, prepared, lr),
     )
     model = train_and_save(task, request, request.folder / "static.pt", lambda: None, reporter)
     return replace(prepared, static=as_static(model.network), is_trained=True)
+
+
+def tuning_of(request: Request, prepared: Prepared, lr: float) -> Tuning | None:
+    """How the body learns beside a new classifier; None if the classifier is not new, or all else is, too."""
+    new = prepared.new_classifier
+    if new is None or (request.body_lr is None and not request.source.is_trained()):
+        return None
+    share = BODYS_SHARE if request.body_lr is None else request.body_lr / lr
+    return Tuning(classifier=new.weights, share=share)
 
 
 def keep_static(request: Request, prepared: Prepared) -> None:
@@ -158,15 +196,16 @@ def keep_static(request: Request, prepared: Prepared) -> None:
     path, network = request.folder / "static.pt", as_network(prepared.static).eval()
     if path.exists() and not request.restart and "run" in (there := read_there(path)).provenance:
         if not _same_weights(there.network, network):
+            given = request.source.weights or request.source.model
             raise CheckpointError(
-                f"{path} was trained here and is not the network of {request.source.weights}; "
+                f"{path} was trained here and is not the network of {given}; "
                 "move it away, give another --out, or --restart to replace it"
             )
         return
     about = {
         "tool": f"s2dnas_deploy {__version__}",
         "network": request.source.model or str(request.source.weights),
-        "weights": str(request.source.weights),
+        "weights": request.source.weights_in_words(),
     }
     model = Model(
         network=network,
