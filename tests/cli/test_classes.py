@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from small_networks import MODELS
 
 from s2dnas_deploy.cli import search, train
@@ -264,3 +265,51 @@ def test_a_search_tunes_first_as_well(folder, tmp_path):
     assert result.exit_code == 0, result.output
     assert "tuning" in load_model(tmp_path / "m.run" / "static.pt").provenance
     assert len(load_model(tmp_path / "m.pt").class_names) == 3
+
+
+NETWORK_OF_TIMMS_FORM = """
+from torch import nn
+
+
+def make(pretrained=True, classes=4):
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
+    network.pretrained_cfg = {"input_size": (3, 16, 16), "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.5),
+        "crop_pct": 0.8, "interpolation": "bicubic", "crop_mode": "center"}
+    return network
+"""
+
+
+@pytest.mark.parametrize(
+    "said", [(), ("--normalize", "unit"), ("--resize", "stretch"), ("--input", "3x12x12")]
+)
+def test_images_are_prepared_as_the_weights_were_judged_where_nobody_says_otherwise(tmp_path, said):
+    (tmp_path / "net.py").write_text(NETWORK_OF_TIMMS_FORM)
+    generator = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for k in range(3):
+            pixels = generator.integers(0, 255, (30 + k, 41, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{k}.png")
+    options = ["--model", f"{tmp_path}/net.py:make", "--data", f"{tmp_path}/images", "--classes", "auto"]
+    options += ["--plan", "static", "--epochs", "0", "--model-args", '{"pretrained": true}', *said]
+    result = CliRunner().invoke(train, [*options, "--out", str(tmp_path / "m.pt")])
+    assert result.exit_code == 0, result.output
+    given = {
+        "--input": "3x16x16",
+        "--normalize": "0.5,0.4,0.3/0.2,0.25,0.5",
+        "--resize": "crop:0.8:bicubic",
+    }
+    told = " ".join(f"{name} {value}" for name, value in given.items() if name not in said)
+    assert f"{told}, as the weights were judged (timm's pretrained_cfg)\n" in result.stderr
+    assert "no --normalize" not in result.stderr
+    told = load_model(tmp_path / "m.pt").preprocessing
+    assert told.input_shape == ((3, 12, 12) if "--input" in said else (3, 16, 16))
+    assert told.mean == ((0.5,) * 3 if "--normalize" in said else (0.5, 0.4, 0.3))
+    assert told.resize == ("stretch" if "--resize" in said else "crop:0.8:bicubic")
+    if not said:
+        alone = [word for word in options if "pretrained" not in word and word != "--model-args"]
+        out = ["--input", "3x16x16", "--out", str(tmp_path / "n.pt")]
+        untrained = CliRunner().invoke(train, [*alone, *out])
+        assert untrained.exit_code == 1  # nothing was judged, so nobody says how images are to fit
+        assert "Add `--resize crop`" in untrained.stderr

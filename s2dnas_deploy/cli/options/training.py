@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from s2dnas_deploy.cli.options.kinds import Numbers
+from s2dnas_deploy.cli.options.kinds import Numbers, Resize
 from s2dnas_deploy.cli.options.network import NetworkOptions
 from s2dnas_deploy.cli.options.recipe import apply_recipe, check_code_of_recipe, is_from_recipe, is_left_open
 from s2dnas_deploy.cli.options.sections import option
@@ -42,7 +42,12 @@ IMAGES = (
         show_default=True,
         help="Share of the images that becomes the validation images, if there is no val/.",
     ),
-    option("--resize", type=click.Choice(["crop", "stretch"]), help="Fit images of another size."),
+    option(
+        "--resize",
+        type=Resize(),
+        help="Fit images of another size: crop, stretch, or crop:SHARE of the shorter side, as networks for "
+        "ImageNet are judged (crop:0.875); :bicubic behind it takes that in place of bilinear.",
+    ),
     option(
         "--normalize",
         help="imagenet (if not given), cifar10, cifar100, data (measured), none (pixels 0 to 1), unit "

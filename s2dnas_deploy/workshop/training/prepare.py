@@ -19,7 +19,8 @@ from s2dnas_deploy.workshop.network.network import MultiStageNetwork, as_network
 from s2dnas_deploy.workshop.network.operators import NORMS
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.reading.classifier import NewClassifier
-from s2dnas_deploy.workshop.reading.static_source import StaticSource, read_source
+from s2dnas_deploy.workshop.reading.judged import Judged
+from s2dnas_deploy.workshop.reading.static_source import open_source
 from s2dnas_deploy.workshop.training.classes import new_classifier
 from s2dnas_deploy.workshop.training.devices import choose_device
 from s2dnas_deploy.workshop.training.first_words import (
@@ -28,7 +29,7 @@ from s2dnas_deploy.workshop.training.first_words import (
 )
 from s2dnas_deploy.workshop.training.kept import read_there, train_and_save
 from s2dnas_deploy.workshop.training.loop import Task, accuracy, check_images
-from s2dnas_deploy.workshop.training.normalise import preprocessing_for
+from s2dnas_deploy.workshop.training.normalise import preprocessing_for, spelled
 from s2dnas_deploy.workshop.training.request import Prepared, Request
 from s2dnas_deploy.workshop.training.settings import Settings
 from s2dnas_deploy.workshop.training.start.begin import Beginner
@@ -43,7 +44,9 @@ def prepare(request: Request, reporter: Reporter) -> Prepared:
     """Read the network, its weights and the images."""
     settings, source = request.settings, request.source
     choose_device(settings.device)
-    static, kept = read_source(_with_input(request, reporter))
+    opened = open_source(source)
+    request = _as_judged(request, opened.judged, reporter)
+    kept, static = opened.kept, opened.read(_input_of(request, reporter))
     shape = static.graph.input_shape
     splits = load_images(
         request.data,
@@ -93,16 +96,40 @@ def _first_words(request: Request, new: NewClassifier | None) -> Iterator[str]:
     yield new.in_words() + ("" if source.is_trained() else "; without --weights, all else is new as well")
 
 
-def _with_input(request: Request, reporter: Reporter) -> StaticSource:
-    """The network asked for, with the shape of its input: that of the images, if nobody says another."""
+def _as_judged(request: Request, judged: Judged | None, reporter: Reporter) -> Request:
+    """With images prepared as when the network's weights were judged, where nobody says otherwise."""
+    if judged is None:
+        return request
+    shape, source = request.source.input_shape or judged.input_shape, request.source
+    said: dict[str, str] = {}
+    if source.input_shape is None and shape is not None:
+        said["--input"] = "x".join(map(str, shape))
+    fits = judged.mean is not None and (shape is None or len(judged.mean) == shape[0])
+    if request.normalize is None and fits and judged.std is not None:
+        said["--normalize"] = spelled(judged.mean or (), judged.std)
+    if request.resize is None and shape is not None and judged.resize is not None:
+        said["--resize"] = judged.resize
+    if said:
+        words = " ".join(f"{name} {value}" for name, value in said.items())
+        reporter.say(f"{words}, as the weights were judged ({judged.source})")
+    return replace(
+        request,
+        source=replace(source, input_shape=shape),
+        normalize=said.get("--normalize", request.normalize),
+        resize=said.get("--resize", request.resize),
+    )
+
+
+def _input_of(request: Request, reporter: Reporter) -> tuple[int, int, int] | None:
+    """The shape of the network's input: that of the images, if nobody says another."""
     source = request.source
     if source.model is None or source.input_shape is not None:
-        return source
+        return source.input_shape
     if request.resize is not None:
         raise OptionError("--resize is given, and --input is not: give the size that images are to get")
     shape = shape_of_images(request.data)
     reporter.say(f"--input {'x'.join(map(str, shape))}, as the images are")
-    return replace(source, input_shape=shape)
+    return shape
 
 
 def _held_out_alike(kept: Model | None, splits: ImageSplits) -> bool:
