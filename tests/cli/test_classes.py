@@ -114,6 +114,8 @@ def test_the_body_waits_and_then_learns_less(folder, tmp_path, monkeypatch):
     def seen(optimizer, settings, share, *, bodys=1.0):
         was(optimizer, settings, share, bodys=bodys)
         rates.append({group.get("is_body"): group["lr"] for group in optimizer.param_groups})
+        body = [group["params"] for group in optimizer.param_groups if group["is_body"]]
+        assert {weight.requires_grad for weights in body for weight in weights} == {bodys > 0}
 
     was = loop.set_rate
     monkeypatch.setattr(loop, "set_rate", seen)
@@ -129,6 +131,7 @@ def test_a_body_that_does_not_learn_stays(folder, tmp_path):
     tuned = ("--plan", "static", "--epochs", 2, "--limit", 60, "--body-lr", 0, "--ema", 0)
     assert run(folder, "--classes", "3", *tuned, "--out", out).exit_code == 0
     before, after = torch.load(folder / "ten.pth"), weights_of(out)
+    assert all(weight.requires_grad for weight in load_model(out).network.parameters())
     kernels = [name for name, tensor in before.items() if tensor.dim() == 4]
     assert kernels
     assert all(torch.equal(before[name], after[name]) for name in kernels)

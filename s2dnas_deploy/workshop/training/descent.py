@@ -91,8 +91,14 @@ def schedule(done: float, warmup: float) -> float:
 def set_rate(
     optimizer: torch.optim.Optimizer, settings: Settings, share: float, *, bodys: float = 1.0
 ) -> None:
-    """The learning rate of the moment, given as a share of its peak, and the body's share of that."""
+    """The learning rate of the moment, given as a share of its peak, and the body's share of that.
+
+    A body that waits takes no gradients, which are two thirds of the work.
+    """
     for group in optimizer.param_groups:
+        if group.get("is_body"):
+            for weight in group["params"]:
+                weight.requires_grad_(bodys > 0)
         rate = settings.lr * share * (bodys if group.get("is_body") else 1.0)
         group["lr"] = rate * group.get("rate", 1.0)
         group["angle"] = _ANGLE * rate

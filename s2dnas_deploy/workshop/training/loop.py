@@ -288,6 +288,7 @@ class _Run:
         if self.metrics:
             self._draw()
         self.network.load_state_dict(self.average.state_dict())
+        self.network.requires_grad_(True)  # also of a body that has waited to the end
         placed(self.network, torch.device("cpu"), torch.contiguous_format).eval()
 
     # -- surviving ------------------------------------------------------------------------------------

@@ -60,8 +60,6 @@ class Muon(Optimizer):
 
     def _turn(self, kernel: Tensor, gradient: Tensor, group: Mapping[str, Any]) -> None:
         memory = self._memory(kernel).lerp_(gradient, 1 - group["momentum"])
-        if group["angle"] == 0:
-            return  # rows that get their lengths back would differ by rounding
         ahead, before = _matrix(gradient.lerp(memory, group["momentum"])), _matrix(kernel)
         turned, turn = before.clone(), _turned_by_rows if group["normed"] else _turned
         for rows in group["parts"]:
