@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from s2dnas_deploy.errors import CheckpointError
 from s2dnas_deploy.files.bounds import Above, Between, Length, Matching
 from s2dnas_deploy.files.document import check_record
+from s2dnas_deploy.images.resizing import PATTERN, WORDS
 
 MOST_NUMBERS = 2**28
 """In a tensor of one image: buffers are made of what files say of shapes. In float32 it is 1 GiB."""
@@ -27,7 +28,7 @@ class Preprocessing:
     input_shape: ImageShape
     mean: Annotated[tuple[float, ...], Length(1, 2**16)]
     std: Annotated[tuple[Annotated[float, Above(0)], ...], Length(1, 2**16)]
-    resize: Annotated[str, Matching("crop|stretch", "crop or stretch")] | None = None
+    resize: Annotated[str, Matching(PATTERN, WORDS)] | None = None
 
     def __post_init__(self) -> None:
         check_record(self, CheckpointError)

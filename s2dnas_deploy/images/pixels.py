@@ -2,9 +2,10 @@
 
 Common ground: training reads its images so, and the device must do exactly the same. Knows nothing of
 files, labels or torch. The rules: EXIF orientation applied; 16-bit grey scaled by 1/257; alpha composited on
-black; then RGB or L; then, only if asked, bilinear antialiased resizing (`stretch` to the size, or `crop`:
-the smallest size of the same proportions that covers it, centre cut out, odd pixel lost at the right and at
-the bottom).
+black; then RGB or L; then, only if asked and only if the size is another, antialiased resizing, bilinear or
+bicubic (`stretch` to the size, or `crop`: the smallest size of the same proportions that covers it, centre
+cut out, odd pixel lost at the right and at the bottom). `crop:SHARE` covers more, and rounds as torchvision
+does, so that networks get the very pixels they were judged by.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.images.resizing import WORDS, Resizing, resizing
+from s2dnas_deploy.quoting import shown
 
 Pixels = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
@@ -24,7 +27,6 @@ Box = tuple[float, float, float, float]
 Part = Callable[[float, float], Box]
 """Which part of an upright picture is looked at, by its width and height."""
 
-RESIZE_WAYS = ("stretch", "crop")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # Those that pillow decodes by itself; EPS, for one, would start another program.
 _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
@@ -34,6 +36,7 @@ _MODES = {1: "L", 3: "RGB"}
 _CHANGES = {"transparency", "exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 _BAND_PIXELS = 2**18
 _MOST_BETWEEN = 2**24
+_ROUNDING = 1e-6  # of sizes that come out whole, but for rounding
 
 
 @cache
@@ -51,7 +54,7 @@ class InputFormat:
     height: int
     width: int
     resize: str | None
-    """None: nothing, another size is an error; else one of `RESIZE_WAYS`."""
+    """None: nothing, another size is an error; else as `resizing` says."""
 
     def __post_init__(self) -> None:
         if min(self.channels, self.height, self.width) < 1:
@@ -59,8 +62,15 @@ class InputFormat:
                 "expected an input shape of three positive numbers (channels, height, width),"
                 f" got {(self.channels, self.height, self.width)}"
             )
-        if self.resize not in (None, *RESIZE_WAYS):
-            raise DataError(f"expected resize to be one of {', '.join(RESIZE_WAYS)}, got {self.resize!r}")
+        if self.resize is not None and resizing(self.resize) is None:
+            raise DataError(f"expected resize to be {WORDS}; got {shown(self.resize)}")
+
+    @property
+    def way(self) -> Resizing:
+        """How pictures of another size are made to fit, if they are."""
+        found = None if self.resize is None else resizing(self.resize)
+        assert found is not None, "nothing was asked for"
+        return found
 
     def admits(self, height: int, width: int) -> bool:
         """Whether a picture of this size can be used."""
@@ -118,18 +128,31 @@ def resized(image: Image.Image, wanted: InputFormat, box: Box | None = None) -> 
         raise DataError(
             f"{image.width}x{image.height} pixels are too long and narrow for {wanted.width}x{wanted.height}"
         )
-    cover = image.resize((width, height), Image.Resampling.BILINEAR, box)
-    across, down = (cover.width - wanted.width) // 2, (cover.height - wanted.height) // 2
+    filter_ = Image.Resampling.BICUBIC if wanted.way.is_bicubic else Image.Resampling.BILINEAR
+    cover = image.resize((width, height), filter_, box)
+    across, down = (_half(more, wanted.way) for more in (width - wanted.width, height - wanted.height))
     return cover.crop((across, down, across + wanted.width, down + wanted.height))
 
 
+def _half(more: int, way: Resizing) -> int:
+    """Where a crop begins in so many more pixels; torchvision rounds half of them to an even number."""
+    return more // 2 if way.share is None else round(more / 2)
+
+
 def covering(size: tuple[float, float], wanted: InputFormat) -> tuple[int, int]:
-    """The width and height that a picture of a size is resized to, before a crop takes the middle of it."""
-    width, height = wanted.width, wanted.height
-    if wanted.resize == "crop":
-        scale = max(width / size[0], height / size[1])
-        width, height = max(width, round(size[0] * scale)), max(height, round(size[1] * scale))
-    return width, height
+    """The width and height that a picture of a size is resized to, before a crop takes the middle of it.
+
+    torchvision cuts what is left of a pixel off the longer side of a cover for a square.
+    """
+    width, height, way = wanted.width, wanted.height, wanted.way
+    if not way.is_crop:
+        return width, height
+    if way.share is not None:
+        width, height = (int(side / way.share + _ROUNDING) for side in (width, height))
+    scale = max(width / size[0], height / size[1])
+    is_cut = way.share is not None and width == height
+    across, down = (int(s * scale + _ROUNDING) if is_cut else round(s * scale) for s in size)
+    return max(width, across), max(height, down)
 
 
 def planes_of(image: Image.Image) -> Pixels:

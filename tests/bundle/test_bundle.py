@@ -146,6 +146,7 @@ def test_the_manifest_fits_its_schema_and_comes_back_equal(exported):
         lambda d: d["stages"][1].pop("reads"),
         lambda d: d.update(precision="int4"),
         lambda d: d["preprocessing"].update(std=[0, 1, 1]),
+        lambda d: d["preprocessing"].update(resize="crop:0.3"),
         lambda d: d["stages"][0]["then"]["by"].update(rule="hope"),
         lambda d: d["stages"][0]["then"]["by"].pop("at"),
         lambda d: d["stages"][0]["then"]["by"].update(column=-1),

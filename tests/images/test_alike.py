@@ -197,9 +197,10 @@ def test_an_archive_is_the_same_to_all_commands(bundle, tmp_path, keys, layout):
     assert seen_by_bench(bundle, path) == seen_by_training(splits.test)
 
 
-def test_large_turned_photos_are_the_same_bytes_in_training_and_on_a_device(tmp_path):
+@pytest.mark.parametrize("resize", ["crop", "crop:0.875:bicubic"])
+def test_large_turned_photos_are_the_same_bytes_in_training_and_on_a_device(tmp_path, resize):
     preprocessing = Preprocessing(
-        input_shape=(3, 20, 24), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize="crop"
+        input_shape=(3, 20, 24), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize=resize
     )
     for k in range(2):
         for orientation in (1, 6):
@@ -208,7 +209,7 @@ def test_large_turned_photos_are_the_same_bytes_in_training_and_on_a_device(tmp_
             path = tmp_path / f"class {k}" / f"{orientation}.jpg"
             path.parent.mkdir(exist_ok=True)
             odd_images.picture(k).resize((405, 303)).save(path, exif=exif)
-    wanted = {"input_shape": preprocessing.input_shape, "seed": 0, "resize": "crop"}
+    wanted = {"input_shape": preprocessing.input_shape, "seed": 0, "resize": resize}
     splits = load_images(str(tmp_path), val_fraction=0.5, **wanted)
     trained_on = torch.cat([splits.train.images, splits.val.images])
     files = [item.source for item in find_items([str(tmp_path)], ()).images]

@@ -29,7 +29,7 @@ from s2dnas_deploy import (  # noqa: E402
 from s2dnas_deploy.bundle.preprocessing import Preprocessing  # noqa: E402
 from s2dnas_deploy.cli.console import Console  # noqa: E402
 from s2dnas_deploy.errors import CheckpointError, DataError, ModelError, OptionError, PlanError, TrainingError  # noqa: E402
-from s2dnas_deploy.workshop.data import ImageSplits, LabelledImages  # noqa: E402
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages  # noqa: E402
 from s2dnas_deploy.workshop.network.blocks import gated  # noqa: E402
 from s2dnas_deploy.workshop.network.gated import GatedNetwork  # noqa: E402
 from s2dnas_deploy.workshop.network.nested import planned  # noqa: E402

@@ -13,7 +13,7 @@ from s2dnas_deploy.bundle.exits import RULES, USUAL_RULE, ConfidenceRule
 from s2dnas_deploy.cli.command import Command
 from s2dnas_deploy.cli.console import Console, print_result, silence_pillow
 from s2dnas_deploy.cli.options.bundle import sign_option, trust_option
-from s2dnas_deploy.cli.options.kinds import Numbers
+from s2dnas_deploy.cli.options.kinds import Numbers, Resize
 from s2dnas_deploy.cli.options.network import NETWORK, NetworkOptions
 from s2dnas_deploy.cli.options.sections import (
     ADVANCED,
@@ -69,8 +69,9 @@ _FORM = (
     option("--float-input", is_flag=True, help="Graphs take normalised float32 [N, C, H, W], not bytes."),
     option(
         "--resize",
-        type=click.Choice(["crop", "stretch"]),
-        help="Fit images of another size on the device. [default: as in training]",
+        type=Resize(),
+        help="Fit images of another size on the device: crop, stretch or crop:0.875, or one with :bicubic. "
+        "[default: as in training]",
     ),
     option(
         "--single-file", is_flag=True, help="Also write cascade.onnx: all stages in one graph, for batch 1."

@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from s2dnas_deploy.files.strict_json import MisfitError, parse
+from s2dnas_deploy.images.resizing import WORDS, resizing
 from s2dnas_deploy.quoting import shown
 
 
@@ -39,6 +40,18 @@ def _is_size(text: str) -> bool:
 
 
 _LONGEST_OBJECT = 2**20
+
+
+class Resize(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only
+    """How pictures of another size are made to fit: `crop`, `stretch`, `crop:0.875:bicubic`."""
+
+    name = "WAY"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The text, if it says one."""
+        if resizing(str(value)) is None:
+            self.fail(f"{shown(value)}: expected {WORDS}", param, ctx)
+        return str(value)
 
 
 class JsonObject(click.ParamType):  # type: ignore[type-arg]  # generic in new releases of click only

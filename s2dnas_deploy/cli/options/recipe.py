@@ -20,7 +20,7 @@ from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.files.strict_json import MisfitError, parse
 from s2dnas_deploy.quoting import in_a_line, is_shown, shown
 
-_PATHS = {"weights", "plan", "data", "cost"}
+_PATHS = {"weights", "plan", "data", "cost", "classes"}
 _OF_A_PLAN = {"plan", "align", "exit_weights"}
 _OF_THE_COMMAND_LINE = {"out", "restart", "write_probes", "ray"}
 _LARGEST_BYTES, _LONGEST_TEXT, _LONGEST_WORD = 2**20, 400, 40

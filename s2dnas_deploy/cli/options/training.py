@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from s2dnas_deploy.cli.options.kinds import Numbers
+from s2dnas_deploy.cli.options.kinds import Numbers, Resize
 from s2dnas_deploy.cli.options.network import NetworkOptions
 from s2dnas_deploy.cli.options.recipe import apply_recipe, check_code_of_recipe, is_from_recipe, is_left_open
 from s2dnas_deploy.cli.options.sections import option
@@ -42,13 +42,24 @@ IMAGES = (
         show_default=True,
         help="Share of the images that becomes the validation images, if there is no val/.",
     ),
-    option("--resize", type=click.Choice(["crop", "stretch"]), help="Fit images of another size."),
+    option(
+        "--resize",
+        type=Resize(),
+        help="Fit images of another size: crop, stretch, or crop:SHARE of the shorter side, as networks for "
+        "ImageNet are judged (crop:0.875); :bicubic behind it takes that in place of bilinear.",
+    ),
     option(
         "--normalize",
         help="imagenet (if not given), cifar10, cifar100, data (measured), none (pixels 0 to 1), unit "
         "(-1 to 1), or M,M,M/S,S,S.",
     ),
     limit_option,
+    option(
+        "--classes",
+        metavar="auto|N|FILE",
+        help="Give a network of other classes a new classifier for those of --data, and tune it first. auto: "
+        "if their numbers differ; N: there must be N; FILE: they must be these, one a line.",
+    ),
 )
 TRAINING = (
     option(
@@ -85,9 +96,8 @@ TRAINING = (
     option(
         "--static-epochs",
         type=int,
-        default=0,
-        show_default=True,
-        help="Without --weights: first train the static network for as many passes.",
+        show_default="0; with a new classifier as many as suit the images, fewer if it no longer gains",
+        help="Without --weights, or with --classes: first train the static network for as many passes.",
     ),
     option(
         "--start",
@@ -98,6 +108,12 @@ TRAINING = (
         "ranked by how much they matter; only ranked; or copied as they are.",
     ),
     option("--static-lr", type=float, help="Peak learning rate of that; as --lr if not given."),
+    option(
+        "--body-lr",
+        type=float,
+        show_default="a tenth of --static-lr",
+        help="Peak learning rate of all but a new classifier, once that has learnt for an epoch; 0: never.",
+    ),
 )
 TRAINING_IN_DETAIL = (
     option(
@@ -199,8 +215,10 @@ class TrainingOptions:
     resize: str | None
     normalize: str | None
     limit: int | None
-    static_epochs: int
+    classes: str | None
+    static_epochs: int | None
     static_lr: float | None
+    body_lr: float | None
     start: "Start"
     restart: bool
     out: Path
@@ -221,6 +239,8 @@ class TrainingOptions:
             align=align,
             static_epochs=self.static_epochs,
             static_lr=self.static_lr,
+            classes=self.classes,
+            body_lr=self.body_lr,
             start=self.start,
             settings=settings,
             rate_is_open=is_left_open("lr"),

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -150,8 +150,12 @@ class PictureFiles:
         for row, position in enumerate(positions):
             path = self.path(position)
             with found.noted(path):
-                out[row] = planes_in(path, self.wanted, None if parts is None else parts[row])
+                out[row] = planes_in(path, self.wanted) if parts is None else self._part(path, parts[row])
         found.tell(len(positions))
+
+    def _part(self, path: str, part: Part) -> Pixels:
+        """A part of an image in the network's size, whatever its proportions are."""
+        return planes_in(path, replace(self.wanted, resize="stretch"), part)
 
     def look(self, positions: Index) -> None:
         """Raise as `decode` would, going by what each file says of itself before its pixels."""

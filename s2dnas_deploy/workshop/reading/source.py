@@ -23,6 +23,7 @@ from s2dnas_deploy.quoting import in_a_line, named_in_line, shortened, shown
 from s2dnas_deploy.workshop.network.torch_file import read_torch_file
 
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights")
+_OF_A_CLASSIFIER = 2  # a weight and a bias
 _COUNTER = "n_averaged"  # of torch's AveragedModel, beside the weights
 _OPTIONAL = "num_batches_tracked"
 _REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -119,9 +120,15 @@ def load_weights(network: nn.Module, path: Path, key: str | None = None) -> None
     }
     problems = [f"{len(names)} {what}: {_listed(names)}" for what, names in found.items() if names]
     if problems:
+        only = len(problems) == 1 and 0 < len(found["of another shape"]) <= _OF_A_CLASSIFIER
         raise CheckpointError(
             f"{path} does not fit the network ({len(own)} entries expected, {len(state)} found): "
             + "; ".join(problems)
+            + (
+                "; for other classes make the network as it was trained, and give --classes auto"
+                if only
+                else ""
+            )
         )
     network.load_state_dict(state, strict=False)
 

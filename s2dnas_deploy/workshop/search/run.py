@@ -80,7 +80,7 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
     with alone_in(training.folder):
         with _cluster(request, reporter) as cluster:  # it is let go before a winner is trained
             prepared = prepare(training, reporter)
-            training = suited(training, prepared.static)
+            training = suited(training, prepared)
             prepared = with_trained_static(training, prepared, reporter)
             if not prepared.is_trained:
                 raise OptionError(

@@ -15,17 +15,20 @@ from s2dnas_deploy.workshop.network.network import MultiStageNetwork
 from s2dnas_deploy.workshop.network.operators import NORMS
 from s2dnas_deploy.workshop.training.muon import Muon, Parts
 from s2dnas_deploy.workshop.training.settings import Settings
+from s2dnas_deploy.workshop.training.tuning import Tuning
 
 # Of all weights together: a network without norms may otherwise be thrown far by a single step.
 _LARGEST_GRADIENT = 5.0
 _ANGLE = 0.2  # by which a kernel turns in a step, at a learning rate of 1
 
 
-def make_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+def make_optimizer(
+    network: nn.Module, settings: Settings, tuning: Tuning | None = None
+) -> torch.optim.Optimizer:
     """Kernels of convolutions turn, where Muon is asked for; the rest goes down its gradients.
 
     Weight decay for kernels and matrices only: norms and biases are scales and offsets, not complexity. Gates
-    before blocks decide, and have rates of their own.
+    before blocks decide, and have rates of their own. Where only the classifier is new, so has the body.
     """
     turning: dict[int, dict[str, Any]] = {}
     if isinstance(network, MultiStageNetwork) and settings.optimizer == "muon":
@@ -41,6 +44,9 @@ def make_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimi
         *({"params": [p], "rate": gates[id(p)]} for p in network.parameters() if id(p) in gates),
         *({"params": [p], **turning[id(p)]} for p in network.parameters() if id(p) in turning),
     ]
+    if tuning is not None:
+        assert isinstance(network, MultiStageNetwork), "only a network has a classifier"
+        groups = tuning.parted(groups, network)
     return Muon(groups, lr=settings.lr, momentum=settings.momentum)
 
 
@@ -82,11 +88,20 @@ def schedule(done: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
 
 
-def set_rate(optimizer: torch.optim.Optimizer, settings: Settings, share: float) -> None:
-    """The learning rate of the moment, given as a share of its peak."""
+def set_rate(
+    optimizer: torch.optim.Optimizer, settings: Settings, share: float, *, bodys: float = 1.0
+) -> None:
+    """The learning rate of the moment, given as a share of its peak, and the body's share of that.
+
+    A body that waits takes no gradients, which are two thirds of the work.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = settings.lr * share * group.get("rate", 1.0)
-        group["angle"] = _ANGLE * settings.lr * share
+        if group.get("is_body"):
+            for weight in group["params"]:
+                weight.requires_grad_(bodys > 0)
+        rate = settings.lr * share * (bodys if group.get("is_body") else 1.0)
+        group["lr"] = rate * group.get("rate", 1.0)
+        group["angle"] = _ANGLE * rate
 
 
 def descend(optimizer: torch.optim.Optimizer) -> None:

@@ -130,13 +130,14 @@ def refuse_anothers(request: Request, plan: Plan | None, prepared: Prepared) -> 
 
     Whether it is of this very run is known when the weights are, which that begins with.
     """
-    if prepared.is_trained or not request.static_epochs or request.restart or not request.out.exists():
+    if not request.trains_static(prepared) or request.restart or not request.out.exists():
         return
     model = read_there(request.out)
     found = _differences(model, request.settings, plan, prepared.splits)
     about = model.provenance
-    # One that begins with a static network trained there has been told how good that is, and no weights.
-    if found or about.get("weights") is not None or about.get("static_accuracy") is None:
+    # One that begins with a static network trained there has been told how good that is, and as many weights.
+    has_weights = request.source.weights_in_words() is not None
+    if found or (about.get("weights") is not None) != has_weights or about.get("static_accuracy") is None:
         raise _of_another_run(request.out, found)
 
 
@@ -200,7 +201,8 @@ def _origin(task: Task, request: Request) -> dict[str, Any]:
         "python": platform.python_version(),
         "network": request.source.model or str(request.source.weights),
         "network_arguments": dict(request.source.model_arguments),
-        "weights": None if request.source.weights is None else str(request.source.weights),
+        "weights": request.source.weights_in_words(),
+        **({} if task.tuning is None else {"tuning": {**asdict(task.tuning), "classes": request.classes}}),
         "settings": asdict(task.settings),
         "data": {
             "source": request.data,

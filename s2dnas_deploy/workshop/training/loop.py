@@ -41,6 +41,7 @@ from s2dnas_deploy.workshop.training.devices import autocast_for, choose_device,
 from s2dnas_deploy.workshop.training.losses import exits_loss
 from s2dnas_deploy.workshop.training.record import plot_accuracy, write_metrics
 from s2dnas_deploy.workshop.training.settings import Settings
+from s2dnas_deploy.workshop.training.tuning import Tuning
 
 EVALUATION_BATCH = 500
 _DRAWN_EVERY_SECONDS = 20.0  # a picture takes as long as an epoch of few images
@@ -58,6 +59,8 @@ class Task:
     folder: Path
     share: float | None = None
     """Of a network with gates: the part of its MACs that an image may take on average."""
+    tuning: Tuning | None = None
+    """Of a network with a new classifier: how the rest learns."""
 
     def __post_init__(self) -> None:
         check_images(self.splits, self.network.division.graph.classes)
@@ -95,6 +98,8 @@ class Task:
         digest.update(repr(self.preprocessing).encode())
         if self.share is not None:
             digest.update(f"share {self.share!r}".encode())
+        if self.tuning is not None:
+            digest.update(repr(self.tuning).encode())
         for network in (self.network, self.teacher):
             if network is not None:
                 digest.update(network.division.plan.digest.encode())
@@ -108,8 +113,8 @@ def check_images(splits: ImageSplits, outputs: int) -> None:
     classes = len(splits.class_names)
     if classes != outputs:
         raise DataError(
-            f"the data has {classes} classes and the network {outputs} outputs; they must be equal "
-            f"(--model-args can set the number of outputs)"
+            f"the data has {classes} classes and the network {outputs} outputs; they must be equal: "
+            "--classes auto gives it a new classifier for the data's, or --model-args can set the number"
         )
     if len(splits.train) < 2:
         raise DataError("training needs at least 2 images")
@@ -161,7 +166,7 @@ def checkpoint_of(task: Task, identity: str) -> Checkpoint | None:
     expected = Expected(
         run=identity,
         network=task.network,
-        optimizer=make_optimizer(task.network, task.settings),
+        optimizer=make_optimizer(task.network, task.settings, task.tuning),
         steps=task.steps,
         steps_per_epoch=task.steps_per_epoch,
         exits=task.network.stages,
@@ -220,7 +225,7 @@ class _Run:
         self.network = placed(self.task.network, self.device)
         self.teacher = self._teacher()
         self.average = copy.deepcopy(self.network).eval()
-        self.optimizer = make_optimizer(self.network, self.settings)
+        self.optimizer = make_optimizer(self.network, self.settings, self.task.tuning)
         self.autocast = autocast_for(self.settings.precision, self.device)
         self.batches = self.task.batches(self.device)
         self.course = self.task.course
@@ -236,7 +241,7 @@ class _Run:
     def learn(self, step: int) -> None:
         """One step of gradient descent on the step's own batch."""
         images, labels = self.batches.at(step)
-        set_rate(self.optimizer, self.settings, self.course.rate(step))
+        set_rate(self.optimizer, self.settings, self.course.rate(step), bodys=self._bodys_share(step))
         several.draw_by(seed_of(self.settings.seed, "dropout", step))
         self.network.train()
         with self.autocast(), several.as_one_batch():
@@ -261,6 +266,13 @@ class _Run:
         self.running_loss += value
         average, weights = (list(each.state_dict().values()) for each in (self.average, self.network))
         follow(average, weights, self.settings, self.step)
+
+    def _bodys_share(self, step: int) -> float:
+        """Of the learning rate."""
+        tuning, course = self.task.tuning, self.course
+        if tuning is None:
+            return 1.0
+        return tuning.at(step, steps=course.most_steps, steps_per_epoch=course.steps_per_epoch)
 
     @torch.no_grad()
     def _taught(self, images: Tensor) -> Tensor | None:
@@ -317,6 +329,7 @@ class _Run:
         if self.metrics and not several.rank():
             self._draw()
         self.network.load_state_dict(self.average.state_dict())
+        self.network.requires_grad_(True)  # also of a body that has waited to the end
         placed(self.network, torch.device("cpu"), torch.contiguous_format).eval()
 
     # -- surviving ------------------------------------------------------------------------------------

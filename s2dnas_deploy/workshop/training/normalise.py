@@ -49,6 +49,12 @@ def preprocessing_for(
     return Preprocessing(input_shape=input_shape, mean=mean, std=std, resize=resize)
 
 
+def spelled(mean: tuple[float, ...], std: tuple[float, ...]) -> str:
+    """Means and standard deviations as --normalize takes them."""
+    known = next((name for name, numbers in _KNOWN.items() if numbers == (mean, std)), None)
+    return known or "/".join(",".join(map(repr, values)) for values in (mean, std))
+
+
 def _measured(images: LabelledImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std per channel, from a count of the 256 pixel values: exact, and small whatever the data.
 

@@ -12,6 +12,7 @@ from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.workshop.data.labelled import ImageSplits
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
+from s2dnas_deploy.workshop.reading.classifier import NewClassifier
 from s2dnas_deploy.workshop.reading.static_source import StaticSource
 from s2dnas_deploy.workshop.training.settings import MOST_EPOCHS, Settings
 from s2dnas_deploy.workshop.training.start.begin import Start
@@ -30,8 +31,13 @@ class Request:
     plan: str
     """`auto`: it is left open."""
     align: int
-    static_epochs: int
+    static_epochs: int | None
+    """None: none, or as many as suit the images where a new classifier has to learn."""
     static_lr: float | None
+    classes: str | None = None
+    """Who gets a new classifier for the images' classes: `auto`, their number, or a file of their names."""
+    body_lr: float | None = None
+    """Peak learning rate of all but a new classifier."""
     start: Start = "fitted"
     settings: Settings
     rate_is_open: bool = False
@@ -45,17 +51,29 @@ class Request:
         """Refuse what could only fail later."""
         if not 0 < self.val_fraction < 1:
             raise OptionError(f"--val-fraction: expected above 0 and below 1, got {shown(self.val_fraction)}")
-        if not 0 <= self.static_epochs <= MOST_EPOCHS:
+        if self.static_epochs is not None and not 0 <= self.static_epochs <= MOST_EPOCHS:
             raise OptionError(
                 f"--static-epochs: expected 0 to {MOST_EPOCHS}, got {shown(self.static_epochs)}"
             )
         if self.static_lr is not None and not 0 < self.static_lr < inf:
             raise OptionError(f"--static-lr: expected a finite number above 0, got {shown(self.static_lr)}")
+        if self.body_lr is not None and not 0 <= self.body_lr < inf:
+            raise OptionError(f"--body-lr: expected a finite number, 0 or more, got {shown(self.body_lr)}")
+        if self.body_lr is not None and self.classes is None:
+            raise OptionError("--body-lr is for a network with a new classifier: give --classes as well")
 
     @property
     def folder(self) -> Path:
         """Where the run keeps its checkpoint, log and plots."""
         return self.out.with_name(self.out.name.removesuffix(".pt") + ".run")
+
+    def trains_static(self, prepared: "Prepared") -> bool:
+        """Whether the static network itself is trained first; a plan of one stage trains it anyway."""
+        if prepared.is_trained:
+            return False
+        if self.static_epochs is None:
+            return prepared.new_classifier is not None and self.plan != "static"
+        return self.static_epochs > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,3 +84,5 @@ class Prepared:
     is_trained: bool
     splits: ImageSplits
     preprocessing: Preprocessing
+    new_classifier: NewClassifier | None = None
+    """The one in place of the network's own, which has to learn before the network counts as trained."""

@@ -33,6 +33,7 @@ from s2dnas_deploy.workshop.training.prepare import (
     ranked_blocks,
     settings_for,
     suited,
+    tuning_of,
     with_trained_static,
 )
 from s2dnas_deploy.workshop.training.request import Prepared, Request
@@ -59,16 +60,17 @@ def train_model(request: Request, decide: DecidePlan, reporter: Reporter) -> Mod
     """Do what is asked; the model, which is also at `request.out`."""
     check_writable(request.out)
     prepared = prepare(request, reporter)
-    request = suited(request, prepared.static)
+    request = suited(request, prepared)
     # An illegal plan is refused before anything is trained.
     share, count, given = blocks_share(request.plan), paths_count(request.plan), None
     if request.plan != AUTO and share is None and count is None:
         given = read_plan(request.plan, prepared.static, align=request.align, seed=request.settings.seed)
     refuse_anothers(request, given, prepared)
-    if not prepared.is_trained and not request.static_epochs and request.plan != "static":
+    if not prepared.is_trained and not request.trains_static(prepared) and request.plan != "static":
         reporter.say(
             "no --weights: the network is taken as untrained, and what it becomes has no teacher. Weights "
-            "that the factory loads itself count as none: save its state_dict and give the file"
+            "that the factory loads unasked count as none: save its state_dict and give the file, or let "
+            "--model-args say pretrained or weights"
         )
     if share is not None:
         return train_blocks(request, share, prepared, reporter)
@@ -93,6 +95,7 @@ def train_plan(
     """Divide the network by a plan, train it and save it."""
     static, trained = prepared.static, prepared.is_trained
     is_taught = trained and plan.stages > 1
+    settings = settings_for(request, is_taught=is_taught)
     task = Task(
         network=beginner_for(request, prepared).beginning(static, plan, reporter)
         if is_taught
@@ -100,8 +103,9 @@ def train_plan(
         teacher=as_network(static).eval() if is_taught else None,
         splits=prepared.splits,
         preprocessing=prepared.preprocessing,
-        settings=settings_for(request, is_taught=is_taught),
+        settings=settings,
         folder=request.folder,
+        tuning=tuning_of(request, prepared, settings.lr) if plan.stages == 1 else None,
     )
     judge = _judging(request, prepared, judge_static, keeps=plan.stages > 1)
     return train_and_save(task, request, request.out, judge, reporter)
@@ -113,7 +117,7 @@ def _judging(
     """Tells how good the static network is, if it is trained, and keeps it to compare with."""
 
     def judge() -> Mapping[str, float] | None:
-        if keeps and request.source.is_trained():
+        if keeps and request.source.is_trained() and prepared.new_classifier is None:
             keep_static(request, prepared)
         return judge_static() if prepared.is_trained else None
 

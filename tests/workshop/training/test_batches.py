@@ -88,8 +88,11 @@ def test_on_disk_they_are_what_they_are_in_memory_unless_parts_are_cut_out(photo
 
 def test_a_part_is_cut_out_of_the_whole_photo_and_not_out_of_what_the_network_would_see(photos):
     path, drawn = str(photos / "a" / "0.jpg"), np.array([0.0, 0.5, 0.0, 0.0])
-    stretched = InputFormat(channels=3, height=24, width=24, resize="stretch")
-    cut = planes_in(path, stretched, part_for(drawn))
+    files = splits_of(photos).train.images.files
+    place = next(place for place in range(24) if files.path(place) == path)
+    out = np.empty((1, *SHAPE), np.uint8)
+    files.decode(np.array([place]), out, [part_for(drawn)])
+    (cut,) = out
     with Image.open(path) as whole:
         box = part_for(drawn)(*whole.size)
         assert box[:2] == (0, 0)
