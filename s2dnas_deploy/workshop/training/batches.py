@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -20,8 +21,12 @@ from s2dnas_deploy.workshop.data.batch import Maker, Order
 from s2dnas_deploy.workshop.data.crew import Crew, workers_here
 from s2dnas_deploy.workshop.data.labelled import ImagesOnDisk, LabelledImages
 from s2dnas_deploy.workshop.data.ways import MOVES, augmentations
+from s2dnas_deploy.workshop.network.network import MultiStageNetwork
 from s2dnas_deploy.workshop.training import several
 from s2dnas_deploy.workshop.training.settings import Settings
+
+_MOST_BYTES, _BYTES_EACH = 2**28, 4  # of features in float32
+_MOST_AT_ONCE, _FEWEST_AT_ONCE = 500, 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +161,13 @@ def seed_of(seed: int, purpose: str, index: int) -> int:
     """A seed of its own for each purpose and step."""
     digest = hashlib.sha256(f"{seed}|{purpose}|{index}".encode()).digest()
     return int.from_bytes(digest[:7], "little")
+
+
+def at_once(network: MultiStageNetwork) -> int:
+    """How many images to ask a network about at a time, so that their features take little memory."""
+    features = sum(prod(node.shape) for node in network.division.body)
+    each = _BYTES_EACH * features * (network.stages if network.division.plan.nested else 1)
+    return min(_MOST_AT_ONCE, max(_FEWEST_AT_ONCE, _MOST_BYTES // each))
 
 
 def in_order(

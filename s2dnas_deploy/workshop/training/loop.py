@@ -26,7 +26,7 @@ from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
 from s2dnas_deploy.workshop.training import several
-from s2dnas_deploy.workshop.training.batches import Batches, Waited, in_order, seed_of
+from s2dnas_deploy.workshop.training.batches import Batches, Waited, at_once, in_order, seed_of
 from s2dnas_deploy.workshop.training.checkpoint import (
     Checkpoint,
     Expected,
@@ -43,7 +43,6 @@ from s2dnas_deploy.workshop.training.record import plot_accuracy, write_metrics
 from s2dnas_deploy.workshop.training.settings import Settings
 from s2dnas_deploy.workshop.training.tuning import Tuning
 
-EVALUATION_BATCH = 500
 _DRAWN_EVERY_SECONDS = 20.0  # a picture takes as long as an epoch of few images
 
 
@@ -175,7 +174,7 @@ def checkpoint_of(task: Task, identity: str) -> Checkpoint | None:
 
 
 def accuracy(
-    network: nn.Module,
+    network: MultiStageNetwork,
     images: LabelledImages,
     preprocessing: Preprocessing,
     device: torch.device | None = None,
@@ -186,7 +185,7 @@ def accuracy(
 
 @torch.no_grad()
 def right_answers(
-    network: nn.Module,
+    network: MultiStageNetwork,
     images: LabelledImages,
     preprocessing: Preprocessing,
     device: torch.device | None = None,
@@ -195,7 +194,7 @@ def right_answers(
     was_training = network.training
     network.eval()
     right: Tensor | None = None
-    for inputs, labels in in_order(images, preprocessing, EVALUATION_BATCH, device):
+    for inputs, labels in in_order(images, preprocessing, at_once(network), device):
         logits = torch.stack([z.cpu() for z in network(inputs)])
         if not bool(torch.isfinite(logits).all()):
             raise TrainingError(

@@ -25,12 +25,12 @@ from s2dnas_deploy.workshop.network.blocks import found_in, without_gates
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
 from s2dnas_deploy.workshop.network.groups import Divisible
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
-from s2dnas_deploy.workshop.training.batches import in_order
+from s2dnas_deploy.workshop.training.batches import at_once, in_order
 
 Runs = npt.NDArray[np.float64]
 """For each part of the images and each atom, how often it runs, [parts, atoms]; NaN where it has no gate."""
 
-_MOST_IMAGES, _BATCH = 5000, 500
+_MOST_IMAGES = 5000
 _OFTEN = 0.5
 
 
@@ -65,7 +65,7 @@ def _asked(
     """Which channels run, by tensor, [N, C] of 0 and 1; and what each image takes, [N]."""
     on: dict[str, list[Tensor]] = {}
     spent: list[Tensor] = []
-    for inputs, _ in in_order(images, preprocessing, _BATCH):
+    for inputs, _ in in_order(images, preprocessing, at_once(network)):
         network(inputs)
         spent.append(network.spent)
         for name, channels in network.channels_on.items():

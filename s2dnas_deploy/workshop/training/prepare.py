@@ -207,7 +207,7 @@ def with_trained_static(request: Request, prepared: Prepared, reporter: Reporter
     if not request.trains_static(prepared):
         return prepared
     if prepared.new_classifier is not None:
-        request = suited(request, prepared.static)
+        request = suited(request, prepared)
     lr = request.settings.lr if request.static_lr is None else request.static_lr
     settings = settings_for(request, is_taught=False)
     settings = replace(settings, epochs=request.static_epochs, lr=lr, exit_weights=())

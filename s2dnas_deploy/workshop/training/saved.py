@@ -10,9 +10,7 @@ import torch
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.workshop.data.labelled import LabelledImages
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
-from s2dnas_deploy.workshop.training.batches import in_order
-
-_BATCH = 500
+from s2dnas_deploy.workshop.training.batches import at_once, in_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +26,7 @@ def saved_on(network: GatedNetwork, images: LabelledImages, preprocessing: Prepr
     """Ask the gates of a network about images."""
     network.eval()
     spent, runs = [], []
-    for inputs, _ in in_order(images, preprocessing, _BATCH):
+    for inputs, _ in in_order(images, preprocessing, at_once(network)):
         network(inputs)
         spent.append(network.spent)
         runs.append(network.blocks_on)

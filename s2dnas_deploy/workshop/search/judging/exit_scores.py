@@ -15,7 +15,7 @@ from s2dnas_deploy.workshop.data.labelled import LabelledImages
 from s2dnas_deploy.workshop.export.graphs.confidence import probabilities_and_confidence
 from s2dnas_deploy.workshop.network.graph import Node
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
-from s2dnas_deploy.workshop.training.batches import in_order, normalised
+from s2dnas_deploy.workshop.training.batches import at_once, in_order, normalised
 from s2dnas_deploy.workshop.training.devices import Autocast
 
 _BATCH = 250
@@ -32,7 +32,7 @@ def logits_of(
     """What every exit says of images, [exits, N, classes], on the CPU."""
     network.eval()
     found = []
-    for inputs, _ in in_order(images, preprocessing, _BATCH, device):
+    for inputs, _ in in_order(images, preprocessing, at_once(network), device):
         with autocast():
             logits = torch.stack(network(inputs))
         found.append(logits.float().cpu())
@@ -71,7 +71,9 @@ def take_statistics(
     }
     for statistic in norms:
         statistic.zero_()
-    parts = images.chunk(-(-len(images) // _BATCH))  # alike in size, for each weighs the same
+    parts = images.chunk(
+        -(-len(images) // min(_BATCH, at_once(network)))
+    )  # alike in size, for each weighs the same
     for part in parts:
         with autocast():
             network.answers(

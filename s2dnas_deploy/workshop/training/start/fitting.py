@@ -35,7 +35,7 @@ Indices = npt.NDArray[np.int64]
 Values = dict[str, Tensor]
 
 MOST_IMAGES, FEWEST_IMAGES = 512, 32
-_MOST_BYTES = 2**30  # of features that are held at a time
+_MOST_BYTES = 2**29  # of features that are held at a time
 _POSITIONS = 8192  # a layer is fitted at so many places of images, or a few more
 _RIDGE, _RIDGE_OF_EXITS = 1e-2, 1e-1  # λ, as a share of the features' mean square
 _PART = 32

@@ -29,7 +29,7 @@ from s2dnas_deploy.workshop.training.batches import in_order
 
 MOST_IMAGES, FEWEST_IMAGES = 512, 64
 _MOST_MACS = 10**12  # of all images, forwards: a minute or two on two cores
-_MOST_BYTES, _LARGEST_BATCH = 2**30, 32  # of features that wait for their gradients
+_MOST_BYTES, _LARGEST_BATCH = 2**28, 32  # of features that wait for their gradients
 
 
 def by_importance(
