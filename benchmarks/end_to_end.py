@@ -79,7 +79,7 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     _trained(network, data, static, folder / "model.pt", search)
     about = {"network": name, "date": str(date.today()), "machine": machine()}
-    rows = [about | row for row in _measured(folder, data, static, set_aside, seconds=seconds)]
+    rows = [about | row for row in measured(folder, data, static, set_aside, seconds=seconds)]
     before = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
     kept = [row for row in before if row["network"] != name]
     click.echo(table(rows))
@@ -105,7 +105,7 @@ def _trained(network: str, data: str, static: Path, model: Path, search: str | N
         _command("train", *divided)
 
 
-def _measured(
+def measured(
     folder: Path, data: str, static: Path, set_aside: int | None, *, seconds: int
 ) -> Iterator[dict[str, Any]]:
     """Each precision with each promise: exported, calibrated and timed."""
