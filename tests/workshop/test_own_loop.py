@@ -546,7 +546,7 @@ def test_what_cannot_be_learned(changed, words):
         ({"mean": (0.5,)}, OptionError, "expected a mean and a std for each of 3 channels"),
         ({"mean": (120, 120, 120)}, OptionError, "divide mean and std by 255"),
         ({"std": (0, 1, 1)}, OptionError, "mean, std or resize"),
-        ({"resize": "shrink"}, OptionError, "crop or stretch"),
+        ({"resize": "shrink"}, OptionError, "stretch, crop or crop:SHARE"),
         ({"images": PIXELS}, OptionError, "expected both or neither"),
         ({"images": IMAGES.numpy(), "labels": LABELS}, DataError, r"uint8 \[N, 8, 8, 3\], not normalised"),
         ({"images": PIXELS, "labels": LABELS + 1}, DataError, "0 to 4, got int64 .* from 1 to 5"),
