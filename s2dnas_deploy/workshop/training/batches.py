@@ -41,9 +41,17 @@ class Batches:
     """The batches of a run over `images`, made by other processes while the network learns if that pays."""
 
     def __init__(
-        self, images: LabelledImages, preprocessing: Preprocessing, settings: Settings, device: torch.device
+        self,
+        images: LabelledImages,
+        preprocessing: Preprocessing,
+        settings: Settings,
+        device: torch.device,
+        *,
+        shared: bool = False,
     ) -> None:
+        """Of several processes that take the same steps, each has a part of a batch that is `shared`."""
         self.images, self.preprocessing, self.settings, self.device = images, preprocessing, settings, device
+        self.part = several.own_part(self.size) if shared else slice(None)
         self._began = self._waited_seconds = 0.0
         self._ways = augmentations(settings.augment)
         stored = images.images
@@ -57,11 +65,6 @@ class Batches:
     def size(self) -> int:
         """Images per step; a data set smaller than a batch is one batch."""
         return min(self.settings.batch_size, len(self.images))
-
-    @property
-    def part(self) -> slice:
-        """Which of a batch's images this process learns from; all, if it is the only one."""
-        return several.own_part(self.size)
 
     @property
     def per_epoch(self) -> int:
@@ -87,10 +90,7 @@ class Batches:
         return isinstance(self.images.images, Tensor) and self._ways <= MOVES
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """The images and labels of a step: the epoch's order, then the step's own ways to show them.
-
-        Of several processes, each has a part of them.
-        """
+        """The images and labels of a step: the epoch's order, then the step's own ways to show them."""
         labels = self.images.labels[self._rows(step)[self.part]]
         asked = time.monotonic()
         made = torch.from_numpy(self._made(step))

@@ -67,9 +67,9 @@ class Task:
         if weights and len(weights) != self.network.stages:
             raise OptionError(f"{len(weights)} exit weights for {self.network.stages} exits")
 
-    def batches(self, device: torch.device) -> Batches:
-        """What is learned from, step by step."""
-        return Batches(self.splits.train, self.preprocessing, self.settings, device)
+    def batches(self, device: torch.device, *, shared: bool = False) -> Batches:
+        """What is learned from, step by step; a part of each, if it is shared with other processes."""
+        return Batches(self.splits.train, self.preprocessing, self.settings, device, shared=shared)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -226,7 +226,7 @@ class _Run:
         self.average = copy.deepcopy(self.network).eval()
         self.optimizer = make_optimizer(self.network, self.settings, self.task.tuning)
         self.autocast = autocast_for(self.settings.precision, self.device)
-        self.batches = self.task.batches(self.device)
+        self.batches = self.task.batches(self.device, shared=True)
         self.course = self.task.course
         self.saved_at = self.drawn_at = time.monotonic()
 

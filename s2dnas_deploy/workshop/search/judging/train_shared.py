@@ -120,7 +120,8 @@ class _Run:
         self.teacher = placed(as_network(task.static), self.device).eval()
         self.optimizer = make_optimizer(self.shared, self.settings)
         self.autocast = autocast_for(self.settings.precision, self.device)
-        self.batches = Batches(task.splits.train, task.preprocessing, self.settings, self.device)
+        learned_from = (task.splits.train, task.preprocessing)
+        self.batches = Batches(*learned_from, self.settings, self.device, shared=True)
         self.plans = max(min(_MOST_PLANS, self.batches.size // _FEWEST_IMAGES), 1)
         self.steps = Course.of(
             self.settings, images=len(task.splits.train), steps_per_epoch=self.batches.per_epoch
