@@ -35,6 +35,16 @@ class LabelledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Of each image, (C, H, W)."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    def read(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the images at `rows` (int64 [M]) only, uint8 [M, C, H, W]."""
+        return self.images[rows]
+
     def select(self, index: torch.Tensor) -> "LabelledImages":
         """Return the images at `index` (int64 [M], or bool [N]), with their labels."""
         return LabelledImages(images=self.images[index], labels=self.labels[index])
