@@ -158,7 +158,9 @@ def verify(
             compare.along(course, batch, comparison)
     forced = [k for k, each in enumerate(comparison) if not each.images]
     for k in forced:
-        compare.along(sent_to(flow, k), images[: sizes[-1]], [*[None] * k, comparison[k]])
+        for at in range(0, min(LARGE_BATCH, len(images)), sizes[-1]):
+            rows = slice(at, min(at + sizes[-1], LARGE_BATCH))
+            compare.along(sent_to(flow, k), images[rows], [*[None] * k, comparison[k]])
     verification = Verification(
         images=images_are,
         count=len(images),
