@@ -159,6 +159,7 @@ def _make_frugal_session(calibrater: CalibraterBase) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other work may want the cores
     calibrater.infer_session = onnxruntime.InferenceSession(
         calibrater.augmented_model_path, options, providers=calibrater.execution_providers
     )
