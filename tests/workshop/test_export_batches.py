@@ -174,6 +174,15 @@ def test_the_largest_tensor_may_be_inside_of_a_graph():
     assert found == pytest.approx(4 * largest_of(inside) + given, rel=0.05)
 
 
+def test_weights_that_a_graph_makes_floats_of_are_not_of_an_image():
+    network = network_of("stages")
+    plain, in_int8 = draft_of(network).models, draft_of(network, "int8").models
+    count = at_once_in(in_int8, 10**9)
+    weight = onnx.helper.make_tensor_value_info("weight", onnx.TensorProto.FLOAT, [10**4, 10**4])
+    in_int8[0].graph.value_info.append(weight)
+    assert at_once_in(in_int8, 10**9) == count >= at_once_in(plain, 10**9)
+
+
 # --- nothing is held longer than it is read ----------------------------------------------------------------
 
 

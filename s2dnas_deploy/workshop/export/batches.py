@@ -38,9 +38,9 @@ def largest_of(shapes: Iterable[Sequence[int]]) -> int:
 
 
 def _bytes_of(value: ValueInfoProto) -> int:
-    """For one image; a size that is not known counts as 1, and is that of the batch."""
+    """For one image: a size that is not known is that of the batch; without one, it is a weight."""
     kind = value.type.tensor_type
-    if not kind.elem_type:
+    if not kind.elem_type or all(dim.dim_value for dim in kind.shape.dim):
         return 0
     count = prod(dim.dim_value or 1 for dim in kind.shape.dim)
     return int(count * onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize)
