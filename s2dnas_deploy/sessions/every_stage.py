@@ -29,10 +29,13 @@ class StageAnswer:
 
 
 class StageSession:
-    """One stage's graph, loaded; on the CPU, on as many threads as said."""
+    """One stage's graph, loaded; on the CPU, on as many threads as said.
+
+    Between batches it holds no memory: several of them, after a large batch, would hold all that it took.
+    """
 
     def __init__(self, graph: bytes, *, threads: int = 1) -> None:
-        self._session = make_session(graph, CPU, threads=threads)
+        self._session = make_session(graph, CPU, threads=threads, holds_memory=False)
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 

@@ -1005,6 +1005,13 @@ def test_labelled_images_can_be_counted_and_selected():
     assert torch.equal(chosen.images, images.images[[3, 0]])
 
 
+def test_labelled_images_are_read_row_by_row():
+    images = part(4)
+    assert images.image_shape == tuple(images.images.shape[1:])
+    assert torch.equal(images.read(torch.tensor([2, 0, 2])), images.images[[2, 0, 2]])
+    assert images.read(torch.tensor([], dtype=torch.long)).shape == (0, *images.image_shape)
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [

@@ -26,7 +26,7 @@ from s2dnas_deploy.decide.course import Array
 from s2dnas_deploy.decide.flow import IMAGE
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.workshop.export.checks.expect import before_and_after, expected_of, told_by, weighed
-from s2dnas_deploy.workshop.export.checks.verify import verify, verify_single_file
+from s2dnas_deploy.workshop.export.checks.verify import LARGE_BATCH, verify, verify_single_file
 from s2dnas_deploy.workshop.export.contents import SINGLE_FILE, Contents, contents_of
 from s2dnas_deploy.workshop.export.draft import Draft, Export, StageDraft
 from s2dnas_deploy.workshop.export.graphs.follow import OnnxStages
@@ -36,7 +36,7 @@ from s2dnas_deploy.workshop.export.graphs.simplify import check, simplify
 from s2dnas_deploy.workshop.export.graphs.single_file import nest
 from s2dnas_deploy.workshop.export.graphs.skip import skipping
 from s2dnas_deploy.workshop.export.graphs.stage_graph import GraphForm, StageGraph, to_onnx
-from s2dnas_deploy.workshop.export.samples import normalised
+from s2dnas_deploy.workshop.export.samples import Normalised
 from s2dnas_deploy.workshop.export.staged import StagedNetwork
 
 
@@ -91,7 +91,7 @@ def _written(export: Export, reporter: Reporter) -> Draft:
 def _simplified(draft: Draft, reporter: Reporter) -> Draft:
     """Every graph made smaller, where that leaves it the same; and remarks where it does not."""
     progress, count = counted(reporter.phase("simplifying")), len(draft.stages)
-    images = draft.export.taken(draft.export.shown[:2])
+    images = draft.export.taken(draft.export.shown)[:2]
     values: dict[str, Array] = {IMAGE: images}
     stages = []
     for k, stage in enumerate(draft.stages):
@@ -190,6 +190,7 @@ def _verified(draft: Draft, reporter: Reporter) -> Draft:
         images_are="made up: no --data was given" if export.images is None else f"of {export.images.source}",
         precision=export.options.precision,
         flow=export.flow,
+        large=draft.at_once(LARGE_BATCH),
     )
     if draft.single_file is not None:
         single, images = draft.single_file.SerializeToString(), export.taken(export.shown)
@@ -201,31 +202,31 @@ def _judged(draft: Draft, reporter: Reporter) -> Draft:
     """With what its settings cost, what it reaches on labelled images, and how that is beside float32."""
     export, flow, precision = draft.export, draft.export.flow, draft.export.options.precision
     macs = [link.macs for link in export.network.links]
-    run = OnnxStages(draft.graphs, draft.files)
+    run, batch = OnnxStages(draft.graphs, draft.files), draft.at_once(_BATCH)
     images = export.taken(export.shown if export.images is None else export.images.validation)
     labels = None if export.images is None else export.images.labels
-    draft = replace(draft, settings=weighed(flow, run, images, macs, labels))
+    draft = replace(draft, settings=weighed(flow, run, images, macs, labels, batch=batch))
     if labels is None:
         return draft
-    told = told_by(flow, run, images)
+    told = told_by(flow, run, images, batch=batch)
     expected = expected_of(flow, told, labels, macs)
     if export.network.spent is not None and precision != "int8":
-        expected = replace(expected, mean_macs=_share_spent(export) * expected.mean_macs)
+        expected = replace(expected, mean_macs=_share_spent(export, batch) * expected.mean_macs)
     draft = replace(draft, expected=expected)
     if precision == "float32":
         return draft
     plain = draft.plain or _in_float32(export, reporter)
-    before = told_by(flow, OnnxStages(plain.graphs, plain.files), images)
+    before = told_by(flow, OnnxStages(plain.graphs, plain.files), images, batch=batch)
     return replace(draft, report=(*draft.report, before_and_after(flow, before, told, labels, precision)))
 
 
-def _share_spent(export: Export) -> float:
+def _share_spent(export: Export, batch: int) -> float:
     """The share of its MACs that a network with gates takes of a validation image, on average."""
     assert export.network.spent is not None, "a network with gates"
-    images, shares = export.shown, []
-    for start in range(0, len(images), _BATCH):
-        floats = normalised(images[start : start + _BATCH], export.network.preprocessing)
-        shares.append(export.network.spent(torch.from_numpy(floats)))
+    images = Normalised(images=export.shown, preprocessing=export.network.preprocessing)
+    shares = []
+    for start in range(0, len(images), batch):
+        shares.append(export.network.spent(torch.from_numpy(images[start : start + batch])))
     return float(torch.cat(shares).mean())
 
 

@@ -14,11 +14,11 @@ from s2dnas_deploy.bundle.exits import Exit
 from s2dnas_deploy.decide.flow import Choices, Flow
 from s2dnas_deploy.decide.flow import chain as chain_flow
 from s2dnas_deploy.errors import OptionError
-from s2dnas_deploy.sessions.every_stage import Array
+from s2dnas_deploy.workshop.export.batches import at_once_in
 from s2dnas_deploy.workshop.export.graphs.single_file import check_nestable
 from s2dnas_deploy.workshop.export.graphs.stage_graph import StageGraph
 from s2dnas_deploy.workshop.export.options import ExportOptions
-from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels, made_up, normalised
+from s2dnas_deploy.workshop.export.samples import ExportImages, Images, Normalised, made_up
 from s2dnas_deploy.workshop.export.staged import StagedNetwork
 
 
@@ -65,13 +65,15 @@ class Export:
         return own.with_thresholds(self.options.early(len(links)))
 
     @cached_property
-    def shown(self) -> Pixels:
+    def shown(self) -> Images:
         """What the graphs are compared on: the validation images, or made-up ones."""
         return made_up(self.network.preprocessing) if self.images is None else self.images.validation
 
-    def taken(self, images: Pixels) -> Array:
+    def taken(self, images: Images) -> Images:
         """Images as the graphs take them: bytes as they are, or the numbers that the network reads."""
-        return normalised(images, self.network.preprocessing) if self.options.float_input else images
+        if not self.options.float_input:
+            return images
+        return Normalised(images=images, preprocessing=self.network.preprocessing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +118,10 @@ class Draft:
     def models(self) -> list[ModelProto]:
         """The stages in ONNX."""
         return [stage.model for stage in self.stages]
+
+    def at_once(self, most: int) -> int:
+        """How many images may be taken through all stages at a time."""
+        return at_once_in(self.models, most)
 
     @property
     def files(self) -> list[bytes]:

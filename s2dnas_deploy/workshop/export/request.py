@@ -24,13 +24,14 @@ from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.workshop.data.labelled import ImageSplits
 from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.export.assemble import make_bundle, write_bundle
+from s2dnas_deploy.workshop.export.batches import at_once, largest_of
 from s2dnas_deploy.workshop.export.chain import chain_of
 from s2dnas_deploy.workshop.export.deployed import deployed
 from s2dnas_deploy.workshop.export.draft import Export
 from s2dnas_deploy.workshop.export.held_out import held_out_file, save_held_out
 from s2dnas_deploy.workshop.export.options import ExportOptions
 from s2dnas_deploy.workshop.export.own.protocol import network_with_own_exits, stages_of
-from s2dnas_deploy.workshop.export.samples import ExportImages, normalised, pixels_of
+from s2dnas_deploy.workshop.export.samples import ExportImages, Normalised, Stored
 from s2dnas_deploy.workshop.export.staged import STATIC, StagedNetwork, followed_by
 from s2dnas_deploy.workshop.network.model_file import Model, load_model
 from s2dnas_deploy.workshop.reading.source import build_network, load_weights
@@ -242,7 +243,9 @@ def _falls_short(
     if request.last_exit is not None or static is None or chain.reference is None or chain.flow is not None:
         return False
     both = (chain, _staged_static(request, static, chain))
-    own, theirs = (_right(network, images) for network in both)
+    largest = largest_of(node.shape for node in static.network.division.graph.nodes)
+    batch = at_once(_BATCH, largest=largest)
+    own, theirs = (_right(network, images, batch) for network in both)
     count = len(images.labels)
     if theirs - own <= max(_CLEARLY * count, _BY_CHANCE):
         return False
@@ -254,14 +257,14 @@ def _falls_short(
 
 
 @torch.no_grad()
-def _right(network: StagedNetwork, images: ExportImages) -> int:
+def _right(network: StagedNetwork, images: ExportImages, batch: int) -> int:
     """On how many of the validation images the last exit is right."""
     assert network.reference is not None, "it is a chain's"
     right = 0
-    for start in range(0, len(images.validation), _BATCH):
-        rows = slice(start, start + _BATCH)
-        read = normalised(images.validation[rows], network.preprocessing)
-        answers = network.reference(torch.from_numpy(read))[-1].argmax(1).numpy()
+    read = Normalised(images=images.validation, preprocessing=network.preprocessing)
+    for start in range(0, len(read), batch):
+        rows = slice(start, start + batch)
+        answers = network.reference(torch.from_numpy(read[rows]))[-1].argmax(1).numpy()
         right += int((answers == images.labels[rows]).sum())
     return right
 
@@ -345,10 +348,10 @@ def _images(
     if request.held_out is not None:
         for path in save_held_out(splits, request.held_out):
             reporter.say(f"{path}: images that training held out")
-    calibration, validation = splits.train, splits.val
+    validation = splits.val.evenly(_VALIDATION_IMAGES)
     return ExportImages(
         source=str(request.data),
-        calibration=pixels_of(calibration.evenly(_CALIBRATION_IMAGES)),
-        validation=pixels_of(validation.evenly(_VALIDATION_IMAGES)),
-        labels=validation.evenly(_VALIDATION_IMAGES).labels.numpy(),
+        calibration=Stored(images=splits.train.evenly(_CALIBRATION_IMAGES)),
+        validation=Stored(images=validation),
+        labels=validation.labels.numpy(),
     )

@@ -1,9 +1,14 @@
-"""Images for an export: real ones to calibrate on and to judge by, or made-up ones if none were given."""
+"""Images for an export: real ones to calibrate on and to judge by, or made-up ones if none were given.
+
+They are taken a batch at a time, and may stay on disk: any number of them takes the memory of a batch.
+"""
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.images import pixels
@@ -13,20 +18,53 @@ Pixels = npt.NDArray[np.uint8]
 _MADE_UP_IMAGES = 32
 
 
+class Images(Protocol):
+    """Images of which a slice is read when it is asked for; an array is such."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, rows: slice, /) -> npt.NDArray[Any]:
+        """Those rows, as an array."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ExportImages:
     """Labelled images for an export, uint8 [N, H, W, C]: some to calibrate on, others to judge by."""
 
     source: str
-    calibration: Pixels
-    validation: Pixels
+    calibration: Images
+    validation: Images
     labels: npt.NDArray[np.int64]
 
 
-def pixels_of(images: LabelledImages) -> Pixels:
-    """As the graphs take them, uint8 [N, H, W, C]."""
-    as_taken: Pixels = images.read().permute(0, 2, 3, 1).contiguous().numpy()
-    return as_taken
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Labelled images as the graphs take them, uint8 [N, H, W, C]; nothing of them is kept."""
+
+    images: LabelledImages
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice, /) -> Pixels:
+        planes = self.images.read(torch.arange(len(self))[rows])
+        as_taken: Pixels = planes.permute(0, 2, 3, 1).contiguous().numpy()
+        return as_taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalised:
+    """Images as a network reads them, float32 [N, C, H, W], which takes four times the memory."""
+
+    images: Images
+    preprocessing: Preprocessing
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice, /) -> npt.NDArray[np.float32]:
+        return normalised(self.images[rows], self.preprocessing)
 
 
 def normalised(images: Pixels, preprocessing: Preprocessing) -> npt.NDArray[np.float32]:

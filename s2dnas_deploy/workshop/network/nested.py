@@ -25,7 +25,7 @@ from s2dnas_deploy.workshop.network.division import Division, Gate, divide, exit
 from s2dnas_deploy.workshop.network.graph import INPUT, Node
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, carry_over, weight_keys
 from s2dnas_deploy.workshop.network.stages import Feature, Stage, first_alone, needed_for, slice_stages
-from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_node
+from s2dnas_deploy.workshop.network.static_network import StaticNetwork, last_reads, run_node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,19 +155,25 @@ class NestedNetwork(MultiStageNetwork):
     ) -> Tensor:
         """A width's logits."""
         values = dict(common)
-        self._run(width.after(self.division.gate), values, width.weights(weights), training)
+        logits = width.stage.logits
+        self._run(width.after(self.division.gate), values, width.weights(weights), training, (logits,))
         return values[width.stage.logits]
 
     def _run(
         self,
-        nodes: Iterable[Node],
+        nodes: Sequence[Node],
         values: dict[str, Tensor],
         weights: Mapping[str, Tensor],
         training: frozenset[str],
+        kept: Sequence[str] = (),
     ) -> None:
+        """Run nodes; where some values are `kept`, others are dropped when they have been read."""
+        freed = last_reads(nodes, kept) if kept else {}
         for node in nodes:
             as_in_training = self.training or node.operator in training
             values[node.name] = run_node(node, values, weights, as_in_training)
+            for name in freed.get(node.name, ()):
+                values.pop(name, None)
 
     @property
     def own_shapes(self) -> dict[str, torch.Size]:

@@ -19,7 +19,7 @@ from s2dnas_deploy.plan import static as static_plan
 from s2dnas_deploy.workshop.network.division import NOTHING, Division, Exit, Indices, divide
 from s2dnas_deploy.workshop.network.graph import INPUT, Node
 from s2dnas_deploy.workshop.network.operators import OPERATORS
-from s2dnas_deploy.workshop.network.static_network import StaticNetwork, run_node
+from s2dnas_deploy.workshop.network.static_network import StaticNetwork, last_reads, run_node
 
 
 class MultiStageNetwork(nn.Module):
@@ -40,6 +40,10 @@ class MultiStageNetwork(nn.Module):
         self._masks = self._register_masks()
         self._there = self._register_there()
         self._columns = self._register_columns()
+        read_by_exits = {name for exit_ in division.exits for node in exit_.nodes for name in node.inputs}
+        self._last_reads = last_reads(
+            division.body[1:], read_by_exits | {exit_.output for exit_ in division.exits}
+        )
 
     def divide_anew(self, division: Division) -> None:
         """Take the same plan's division by another order of channels; weights stay as they are."""
@@ -84,6 +88,8 @@ class MultiStageNetwork(nn.Module):
         for node in self.division.body[1:]:
             as_in_training = self.training or node.operator in training
             values[node.name] = self.run(node, values, weights, as_in_training)
+            for name in self._last_reads.get(node.name, ()):
+                values.pop(name, None)
         return [self._run_exit(exit_, values, weights, training) for exit_ in self.division.exits]
 
     def run(

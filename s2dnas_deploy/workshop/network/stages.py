@@ -20,7 +20,7 @@ from s2dnas_deploy.workshop.network.graph import INPUT, Node
 from s2dnas_deploy.workshop.network.groups import carried
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork, attribute_name
 from s2dnas_deploy.workshop.network.operators import OPERATORS, Attributes, is_sum
-from s2dnas_deploy.workshop.network.static_network import run_node
+from s2dnas_deploy.workshop.network.static_network import last_reads, run_node
 
 Indices = npt.NDArray[np.int64]
 
@@ -70,6 +70,7 @@ class StageNetwork(nn.Module):
         self._attribute = {key: attribute_name(key) for key in stage.weights}
         for key, tensor in stage.weights.items():
             self.register_buffer(self._attribute[key], tensor)
+        self._last_reads = last_reads(stage.nodes, (stage.logits, *(feature.node for feature in stage.gives)))
 
     def forward(self, image: Tensor, *shared: Tensor) -> tuple[Tensor, ...]:
         """Logits [N, classes] first, then the features that later stages read."""
@@ -78,6 +79,8 @@ class StageNetwork(nn.Module):
         values.update({feature.name: x for feature, x in zip(self.stage.reads, shared, strict=True)})
         for node in self.stage.nodes:
             values[node.name] = run_node(node, values, weights)
+            for name in self._last_reads.get(node.name, ()):
+                values.pop(name, None)
         return (values[self.stage.logits], *(values[feature.node] for feature in self.stage.gives))
 
 

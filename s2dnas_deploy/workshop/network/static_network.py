@@ -3,7 +3,7 @@
 Place in the flow: the user's `nn.Module` ──read──▶ `StaticNetwork`; nothing after this sees user code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -37,6 +37,20 @@ def values_of(graph: ChannelGraph, weights: Mapping[str, Tensor], image: Tensor)
     for node in graph.nodes[1:]:
         values[node.name] = run_node(node, values, weights)
     return values
+
+
+def last_reads(nodes: Iterable[Node], kept: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """By each node's name: which values nobody reads after it. Those `kept` are never among them.
+
+    Where no gradients are wanted, these are all that a large batch takes memory for.
+    """
+    last: dict[str, str] = {}
+    for node in nodes:
+        last.update(dict.fromkeys((*node.inputs, node.name), node.name))
+    freed: dict[str, tuple[str, ...]] = {}
+    for name in last.keys() - set(kept):
+        freed[last[name]] = (*freed.get(last[name], ()), name)
+    return freed
 
 
 def run_node(

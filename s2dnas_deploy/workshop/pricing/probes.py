@@ -21,7 +21,7 @@ from s2dnas_deploy.workshop.export.assemble import write_probe
 from s2dnas_deploy.workshop.export.chain import chain_of
 from s2dnas_deploy.workshop.export.draft import Export
 from s2dnas_deploy.workshop.export.options import ExportOptions
-from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels, made_up, pixels_of
+from s2dnas_deploy.workshop.export.samples import ExportImages, Pixels, Stored, made_up
 from s2dnas_deploy.workshop.network.model_file import Model
 from s2dnas_deploy.workshop.network.network import as_network, carry_over
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
@@ -41,7 +41,7 @@ class Probed:
     @classmethod
     def of(cls, prepared: Prepared) -> "Probed":
         """The network of a training or a search, and some of its validation images."""
-        images = pixels_of(prepared.splits.val.evenly(_SHOWN_IMAGES))
+        images = Stored(images=prepared.splits.val.evenly(_SHOWN_IMAGES))[:]
         return cls(static=prepared.static, preprocessing=prepared.preprocessing, images=images)
 
     @classmethod

@@ -17,8 +17,7 @@ from s2dnas_deploy.decide.flow import LABEL, Choices, Flow
 from s2dnas_deploy.decide.rules import Always, Setting
 from s2dnas_deploy.decide.walk import Walked, walk
 from s2dnas_deploy.workshop.export.graphs.follow import Party, Run, without_exits
-
-_BATCH = 100
+from s2dnas_deploy.workshop.export.samples import Images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +38,16 @@ class Told:
         return walk(self.course, self.seen, self.came.shape[1])
 
 
-def told_by(flow: Flow, run: Run, images: Array, settings: Mapping[str, str] | None = None) -> Told:
-    """Take all images through, as the graphs take them; features, which may be large, are not kept."""
+def told_by(
+    flow: Flow, run: Run, images: Images, settings: Mapping[str, str] | None = None, *, batch: int
+) -> Told:
+    """Take all images through, as the graphs take them, a batch at a time; features are not kept."""
     count, passing_all = len(images), without_exits(flow, settings)
     came = np.zeros((len(flow.stops), count), np.bool_)
     label = np.full(came.shape, -1, np.int64)
     seen: list[dict[str, Array]] = [{} for _ in flow.stops]
-    for at in range(0, count, _BATCH):
-        party = Party(passing_all, images[at : at + _BATCH])
+    for at in range(0, count, batch):
+        party = Party(passing_all, images[at : at + batch])
         for k, looks in enumerate(flow.looked_at):
             visit = party.visit(k, run)
             rows = at + visit.rows
@@ -78,7 +79,13 @@ def expected_of(flow: Flow, told: Told, labels: npt.NDArray[np.int64], macs: Seq
 
 
 def weighed(
-    flow: Flow, run: Run, images: Array, macs: Sequence[int], labels: npt.NDArray[np.int64] | None
+    flow: Flow,
+    run: Run,
+    images: Images,
+    macs: Sequence[int],
+    labels: npt.NDArray[np.int64] | None,
+    *,
+    batch: int,
 ) -> dict[str, Choices]:
     """The settings, with the mean MACs of each choice, and its accuracy where images have labels.
 
@@ -91,7 +98,7 @@ def weighed(
     looked_at = images[:1] if labels is None else images
     found = {}
     for name, each in flow.settings.items():
-        told = [told_by(flow, run, looked_at, {name: choice}) for choice in each.choices]
+        told = [told_by(flow, run, looked_at, {name: choice}, batch=batch) for choice in each.choices]
         costs = tuple(one.walked.mean_cost(macs) for one in told)
         known = replace(each, macs=costs) if each.macs is None and min(costs) > 0 else each
         if labels is not None:

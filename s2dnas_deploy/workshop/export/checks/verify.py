@@ -2,7 +2,8 @@
 
 Place in the flow: `StagedNetwork` + ONNX files + images ──verify──▶ `Verification`, or `VerificationError`.
 Each stage alone, on what torch gives it, and then all on what they give each other, along the ways that the
-samples go if nobody exits early; with batches of 1, 2 and an odd number. Numbers must agree within
+samples go if nobody exits early; with batches of 1, 2 and an odd number, and then as large as memory allows.
+Numbers must agree within
 
     |ours - theirs| ≤ tolerance · max(1, largest |theirs|)        per tensor
 
@@ -37,13 +38,15 @@ from s2dnas_deploy.workshop.export.graphs.follow import (
 )
 from s2dnas_deploy.workshop.export.graphs.single_file import EXIT
 from s2dnas_deploy.workshop.export.graphs.stage_graph import StageGraph
-from s2dnas_deploy.workshop.export.samples import normalised
+from s2dnas_deploy.workshop.export.samples import Images, Normalised
 from s2dnas_deploy.workshop.export.staged import LOGITS, StagedNetwork
 
 TOLERANCE = 1e-4
 LEAST_AGREEMENT = 0.8  # below this share of equal labels, reduced precision has broken an exit
-BATCHES = (1, 2, 7)
-_LARGE_BATCH = 64
+LARGE_BATCH = 64
+_LEAST_BATCH, _ODD_BATCH = 3, 7
+_COMPARED = 2**20
+"""So many numbers at a time, for they are compared in float64."""
 _SINGLE_FILE_IMAGES = 32
 
 
@@ -77,6 +80,7 @@ class Verification:
 
     images: str
     count: int
+    batches: tuple[int, ...]
     is_chain: bool
     precision: str
     tolerance: float
@@ -84,9 +88,10 @@ class Verification:
 
     def report(self) -> str:
         """For a person to read."""
+        first, last = ", ".join(map(str, self.batches[:-1])), self.batches[-1]
         lines = [
             f"Verified against torch on {self.count} images ({self.images}), precision "
-            f"{self.precision}, in batches of {', '.join(map(str, BATCHES))} and {_LARGE_BATCH}.",
+            f"{self.precision}, in batches of {first} and {last}.",
             "",
             "Largest differences are relative to the largest value of a tensor, or 1 if that is smaller;",
             f"allowed: {self.tolerance:g}."
@@ -136,25 +141,30 @@ def verify(
     network: StagedNetwork,
     graphs: Sequence[StageGraph],
     files: Sequence[bytes],
-    images: npt.NDArray[np.uint8],
+    images: Images,
     *,
     flow: Flow,
     images_are: str,
     precision: str,
+    large: int = LARGE_BATCH,
 ) -> Verification:
-    """Compare the ONNX files with torch on uint8 images [N, H, W, C]."""
+    """Compare the ONNX files with torch on uint8 images [N, H, W, C], `large` at a time at the most."""
     pairs = list(zip(graphs, flow.stops, strict=True))
     comparison = [_Comparison(graph.exit, stop) for graph, stop in pairs]
     compare = _Compare(network, graphs, files, alone=precision == "float32")
-    for batch in _batches(images):
+    sizes = _sizes(large)
+    for batch in _batches(images, sizes):
         for course in passing(flow):
             compare.along(course, batch, comparison)
     forced = [k for k, each in enumerate(comparison) if not each.images]
     for k in forced:
-        compare.along(sent_to(flow, k), images[:_LARGE_BATCH], [*[None] * k, comparison[k]])
+        for at in range(0, min(LARGE_BATCH, len(images)), sizes[-1]):
+            rows = slice(at, min(at + sizes[-1], LARGE_BATCH))
+            compare.along(sent_to(flow, k), images[rows], [*[None] * k, comparison[k]])
     verification = Verification(
         images=images_are,
         count=len(images),
+        batches=sizes,
         is_chain=flow.is_chain,
         precision=precision,
         tolerance=TOLERANCE,
@@ -164,7 +174,7 @@ def verify(
     return verification
 
 
-def verify_single_file(content: bytes, files: Sequence[bytes], flow: Flow, images: Array) -> None:
+def verify_single_file(content: bytes, files: Sequence[bytes], flow: Flow, images: Images) -> None:
     """The single file must exit where the flow says, with its answer; `images` as graphs take them.
 
     Where a confidence is as close to a threshold as rounding brings it, either decision is right.
@@ -213,10 +223,16 @@ def _judge(verification: Verification) -> None:
             )
 
 
-def _batches(images: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
+def _sizes(large: int) -> tuple[int, ...]:
+    """Of the first batches, and of all others: 1, 2, an odd number, and a large one."""
+    large = max(_LEAST_BATCH, large)
+    return 1, 2, min(_ODD_BATCH, (large - 1) | 1), large
+
+
+def _batches(images: Images, sizes: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
     """All images: the first few in small batches, the rest in large ones."""
     at = 0
-    for size in (*BATCHES, *[_LARGE_BATCH] * len(images)):
+    for size in (*sizes, *[sizes[-1]] * len(images)):
         if at >= len(images):
             return
         yield images[at : at + size]
@@ -238,7 +254,7 @@ class _Compare:
         self, course: Course, batch: npt.NDArray[np.uint8], comparison: Sequence["_Comparison | None"]
     ) -> None:
         """Compare what is said of a batch on its way."""
-        floats = normalised(batch, self.network.preprocessing)
+        floats = Normalised(images=batch, preprocessing=self.network.preprocessing)[:]
         image = floats if self.graphs[0].form.float_input else batch
         ours, theirs = Party(course, image), Party(course, floats)
         reference = self.network.reference
@@ -272,13 +288,16 @@ def _some(visit: Visit, chosen: npt.NDArray[np.bool_]) -> Visit:
 
 def _difference(ours: Array, theirs: Array, scale: float | None = None) -> float:
     """Largest difference, relative to the largest value (or 1); not finite if anything is not."""
-    a, b = ours.astype(np.float64), theirs.astype(np.float64)
     if scale is None:
-        scale = _largest(b)
-    difference = np.abs(a - b)
-    if not np.isfinite(difference).all():
-        return float("inf")
-    return float(difference.max(initial=0)) / max(1.0, scale)
+        scale = _largest(theirs)
+    parts = max(1, ours.size // _COMPARED)
+    worst = 0.0
+    for a, b in zip(*(np.array_split(each.reshape(-1), parts) for each in (ours, theirs)), strict=True):
+        difference = np.abs(a.astype(np.float64) - b)
+        if not np.isfinite(difference).all():
+            return float("inf")
+        worst = max(worst, float(difference.max(initial=0)))
+    return worst / max(1.0, scale)
 
 
 def _largest(values: Array) -> float:

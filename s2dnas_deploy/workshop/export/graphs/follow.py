@@ -39,7 +39,10 @@ class Visit:
 
 
 class Party:
-    """The samples of a batch on their way: what they carry, and who comes to which stage."""
+    """The samples of a batch on their way: what they carry, and who comes to which stage.
+
+    What no later stage reads or looks at is dropped at once: features are most of the memory.
+    """
 
     def __init__(self, course: Course, images: Array) -> None:
         self.course, self._count = course, len(images)
@@ -49,8 +52,11 @@ class Party:
 
     def brought(self, place: int) -> Values:
         """What the samples that come to a stage bring of what it reads."""
+        reads = self.course.flow.stops[place].reads
+        if self.came[place].all():
+            return {name: self._carried[name] for name in reads}
         rows = self.came[place].nonzero()[0]
-        return {name: self._carried[name][rows] for name in self.course.flow.stops[place].reads}
+        return {name: self._carried[name][rows] for name in reads}
 
     def visit(self, place: int, run: Run) -> Visit:
         """Run a stage on those that come to it, and send them on."""
@@ -60,14 +66,25 @@ class Party:
         brought = self.brought(place)
         given = run(place, brought)
         for name, array in given.items():
-            whole = self._carried.setdefault(name, np.zeros((self._count, *array.shape[1:]), array.dtype))
-            whole[rows] = array
+            self._carry(name, rows, array)
         looks = self.course.flow.looked_at[place]
         seen = {} if looks is None else {looks: self._carried[looks][rows]}
         for target, chosen in self.course.junctions[place](seen, len(rows)):
             if target >= 0:
                 self.came[target, rows if chosen is None else rows[chosen]] = True
+        later = {name for live in self.course.flow.live[place + 1 :] for name in live}
+        self._carried = {name: array for name, array in self._carried.items() if name in later}
         return Visit(rows=rows, brought=brought, given={**seen, **given})
+
+    def _carry(self, name: str, rows: Rows, array: Array) -> None:
+        """Take what a stage gave of some, beside what others have; of all, it is taken as it is."""
+        if len(rows) < self._count:
+            there = self._carried.get(name)
+            blank = np.zeros((self._count, *array.shape[1:]), array.dtype)
+            whole = blank if there is None else there.copy()  # which may be a stage's own tensor
+            whole[rows] = array
+            array = whole
+        self._carried[name] = array
 
 
 def without_exits(flow: Flow, settings: Mapping[str, str] | None = None) -> Course:
@@ -84,6 +101,15 @@ def passing(flow: Flow) -> list[Course]:
         if choice != each.default
     ]
     return [without_exits(flow, chosen) for chosen in ({}, *others)]
+
+
+def leading_to(flow: Flow, place: int) -> list[int]:
+    """The stages that samples may come through on their way to a stage, in order."""
+    leading = {place}
+    for earlier in reversed(range(place)):
+        if leading.intersection(flow.targets[earlier]):
+            leading.add(earlier)
+    return sorted(leading - {place})
 
 
 def sent_to(flow: Flow, place: int) -> Course:

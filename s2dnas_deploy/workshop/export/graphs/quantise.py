@@ -7,17 +7,21 @@ after the classifier stays float32: pixels are bytes already, and a confidence i
 Features are handed over as the bytes that they are: a stage gives the quantised tensor, and the next one
 reads it with the same scale, in place of two conversions at every border. What rules compare, and what
 several stages give, is handed over in float32.
+
+A range is that of all batches, however they are cut, so one batch is held at a time. What comes to a stage is
+computed anew for it, by the stages before: kept for all images, it would be gigabytes.
 """
 
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import onnxruntime
 from onnx import ModelProto, TensorProto, helper
 from onnxruntime.quantization import (
     CalibrationDataReader,
@@ -26,12 +30,22 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
+from onnxruntime.quantization.calibrate import CalibraterBase
 
-from s2dnas_deploy.decide.course import Array
+from s2dnas_deploy.decide.course import Course
 from s2dnas_deploy.decide.flow import ANSWERS, IMAGE, Flow
-from s2dnas_deploy.workshop.export.graphs.follow import OnnxStages, Party, passing, sent_to
+from s2dnas_deploy.workshop.export.batches import at_once_in
+from s2dnas_deploy.workshop.export.graphs.follow import (
+    OnnxStages,
+    Party,
+    Values,
+    leading_to,
+    passing,
+    sent_to,
+)
 from s2dnas_deploy.workshop.export.graphs.simplify import check
 from s2dnas_deploy.workshop.export.graphs.stage_graph import StageGraph
+from s2dnas_deploy.workshop.export.samples import Images
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _BATCH = 32
@@ -41,26 +55,21 @@ def quantise_stages(
     graphs: Sequence[StageGraph],
     models: Sequence[ModelProto],
     flow: Flow,
-    images: Array,
+    images: Images,
     on_stage: Callable[[int, int], None],
 ) -> list[ModelProto]:
     """The stages in INT8; `images` are as the graphs take them. Calls `on_stage(done, total)`.
 
     Each is calibrated on the images that come to it when nobody exits early, by any setting.
     """
-    batches = [images[at : at + _BATCH] for at in range(0, len(images), _BATCH)]
-    parties = [Party(course, batch) for course in passing(flow) for batch in batches]
-    run = OnnxStages(graphs)
+    run, size = OnnxStages(graphs), at_once_in(models, _BATCH)
     quantised = []
     looked_at = {name for name in flow.looked_at if name is not None}
     for k, (graph, model) in enumerate(zip(graphs, models, strict=True)):
-        coming = [party for party in parties if party.came[k].any()] or _sent(flow, k, batches, run)
-        values = [run.fed(k, party.brought(k)) for party in coming]
+        values = (run.fed(k, brought) for brought in _coming(flow, k, images, size, run))
         compared = [output for name, output in graph.outputs.items() if name in looked_at]
         quantised.append(_quantised(model, values, compared))
         run.add(quantised[k].SerializeToString())
-        for party in parties:
-            party.visit(k, run)
         on_stage(k + 1, len(models))
     real = looked_at | _of_several(flow)
     edges: dict[str, _Edge] = {}
@@ -71,13 +80,26 @@ def quantise_stages(
     return quantised
 
 
-def _sent(flow: Flow, place: int, batches: Sequence[Array], run: OnnxStages) -> list[Party]:
-    """The images on a way to a stage to which none comes by itself."""
-    parties = [Party(sent_to(flow, place), batch) for batch in batches]
-    for party in parties:
-        for earlier in range(place):
+def _coming(flow: Flow, place: int, images: Images, size: int, run: OnnxStages) -> Iterator[Values]:
+    """What the images bring to a stage, batch by batch; if none comes by itself, all are sent there."""
+    nobody = True
+    for course in passing(flow):
+        for brought in _brought(course, place, images, size, run):
+            nobody = False
+            yield brought
+    if nobody:
+        yield from _brought(sent_to(flow, place), place, images, size, run)
+
+
+def _brought(course: Course, place: int, images: Images, size: int, run: OnnxStages) -> Iterator[Values]:
+    """The same, on one course."""
+    leading = leading_to(course.flow, place)
+    for at in range(0, len(images), size):
+        party = Party(course, images[at : at + size])
+        for earlier in leading:
             party.visit(earlier, run)
-    return parties
+        if party.came[place].any():
+            yield party.brought(place)
 
 
 def _of_several(flow: Flow) -> set[str]:
@@ -86,15 +108,13 @@ def _of_several(flow: Flow) -> set[str]:
     return {name for name, count in times.items() if count > 1}
 
 
-def _quantised(
-    model: ModelProto, values: Sequence[Mapping[str, Array]], compared: Sequence[str]
-) -> ModelProto:
+def _quantised(model: ModelProto, values: Iterable[Values], compared: Sequence[str]) -> ModelProto:
     """One stage by onnxruntime's static quantisation; its inputs and outputs stay what they are."""
     inputs = [value.name for value in model.graph.input]
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
         onnx.save_model(model, str(source))
-        with _unasked_advice():
+        with _unasked_advice(), _in_little_memory():
             quantize_static(
                 source,
                 target,
@@ -119,13 +139,39 @@ def _unasked_advice() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
+@contextmanager
+def _in_little_memory() -> Iterator[None]:
+    """Onnxruntime's calibration runs all layers, and then takes the range of each, in memory that doubles.
+
+    In this order each tensor's range is taken as soon as it is there, and the tensor is gone.
+    """
+    real = CalibraterBase.create_inference_session
+    CalibraterBase.create_inference_session = _make_frugal_session
+    try:
+        yield
+    finally:
+        CalibraterBase.create_inference_session = real
+
+
+def _make_frugal_session(calibrater: CalibraterBase) -> None:
+    """As onnxruntime does it, in another order and without memory of its own."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other work may want the cores
+    calibrater.infer_session = onnxruntime.InferenceSession(
+        calibrater.augmented_model_path, options, providers=calibrater.execution_providers
+    )
+
+
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
     """Hands the calibration batches on, one after the other."""
 
-    def __init__(self, values: Sequence[Mapping[str, Array]], inputs: Sequence[str]) -> None:
+    def __init__(self, values: Iterable[Values], inputs: Sequence[str]) -> None:
         self.batches = ({name: batch[name] for name in inputs} for batch in values)
 
-    def get_next(self) -> dict[str, Array] | None:
+    def get_next(self) -> Values | None:
         """The next batch, None after the last."""
         return next(self.batches, None)
 

@@ -57,6 +57,7 @@ def run_graph(model: onnx.ModelProto, inputs: Arrays) -> dict[str, npt.NDArray[A
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # it runs once
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
