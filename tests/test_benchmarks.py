@@ -43,6 +43,7 @@ ROOT = Path(__file__).parents[1] / "benchmarks"
         ("confidence_rules", "confidence_rules", lambda record: record["rows"]),
         ("watch", "watch", lambda record: record["rows"]),
         ("serving", "serving", lambda record: record),
+        ("real_size", "real_size", lambda record: record),
     ],
 )
 def test_every_table_equals_its_record(monkeypatch, script, record, rows):
