@@ -89,7 +89,7 @@ def representative(exits: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
 
 def decode_ms(cascade: Cascade, items: Sequence[Item]) -> float | None:
     """Milliseconds to read an image from its file; None of images that are in memory already."""
-    files = [item.source for item in items if not isinstance(item.source, np.ndarray)][:_DECODED]
+    files = [item.source for item in items if isinstance(item.source, str)][:_DECODED]
     if not files:
         return None
     cascade.reader.one(files[0])

@@ -38,6 +38,7 @@ from s2dnas_deploy.decide.thresholds import Against, Point, choose_for_budget
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.files.onnx_file import LARGEST_GRAPH_BYTES
 from s2dnas_deploy.files.plain_file import read_file
+from s2dnas_deploy.images.archive import StoredImage
 from s2dnas_deploy.images.picture_file import LARGEST_FILE
 from s2dnas_deploy.quoting import shortened, spelled_out
 from s2dnas_deploy.reporter import Reporter
@@ -248,6 +249,8 @@ def _digest_of(items: Sequence[Item]) -> str:
         source = item.source
         if isinstance(source, DataError):
             raise source
+        if isinstance(source, StoredImage):
+            source = source.read()
         content = source.tobytes() if isinstance(source, np.ndarray) else read_file(source, LARGEST_FILE)
         digest.update(hashlib.sha256(content).digest())
     return digest.hexdigest()

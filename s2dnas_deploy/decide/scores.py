@@ -131,7 +131,7 @@ _KEYS = ("label", "confidence", "truth", "graphs", "images", "gate", "temperatur
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
-def _scores_in(arrays: Array | Arrays) -> ExitScores:
+def _scores_in(arrays: Array | Arrays[Array]) -> ExitScores:
     """The scores that an archive's arrays are."""
     if isinstance(arrays, np.ndarray) or not {"label", "confidence"} <= set(arrays) <= set(_KEYS):
         keys = "a single array" if isinstance(arrays, np.ndarray) else shown(sorted(arrays))

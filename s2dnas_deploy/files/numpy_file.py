@@ -8,6 +8,8 @@ checked against the size of the file first. The rules:
   holds other things than numbers or text is not read, and is an error to whoever asks for it.
 - An archive may unpack to 64 MiB, and beyond that to 100 times its own size: images hardly get below a
   twentieth, what unpacks to more is a bomb. Neither kind may hold more than 16 GiB.
+- Numbers of more than 256 MiB that are not packed stay in the file. They are read once, for what a checksum
+  says, and then row by row, as somebody asks for them.
 """
 
 import math
@@ -15,8 +17,9 @@ import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +32,13 @@ MOST_BYTES = 16 * 2**30
 ALWAYS_BYTES = 64 * 2**20
 MOST_TIMES = 100
 MOST_MEMBERS = 1000
+MOST_IN_MEMORY_BYTES = 256 * 2**20
 
 _MAGIC = b"\x93NUMPY"
 _LENGTH_BYTES = {(1, 0): 2, (2, 0): 4, (3, 0): 4}
 _LONGEST_HEADER = 10_000  # as numpy has it
 _CHUNK_BYTES = 2**18
+_MEMBER_HEADER = 30
 # By the format's definition a literal of Python; without white space, this much of one is what numpy writes.
 _FIELD = re.compile(
     r"""['"](?:descr['"]:['"](?P<descr>[<>|=]?[biufcSU]\d{1,9})['"]|fortran_order['"]:(?P<order>True|False)"""
@@ -50,13 +55,65 @@ class NotPlainError(ArrayFileError):
     """An array of objects, dates or records."""
 
 
-class Arrays(Mapping[str, NDArray[Any]]):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredRows:
+    """The rows of a large array [N, …] that stay in their file; can be handed to another process."""
+
+    path: str
+    start: int
+    """The first byte of the numbers."""
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    state: tuple[int, int]
+    """Of the file: bytes, and when it was changed last."""
+
+    @property
+    def ndim(self) -> int:
+        """How many axes there are."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: int | slice | NDArray[np.int64]) -> NDArray[Any]:
+        """Read one row, or some, which come with an axis of their own; raises an `ArrayFileError`."""
+        if isinstance(rows, int):
+            row: NDArray[Any] = self[np.array([rows])][0]
+            return row
+        places = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
+        found = np.empty((len(places), *self.shape[1:]), self.dtype)
+        flat = found.reshape(len(places), -1).view(np.uint8)
+        each = math.prod(self.shape[1:]) * self.dtype.itemsize
+        with open_file(self.path) as file:
+            if _state_of(file) != self.state:
+                raise ArrayFileError("a file that was changed since it was opened")
+            for row, place in zip(flat, places.tolist(), strict=True):
+                file.seek(self.start + place * each)
+                _read_into(file, row.data, "the file")
+        return found
+
+
+def _state_of(file: IO[bytes]) -> tuple[int, int]:
+    about = os.fstat(file.fileno())
+    return about.st_size, about.st_mtime_ns
+
+
+Numbers = NDArray[Any] | StoredRows
+Held = TypeVar("Held", bound=Numbers)
+
+
+class Arrays(Mapping[str, Held]):
     """The arrays of an `.npz` by their names; to ask for one that is not plain is an `ArrayFileError`."""
 
-    def __init__(self, members: Mapping[str, NDArray[Any] | str]) -> None:
+    def __init__(self, members: Mapping[str, Held | str]) -> None:
         self._members = members  # or why there is none
 
-    def __getitem__(self, name: str) -> NDArray[Any]:
+    def __getitem__(self, name: str) -> Held:
         found = self._members[name]
         if isinstance(found, str):
             raise NotPlainError(found)
@@ -72,11 +129,22 @@ class Arrays(Mapping[str, NDArray[Any]]):
         return len(self._members)
 
 
-def arrays_in(path: Path | str) -> NDArray[Any] | Arrays:
+def arrays_in(path: Path | str) -> NDArray[Any] | Arrays[NDArray[Any]]:
     """The array of a `.npy`, or those of an `.npz` by their names; raises nothing but `ArrayFileError`."""
+    found = _read(path, stored=False)
+    assert not isinstance(found, StoredRows), "nothing was to be left in the file"
+    return cast("NDArray[Any] | Arrays[NDArray[Any]]", found)
+
+
+def rows_in(path: Path | str) -> Numbers | Arrays[Numbers]:
+    """The same, of which large arrays stay in the file."""
+    return _read(path, stored=True)
+
+
+def _read(path: Path | str, *, stored: bool) -> Numbers | Arrays[Numbers]:
     try:
         with open_file(path) as file:
-            return _arrays(file, os.fstat(file.fileno()).st_size)
+            return _arrays(file, os.path.abspath(path) if stored else None)
     except ArrayFileError:
         raise
     except ArchiveError as problem:
@@ -91,17 +159,26 @@ def arrays_in(path: Path | str) -> NDArray[Any] | Arrays:
         raise ArrayFileError(f"a damaged file ({in_a_line(problem)})") from problem
 
 
-def _arrays(file: BinaryIO, size: int) -> NDArray[Any] | Arrays:
-    start = file.read(len(_MAGIC))
+def _arrays(file: BinaryIO, path: str | None) -> Numbers | Arrays[Numbers]:
+    """What a file has; what is large stays there, if its path is told."""
+    start, state = file.read(len(_MAGIC)), _state_of(file)
+    size, _ = state
     file.seek(0)
     if start == _MAGIC:
-        return _array(file, size, "the file")
+        return _array(
+            file, size, "the file", None if path is None else _Place(path=path, start=0, state=state)
+        )
     if start[:2] != b"PK":
         raise ArrayFileError("something else" if start else "an empty file")
     with opened_archive(file, MOST_MEMBERS) as archive:
         _check_members(archive.infolist(), size)
-        members = archive.infolist()
-        return Arrays({info.filename.removesuffix(".npy"): _member(archive, info) for info in members})
+        found: dict[str, Numbers | str] = {}
+        for info in archive.infolist():
+            place = None
+            if path is not None and info.compress_type == zipfile.ZIP_STORED:
+                place = _Place(path=path, start=_start_of(file, info), state=state)
+            found[info.filename.removesuffix(".npy")] = _member(archive, info, place)
+        return Arrays(found)
 
 
 # --- archives ----------------------------------------------------------------------------------------------
@@ -125,10 +202,17 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
         )
 
 
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any] | str:
+def _start_of(file: BinaryIO, info: zipfile.ZipInfo) -> int:
+    """Where the content of a member begins: behind a header of its own, with its name and more."""
+    header = os.pread(file.fileno(), _MEMBER_HEADER, info.header_offset)
+    lengths = (header[at : at + 2] for at in (_MEMBER_HEADER - 4, _MEMBER_HEADER - 2))
+    return info.header_offset + _MEMBER_HEADER + sum(int.from_bytes(each, "little") for each in lengths)
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, place: "_Place | None") -> Numbers | str:
     with archive.open(info) as stream:
         try:
-            array = _array(stream, info.file_size, f"its member {shown(info.filename)}")
+            array = _array(stream, info.file_size, f"its member {shown(info.filename)}", place)
         except NotPlainError as problem:
             return str(problem)
         stream.read(1)  # what a checksum says, zipfile says at the end
@@ -138,7 +222,16 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[Any] | s
 # --- one array ---------------------------------------------------------------------------------------------
 
 
-def _array(stream: IO[bytes], size: int, what: str) -> NDArray[Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where the bytes of a stream are, as they are."""
+
+    path: str
+    start: int
+    state: tuple[int, int]
+
+
+def _array(stream: IO[bytes], size: int, what: str, place: _Place | None) -> Numbers:
     """What a stream of so many bytes holds, which is one array and nothing else."""
     dtype, shape, fortran, start = _header(stream, what)
     claimed = math.prod(shape) * dtype.itemsize
@@ -149,6 +242,13 @@ def _array(stream: IO[bytes], size: int, what: str) -> NDArray[Any]:
         )
     if claimed > MOST_BYTES:
         raise ArrayFileError(f"{claimed:,} bytes of numbers, expected at most 16 GiB; save it in parts")
+    if place is not None and claimed > MOST_IN_MEMORY_BYTES and shape and not fortran and dtype.kind != "U":
+        passed = bytearray(_CHUNK_BYTES)
+        for begin in range(0, claimed, _CHUNK_BYTES):
+            _read_into(stream, memoryview(passed)[: claimed - begin], what)
+        return StoredRows(
+            path=place.path, start=place.start + start, dtype=dtype, shape=shape, state=place.state
+        )
     content = np.empty(claimed, np.uint8)
     for begin in range(0, claimed, _CHUNK_BYTES):
         _read_into(stream, content.data[begin : begin + _CHUNK_BYTES], what)

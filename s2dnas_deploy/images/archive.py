@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.files.numpy_file import ArrayFileError, Arrays, arrays_in
+from s2dnas_deploy.files.numpy_file import ArrayFileError, Arrays, Numbers, StoredRows, rows_in
 from s2dnas_deploy.quoting import named_in_line, shown
 
 SUFFIXES = (".npz", ".npy")
@@ -37,13 +37,46 @@ CALIBRATED_ON = ("val", "test", "train")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ArchivePart:
-    """Images [N, ...] as they were stored, the number of each one's class if it is known, and their keys."""
+    """Images [N, ...] as they were stored, the number of each one's class if it is known, and their keys.
 
-    images: NDArray[Any]
+    Very many stay in their file, and are read when they are asked for.
+    """
+
+    images: Numbers
     labels: NDArray[np.int64] | None
     where: str
     """What messages call the images."""
     where_labels: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, slots=True)
+class StoredImage:
+    """An image that stays in its archive until it is asked for."""
+
+    rows: StoredRows
+    place: int
+    where: str
+
+    def read(self) -> NDArray[Any]:
+        """Its numbers, as they were stored."""
+        try:
+            return self.rows[self.place]
+        except ArrayFileError as problem:
+            raise DataError(f"{self.where}[{self.place}]: {problem}") from problem
+
+
+def in_memory(numbers: Numbers) -> NDArray[Any]:
+    """All of an array."""
+    return numbers[:] if isinstance(numbers, StoredRows) else numbers
+
+
+def each_of(part: ArchivePart) -> Iterator[NDArray[Any] | StoredImage]:
+    """The images of a part, one by one: what is in memory, and where the others are."""
+    if not isinstance(part.images, StoredRows):
+        yield from part.images
+        return
+    for place in range(len(part.images)):
+        yield StoredImage(rows=part.images, place=place, where=part.where)
 
 
 class ImageArchive:
@@ -52,7 +85,7 @@ class ImageArchive:
     def __init__(self, path: str) -> None:
         self.where = named_in_line(path)
         with self._telling():
-            self._arrays = arrays_in(path)
+            self._arrays = rows_in(path)
         self._keys = self._keys_of(self._arrays)
 
     @property
@@ -62,7 +95,7 @@ class ImageArchive:
 
     def part(self, name: str) -> ArchivePart:
         """Return images and labels of a part that is there."""
-        if isinstance(self._arrays, np.ndarray):
+        if not isinstance(self._arrays, Arrays):
             return self._checked(self._arrays, None, "", "")
         images, labels = self._keys[name]
         if images not in self._arrays:
@@ -75,10 +108,10 @@ class ImageArchive:
 
     def class_names(self) -> tuple[str, ...] | None:
         """Return the name of label k at position k; None if the archive does not say."""
-        if isinstance(self._arrays, np.ndarray) or "class_names" not in self._arrays:
+        if not isinstance(self._arrays, Arrays) or "class_names" not in self._arrays:
             return None
         with self._telling():
-            names = self._arrays["class_names"]
+            names = in_memory(self._arrays["class_names"])
         if names.ndim != 1 or names.dtype.kind != "U":
             raise DataError(
                 f"{self.where}, 'class_names': expected text [K], got {names.dtype}"
@@ -86,9 +119,9 @@ class ImageArchive:
             )
         return tuple(str(name) for name in names)
 
-    def _keys_of(self, arrays: NDArray[Any] | Arrays) -> dict[str, _Keys]:
+    def _keys_of(self, arrays: Numbers | Arrays[Numbers]) -> dict[str, _Keys]:
         """The keys of each part that is there."""
-        if isinstance(arrays, np.ndarray):
+        if not isinstance(arrays, Arrays):
             return {"train": ("", "")}
         present = {
             part: [keys for keys in spelled if set(keys) & set(arrays)] for part, spelled in _PARTS.items()
@@ -104,7 +137,7 @@ class ImageArchive:
         return {part: found[0] for part, found in present.items() if found}
 
     def _checked(
-        self, images: NDArray[Any], labels: NDArray[Any] | None, images_key: str, labels_key: str
+        self, images: Numbers, labels: Numbers | None, images_key: str, labels_key: str
     ) -> ArchivePart:
         where, where_labels = (
             f"{self.where}, {key!r}" if key else self.where for key in (images_key, labels_key)
@@ -114,7 +147,7 @@ class ImageArchive:
                 f"{where}: expected images as [N, H, W], [N, H, W, C] or [N, C, H, W],"
                 f" got {images.dtype} {shown(list(images.shape))}."
             )
-        numbers = None if labels is None else _numbers(labels, len(images), where_labels)
+        numbers = None if labels is None else _numbers(in_memory(labels), len(images), where_labels)
         return ArchivePart(images=images, labels=numbers, where=where, where_labels=where_labels)
 
     @contextmanager

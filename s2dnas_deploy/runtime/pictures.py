@@ -14,6 +14,7 @@ from PIL import Image
 
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.images.archive import StoredImage
 from s2dnas_deploy.images.picture_file import OtherSizeError, planes_in
 from s2dnas_deploy.images.pixels import (
     InputFormat,
@@ -30,7 +31,7 @@ from s2dnas_deploy.quoting import in_a_line, named_in_line
 
 Array: TypeAlias = npt.NDArray[Any]
 Source: TypeAlias = str | os.PathLike[str] | Image.Image
-Given: TypeAlias = Source | Array | DataError
+Given: TypeAlias = Source | Array | StoredImage | DataError
 
 
 class Reader:
@@ -68,6 +69,8 @@ class Reader:
         """One image, of the shape and type that the graphs take; an error in its place is raised."""
         if isinstance(source, DataError):
             raise source
+        if isinstance(source, StoredImage):
+            source = source.read()
         if isinstance(source, np.ndarray):
             return self._from_array(source)
         if isinstance(source, Image.Image):

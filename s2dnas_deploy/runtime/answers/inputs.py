@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.images.archive import JUDGED_BY, ArchivePart, ImageArchive
+from s2dnas_deploy.images.archive import JUDGED_BY, ArchivePart, ImageArchive, StoredImage, each_of
 from s2dnas_deploy.images.archive import SUFFIXES as ARCHIVES
 from s2dnas_deploy.images.listing import class_of, listed_in
 from s2dnas_deploy.images.pixels import SUFFIXES
@@ -38,7 +38,7 @@ class Item:
     """
 
     name: str
-    source: str | npt.NDArray[Any] | DataError
+    source: str | npt.NDArray[Any] | StoredImage | DataError
     truth: str | None = None
 
 
@@ -197,7 +197,7 @@ def _in_archive(
     truths = _truths(archive, part, labels)
     items = [
         Item(name=f"{place}[{i}]", source=image, truth=truth)
-        for i, (image, truth) in enumerate(zip(part.images, truths, strict=True))
+        for i, (image, truth) in enumerate(zip(each_of(part), truths, strict=True))
     ]
     others = [f"{archive.where}:{other}" for other in archive.parts if other != name]
     if len(parts) == 1 or not others:

@@ -1,10 +1,12 @@
 """Labelled images from a NumPy archive (`.npz`): what `images.archive` finds in it, as parts to train on."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.files.numpy_file import ArrayFileError, Numbers
 from s2dnas_deploy.images.archive import ArchivePart, ImageArchive
-from s2dnas_deploy.images.pixels import InputFormat, as_planes
+from s2dnas_deploy.images.pixels import InputFormat, Pixels, as_planes
 from s2dnas_deploy.workshop.data.arrays import array_images
 from s2dnas_deploy.workshop.data.splits import Index, UnreadImages, UnreadSplits
 
@@ -37,8 +39,28 @@ def _unread(part: ArchivePart, wanted: InputFormat) -> UnreadImages:
             f"{part.where_labels}: expected the number of each image's class, got none."
             " Save the images and their labels both."
         )
-    images = as_planes(part.images, wanted, where=part.where)
+    images = _Planes(stored=part.images, wanted=wanted, where=part.where)
     return array_images(images, part.labels, wanted, where=part.where)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Planes:
+    """Images as they were stored, channels first or last, read as uint8 [M, C, H, W] some at a time."""
+
+    stored: Numbers
+    wanted: InputFormat
+    where: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of an array [N, C, H, W]."""
+        return (len(self.stored), *self[:1].shape[1:])
+
+    def __getitem__(self, rows: slice | Index) -> Pixels:
+        try:
+            return as_planes(self.stored[rows], self.wanted, where=self.where)
+        except ArrayFileError as problem:
+            raise DataError(f"{self.where}: {problem}") from problem
 
 
 def _numbered(labels: Index, path: Path) -> tuple[str, ...]:

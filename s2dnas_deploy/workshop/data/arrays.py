@@ -1,7 +1,8 @@
-"""Labelled images that are in memory already, as arrays: checked once, then fitted as they are read."""
+"""Labelled images in arrays: checked once, then fitted as they are read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -11,7 +12,18 @@ from s2dnas_deploy.images.pixels import InputFormat, Part, Pixels, can_recolour,
 from s2dnas_deploy.workshop.data.splits import Index, UnreadImages
 
 
-def array_images(images: Pixels, labels: Index, wanted: InputFormat, *, where: str) -> UnreadImages:
+class Rows(Protocol):
+    """Images [N, C, H, W] that are read some at a time, wherever they are."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As of an array."""
+
+    def __getitem__(self, rows: Index) -> Pixels:
+        """The images at `rows` [M], uint8 [M, C, H, W]."""
+
+
+def array_images(images: Rows, labels: Index, wanted: InputFormat, *, where: str) -> UnreadImages:
     """Return uint8 [N, C, H, W] and labels [N] as unread images; raise if they cannot fit the network."""
     count, channels, height, width = images.shape
     if len(labels) != count:
@@ -32,9 +44,9 @@ def array_images(images: Pixels, labels: Index, wanted: InputFormat, *, where: s
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Arrays:
-    """Images that are in memory, uint8 [N, C, H, W], as a source of pixels."""
+    """Images in arrays, uint8 [N, C, H, W], as a source of pixels."""
 
-    images: Pixels
+    images: Rows
     wanted: InputFormat
 
     def decode(self, positions: Index, out: Pixels, parts: Sequence[Part] | None = None) -> None:
