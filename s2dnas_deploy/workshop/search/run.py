@@ -52,8 +52,10 @@ from s2dnas_deploy.workshop.search.strategies import STRATEGIES, Judge
 from s2dnas_deploy.workshop.search.targets import check_one_fits, within_reach, within_target
 from s2dnas_deploy.workshop.search.trials import FINALISTS, PLANS, Trial, Trials
 from s2dnas_deploy.workshop.search.winners import Found, check_not_anothers, train_winner
+from s2dnas_deploy.workshop.training.batches import Waited
 from s2dnas_deploy.workshop.training.course import epochs_for
 from s2dnas_deploy.workshop.training.devices import choose_device
+from s2dnas_deploy.workshop.training.first_words import waiting_words
 from s2dnas_deploy.workshop.training.prepare import (
     judge_of_static,
     prepare,
@@ -292,7 +294,10 @@ def _trained_shared_weights(
     def on_resume(step: int) -> None:
         reporter.say(f"resuming the shared weights after step {step}")
 
-    return train_shared(task, reporter.phase("training shared weights"), on_resume)
+    def on_waited(waited: Waited) -> None:
+        reporter.say(waiting_words(waited))
+
+    return train_shared(task, reporter.phase("training shared weights"), on_resume, on_waited)
 
 
 def _judge_many(

@@ -33,7 +33,7 @@ from s2dnas_deploy.workshop.search.judging.shared_weights import SharedWeights
 from s2dnas_deploy.workshop.search.space.by_hand import largest, smallest
 from s2dnas_deploy.workshop.search.space.space import Choices, SearchSpace
 from s2dnas_deploy.workshop.training import several
-from s2dnas_deploy.workshop.training.batches import Batches, seed_of
+from s2dnas_deploy.workshop.training.batches import Batches, Waited, seed_of
 from s2dnas_deploy.workshop.training.checkpoint import (
     Checkpoint,
     Expected,
@@ -77,20 +77,25 @@ class SharedTask:
 
 
 def train_shared(
-    task: SharedTask, progress: Progress, on_resume: Callable[[int], None] = lambda step: None
+    task: SharedTask,
+    progress: Progress,
+    on_resume: Callable[[int], None] = lambda step: None,
+    on_waited: Callable[[Waited], None] = lambda waited: None,
 ) -> SharedWeights:
     """Train, resuming what is in the task's folder; the weights are on the CPU, in evaluation mode.
 
-    Of several processes, the first calls this, and the others take part.
+    At the end `on_waited` is told how long was waited for images, if decoding them took time. Of several
+    processes, the first calls this, and the others take part.
     """
     several.ask_others(partial(_trained, task))
-    return _trained(task, progress, on_resume)
+    return _trained(task, progress, on_resume, on_waited)
 
 
 def _trained(
     task: SharedTask,
     progress: Progress = lambda done, total, note: None,
     on_resume: Callable[[int], None] = lambda step: None,
+    on_waited: Callable[[Waited], None] = lambda waited: None,
 ) -> SharedWeights:
     """Take part in a training, as `train_shared`."""
     with torch.random.fork_rng(devices=[]):
@@ -105,6 +110,8 @@ def _trained(
                 last = step + 1 == run.steps
                 if last or time.monotonic() - run.saved_at > task.settings.checkpoint_seconds:
                     run.save()
+        if run.batches.waited is not None:
+            on_waited(run.batches.waited)
     return placed(run.average, torch.device("cpu"), torch.contiguous_format).eval()
 
 
