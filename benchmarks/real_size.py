@@ -66,6 +66,7 @@ PLANS = {
     "fewer blocks": "in-turn:0.5x0.5,1",
 }
 SIDE = 224
+_ASKED = 128
 RUN = [sys.executable, "-c", "from s2dnas_deploy.cli import run; run()"]
 
 record_option = click.option("--record", is_flag=True, help="Also write the record and the tables.")
@@ -198,18 +199,28 @@ def _stage(sessions: BoundSessions, k: int, times: int) -> Callable[[], None]:
 @click.option("--static", type=click.Path(exists=True, path_type=Path), required=True)
 @click.option("--before", help="Python of an environment with release 0.1.0, to be compared with.")
 @click.option("--before-bundle", type=click.Path(exists=True, path_type=Path), help="A bundle that it reads.")
+@click.option("--share", type=float, help="Of the photos, how many exit first. [default: by its thresholds]")
 @work_option
-@click.option("--rounds", default=5, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
 @record_option
 def pipelines(
-    photos: Path, bundle: Path, static: Path, work: Path, *, rounds: int, record: bool, **before: Any
+    photos: Path,
+    bundle: Path,
+    static: Path,
+    work: Path,
+    *,
+    share: float | None,
+    rounds: int,
+    record: bool,
+    **before: Any,
 ) -> None:
     """From files to answers, as `s2dnas-run` does it."""
     folder = work.resolve() / "photos"
     rows = []
     for name, size, count in (("500x375", (500, 375), 2000), ("12 megapixels", (4000, 3000), 1000)):
         files = _files(photos, folder / name.replace(" ", "-"), size, count)
-        found = [_round(bundle, static, files, before) for _ in range(rounds)]
+        cascade = [*RUN, "--bundle", str(bundle), *_exiting(bundle, files, share)]
+        found = [_round(bundle, cascade, static, files, before) for _ in range(rounds)]
         medians = {key: statistics.median(each[key] for each in found) for key in found[0]}
         rows.append({"photos": name, "count": count, **medians, "rounds": found})
     _end(record, pipelines={"date": str(date.today()), "machine": machine(), "rows": rows})
@@ -242,13 +253,26 @@ def _made(pictures: Sequence[Image.Image], number: int, size: tuple[int, int], p
     scratch_file.rename(path)
 
 
-def _round(bundle: Path, static: Path, files: list[str], before: Mapping[str, Any]) -> dict[str, float]:
+def _exiting(bundle: Path, files: list[str], share: float | None) -> list[str]:
+    """Thresholds by which a share of photos exits first: of a network that was trained on others, say."""
+    if share is None:
+        return []
+    with Cascade.load(bundle, provider="cpu") as cascade:
+        images = cascade.reader.batch(files[:: max(1, len(files) // _ASKED)][:_ASKED])
+        confidence = cascade.all_exits(images).confidence[0]
+        after = ",1" * (len(cascade.names) - 2)
+    return ["--threshold", f"{np.quantile(confidence, 1 - share)}{after}"]
+
+
+def _round(
+    bundle: Path, command: list[str], static: Path, files: list[str], before: Mapping[str, Any]
+) -> dict[str, float]:
     """Seconds of each command, and of decoding alone, in turns."""
     with Cascade.load(bundle, provider="cpu") as cascade:
         start = time.perf_counter()
         deque(decoded(files, cascade.reader, BulkOptions()), maxlen=0)
         found = {"decoding": time.perf_counter() - start}
-    found["cascade"] = _seconds([*RUN, "--bundle", str(bundle)], files)
+    found["cascade"] = _seconds(command, files)
     found["static"] = _seconds([*RUN, "--bundle", str(static)], files)
     if before["before"] is not None:
         command = [before["before"], *RUN[1:], "--bundle", str(before["before_bundle"])]
