@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.files.numpy_file import ArrayFileError, Numbers
+from s2dnas_deploy.files.numpy_file import ArrayFileError, StoredRows
 from s2dnas_deploy.images.archive import ArchivePart, ImageArchive
 from s2dnas_deploy.images.pixels import InputFormat, Pixels, as_planes
-from s2dnas_deploy.workshop.data.arrays import array_images
+from s2dnas_deploy.workshop.data.arrays import Rows, array_images
 from s2dnas_deploy.workshop.data.splits import Index, UnreadImages, UnreadSplits
 
 
@@ -39,15 +39,19 @@ def _unread(part: ArchivePart, wanted: InputFormat) -> UnreadImages:
             f"{part.where_labels}: expected the number of each image's class, got none."
             " Save the images and their labels both."
         )
-    images = _Planes(stored=part.images, wanted=wanted, where=part.where)
+    images: Rows
+    if isinstance(part.images, StoredRows):
+        images = _Planes(stored=part.images, wanted=wanted, where=part.where)
+    else:
+        images = as_planes(part.images, wanted, where=part.where)
     return array_images(images, part.labels, wanted, where=part.where)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Planes:
-    """Images as they were stored, channels first or last, read as uint8 [M, C, H, W] some at a time."""
+    """Images that stay in their file, channels first or last, read as uint8 [M, C, H, W] some at a time."""
 
-    stored: Numbers
+    stored: StoredRows
     wanted: InputFormat
     where: str
 
