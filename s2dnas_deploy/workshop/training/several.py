@@ -54,7 +54,8 @@ def several_processes() -> Iterator[bool]:
             yield False
         else:
             yield True
-            _tell(None)
+            told_by_the_first(None)
+        dist.barrier()  # one that leaves while another still speaks takes that down with it
     finally:
         dist.destroy_process_group()
 
@@ -67,11 +68,6 @@ def _stand_by() -> None:
 
 def ask_others(work: Work) -> None:
     """Of the first process: have all others do the same now. It must be picklable."""
-    if size() > 1:
-        _tell(work)
-
-
-def _tell(work: Work | None) -> None:
     told_by_the_first(work)
 
 
@@ -103,21 +99,18 @@ def summed(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sum_gradients(parameters: list[Tensor]) -> None:
-    """Let every process have the gradients of the whole batch, all in one message for each kind of number."""
+    """Let every process have the gradients of the whole batch, all in one message.
+
+    A weight that a part of the batch did not need has none there, and counts as 0.
+    """
     if size() == 1:
         return
     own = [parameter for parameter in parameters if parameter.requires_grad]
-    for (
-        parameter
-    ) in own:  # one that a part of the batch did not need has none, and must be there all the same
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in own if parameter.grad is not None]
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in own]
     flat = summed(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-    for gradient, part in zip(
-        gradients, torch.split(flat, [each.numel() for each in gradients]), strict=True
-    ):
-        gradient.copy_(part.view_as(gradient))
+    parts = torch.split(flat, [each.numel() for each in own])
+    for parameter, gradient, part in zip(own, gradients, parts, strict=True):
+        parameter.grad = gradient.copy_(part.view_as(gradient))
 
 
 def draw_by(seed: int) -> None:
