@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from residual_net import NET
 
 from s2dnas_deploy.workshop.network.model_file import load_model
 
@@ -19,26 +20,6 @@ DIGITS = ["--model", f"{MODELS}/digits_cnn.py:digits_cnn", "--input", "1x8x8", "
 WIDTHS = ["--plan", "in-turn:0.5,1", "--static-epochs", "1", "--epochs", "1", "--limit", "200"]
 SEARCH = "--data digits --normalize data --cost macs --quiet --precision float32 --shared-epochs 1 --epochs 0"
 SEARCH = [*SEARCH.split(), "--evaluations", "4", "--finalists", "1"]
-RESIDUAL_NET = """
-import torch
-from torch import nn
-
-def convolution(inputs, outputs):
-    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)
-
-class Block(nn.Module):
-    def __init__(self, channels):
-        super().__init__()
-        first, second = convolution(channels, channels), convolution(channels, channels)
-        self.branch = nn.Sequential(*first, nn.ReLU(), *second)
-
-    def forward(self, x):
-        return torch.relu(x + self.branch(x))
-
-def make():
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)]
-    return nn.Sequential(*convolution(1, 16), nn.ReLU(), Block(16), Block(16), *head)
-"""
 GATES = ["--plan", "blocks:0.7", "--static-epochs", "1", "--epochs", "1", "--limit", "200"]
 
 
@@ -75,8 +56,8 @@ def largest_difference(ones, others):
 @pytest.mark.parametrize("options", [WIDTHS, GATES], ids=["widths", "gates"])
 def test_two_processes_come_to_what_one_comes_to(tmp_path, options):
     alone, both = tmp_path / "alone.pt", tmp_path / "both.pt"
-    (tmp_path / "net.py").write_text(RESIDUAL_NET)
-    options = ["--model", "net.py:make", *DIGITS[2:], *options]
+    (tmp_path / "net.py").write_text(NET)
+    options = ["--model", "net.py:make_net", *DIGITS[2:], *options]
     told = run(command("train", *options, "--out", alone), tmp_path)
     told_by_both = run(together(2, *command("train", *options, "--out", both)), tmp_path)
     assert largest_difference(weights(alone), weights(both)) < 1e-2

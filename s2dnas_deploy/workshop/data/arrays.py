@@ -1,14 +1,12 @@
 """Labelled images in arrays: checked once, then fitted as they are read."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
 from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.images.pixels import InputFormat, Part, Pixels, can_recolour, fitted, resized
+from s2dnas_deploy.images.pixels import InputFormat, Pixels, can_recolour, fitted
 from s2dnas_deploy.workshop.data.splits import Index, UnreadImages
 
 
@@ -49,20 +47,6 @@ class Arrays:
     images: Rows
     wanted: InputFormat
 
-    def decode(self, positions: Index, out: Pixels, parts: Sequence[Part] | None = None) -> None:
+    def decode(self, positions: Index, out: Pixels) -> None:
         """As a `PixelSource`."""
-        images = self.images[positions]
-        if parts is None:
-            out[:] = fitted(images, self.wanted)
-            return
-        for row, part in enumerate(parts):
-            out[row] = part_of(images[row], part, self.wanted)
-
-
-def part_of(image: Pixels, part: Part, wanted: InputFormat) -> Pixels:
-    """A part of an image [C, H, W], in the wanted channels and size."""
-    height, width = image.shape[1:]
-    as_is = replace(wanted, height=height, width=width, resize=None)
-    (planes,) = fitted(image[None], as_is)
-    box = part(width, height)
-    return np.stack([np.asarray(resized(Image.fromarray(plane), wanted, box)) for plane in planes])
+        out[:] = fitted(self.images[positions], self.wanted)

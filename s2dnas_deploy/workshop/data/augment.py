@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2dnas_deploy.images.pixels import Box, Part, Pixels
+from s2dnas_deploy.workshop.data.recolour import CHANGES
 from s2dnas_deploy.workshop.data.ways import COLOUR, CROP, FLIP, RANDAUGMENT, RESIZED_CROP
 
 _SMALLEST_PART, _WIDEST = 0.35, 4 / 3
 _FACTOR = 0.4
-CHANGES_AT_ONCE, CHANGES = 2, 14
+_CHANGES_AT_ONCE = 2
 _Numbers = NDArray[np.float64]
 _Whole = NDArray[np.int64]
 
@@ -57,7 +58,7 @@ def draw_looks(ways: frozenset[str], count: int, *, padding: int, seed: int) -> 
 
 
 def _drawn_changes(draw: np.random.Generator, count: int) -> _Whole:
-    which = draw.integers(1, CHANGES + 1, (count, CHANGES_AT_ONCE))
+    which = draw.integers(1, len(CHANGES) + 1, (count, _CHANGES_AT_ONCE))
     signs: _Whole = which * draw.choice((-1, 1), which.shape)
     return signs
 

@@ -6,12 +6,13 @@ Place in the flow: `Order` ──made──▶ uint8 [N, C, H, W], here or in a 
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
-from s2dnas_deploy.images.pixels import InputFormat, Pixels
-from s2dnas_deploy.workshop.data.arrays import part_of
+from s2dnas_deploy.images.pixels import InputFormat, Part, Pixels, resized
 from s2dnas_deploy.workshop.data.augment import Looks, moved, part_for
+from s2dnas_deploy.workshop.data.folder import PictureFiles
 from s2dnas_deploy.workshop.data.recolour import changed, jittered
-from s2dnas_deploy.workshop.data.splits import Index, PixelSource
+from s2dnas_deploy.workshop.data.splits import Index
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +31,7 @@ class Maker:
     """Makes batches; all of one run come from one source, or from memory."""
 
     shape: tuple[int, int, int]
-    source: PixelSource | None
+    source: PictureFiles | None
 
     def made(self, order: Order) -> Pixels:
         """The batch, uint8 [N, C, H, W]."""
@@ -56,4 +57,11 @@ class Maker:
             return order.images
         channels, height, width = self.shape
         wanted = InputFormat(channels=channels, height=height, width=width, resize="stretch")
-        return np.stack([part_of(*each, wanted) for each in zip(order.images, parts, strict=True)])
+        return np.stack([_part_of(*each, wanted) for each in zip(order.images, parts, strict=True)])
+
+
+def _part_of(image: Pixels, part: Part, wanted: InputFormat) -> Pixels:
+    """A part of an image [C, H, W], in the wanted size."""
+    height, width = image.shape[1:]
+    box = part(width, height)
+    return np.stack([np.asarray(resized(Image.fromarray(plane), wanted, box)) for plane in image])

@@ -145,7 +145,10 @@ class PictureFiles:
         return os.path.join(self.root, self.paths[position])
 
     def decode(self, positions: Index, out: Pixels, parts: Sequence[Part] | None = None) -> None:
-        """As a `PixelSource`; raises if any image is of a size that the network does not take."""
+        """As a `PixelSource`, or a part of each image in the network's size.
+
+        Raises if any image is of a size that the network does not take.
+        """
         found = _Faults(self.wanted)
         for row, position in enumerate(positions):
             path = self.path(position)

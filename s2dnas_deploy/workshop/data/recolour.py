@@ -31,7 +31,7 @@ def changed(image: Pixels, changes: Sequence[int]) -> Pixels:
     """With changes made one after the other, each told by its place from 1 on; below 0, the other way."""
     picture = _picture(image)
     for change in changes:
-        picture = _CHANGES[abs(change) - 1](picture, _STRENGTH if change > 0 else -_STRENGTH)
+        picture = CHANGES[abs(change) - 1](picture, _STRENGTH if change > 0 else -_STRENGTH)
     return planes_of(picture)
 
 
@@ -81,7 +81,7 @@ def _enhanced(way: Callable[[Image.Image], ImageEnhance._Enhance]) -> _Change:
     return lambda picture, strength: way(picture).enhance(1 + 0.9 * strength)
 
 
-_CHANGES: tuple[_Change, ...] = (
+CHANGES: tuple[_Change, ...] = (
     lambda picture, strength: picture,
     _sheared_across,
     _sheared_down,

@@ -13,9 +13,8 @@ from s2dnas_deploy.images.picture_file import shape_in
 from s2dnas_deploy.quoting import shortened, shown
 from s2dnas_deploy.workshop.data.cifar import cifar_folder
 from s2dnas_deploy.workshop.data.folder import parts_of
+from s2dnas_deploy.workshop.data.labelled import Shape
 from s2dnas_deploy.workshop.data.load import no_source
-
-Shape = tuple[int, int, int]
 
 MOST_LOOKED_AT = 256
 _COLOURS = (1, 3)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2dnas_deploy.errors import DataError
-from s2dnas_deploy.images.pixels import Part, Pixels
+from s2dnas_deploy.images.pixels import Pixels
 from s2dnas_deploy.quoting import named_in_line, shortened
 
 _MOST_NAMED, _LONGEST_LIST = 100, 400
@@ -18,10 +18,10 @@ OnRead = Callable[[int], None]
 
 
 class PixelSource(Protocol):
-    """Where pixels are found. It can be handed to another process."""
+    """Where pixels are found."""
 
-    def decode(self, positions: Index, out: Pixels, parts: Sequence[Part] | None = None) -> None:
-        """Write the images at `positions` [M] to `out`, uint8 [M, C, H, W], or a part of each in that size.
+    def decode(self, positions: Index, out: Pixels) -> None:
+        """Write the images at `positions` [M] to `out`, uint8 [M, C, H, W].
 
         Raises an `UnreadableError` at its end if some could not be read.
         """
