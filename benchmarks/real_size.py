@@ -56,8 +56,8 @@ s2dnas-train --model {networks}:lite0 --weights {weights} --classes auto --input
 s2dnas-train --weights static.pt --data {tiny} --resize stretch --plan in-turn:0.5x0.34,0.5x0.67 --epochs 6 --lr 0.05 --out model.pt
 """  # noqa: E501
 SCRATCH = """
-s2dnas-train --model {networks}:resnet18 --model-args {arguments} --input 3x64x64 --data {tiny} --plan static --epochs 12 --out static.pt
-s2dnas-train --weights static.pt --data {tiny} --plan in-turn:0.5x0.5,1x0.5 --epochs 12 --out model.pt
+s2dnas-train --model {networks}:resnet18 --model-args {arguments} --input 3x64x64 --data {tiny} --plan static --epochs 12 --batch 256 --lr 0.25 --out static.pt
+s2dnas-train --weights static.pt --data {tiny} --plan in-turn:0.5x0.5,1x0.5 --epochs 12 --batch 256 --lr 0.2 --out model.pt
 """  # noqa: E501
 STAGED = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "regnet_y_400mf")
 PLANS = {

@@ -92,13 +92,25 @@ def _matrix(kernel: Tensor) -> Tensor:
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix [N, M] with singular values of about 1 (0.7 to 1.2), and the same singular vectors."""
+    """The matrix X [N, M] with singular values of about 1 (0.7 to 1.2), and the same singular vectors.
+
+    Five times X ← P·X, with P = a·I + b·G + c·G² of G = X·Xᵀ. As G ← P·G·P, [N, N], tells all that follows,
+    X itself is multiplied once, by the product of all P: less than half the work where M is several N.
+    """
     is_tall = matrix.shape[0] > matrix.shape[1]
     wide = matrix.mT if is_tall else matrix
-    x: Tensor = wide / wide.norm().clamp_min(_SMALLEST)
-    for _ in range(_ITERATIONS):
-        square = x @ x.mT
-        polynomial = torch.addmm(square, square, square, beta=_B, alpha=_C)
-        polynomial.diagonal().add_(_A)
-        x = polynomial @ x
-    return x.mT if is_tall else x
+    x = wide / wide.norm().clamp_min(_SMALLEST)
+    gram = x @ x.mT
+    factor = product = _polynomial(gram)
+    for _ in range(_ITERATIONS - 1):
+        gram = factor @ (factor @ gram)
+        factor = _polynomial(gram)
+        product = factor @ product
+    found: Tensor = product @ x
+    return found.mT if is_tall else found
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    found: Tensor = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
+    found.diagonal().add_(_A)
+    return found
