@@ -16,11 +16,11 @@ from torch import Tensor
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.images.pixels import Pixels
-from s2dnas_deploy.workshop.data.augment import draw_looks
+from s2dnas_deploy.workshop.data.augment import Looks, draw_looks
 from s2dnas_deploy.workshop.data.batch import Maker, Order
 from s2dnas_deploy.workshop.data.crew import Crew, workers_here
 from s2dnas_deploy.workshop.data.labelled import ImagesOnDisk, LabelledImages
-from s2dnas_deploy.workshop.data.ways import MOVES, augmentations
+from s2dnas_deploy.workshop.data.ways import FLIP, MOVES, augmentations
 from s2dnas_deploy.workshop.network.network import MultiStageNetwork
 from s2dnas_deploy.workshop.training import several
 from s2dnas_deploy.workshop.training.settings import Settings
@@ -108,6 +108,26 @@ class Batches:
             return None
         return Waited(share=self._waited_seconds / seconds, workers=self.workers)
 
+    @property
+    def views(self) -> int | None:
+        """How many pictures there are to be shown at all; None where no two are alike."""
+        return len(self.images) * self._sides if self._ways <= {FLIP} else None
+
+    def views_at(self, step: int) -> Tensor:
+        """Which of these pictures a step shows, int64 [N]."""
+        mirrored, rows = self._looks(step).mirrored, self._rows(step)[self.part]
+        return rows if mirrored is None else rows * self._sides + torch.from_numpy(mirrored)
+
+    def shown(self, views: Tensor) -> Tensor:
+        """Some of these pictures, as a network reads them."""
+        looks = Looks(mirrored=(views % self._sides).bool().numpy())
+        made = self._maker.made(self._order_of(views // self._sides, looks))
+        return normalised(torch.from_numpy(made), self.preprocessing, self.device)
+
+    @property
+    def _sides(self) -> int:
+        return 2 if FLIP in self._ways else 1
+
     def close(self) -> None:
         """End the processes; they start again when they are needed."""
         if self._crew is not None:
@@ -137,13 +157,14 @@ class Batches:
 
     def _ordered(self, step: int) -> Order:
         """What is to be made for a step; all of it is drawn here, whoever makes it."""
-        rows, stored = self._rows(step)[self.part], self.images.images
-        looks = draw_looks(
-            self._ways,
-            self.size,
-            padding=self.crop_padding,
-            seed=seed_of(self.settings.seed, "augment", step),
-        ).of(self.part)
+        return self._order_of(self._rows(step)[self.part], self._looks(step))
+
+    def _looks(self, step: int) -> Looks:
+        seed = seed_of(self.settings.seed, "augment", step)
+        return draw_looks(self._ways, self.size, padding=self.crop_padding, seed=seed).of(self.part)
+
+    def _order_of(self, rows: Tensor, looks: Looks) -> Order:
+        stored = self.images.images
         if isinstance(stored, ImagesOnDisk):
             return Order(looks=looks, positions=stored.positions[rows.numpy()])
         return Order(looks=looks, images=stored[rows].numpy())

@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import DataError, OptionError, TrainingError
@@ -41,6 +41,7 @@ from s2dnas_deploy.workshop.training.devices import autocast_for, choose_device,
 from s2dnas_deploy.workshop.training.losses import exits_loss
 from s2dnas_deploy.workshop.training.record import plot_accuracy, write_metrics
 from s2dnas_deploy.workshop.training.settings import Settings
+from s2dnas_deploy.workshop.training.teacher import Teacher
 from s2dnas_deploy.workshop.training.tuning import Tuning
 
 _DRAWN_EVERY_SECONDS = 20.0  # a picture takes as long as an epoch of few images
@@ -147,6 +148,8 @@ def _trained(
         if run.step:
             on_resume(run.step)
         with closing(run.batches):
+            if run.teacher is not None and run.step < run.course.steps:
+                run.teacher.prepare(partial(progress, run.step, run.course.steps))
             while run.step < run.course.steps:
                 run.learn(run.step)
                 progress(run.step, run.course.steps, run.note())
@@ -222,18 +225,19 @@ class _Run:
         self.settings = self.task.settings
         self.device = choose_device(self.settings.device)
         self.network = placed(self.task.network, self.device)
-        self.teacher = self._teacher()
         self.average = copy.deepcopy(self.network).eval()
         self.optimizer = make_optimizer(self.network, self.settings, self.task.tuning)
         self.autocast = autocast_for(self.settings.precision, self.device)
         self.batches = self.task.batches(self.device, shared=True)
         self.course = self.task.course
+        self.teacher = self._teacher()
         self.saved_at = self.drawn_at = time.monotonic()
 
-    def _teacher(self) -> nn.Module | None:
+    def _teacher(self) -> Teacher | None:
         if self.task.teacher is None or self.settings.distill == 0:
             return None
-        return placed(self.task.teacher, self.device).eval()
+        network, steps = placed(self.task.teacher, self.device), self.course.most_steps
+        return Teacher(network, self.batches, self.autocast, steps=steps)
 
     # -- learning ------------------------------------------------------------------------------------
 
@@ -245,7 +249,7 @@ class _Run:
         self.network.train()
         with self.autocast(), several.as_one_batch():
             logits = [z.float() for z in self.network(images)]
-            taught = self._taught(images)
+        taught = None if self.teacher is None else self.teacher.answers(step, images)
         loss = exits_loss(logits, labels, taught, self.settings) * (len(images) / self.batches.size)
         if self.task.share is not None:
             assert isinstance(self.network, GatedNetwork), "a share goes with gates"
@@ -272,13 +276,6 @@ class _Run:
         if tuning is None:
             return 1.0
         return tuning.at(step, steps=course.most_steps, steps_per_epoch=course.steps_per_epoch)
-
-    @torch.no_grad()
-    def _taught(self, images: Tensor) -> Tensor | None:
-        if self.teacher is None:
-            return None
-        answer: Tensor = self.teacher(images)[-1]
-        return answer.float()
 
     # -- epochs ---------------------------------------------------------------------------------------
 

@@ -47,6 +47,7 @@ from s2dnas_deploy.workshop.training.descent import descend, follow, make_optimi
 from s2dnas_deploy.workshop.training.devices import autocast_for, choose_device, placed
 from s2dnas_deploy.workshop.training.losses import exits_loss
 from s2dnas_deploy.workshop.training.settings import Settings
+from s2dnas_deploy.workshop.training.teacher import Teacher
 
 _MOST_PLANS = 8  # in a step
 _FEWEST_IMAGES = 16  # of a plan in a step: norms take statistics of them
@@ -104,6 +105,8 @@ def _trained(
         if 0 < run.step < run.steps:
             on_resume(run.step)
         with closing(run.batches):
+            if run.step < run.steps:
+                run.teacher.prepare(partial(progress, run.step, run.steps))
             for step in range(run.step, run.steps):
                 run.learn(step)
                 progress(step + 1, run.steps, run.note())
@@ -124,7 +127,6 @@ class _Run:
         self.device = choose_device(self.settings.device)
         self.shared = placed(SharedWeights(task.static, task.space), self.device)
         self.average = copy.deepcopy(self.shared)
-        self.teacher = placed(as_network(task.static), self.device).eval()
         self.optimizer = make_optimizer(self.shared, self.settings)
         self.autocast = autocast_for(self.settings.precision, self.device)
         learned_from = (task.splits.train, task.preprocessing)
@@ -133,6 +135,8 @@ class _Run:
         self.steps = Course.of(
             self.settings, images=len(task.splits.train), steps_per_epoch=self.batches.per_epoch
         ).most_steps
+        network = placed(as_network(task.static), self.device)
+        self.teacher = Teacher(network, self.batches, self.autocast, steps=self.steps)
         self.step = 0
         self.loss = 0.0
         self.saved_at = time.monotonic()
@@ -143,8 +147,7 @@ class _Run:
         images, labels = self.batches.at(step)
         set_rate(self.optimizer, self.settings, schedule(step / self.steps, self.settings.warmup))
         several.draw_by(seed_of(self.settings.seed, "dropout", step))
-        with torch.no_grad(), self.autocast():
-            taught = self.teacher(images)[-1].float()
+        taught = self.teacher.answers(step, images)
         self.optimizer.zero_grad(set_to_none=True)
         self.loss = 0.0
         hands = [part.chunk(self.plans) for part in (images, labels, taught)]
