@@ -234,7 +234,9 @@ def front(rows: Sequence[dict[str, Any]]) -> str:
     lines = [
         _front_row("static network, float32", sure["static"], sure["ms"][STATIC]),
         _front_row("static network, INT8", int8["static"], int8["ms"][STATIC]),
-        _front_row("a smaller network: half the channels, half the blocks", sure["exits"][0], sure["ms"].get(FIRST)),
+        _front_row(
+            "a smaller network: half the channels, half the blocks", sure["exits"][0], sure["ms"].get(FIRST)
+        ),
         _front_row("cascade, proven to lose 0.5 points at most", sure["cascade"], sure["ms"][CASCADE]),
         _front_row("cascade, in a quarter of the time", quick["cascade"], quick["ms"][CASCADE]),
     ]

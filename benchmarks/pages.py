@@ -22,7 +22,7 @@ def put_record(
 
 
 def put_table(name: str, table: str, *, brief: str | None = None, front: str | None = None) -> None:
-    """Replace what stands between the marks of `name`, wherever they are: on the site by `brief`, in front by `front`."""
+    """Replace what stands between the marks of `name`: on the site by `brief`, in front by `front`."""
     check_place(name)
     begin, end = marks(name)
     for page, text in ((OWN, table), (SITE, brief or table), (FRONT, front or brief or table)):

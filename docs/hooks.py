@@ -1,9 +1,11 @@
-"""How these files become a site: equations, notebooks, and links that work in the repository as well as here.
+"""How these files become a site: equations, notebooks, commands, and links that work in both places.
 
-A page is written for the repository: it links to `../benchmarks/README.md`. Here, some files of the repository are
-pages too, and any other file that is linked to lies under `repository/`. A link to nothing fails the strict build.
+A page is written for the repository: it links to `../benchmarks/README.md`. On the site, some files of the
+repository are pages too, and any other file that is linked to lies under `repository/`. A link to nothing
+fails the strict build.
 """
 
+import inspect
 import json
 import os
 import re
@@ -11,11 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
+import griffe
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import get_plugin_logger
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from s2dnas_deploy import cli
 
 ROOT = Path(__file__).parents[1]
 DOCS = "docs/"
@@ -28,6 +34,7 @@ PAGES = {
     "README.md": "index.md",
 }
 """Files of the repository that are pages of the site; the front page there is the first one here."""
+COMMANDS = "docs/commands.md"
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 _log = get_plugin_logger(__name__)
 
@@ -60,6 +67,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Let links lead to where their files are here."""
     own = source_of(page.file.src_uri)
+    if own == COMMANDS:
+        markdown += all_commands()
 
     def here(match: re.Match[str]) -> str:
         path = _resolved(own, match[1])
@@ -115,4 +124,54 @@ def _shown(output: dict[str, Any]) -> str:
     if "image/png" in data:
         return f'<img class="output" alt="" src="data:image/png;base64,{data["image/png"].strip()}">'
     text = "".join(output.get("text", data.get("text/plain", ()))).rstrip()
-    return f'```{{.text .output}}\n{text}\n```'
+    return f"```{{.text .output}}\n{text}\n```"
+
+
+# By hand, because mkdocs-click knows no sections of options and shows a marker of click's own as a default.
+def all_commands() -> str:
+    """The commands, in the order of use, with their options in sections."""
+    return "".join(_command(f"s2dnas-{name}", each, 2) for name, each in cli.main.commands.items())
+
+
+def _command(name: str, command: click.Command, level: int) -> str:
+    context = click.Context(command, info_name=name)
+    usage = command.get_usage(context).removeprefix("Usage: ")
+    text = f"\n{'#' * level} {name}\n\n{_help(command)}\n\n```text\n{usage}\n```\n"
+    for title, options in _sections(command, context).items():
+        text += f"\n| {title} | |\n| --- | --- |\n" + "".join(options)
+    inner = command.commands if isinstance(command, click.Group) else {}
+    return text + "".join(_command(f"{name} {each}", inner[each], level + 1) for each in inner)
+
+
+def _sections(command: click.Command, context: click.Context) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for param in command.get_params(context):
+        told = param.get_help_record(context)
+        if told is not None:
+            row = f"| `{told[0]}` | {_escaped(told[1])} |\n".replace("\n", " ").rstrip() + "\n"
+            found.setdefault(getattr(param, "section", "Help"), []).append(row)
+    return found
+
+
+def _help(command: click.Command) -> str:
+    """What a command says of itself; what must not be wrapped is code."""
+    paragraphs = inspect.cleandoc(command.help or "").partition("\f")[0].split("\n\n")
+    return "\n\n".join(
+        f"```text\n{inspect.cleandoc(each[1:])}\n```" if each.startswith("\b") else _escaped(each)
+        for each in paragraphs
+    )
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\|*_\[\]])", r"\\\1", text).replace("<", "&lt;")
+
+
+class Examples(griffe.Extension):
+    """Lets `Example:` in a docstring be what `Examples:` is: lines that are typed into Python."""
+
+    def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Rename the section of whatever was read."""
+        if obj.docstring is not None:
+            obj.docstring.value = re.sub(
+                r"^(\s*)Example:$", r"\1Examples:", obj.docstring.value, flags=re.MULTILINE
+            )
