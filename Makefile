@@ -8,7 +8,7 @@ ARM ?= .venv-arm
 PINS ?= -c constraints.txt
 BIN = $(VENV)/bin
 
-.PHONY: test test-slow test-arm fuzz lint demo clean
+.PHONY: test test-slow test-arm fuzz lint docs demo clean
 
 # Two files of tests at a time; a file's own go one after the other, for some are the steps of a reader.
 test: $(VENV)/.done $(DEVICE_VENV)/.done lint
@@ -35,13 +35,17 @@ lint: $(VENV)/.done
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The pages of docs/ as a site, in site/: a link to nothing fails it, and nothing is loaded from the net.
+docs: $(VENV)/.done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 demo: $(VENV)/.done
 	$(BIN)/s2dnas-demo
 
 # The workstation: everything, pinned.
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PINS) -e '.[build,dev]'
+	$(BIN)/python -m pip install --quiet $(PINS) -e '.[build,dev,docs]'
 	# Only its definitions of networks are used, in tests; its own torch requirement would bring another torch.
 	$(BIN)/python -m pip install --quiet --no-deps $(PINS) torchvision
 	touch $@
@@ -59,4 +63,4 @@ $(OLD_VENV)/.done:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEVICE_VENV) $(OLD_VENV) $(ARM) demo
+	rm -rf $(VENV) $(DEVICE_VENV) $(OLD_VENV) $(ARM) demo site

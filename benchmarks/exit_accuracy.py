@@ -4,7 +4,7 @@
 
 Trains the static network once and every variant below from its weights, by `s2dnas-train`; so a run that
 is stopped goes on where it was, and one that is done is not repeated. Writes `results/exit_accuracy.json`
-and the table in this folder's README and the project's.
+and the table in this folder's README and on the site.
 """
 
 import json

@@ -31,7 +31,7 @@ s2dnas-export model.pt --out bundle/ --data images/ --held-out held-out/ --stati
 s2dnas-calibrate --bundle bundle/ held-out/validation.npz --static bundle.static.onnx --max-drop 1% --probability 0.5
 s2dnas-bench bundle/ --data images/test --threads 1 --out bench.json
 """  # noqa: E501
-"""README's, under "Your own network"."""
+"""README's, under "Your network in six lines"."""
 
 
 @click.command()

@@ -52,18 +52,19 @@ def test_every_table_equals_its_record(monkeypatch, script, record, rows):
     content = json.loads((ROOT / "results" / f"{record}.json").read_text())
     begin, end = pages.marks(record)
     found = 0
-    for page in (pages.OWN, pages.PROJECT):
+    for page, forms in ((pages.OWN, ()), (pages.SITE, ("brief",)), (pages.FRONT, ("front", "brief"))):
         _, mark, rest = page.read_text(encoding="utf-8").partition(begin)
         if mark:
             found += 1
-            brief = page == pages.PROJECT and getattr(benchmark, "brief", None)
-            assert rest.partition(end)[0] == (brief or benchmark.table)(rows(content))
+            own = (getattr(benchmark, form) for form in forms if hasattr(benchmark, form))
+            assert rest.partition(end)[0] == next(own, benchmark.table)(rows(content))
     assert found
 
 
 def test_every_mark_has_a_table_and_a_record():
-    pages = [(ROOT / "README.md").read_text(encoding="utf-8"), (ROOT.parent / "README.md").read_text()]
-    names = {name for page in pages for name in re.findall(r"<!-- (\w+) -->", page)}
+    paths = [ROOT / "README.md", ROOT.parent / "README.md", *(ROOT.parent / "docs").glob("*.md")]
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    names = {name for text in texts for name in re.findall(r"<!-- (\w+) -->", text)}
     assert names == {path.stem for path in (ROOT / "results").glob("*.json")}
 
 
@@ -91,6 +92,14 @@ def test_every_newcomer_has_an_output_for_each_of_its_classes(newcomers):
 def test_every_newcomer_is_read(newcomers):
     for newcomer in newcomers.NEWCOMERS:
         read_network(newcomer.make(), (3, newcomer.size, newcomer.size))
+
+
+def test_the_front_page_has_one_processor_and_five_rows(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    benchmark = importlib.import_module("end_to_end")
+    rows = json.loads((ROOT / "results" / "end_to_end.json").read_text())["rows"]
+    assert len({row["machine"]["cpu"] for row in rows if row["network"] == benchmark.FRONT}) == 1
+    assert len(benchmark.front(rows).splitlines()) == 2 + 5
 
 
 def test_newcomers_type_what_the_readme_tells_them_to(newcomers):

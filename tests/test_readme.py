@@ -1,4 +1,4 @@
-"""Every command and every snippet of the README runs, as written, and the commands of docs/ too.
+"""Every command and every snippet of the README and of docs/ runs, as written.
 
 A line of each command is typed into a shell, and so is what only a shell understands. The others run in this
 process: a fresh one would import torch first, which takes longer than what most of them do.
@@ -25,11 +25,27 @@ from s2dnas_deploy.plan import Plan
 from s2dnas_deploy.workshop.demo.folder import write_folder
 
 ROOT = Path(__file__).parents[1]
-README, *DOCS = (
-    (ROOT / name).read_text(encoding="utf-8")
-    for name in ("README.md", "docs/running.md", "docs/bundle.md", "docs/measuring.md", "docs/own-loop.md")
+ORDER = (
+    "README",
+    *(f"docs/{name}" for name in ("start", "own-network", "plans", "widths", "int8", "running", "bundle")),
+    *(f"docs/{name}" for name in ("own-exits", "measuring", "own-loop", "how-it-works")),
 )
-RUNNING, OWN_LOOP = DOCS[0], DOCS[-1]
+"""The pages that are run here, in the order of a reader."""
+PAGES = {name: (ROOT / f"{name}.md").read_text(encoding="utf-8") for name in ORDER}
+README = PAGES["README"]
+# Commands and snippets that other tests run: test_trust, test_plain_onnxruntime, test_export_routes.
+ELSEWHERE = {"docs/trust"}
+SNIPPETS_ELSEWHERE = {"docs/bundle", "docs/own-exits"}
+NOT_OURS = {
+    "python3 -m venv .venv",
+    ".venv/bin/pip install -c constraints.txt -e '.[build]'",
+    ". .venv/bin/activate",
+    "make demo",
+    "python docs/examples/own_loop.py in-turn:0.5,1",
+    "torchrun --nproc-per-node 2 docs/examples/own_loop_ddp.py",
+    "accelerate launch docs/examples/own_loop_accelerate.py",
+}
+"""Lines of a shell that set things up, or that tests/test_examples.py runs."""
 PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 SCRIPTS = dict(re.findall(r'^(s2dnas-\w+) = "s2dnas_deploy\.cli:(\w+)"', PROJECT, re.MULTILINE))
 # What a clock decides: on a busy machine it may say so, by exit code 1.
@@ -57,9 +73,13 @@ def blocks(language, text):
 
 def commands():
     """The lines of a shell that call our commands, in the order of a reader."""
-    text = "\n".join(block for page in (README, *DOCS) for block in blocks("sh", page))
-    lines = (line for line in text.replace("\\\n", " ").splitlines() if "s2dnas-" in line)
+    lines = (line for page in PAGES.values() for line in lines_of(page) if "s2dnas-" in line)
     return list(dict.fromkeys(lines))  # what two pages say need not run twice
+
+
+def lines_of(page):
+    """What is typed into a shell, each command in a line."""
+    return "\n".join(blocks("sh", page)).replace("\\\n", " ").splitlines()
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +163,8 @@ def firsts():
 def test_the_commands_in_a_readers_order(folder, command, monkeypatch):
     monkeypatch.chdir(folder)
     short = next((more for begin, more in SHORTER.items() if command.strip().startswith(begin)), "")
+    if "--epochs 0" in command:  # short as it is
+        short = ""
     how = run_here if is_plain(command) and command not in firsts() else run
     how(command + short, may_end_with=(0, 1) if command.startswith(BY_CLOCK) else (0,))
 
@@ -154,7 +176,12 @@ def test_there_is_a_command_of_each_kind():
 
 @pytest.mark.parametrize(
     "snippet",
-    [each for page in (README, RUNNING, OWN_LOOP) for each in blocks("python", page)],
+    [
+        each
+        for name, page in PAGES.items()
+        if name not in SNIPPETS_ELSEWHERE
+        for each in blocks("python", page)
+    ],
     ids=lambda text: text[:40],
 )
 def test_the_python_snippets(folder, snippet, monkeypatch):
@@ -164,10 +191,21 @@ def test_the_python_snippets(folder, snippet, monkeypatch):
 
 
 def test_the_plan_document_is_one():
-    (document,) = blocks("json", README)
+    (document,) = blocks("json", PAGES["docs/plans"])
     assert Plan.from_json(document).stages == json.loads(document)["stages"]
 
 
 def test_make_targets_exist():
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert set(re.findall(r"`?make ([\w-]+)`?", README)) <= set(targets)
+    told = {name for page in PAGES.values() for name in re.findall(r"`make ([\w-]+)[^`\n]*`", page)}
+    assert told <= set(targets)
+    assert {"demo", "test", "docs"} <= told
+
+
+def test_there_is_no_command_or_snippet_that_no_test_runs():
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        name, page = f"docs/{path.stem}", path.read_text(encoding="utf-8")
+        assert name in PAGES or name in ELSEWHERE or not (blocks("sh", page) or blocks("python", page)), name
+        if name not in ELSEWHERE:
+            others = {each for each in lines_of(page) if each and "s2dnas-" not in each}
+            assert others <= NOT_OURS, name

@@ -93,7 +93,7 @@ def labelled(kind: str) -> ExportImages:
 
 
 def test_the_example_of_the_documentation_is_a_network_to_export(tmp_path):
-    page = (Path(__file__).parents[2] / "docs" / "bundle.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "own-exits.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(import torch\n.*?)```", page, re.DOTALL)
     (tmp_path / "gated.py").write_text(code)
     (tmp_path / "labels.txt").write_text("".join(f"class {i}\n" for i in range(10)))

@@ -33,7 +33,7 @@ def stages_of(network: nn.Module) -> Stages:
     if not isinstance(network, OwnExits):
         raise ModelError(
             f"{type(network).__name__} has no method stages(); expected one that returns the stages as "
-            "modules (image, *features) → (logits, *features), see docs/bundle.md, “Bring your own exits”. A "
+            "modules (image, *features) → (logits, *features), see docs/own-exits.md. A "
             "network without exits is divided first, by s2dnas-search or s2dnas-train, which write a model.pt"
         )
     try:
