@@ -110,9 +110,16 @@ def _trained(network: str, data: str, static: Path, model: Path, search: str | N
 
 
 def measured(
-    folder: Path, data: str, static: Path, set_aside: int | None, *, seconds: int
+    folder: Path,
+    data: str,
+    static: Path,
+    set_aside: int | None,
+    *,
+    seconds: int,
+    goals: Mapping[str, Sequence[str]] = GOALS,
+    shares: Mapping[str, float] = SHARES,
 ) -> Iterator[dict[str, Any]]:
-    """Each precision with each promise: exported, calibrated and timed."""
+    """Each precision with each of the goals, the last of which is a share of the time: exported and timed."""
     exits = load_model(folder / "model.pt").provenance["test_accuracy"]
     held_out = folder / "held-out"
     for precision in PRECISIONS:
@@ -122,8 +129,8 @@ def measured(
             judged_by = ["--data", data, "--static-model", str(static)]
             _command("export", str(folder / "model.pt"), "--out", str(bundle), *judged_by, *kind)
         chosen_on, measured_on = _images(held_out, set_aside)
-        known = {"static": str(static_beside(bundle)), "share": SHARES[precision], "budget_ms": 0.0}
-        for number, (goal, options) in enumerate(GOALS.items()):
+        known = {"static": str(static_beside(bundle)), "share": shares[precision], "budget_ms": 0.0}
+        for number, (goal, options) in enumerate(goals.items()):
             out = folder / f"bench-{precision}-{number}.json"
             asked = ["--threads", "1", *(option.format(**known) for option in options)]
             if _command(
@@ -135,7 +142,7 @@ def measured(
                 page = str(out.with_suffix(".html"))
                 _command("bench", str(bundle), *timed, "--out", str(out), "--html", page)
             row = _row(Report.load(out))
-            known["budget_ms"] = SHARES[precision] * row["ms"][STATIC]["mean"]
+            known["budget_ms"] = shares[precision] * row["ms"][STATIC]["mean"]
             about = {"precision": precision, "goal": goal.format(**known), "images": _count(chosen_on)}
             yield {**about, "exits": exits, **row}
 

