@@ -14,7 +14,7 @@ from s2dnas_deploy.cli.command import Command
 from s2dnas_deploy.cli.console import Console, print_result, say
 from s2dnas_deploy.cli.options.bundle import trust_option
 from s2dnas_deploy.cli.options.network import NETWORK, NetworkOptions
-from s2dnas_deploy.cli.options.plan import align_option, check_cost, cost_option, plan_option
+from s2dnas_deploy.cli.options.plan import align_option, check_cost, check_plan, cost_option, plan_option
 from s2dnas_deploy.cli.options.sections import INPUT, OUTPUT, gathered, option, section
 from s2dnas_deploy.cli.text.inspection import in_words
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
@@ -135,6 +135,8 @@ def inspect(
     for name, file in written.items():
         if file is not None:
             check_writable(file, name)
+    if division.plan is not None:
+        check_plan(division.plan, learns=False)
     _show(_subject(path, network, division), form)
 
 

@@ -44,13 +44,17 @@ JudgeStatic = Callable[[], Mapping[str, float]]
 """Tells how good the static network is: judged when it is first asked, and said then."""
 
 
-def prepare(request: Request, reporter: Reporter) -> Prepared:
-    """Read the network, its weights and the images."""
+def prepare(
+    request: Request, reporter: Reporter, check: Callable[[StaticNetwork], object] | None = None
+) -> Prepared:
+    """Read the network, its weights and the images; `check` may refuse the network before images are read."""
     settings, source = request.settings, request.source
     choose_device(settings.device)
     opened = open_source(source)
     request = _as_judged(request, opened.judged, reporter)
     kept, static = opened.kept, opened.read(_input_of(request, reporter))
+    if check is not None:
+        check(static)
     shape = static.graph.input_shape
     splits = load_images(
         request.data,
