@@ -114,6 +114,8 @@ class ImageSplits:
     """SHA-256 over images, labels and class names (`digest_of`): says that two runs saw the same data."""
     val_is_split_off: bool = False
     """The data has no images to choose by; these are some of those to train on."""
+    have_alpha: bool = False
+    """Some pictures say that they are transparent in places."""
 
     @property
     def are_on_disk(self) -> bool:

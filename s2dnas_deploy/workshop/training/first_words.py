@@ -62,6 +62,11 @@ def cautions(
     """What was decided silently, or will be missing in the end."""
     if normalize_guessed:
         yield "no --normalize: images are normalised as for ImageNet; were those the weights were trained on?"
+    if splits.have_alpha:
+        yield (
+            "some images have an alpha channel: it is dropped, as torchvision's ImageFolder drops it, so "
+            "what is transparent shows the colour that the file keeps under it"
+        )
     if weights_may_know_val and splits.val_is_split_off:
         yield (
             f"{len(splits.val)} validation images are split off those to train on. If the weights were "
