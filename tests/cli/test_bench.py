@@ -99,6 +99,7 @@ def measured(bundle, images, tmp_path_factory) -> Path:
         "--out", folder / "r.json", "--html", folder / "r.html", "--csv", folder / "r.csv",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
+    assert [f"wrote {folder}/r.{form}" for form in ("json", "csv", "html")] == result.stderr.splitlines()[-3:]
     (folder / "table.txt").write_text(result.stdout)
     return folder
 
@@ -164,8 +165,10 @@ def test_views_are_written_and_shown_again(measured, tmp_path):
     assert "</html>" in (measured / "r.html").read_text()
     with (measured / "r.csv").open() as file:
         assert {row["subject"] for row in csv.DictReader(file)} >= {"cascade", "exit 2", "static", "stage 0"}
-    again = command(bench, "show", measured / "r.json", "--html", tmp_path / "again.html")
+    written = ["--html", tmp_path / "again.html", "--csv", tmp_path / "again.csv"]
+    again = command(bench, "show", measured / "r.json", *written)
     assert again.exit_code == 0, again.output
+    assert again.stderr == f"wrote {tmp_path}/again.csv\nwrote {tmp_path}/again.html\n"
     assert again.stdout == (measured / "table.txt").read_text()
     assert (tmp_path / "again.html").read_text() == (measured / "r.html").read_text()
 
