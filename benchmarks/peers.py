@@ -341,7 +341,7 @@ def _measured(
     """Every peer on every image, a block after the other, each time another one first."""
     taken = np.zeros((len(peers), -(-len(images) // _BLOCK)))
     said = np.zeros((len(peers), len(images)), np.int64)
-    progress = console.phase("timing")
+    progress = console.phase("timing", "blocks of images")
     for number in range(taken.shape[1]):
         rows = range(number * _BLOCK, min((number + 1) * _BLOCK, len(images)))
         for which in np.roll(np.arange(len(peers)), number).tolist():

@@ -22,6 +22,7 @@ from s2dnas_deploy.bench.words import (
 )
 from s2dnas_deploy.bench.workers.subjects import CASCADE, STATIC, YARDSTICKS, exit_name
 from s2dnas_deploy.bundle.entries import percent
+from s2dnas_deploy.quoting import number_of
 from s2dnas_deploy.runtime.charts import Bar, Line, bars, lines, stacked
 
 _STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
@@ -65,7 +66,7 @@ def _facts(report: Report, summary: Summary) -> str:
     if summary.speed_up is not None:
         facts.append((f"{summary.speed_up.realised.value:.2f}x", "as fast as the static network"))
     if answers.cascade_accuracy is not None:
-        facts.append((percent(answers.cascade_accuracy), f"right, of {answers.images} images"))
+        facts.append((percent(answers.cascade_accuracy), f"right, of {number_of(answers.images, 'image')}"))
     if answers.static_accuracy is not None:
         facts.append((percent(answers.static_accuracy), "right, the static network"))
     if answers.counts[0]:

@@ -18,7 +18,7 @@ from s2dnas_deploy.decide.thresholds import Point
 from s2dnas_deploy.errors import RecordError
 from s2dnas_deploy.files.bounds import Between, Count, Length, Name, Share, Shown
 from s2dnas_deploy.files.document import LARGEST_BYTES, Form, Head, check_record
-from s2dnas_deploy.quoting import shown
+from s2dnas_deploy.quoting import number_of, shown
 from s2dnas_deploy.sessions.environment import Environment
 from s2dnas_deploy.sessions.limits import MOST_BATCH
 from s2dnas_deploy.sessions.providers import PROVIDERS
@@ -152,7 +152,7 @@ class Configuration:
     @property
     def in_words(self) -> str:
         """All three."""
-        return f"{self.provider}, {self.threads} threads, batch {self.batch}"
+        return f"{self.provider}, {number_of(self.threads, 'thread')}, batch {self.batch}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from s2dnas_deploy.plan.document import MAX_STAGES, Plan
 from s2dnas_deploy.plan.legality import check, check_exits, is_legal_without_reuse
 from s2dnas_deploy.plan.presence import blocks, presence_alone
 from s2dnas_deploy.plan.space import OUTPUT, ChannelGroup, PlanSpace, nearest
-from s2dnas_deploy.quoting import shown
+from s2dnas_deploy.quoting import number_of, shown
 
 Share = float | tuple[float, float]
 """Of the channels; or of the channels and of the residual blocks."""
@@ -228,7 +228,9 @@ def random(
         except PlanError:
             continue  # a stage was left with nothing to compute: draw again
         return plan
-    raise PlanError(f"found no legal plan of {stages} stages; the network's groups are too narrow")
+    raise PlanError(
+        f"found no legal plan of {number_of(stages, 'stage')}; the network's groups are too narrow"
+    )
 
 
 def check_count(stages: int) -> int:

@@ -648,7 +648,7 @@ def test_a_parquet_of_more_records_than_images_is_refused_before_they_are_read(b
     again = run("--bundle", bundle, few, "--out", out, "--resume")
     assert time.process_time() - begun < 2
     assert again.exit_code == 2
-    assert "holds 1000000 images, but only" in again.stderr
+    assert "holds 1,000,000 images, but only" in again.stderr
 
 
 def test_an_output_that_is_a_link_to_itself_is_no_traceback(bundle, folder, tmp_path):

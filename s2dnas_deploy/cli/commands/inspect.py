@@ -19,6 +19,7 @@ from s2dnas_deploy.cli.options.sections import INPUT, OUTPUT, gathered, option, 
 from s2dnas_deploy.cli.text.inspection import in_words
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
 from s2dnas_deploy.files.plain_file import open_file
+from s2dnas_deploy.quoting import number_of
 
 if TYPE_CHECKING:
     from s2dnas_deploy.workshop.forecast.forecast import Forecast
@@ -233,7 +234,7 @@ def _of_model(path: Path, network: NetworkOptions, division: _Division) -> _Subj
         return _Subject(network=model.network, document=describe_model(model, path))
     if model.network.stages != 1:
         raise click.UsageError(
-            f"{path} has {model.network.stages} stages and holds its own plan: leave --plan out "
+            f"{path} has {number_of(model.network.stages, 'stage')} and holds its own plan: leave --plan out "
             "(only a model.pt of one stage can be divided by another plan)"
         )
     return _divided(as_static(model.network), division.plan, path.name, division)

@@ -36,7 +36,7 @@ def _why_some_failed(failures: Sequence[Failure], failed: int) -> list[str]:
 
 def _in_a_line(failure: Failure) -> str:
     first = named_in_line(failure.first)
-    whose = first if failure.images == 1 else f"{failure.images} images, as {first}"
+    whose = first if failure.images == 1 else f"{number_of(failure.images, 'image')}, as {first}"
     return f"  {whose}: {shortened(failure.reason, _LONGEST_REASON)}"
 
 

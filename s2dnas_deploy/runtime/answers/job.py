@@ -19,7 +19,7 @@ from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError, OptionError, RecordError
 from s2dnas_deploy.files.atomic import naming
-from s2dnas_deploy.quoting import shown
+from s2dnas_deploy.quoting import number_of, shown
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.runtime.answers.inputs import Item, announced, find_items
 from s2dnas_deploy.runtime.answers.output import Output, spelled
@@ -305,8 +305,8 @@ def _within_budget(
             found.append(cascade.reader.one(item.source))
     if not found:
         raise DataError(
-            f"--budget-ms: none of the first {len(asked)} images can be read, so there is nothing to time; "
-            "give --setting in its place"
+            f"--budget-ms: none of the first {number_of(len(asked), 'image')} can be read, so there is "
+            "nothing to time; give --setting in its place"
         )
     # A last batch that is not full takes longer for an image than those of the run will.
     size = min(request.bulk.batch, len(found))
@@ -401,7 +401,7 @@ def _answer(answering: Answering, job: _Job, sink: _Sink, watch: _Watch) -> Summ
         tallies.add(record)
     done = told = len(sink.written)
     first = done if done == len(items) else done - done % answering.options.window
-    update = watch.reporter.phase("images")
+    update = watch.reporter.phase("answering")
     begun = flushed = time.monotonic()
     watch.stop.begin()
     with closing(answering.answers_from(first, watch.stop)) as answers:
@@ -469,8 +469,8 @@ def _check_complete(output: Output, items: int) -> None:
     """A complete output must have an answer for every image that is given now."""
     if len(output.written) < items:
         raise OptionError(
-            f"{output.out} is complete with {len(output.written)} images, now {items} are given; "
-            "give another --out, or remove it"
+            f"{output.out} is complete with {number_of(len(output.written), 'image')}, now {items} are "
+            "given; give another --out, or remove it"
         )
 
 

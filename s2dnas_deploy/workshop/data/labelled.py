@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.quoting import number_of
 from s2dnas_deploy.workshop.data.folder import PictureFiles
 from s2dnas_deploy.workshop.data.parallel import read_all
 from s2dnas_deploy.workshop.data.splits import Index
@@ -57,8 +58,8 @@ class LabelledImages:
             raise DataError(f"expected labels as int64 [N], got {_described(self.labels)}")
         if self.images.shape[0] != len(self.labels):
             raise DataError(
-                f"expected one label for each image, got {self.images.shape[0]} images"
-                f" and {len(self.labels)} labels"
+                f"expected one label for each image, got {number_of(self.images.shape[0], 'image')}"
+                f" and {number_of(len(self.labels), 'label')}"
             )
 
     def __len__(self) -> int:
