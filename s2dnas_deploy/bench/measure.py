@@ -6,7 +6,6 @@ subjects take turns on the same images.
 """
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -36,6 +35,7 @@ from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.thresholds import Against, Point, choose_for_budget
 from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.files.atomic import passing_folder
 from s2dnas_deploy.files.onnx_file import LARGEST_GRAPH_BYTES
 from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.images.archive import StoredImage
@@ -115,8 +115,7 @@ def measure(request: MeasureRequest, reporter: Reporter) -> Iterator[Report]:
     bundle = load_bundle(request.bundle, request.trust)
     first, *_ = configurations = _configurations(request, bundle)
     known = _find_out(request, bundle, first, reporter)
-    with tempfile.TemporaryDirectory(prefix="s2dnas-bench-") as passing:
-        folder = Path(passing)
+    with passing_folder("s2dnas-bench-") as folder:
         np.save(folder / IMAGES, known.pixels)
         crew = Crew(bundle, folder, known.baseline, processes=request.processes, seconds=request.seconds)
         cold = {name: crew.cold(name, first, reporter) for name in crew.subjects}
