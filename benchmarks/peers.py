@@ -33,7 +33,7 @@ import torch
 from earlyon_peer import calibrated, earlyon_networks
 from labels import Box, Curve, nearest_in, placed
 from machine import machine
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -401,10 +401,12 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_xlabel("mean time of an image over the static network's in onnxruntime (one CPU thread)")
     axes.set_ylabel("accuracy on the test images, %")
     axes.grid(visible=True, alpha=0.3)
-    canvas.draw()  # which settles where everything lies, and how large words are
+    # Which settles where everything lies, and how large words are.
+    canvas.draw()  # type: ignore[no-untyped-call]
     figure.set_layout_engine("none")
     _write_names(names, axes, canvas)
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    with rc_context({"svg.hashsalt": path.stem}):  # else a picture of the same record is another file
+        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -450,7 +452,7 @@ def _kind(family: str) -> str:
 
 def _write_names(names: Sequence[_Name], axes: Axes, canvas: FigureCanvasAgg) -> None:
     """Each name beside its points, with a thin line to them where it stands off."""
-    renderer, curves = canvas.get_renderer(), []
+    renderer, curves = canvas.get_renderer(), []  # type: ignore[no-untyped-call]
     for name in names:
         measured = axes.text(0.5, 0.5, name.words, fontsize=8, transform=axes.transAxes)
         size = measured.get_window_extent(renderer)
