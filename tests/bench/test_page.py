@@ -9,7 +9,7 @@ from made_up_report import PROCESSOR, made_up_report, report_and_summary
 
 from s2dnas_deploy.bench.page import page_of
 from s2dnas_deploy.bench.summary import summarise
-from s2dnas_deploy.runtime.charts import Line, lines
+from s2dnas_deploy.runtime.charts import Line, lines, stacked
 
 VOID = {"meta", "br"}
 
@@ -74,6 +74,16 @@ def test_charts_are_well_formed_and_stay_in_their_frame(shown):
             x, y, w, h = (float(rect.attrib[key]) for key in ("x", "y", "width", "height"))
             assert 0 <= x <= x + w <= width
             assert 0 <= y <= y + h <= height
+        for text in root.iter("text"):
+            if text.attrib["text-anchor"] == "start":  # of a legend, in a font whose letters are wide
+                assert float(text.attrib["x"]) + 6.4 * len(text.text) <= width, text.text
+                assert float(text.attrib["y"]) < height
+
+
+def test_a_legend_says_all_of_a_long_name():
+    name = "stages beyond their share of MACs (narrow kernels, hand-over)"
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", stacked([(name, 0.5), ("short", 0.5)], "ms"))
+    assert " ".join(texts) == f"{name}: 0.5000 ms short: 0.5000 ms"
 
 
 def test_a_report_without_static_network_or_labels_is_shown_too():
