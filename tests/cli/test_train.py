@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -17,6 +18,7 @@ from small_networks import MODELS
 
 from s2dnas_deploy.cli import main, train
 from s2dnas_deploy.workshop.network.model_file import load_model
+from s2dnas_deploy.workshop.reading.source import build_network
 from s2dnas_deploy.workshop.training import kept
 
 DIGITS = [
@@ -157,6 +159,49 @@ def test_wrong_turns_that_the_text_tells_are_refused_before_torch_or_images_are_
     for (exit_code, output), (each, message) in zip(json.loads(done.stdout), cases.items(), strict=True):
         assert exit_code == 2, (each, output)
         assert message in output, (each, output)
+
+
+LEVELS = """
+import torch
+from torch import nn
+
+
+class Levels(nn.Module):
+    \"\"\"Ten classes of brightness; its weights are for pixels from -1 to 1.\"\"\"
+
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Conv2d(3, 4, 1)
+        self.classes = nn.Linear(4, 10)
+        level = torch.linspace(-0.9, 0.9, 10)
+        with torch.no_grad():
+            self.mean.weight.fill_(1 / 3)
+            self.mean.bias.zero_()
+            self.classes.weight.copy_((2 * level / 4)[:, None].expand(10, 4))
+            self.classes.bias.copy_(-(level**2))
+
+    def forward(self, images):
+        return self.classes(self.mean(images).mean((2, 3)))
+"""
+
+
+def test_weights_that_another_normalisation_fits_get_a_word(tmp_path):
+    (tmp_path / "levels.py").write_text(LEVELS)
+    network = build_network(f"{tmp_path}/levels.py:Levels", {})
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    labels = np.arange(400) % 10
+    images = np.broadcast_to((labels * 25.5 + 12).astype(np.uint8)[:, None, None, None], (400, 3, 4, 4))
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels)
+    asked = [
+        *("--model", f"{tmp_path}/levels.py:Levels", "--input", "3x4x4", "--weights", tmp_path / "w.pth"),
+        *("--data", tmp_path / "data.npz", "--plan", "static", "--epochs", "0"),
+    ]
+    words = "with --normalize unit the static network is right on 100.0% of 40 validation images in place of "
+    for given, told in (([], True), (["--normalize", "unit"], False)):
+        out = tmp_path / f"{told}.pt"
+        result = CliRunner().invoke(train, [*map(str, asked), *given, "--out", str(out)])
+        assert result.exit_code == 0, result.output
+        assert (words in result.stderr) == told
 
 
 def test_the_digits_recipe_and_the_command_line_over_it(tmp_path):
