@@ -27,7 +27,8 @@ from s2dnas_deploy.bench.answers import (
     static_accuracy,
 )
 from s2dnas_deploy.bench.crew import IMAGES, Crew
-from s2dnas_deploy.bench.report import Configuration, Measured, Report, Run
+from s2dnas_deploy.bench.examples import examples_of
+from s2dnas_deploy.bench.report import Configuration, Example, Measured, Report, Run
 from s2dnas_deploy.bench.summary import mean_of
 from s2dnas_deploy.bench.workers.subjects import exit_name
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, own_static, static_beside
@@ -107,6 +108,7 @@ class _Known:
     baseline: Path | None
     static_macs: int | None
     static_accuracy: float | None
+    examples: tuple[Example, ...]
 
 
 def measure(request: MeasureRequest, reporter: Reporter) -> Iterator[Report]:
@@ -132,6 +134,7 @@ def measure(request: MeasureRequest, reporter: Reporter) -> Iterator[Report]:
                 frontier=_frontier(known.answered.scores, runs[0]),
                 cold=cold,
                 runs=runs,
+                examples=known.examples,
             )
 
 
@@ -175,6 +178,7 @@ def _find_out(
             static_accuracy=(
                 None if baseline is None else static_accuracy(baseline, cascade, items, reporter)
             ),
+            examples=examples_of(cascade, items, answered),
         )
 
 

@@ -1,6 +1,8 @@
 """`s2dnas-bench` from the command line: a small bundle measured, compared, packed and put under load."""
 
+import base64
 import csv
+import io
 import json
 import os
 import shutil
@@ -159,6 +161,22 @@ def test_the_slower_exits_take_longer(measured):
         np.median(np.concatenate([np.ravel(p) for p in first.subjects[f"exit {k}"]])) for k in (0, 2)
     )
     assert zero < two
+
+
+def test_some_images_of_each_exit_are_kept_in_little_room(measured, images):
+    report = Report.load(measured / "r.json")
+    taken = {k for k, count in enumerate(report.answers.counts) if count}
+    assert {example.exit for example in report.examples} == taken
+    assert len(taken) <= len(report.examples) <= 24
+    assert sum(len(example.jpeg) for example in report.examples) < 100_000
+    assert {example.truth for example in report.examples} <= {f"class {k}" for k in range(5)}
+    pictures = [np.asarray(Image.open(path), np.int16) for path in images.rglob("*.png")]
+    for example in report.examples:
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(example.jpeg))), np.int16)
+        assert (
+            min(np.abs(shown - picture).mean() for picture in pictures if picture.shape == shown.shape) < 12
+        )
+        assert example.jpeg in (measured / "r.html").read_text()
 
 
 def test_views_are_written_and_shown_again(measured, tmp_path):
