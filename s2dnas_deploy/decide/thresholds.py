@@ -160,7 +160,7 @@ def _test_on(images: int, goal: Goal) -> ExactTest:
         return test
     needed = least_images(goal.test(images)) or "more than a million"
     raise DataError(
-        f"{number_of(images, 'image')} cannot prove a drop of {in_points(goal.drop)} or less with "
+        f"{images} images cannot prove a drop of {in_points(goal.drop)} or less with "
         f"probability {goal.probability:g}: it takes {needed} to prove it if not one is answered "
         "worse, and more otherwise. Give more images (s2dnas-train --val-fraction), allow a larger drop or a "
         "smaller probability, or keep to a budget, which proves nothing (--target-ms, --target-macs)"

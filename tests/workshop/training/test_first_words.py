@@ -164,7 +164,7 @@ def test_a_run_says_how_far_one_twice_as_long_would_get():
     said = outlook(curve(0.4, 0.5, 0.6, 0.7, 0.75, 0.8), 1000)
     assert said == (
         "over the last third of 6 epochs answers gained 10.0 points: a run twice as long would gain about "
-        "5.0, give or take 0.6 as judged by 1000 validation images"
+        "5.0, give or take 0.6 as judged by 1,000 validation images"
     )
     # A tenth of the epochs is averaged, at the end and at two thirds.
     long = outlook(curve(*[0.5] * 18, 0.6, 0.6, *[0.7] * 8, 0.8, 0.7), 1000)
