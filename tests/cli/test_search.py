@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -294,13 +295,16 @@ def test_finetuning_judges_too(weights, tmp_path):
         (["--shared-lr=0"], 2, "--shared-lr: expected a finite number above 0"),
         (["--target=0.001"], 2, "none of 12 plans keeps to --target 0.001: the cheapest first exit costs"),
         (["--data={other}"], 1, "the data has 2 classes and the network 10 outputs"),
-        (["--out={weights}"], 3, "is there already, and not from a search: move it away"),
+        (["--out={weights}"], 2, "is the file of --weights, which is only read"),
+        (["--out={trained}"], 3, "is there already, and not from a search: move it away"),
     ],
 )
 def test_errors_say_what_is_wrong(weights, tmp_path, more, code, message):
     images, classes = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 2
     np.savez(tmp_path / "other.npz", x_train=images, y_train=classes)
-    asked = [option.format(weights=weights, other=tmp_path / "other.npz") for option in more]
+    trained = shutil.copy(weights, tmp_path / "trained.pt")
+    places = {"weights": weights, "other": tmp_path / "other.npz", "trained": trained}
+    asked = [option.format(**places) for option in more]
     result = run(*options(weights, tmp_path / "m.pt", *asked))
     assert result.exit_code == code, result.output
     assert message in result.stderr
