@@ -149,11 +149,12 @@ def _trained(
         with closing(run.batches):
             while run.step < run.course.steps:
                 run.learn(run.step)
-                if run.step % task.steps_per_epoch == 0:
-                    run.close_epoch()
-                elif run.checkpoint_is_due():
-                    run.save()
+                ends_epoch = run.step % task.steps_per_epoch == 0
+                if ends_epoch:
+                    run.close_epoch()  # first, so that the line tells of this epoch
                 progress(run.step, run.course.steps, run.note())
+                if not ends_epoch and run.checkpoint_is_due():
+                    run.save()
         run.finish()
         if run.batches.waited is not None:
             on_waited(run.batches.waited)
