@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
 from itertools import chain, product
+from math import hypot
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,13 @@ import numpy.typing as npt
 import onnx
 import torch
 from earlyon_peer import calibrated, earlyon_networks
+from labels import Box, Curve, nearest_in, placed
 from machine import machine
-from matplotlib import colormaps
-from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from pages import RESULTS, check_place, put_record
 from sessions import BoundSessions, answers_of, bundle_of, images_from, pixels, splits_of
 from smaller_networks import SHARES, smaller_network
@@ -60,6 +64,8 @@ DROPS = (0.0, 0.5, 1.0)
 KINDS = ("static", "torch", "cascades", "two", "smaller", "earlyon")
 YARDSTICK = "static network, onnxruntime"
 _BLOCK = 50
+_STATIC, _IN_ONE_FILE, _INT8 = "static network", ", in one file (If)", ", INT8"
+_STANDS_OFF = 12
 Answer = Callable[[Pixels], int]
 
 
@@ -341,7 +347,7 @@ def _measured(
     """Every peer on every image, a block after the other, each time another one first."""
     taken = np.zeros((len(peers), -(-len(images) // _BLOCK)))
     said = np.zeros((len(peers), len(images)), np.int64)
-    progress = console.phase("timing")
+    progress = console.phase("timing", "blocks of images")
     for number in range(taken.shape[1]):
         rows = range(number * _BLOCK, min((number + 1) * _BLOCK, len(images)))
         for which in np.roll(np.arange(len(peers)), number).tolist():
@@ -378,29 +384,91 @@ def table(record: dict[str, Any]) -> str:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Accuracy against time: a point for each peer, a line for each family that has several."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasSVG(figure)
+    """Accuracy against time: a line for each family that has several peers, named beside it."""
+    figure = Figure(figsize=(10, 6.5), layout="constrained", dpi=100)
+    canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    families = dict.fromkeys(row["family"] for row in rows)
-    for i, family in enumerate(families):
-        points = sorted(
-            (row["over_static"], 100 * row["accuracy"]) for row in rows if row["family"] == family
-        )
-        style = "-" if family not in ("static network",) else ""
+    names = list(_names(rows))
+    for name in names:
         axes.plot(
-            *zip(*points, strict=True),
-            marker="os^D"[i % 4],
-            linestyle=style,
-            color=colormaps["tab20"](i % 20),
-            label=family,
-        )
-    axes.set_xscale("log")
+            *zip(*name.points, strict=True), color=name.colour, marker=name.marker, linestyle=name.line,
+            markersize=5, markerfacecolor="white" if name.is_hollow else name.colour,
+        )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.margins(x=0.08, y=0.1)
     axes.set_xlabel("mean time of an image over the static network's in onnxruntime (one CPU thread)")
     axes.set_ylabel("accuracy on the test images, %")
-    axes.grid(visible=True, which="both", alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.savefig(path, format="svg", metadata={"Date": None})
+    axes.grid(visible=True, alpha=0.3)
+    # Which settles where everything lies, and how large words are.
+    canvas.draw()  # type: ignore[no-untyped-call]
+    figure.set_layout_engine("none")
+    _write_names(names, axes, canvas)
+    with rc_context({"svg.hashsalt": path.stem}):  # else a picture of the same record is another file
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Name:
+    """What is named in the picture, and how it is drawn: a family, or of static networks each runtime."""
+
+    words: str
+    points: tuple[tuple[float, float], ...]
+    colour: Any
+    marker: str
+    line: str
+    is_hollow: bool
+
+
+def _names(rows: Sequence[dict[str, Any]]) -> Iterator[_Name]:
+    """In INT8 and in one file, a cascade has the colour that it has in stages."""
+    families = dict.fromkeys(row["family"] for row in rows)
+    kinds = list(dict.fromkeys(_kind(family) for family in families))
+    for family in families:
+        points = [
+            (row["over_static"], 100 * row["accuracy"], row["name"])
+            for row in rows
+            if row["family"] == family
+        ]
+        is_static = family == _STATIC
+        groups = [[point] for point in points] if is_static else [sorted(points)]
+        for group in groups:
+            words = group[0][2].replace(_STATIC, "static") if is_static else family
+            yield _Name(
+                words=words,
+                points=tuple((over, right) for over, right, _ in group),
+                colour="black" if is_static else colormaps["tab10"](kinds.index(_kind(family)) % 10),
+                marker="s" if is_static else "D" if family.endswith(_IN_ONE_FILE) else "o",
+                line="--" if family.endswith(_INT8) else "-",
+                is_hollow=words.endswith(_INT8),
+            )
+
+
+def _kind(family: str) -> str:
+    """What it is, whatever its form."""
+    return family.removesuffix(_INT8).removesuffix(_IN_ONE_FILE)
+
+
+def _write_names(names: Sequence[_Name], axes: Axes, canvas: FigureCanvasAgg) -> None:
+    """Each name beside its points, with a thin line to them where it stands off."""
+    renderer, curves = canvas.get_renderer(), []  # type: ignore[no-untyped-call]
+    for name in names:
+        measured = axes.text(0.5, 0.5, name.words, fontsize=8, transform=axes.transAxes)
+        size = measured.get_window_extent(renderer)
+        measured.remove()
+        points = tuple((float(x), float(y)) for x, y in axes.transData.transform(np.array(name.points)))
+        curves.append(Curve(points=points, size=(size.width, size.height)))
+    frame = axes.get_window_extent(renderer)
+    within = Box(left=frame.x0 + 3, bottom=frame.y0 + 3, right=frame.x1 - 3, top=frame.y1 - 3)
+    back = axes.transData.inverted()
+    for name, label in zip(names, placed(curves, within), strict=True):
+        box, end = label.box, nearest_in(label.box, label.beside)
+        x, y = back.transform((box.left, box.bottom))
+        axes.text(x, y, name.words, fontsize=8, color=name.colour, va="bottom", ha="left")
+        if hypot(end[0] - label.beside[0], end[1] - label.beside[1]) > _STANDS_OFF:
+            way = back.transform(np.array([label.beside, end]))
+            axes.plot(*way.T, color=name.colour, linewidth=0.5, scalex=False, scaley=False)
 
 
 if __name__ == "__main__":

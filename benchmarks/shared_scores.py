@@ -88,7 +88,7 @@ def main(
                 settings=Settings(epochs=epochs),
                 folder=work / f"{name}, {epochs} epochs",
             )
-            trained = _trained(task, console.phase(f"training {name}"))
+            trained = _trained(task, console.phase(f"training {name}", "steps"))
             rows.append({"plan": name, "costs": costs})
             expected = foretold(shared, evaluator.static_accuracy, evaluator.kept)
             rows[-1] |= {"shared": _rewards(expected, costs), "exits_shared": exit_accuracy(shared)}
@@ -123,7 +123,7 @@ def _evaluator(
     )
     return SharedEvaluator(
         start=SharedStart(
-            shared=train_shared(task, console.phase("training shared weights")),
+            shared=train_shared(task, console.phase("training shared weights", "steps")),
             statistics=kept.train.evenly(STATISTICS_IMAGES),
             preprocessing=preprocessing,
             settings=settings,

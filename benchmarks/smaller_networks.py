@@ -81,7 +81,7 @@ def smaller_network(
         folder=work / f"width_{share}",
     )
     assert splits.test is not None, "the data has no test images"
-    train(task, console.phase(f"training {share} of the widths"))
+    train(task, console.phase(f"training {share} of the widths", "steps"))
     model = replace(
         static,
         network=task.network.eval(),

@@ -313,7 +313,7 @@ def _timed(subjects: Sequence[Subject], images: Pixels, batch: int, console: Con
     blocks = [images[start : start + length] for start in range(0, len(images), length)]
     ms = np.zeros((len(subjects), len(blocks)))
     said = np.zeros((len(subjects), len(images)), np.int64)
-    progress = console.phase("one at a time" if batch == 1 else "in batches")
+    progress = console.phase("one at a time" if batch == 1 else "in batches", "blocks of images")
     for number, block in enumerate(blocks):
         parts = [block[start : start + batch] for start in range(0, len(block), batch)]
         for which in np.roll(np.arange(len(subjects)), number).tolist():

@@ -1,6 +1,7 @@
 """What others have written, as a message may quote it: in one line, not for ever, and nothing that steers.
 
-Common ground, which needs nothing. What may be shown to a person is said here and nowhere else.
+Common ground, which needs nothing. What may be shown to a person is said here and nowhere else; and how many
+there are of something is worded here, too.
 """
 
 import re
@@ -59,3 +60,8 @@ def shortened(text: str, longest: int) -> str:
         return text
     head = (longest - 3) * 2 // 3
     return f"{text[:head]} … {text[len(text) - (longest - 3 - head) :]}"
+
+
+def number_of(count: int, noun: str, several: str = "") -> str:
+    """How many there are: `1 image`, `2 images`, `2,000 classes`; `several` where the plural adds no `s`."""
+    return f"{count:,} {noun if count == 1 else several or f'{noun}s'}"

@@ -12,8 +12,8 @@ class Reporter(Protocol):
     def say(self, message: str) -> None:
         """A line for a person."""
 
-    def phase(self, name: str) -> Progress:
-        """Begin a phase; the result is called with (done, total, note) as it goes on."""
+    def phase(self, name: str, counted: str = "images") -> Progress:
+        """Begin a phase, in which something is counted; the result is called with (done, total, note)."""
 
 
 class Silent(Reporter):
@@ -22,7 +22,7 @@ class Silent(Reporter):
     def say(self, message: str) -> None:
         """Say nothing."""
 
-    def phase(self, name: str) -> Progress:
+    def phase(self, name: str, counted: str = "images") -> Progress:
         """Show nothing."""
         return lambda done, total, note: None
 

@@ -1,10 +1,13 @@
 """Made-up measurements: a report whose every number is known."""
 
+import base64
+import io
 from functools import cache
 
 import numpy as np
+from PIL import Image
 
-from s2dnas_deploy.bench.report import Answers, Cold, Energy, Measured, Report, Run
+from s2dnas_deploy.bench.report import Answers, Cold, Energy, Example, Measured, Report, Run
 from s2dnas_deploy.bench.summary import Summary, summarise
 from s2dnas_deploy.decide.thresholds import Point
 from s2dnas_deploy.sessions.environment import Environment, Machine, State
@@ -115,7 +118,20 @@ def made_up_report(
         ),
         cold={name: cold(rng) for name in ("cascade", *(["static"] if static else []))},
         runs=(run,),
+        examples=(
+            Example(exit=0, truth="cat <b>", answer="cat <b>", jpeg=jpeg(0)),
+            Example(exit=0, truth="dog", answer="cat <b>", jpeg=jpeg(1)),
+            Example(exit=1, truth=None, answer="dog", jpeg=jpeg(2)),
+        ),
     )
+
+
+def jpeg(seed: int) -> str:
+    """A small picture in base64."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import itertools
 import json
 import re
 import subprocess
@@ -59,6 +60,25 @@ def test_every_table_equals_its_record(monkeypatch, script, record, rows):
             own = (getattr(benchmark, form) for form in forms if hasattr(benchmark, form))
             assert rest.partition(end)[0] == next(own, benchmark.table)(rows(content))
     assert found
+
+
+@pytest.mark.parametrize("record", ["peers", "peers_vgg16_bn", "peers_mobilenet_v2"])
+def test_the_picture_of_the_peers_names_each_beside_its_points(monkeypatch, tmp_path, record):
+    monkeypatch.syspath_prepend(ROOT)
+    peers, labels = importlib.import_module("peers"), importlib.import_module("labels")
+    found, place = [], labels.placed
+    monkeypatch.setattr(peers, "placed", lambda *asked: found.append((asked, place(*asked))) or found[0][1])
+    rows = json.loads((ROOT / "results" / f"{record}.json").read_text())["rows"]
+    peers.draw(rows, tmp_path / "peers.svg")
+    ((curves, within), named) = found[0]
+    assert len(named) == len({row["family"] for row in rows} - {"static network"}) + sum(
+        row["family"] == "static network" for row in rows
+    )
+    boxes = [label.box for label in named]
+    assert all(box.is_within(within) for box in boxes)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))
+    points = [point for curve in curves for point in curve.points]
+    assert not any(box.has(point) for box in boxes for point in points)
 
 
 def test_every_mark_has_a_table_and_a_record():

@@ -10,6 +10,7 @@ from small_networks import example_network, residual
 from s2dnas_deploy import plan as plans
 from s2dnas_deploy.errors import PlanError
 from s2dnas_deploy.plan import OUTPUT, Plan, check
+from s2dnas_deploy.plan.text import in_words
 from s2dnas_deploy.workshop.reading.read import read_network
 
 
@@ -228,6 +229,41 @@ def test_only_plain_nested_widths_are_tried_in_turn(space, legal):
 def test_unreadable_plan_texts_are_refused(space, text):
     with pytest.raises(PlanError):
         plans.from_text(text, space)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("unifrom:0.5,0.5", "did you mean uniform:0.5,0.5?"),
+        ("Static", "did you mean static?"),
+        ("uniform:25,25,50", "which sum to 100: write 0.25,0.25,0.5"),
+        ("uniform:1,1,1", "which sum to 3: write 0.333,0.333,0.333"),
+        ("widths:25,50,100", "write 0.25,0.5,1"),
+        ("in-turn:1,0.5", "expected two or more widths, each above the one before"),
+        ("random:99", "a plan has 1 to 16 stages, got 99"),
+        ("gate:0.5", "expected two or more widths"),
+    ],
+)
+def test_what_suits_no_network_is_told_by_the_text_alone(text, message):
+    with pytest.raises(PlanError) as refused:
+        in_words(text)
+    assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("depth:layer1,laier2", "no node or module 'laier2' to exit at; did you mean layer2"),
+        ("depth:layer1.2.relu1", "did you mean layer1.2.relu_1"),
+        ("gate:0.5,1@leyer1", "no node or module 'leyer1' to put a gate after; did you mean layer1"),
+        ("depth:xyz", "no node or module 'xyz' to exit at; there are layer1, "),
+    ],
+)
+def test_misspelled_nodes_and_modules_are_told_with_what_was_meant(text, hint):
+    space = read_network(example_network("cifar_resnet", "resnet20"), (3, 32, 32)).divisible.space
+    with pytest.raises(PlanError) as refused:
+        plans.from_text(text, space)
+    assert hint in str(refused.value)
 
 
 def test_plan_texts(space):

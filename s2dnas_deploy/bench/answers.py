@@ -36,17 +36,18 @@ class Answered:
 
     answers: Answers
     exits: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
     scores: ExitScores | None
 
 
 def answer(cascade: Cascade, items: Sequence[Item], reporter: Reporter) -> Answered:
     """As `s2dnas-run` answers, and then what every exit of a chain says of every image."""
     progress = reporter.phase("answering")
-    left, right = np.empty(len(items), np.int64), 0
+    left, labels, right = np.empty(len(items), np.int64), np.empty(len(items), np.int64), 0
     ways: Counter[tuple[int, tuple[str, ...]]] = Counter()
     for i, (item, said) in enumerate(zip(items, cascade.stream(item.source for item in items), strict=True)):
         assert isinstance(said, Prediction)
-        left[i] = said.exit
+        left[i], labels[i] = said.exit, said.label
         ways[said.exit, said.way] += 1
         right += said.name == item.truth
         progress(i + 1, len(items), "")
@@ -67,6 +68,7 @@ def answer(cascade: Cascade, items: Sequence[Item], reporter: Reporter) -> Answe
             ),
         ),
         exits=left,
+        labels=labels,
         scores=scores,
     )
 

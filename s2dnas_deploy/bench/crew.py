@@ -65,7 +65,7 @@ class Crew:
 
     def cold(self, name: str, configuration: Configuration, reporter: Reporter) -> Cold:
         """Several starts from nothing."""
-        progress = reporter.phase(f"starting the {name}{' network' if name == STATIC else ''}")
+        progress = reporter.phase(f"starting the {name}{' network' if name == STATIC else ''}", "processes")
         job = self._job("cold", configuration, subject=name)
         found = list(self._repeat(job, self.processes, progress))
         return Cold(
@@ -80,7 +80,7 @@ class Crew:
         """All subjects in turns, in several processes; then energy, where it is counted."""
         name = f"timing on {configuration.in_words}"
         job = self._job("warm", configuration, seconds=self.seconds / self.processes)
-        found = list(self._repeat(job, self.processes, reporter.phase(name)))
+        found = list(self._repeat(job, self.processes, reporter.phase(name, "processes")))
         names = [key for key in found[0] if key not in ("copied", "stages", "moved")]
         return Run(
             provider=configuration.provider,

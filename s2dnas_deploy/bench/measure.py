@@ -6,7 +6,6 @@ subjects take turns on the same images.
 """
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -28,7 +27,8 @@ from s2dnas_deploy.bench.answers import (
     static_accuracy,
 )
 from s2dnas_deploy.bench.crew import IMAGES, Crew
-from s2dnas_deploy.bench.report import Configuration, Measured, Report, Run
+from s2dnas_deploy.bench.examples import examples_of
+from s2dnas_deploy.bench.report import Configuration, Example, Measured, Report, Run
 from s2dnas_deploy.bench.summary import mean_of
 from s2dnas_deploy.bench.workers.subjects import exit_name
 from s2dnas_deploy.bundle.bundle import Bundle, load_bundle, own_static, static_beside
@@ -36,6 +36,7 @@ from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.thresholds import Against, Point, choose_for_budget
 from s2dnas_deploy.errors import DataError, OptionError
+from s2dnas_deploy.files.atomic import passing_folder
 from s2dnas_deploy.files.onnx_file import LARGEST_GRAPH_BYTES
 from s2dnas_deploy.files.plain_file import read_file
 from s2dnas_deploy.images.archive import StoredImage
@@ -107,6 +108,7 @@ class _Known:
     baseline: Path | None
     static_macs: int | None
     static_accuracy: float | None
+    examples: tuple[Example, ...]
 
 
 def measure(request: MeasureRequest, reporter: Reporter) -> Iterator[Report]:
@@ -115,8 +117,7 @@ def measure(request: MeasureRequest, reporter: Reporter) -> Iterator[Report]:
     bundle = load_bundle(request.bundle, request.trust)
     first, *_ = configurations = _configurations(request, bundle)
     known = _find_out(request, bundle, first, reporter)
-    with tempfile.TemporaryDirectory(prefix="s2dnas-bench-") as passing:
-        folder = Path(passing)
+    with passing_folder("s2dnas-bench-") as folder:
         np.save(folder / IMAGES, known.pixels)
         crew = Crew(bundle, folder, known.baseline, processes=request.processes, seconds=request.seconds)
         cold = {name: crew.cold(name, first, reporter) for name in crew.subjects}
@@ -133,6 +134,7 @@ def measure(request: MeasureRequest, reporter: Reporter) -> Iterator[Report]:
                 frontier=_frontier(known.answered.scores, runs[0]),
                 cold=cold,
                 runs=runs,
+                examples=known.examples,
             )
 
 
@@ -176,6 +178,7 @@ def _find_out(
             static_accuracy=(
                 None if baseline is None else static_accuracy(baseline, cascade, items, reporter)
             ),
+            examples=examples_of(cascade, items, answered),
         )
 
 

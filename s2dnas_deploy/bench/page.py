@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from s2dnas_deploy.bench.report import Report, Run
+from s2dnas_deploy.bench.report import Example, Report, Run
 from s2dnas_deploy.bench.spread import Estimate
 from s2dnas_deploy.bench.summary import QUANTILES, Summary, arrays, mean_of, rows_of
 from s2dnas_deploy.bench.words import (
@@ -22,11 +22,13 @@ from s2dnas_deploy.bench.words import (
 )
 from s2dnas_deploy.bench.workers.subjects import CASCADE, STATIC, YARDSTICKS, exit_name
 from s2dnas_deploy.bundle.entries import percent
+from s2dnas_deploy.quoting import number_of, shortened
 from s2dnas_deploy.runtime.charts import Bar, Line, bars, lines, stacked
 
 _STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 _PARTS = {"macs": "its share of the static network's MACs", "bare": "its stages", **LOSSES}
-_CURVE_POINTS = 120
+_CURVE_POINTS, _LONGEST_CLASS = 120, 24
+_WRONG = ' class="wrong"'
 
 
 def page_of(report: Report, summaries: Sequence[Summary]) -> str:
@@ -47,6 +49,7 @@ def page_of(report: Report, summaries: Sequence[Summary]) -> str:
             *sections,
             "<h2>What all images are answered</h2>",
             _table(ANSWERS, answer_rows(report)),
+            _examples(report),
             _frontier(report),
             "<h2>Cold start</h2>",
             _cold(report),
@@ -65,7 +68,7 @@ def _facts(report: Report, summary: Summary) -> str:
     if summary.speed_up is not None:
         facts.append((f"{summary.speed_up.realised.value:.2f}x", "as fast as the static network"))
     if answers.cascade_accuracy is not None:
-        facts.append((percent(answers.cascade_accuracy), f"right, of {answers.images} images"))
+        facts.append((percent(answers.cascade_accuracy), f"right, of {number_of(answers.images, 'image')}"))
     if answers.static_accuracy is not None:
         facts.append((percent(answers.static_accuracy), "right, the static network"))
     if answers.counts[0]:
@@ -141,6 +144,24 @@ def _parts(summary: Summary) -> list[tuple[str, float]]:
     if "kernels" in losses:
         first = ("macs", summary.bare_ms - losses["kernels"])
     return [(_PARTS[name], value) for name, value in (first, *losses.items())]
+
+
+def _examples(report: Report) -> str:
+    """Some images of each exit, with what they are and are answered."""
+    strips = []
+    for k, share in enumerate(report.answers.shares):
+        shown = "".join(_example(each) for each in report.examples if each.exit == k)
+        if shown:
+            title = f"exit {k}, {100 * share:.1f}% of the images"
+            strips.append(f'<h3>{escape(title)}</h3><div class="strip">{shown}</div>')
+    return "\n".join(["<h2>Some of the images</h2>", *strips]) if strips else ""
+
+
+def _example(example: Example) -> str:
+    answer, is_wrong = shortened(example.answer, _LONGEST_CLASS), example.truth not in (None, example.answer)
+    told = f"{shortened(example.truth or '', _LONGEST_CLASS)}, answered {answer}" if is_wrong else answer
+    picture = f'<img src="data:image/jpeg;base64,{example.jpeg}" alt="{escape(told)}">'
+    return f"<figure{_WRONG if is_wrong else ''}>{picture}<figcaption>{escape(told)}</figcaption></figure>"
 
 
 def _frontier(report: Report) -> str:

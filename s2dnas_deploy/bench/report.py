@@ -5,6 +5,7 @@ Place in the flow: `measure` ──▶ `Report` ──▶ one JSON file, of whic
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,12 +19,15 @@ from s2dnas_deploy.decide.thresholds import Point
 from s2dnas_deploy.errors import RecordError
 from s2dnas_deploy.files.bounds import Between, Count, Length, Name, Share, Shown
 from s2dnas_deploy.files.document import LARGEST_BYTES, Form, Head, check_record
-from s2dnas_deploy.quoting import shown
+from s2dnas_deploy.quoting import number_of, shown
 from s2dnas_deploy.sessions.environment import Environment
 from s2dnas_deploy.sessions.limits import MOST_BATCH
 from s2dnas_deploy.sessions.providers import PROVIDERS
 
 FORMAT, VERSION = "s2dnas-bench", 1
+
+LONGEST_JPEG = 2**12
+_BASE64_OF_JPEG = re.compile("/9j/[A-Za-z0-9+/]+={0,2}")
 
 _MOST = 1_000_000
 _Starts = Annotated[tuple[Milliseconds, ...], Length(1, _MOST)]
@@ -116,6 +120,21 @@ class Answers:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Example:
+    """One of the images that left at an exit, as a small JPEG in base64, with its true and answered class."""
+
+    exit: _Stage
+    truth: Name | None
+    answer: Name
+    jpeg: Annotated[str, Length(1, LONGEST_JPEG)]
+
+    def __post_init__(self) -> None:
+        check_record(self, RecordError)
+        if not _BASE64_OF_JPEG.fullmatch(self.jpeg):
+            raise RecordError("jpeg: expected a JPEG in base64, got what is none")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cold:
     """Starts from nothing, a process each: milliseconds for libraries, the network, and first answers."""
 
@@ -152,7 +171,7 @@ class Configuration:
     @property
     def in_words(self) -> str:
         """All three."""
-        return f"{self.provider}, {self.threads} threads, batch {self.batch}"
+        return f"{self.provider}, {number_of(self.threads, 'thread')}, batch {self.batch}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +235,8 @@ class Report:
     frontier: tuple[Point, ...]
     cold: Mapping[Name, Cold]
     runs: Annotated[tuple[Run, ...], Length(1, _MOST)]
+    examples: Annotated[tuple[Example, ...], Length(0, 100)] = ()
+    """Some images of each exit; none in measurements of 0.1.0, nor of images that are no pictures."""
 
     def __post_init__(self) -> None:
         check_record(self, RecordError)
@@ -223,6 +244,8 @@ class Report:
         for told in (self.answers.counts, *(run.stages for run in self.runs)):
             if len(told) != stages:
                 raise RecordError(f"expected as many exits as stages, {stages}, got {len(told)}")
+        if any(example.exit >= stages for example in self.examples):
+            raise RecordError(f"examples: expected exits of {stages} stages, got another")
         is_known = self.measured.static is not None
         if self.answers.static_accuracy is not None and not is_known:
             raise RecordError("answers.static_accuracy: a static network is told of that was not measured")

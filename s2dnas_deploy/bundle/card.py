@@ -3,6 +3,7 @@
 from s2dnas_deploy.bundle.entries import percent
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.decide.flow import Choices
+from s2dnas_deploy.quoting import number_of
 
 
 def readme(manifest: Manifest) -> str:
@@ -12,7 +13,7 @@ def readme(manifest: Manifest) -> str:
     lines = [
         f"# {manifest.name}",
         "",
-        f"A {'cascade' if flow.is_chain else 'bundle'} of {len(manifest.stages)} stages "
+        f"A {'cascade' if flow.is_chain else 'bundle'} of {number_of(len(manifest.stages), 'stage')} "
         f"({manifest.precision}), exported by s2dnas_deploy.",
         "A later stage runs only for images of which the earlier ones are not sure."
         if flow.is_chain
@@ -34,8 +35,8 @@ def readme(manifest: Manifest) -> str:
     for k, stage in enumerate(manifest.stages):
         lines.append(
             f"| {flow.called[k]} | {stage.graph.file} | {stage.graph.size_bytes / 1e6:.2f} MB | "
-            f"{stage.macs / 1e6:.2f} M | {len(stage.reads)} features | "
-            f"{len(stage.gives)} features | {stage.in_words} |"
+            f"{stage.macs / 1e6:.2f} M | {number_of(len(stage.reads), 'feature')} | "
+            f"{number_of(len(stage.gives), 'feature')} | {stage.in_words} |"
         )
     if flow.start.to != (flow.stops[0].name,):
         lines += ["", f"Images begin by {flow.start.by.in_words}: {', '.join(flow.start.to)}."]
@@ -45,7 +46,7 @@ def readme(manifest: Manifest) -> str:
         e = manifest.expected
         lines += [
             "",
-            f"On {e.images} validation images: {100 * e.cascade_accuracy:.2f}% right with "
+            f"On {number_of(e.images, 'validation image')}: {100 * e.cascade_accuracy:.2f}% right with "
             f"{e.mean_macs / 1e6:.2f} M MACs per image on average.",
             "",
             "| exit | accuracy on all images | share that exits here |"

@@ -152,10 +152,10 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def _of_system(error: OSError) -> str:
-    """The operating system's error: which file, and what of it."""
+    """The operating system's error: which file, and what of it; of a copy, the one that was to be written."""
     if error.filename is None or error.strerror is None:
         return str(error)
-    return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+    return f"{error.filename2 or error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -115,23 +115,23 @@ class Console:
         if not self.quiet:
             say(message)
 
-    def phase(self, name: str) -> Callable[[int, int, str], None]:
-        """Begin a phase. Nothing shows until it has lasted a second."""
+    def phase(self, name: str, counted: str = "images") -> Callable[[int, int, str], None]:
+        """Begin a phase, in which something is counted. Nothing shows until it has lasted a second."""
         if not self.bars:
-            return _Lines(name, self).update
+            return _Lines(name, counted, self).update
         if self._bar is not None:
             self._bar.close()
-        self._bar = _Bar(name)
+        self._bar = _Bar(name, counted)
         return self._bar.update
 
 
 class _Bar:
     """A bar that draws itself once the phase proves long, and closes itself at the end."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, counted: str) -> None:
+        self.name, self.counted = name, counted
         self.start = time.monotonic()
-        self.note = ""
+        self.told = ""
         self.bar: click._termui_impl.ProgressBar[int] | None = None
 
     def update(self, done: int, total: int, note: str) -> None:
@@ -140,6 +140,7 @@ class _Bar:
             self._move(done, total, note)
 
     def _move(self, done: int, total: int, note: str) -> None:
+        self.told = f"{done}/{total} {self.counted}" + (f", {note}" if note else "")
         if self.bar is None:
             if time.monotonic() - self.start < 1 or done >= total:
                 return
@@ -148,11 +149,10 @@ class _Bar:
                 label=self.name,
                 file=sys.stderr,
                 show_eta=True,
-                item_show_func=lambda _: self.note,
+                item_show_func=lambda _: self.told,
             )
             self.bar.__enter__()
-            self.bar.update(done)
-        self.note, self.bar.length = note, total  # of which there may be fewer than was thought
+        self.bar.length = total  # of which there may be fewer than was thought
         self.bar.update(done - self.bar.pos)
         if done >= total:
             self.close()
@@ -168,8 +168,8 @@ class _Bar:
 class _Lines:
     """A line now and then, sooner if the note has changed, and one at the end: enough for a log file."""
 
-    def __init__(self, name: str, console: Console) -> None:
-        self.name, self.console = name, console
+    def __init__(self, name: str, counted: str, console: Console) -> None:
+        self.name, self.counted, self.console = name, counted, console
         self.start = time.monotonic()
         self.before: int | None = None  # what was done before this process
         self.last = ""
@@ -184,7 +184,9 @@ class _Lines:
         if ended or now - self.said_at > wait:
             self.last, self.said_at = note, now
             told = f", {note}" if note else ""
-            self.console.say(f"{self.name}: {done}/{total}, {self._times(now, done, total)}{told}")
+            self.console.say(
+                f"{self.name}: {done}/{total} {self.counted}, {self._times(now, done, total)}{told}"
+            )
 
     def _times(self, now: float, done: int, total: int) -> str:
         """Time since the start, and what is left at this pace."""

@@ -38,6 +38,7 @@ from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.walk import walk
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.files.bounds import Between, Share
+from s2dnas_deploy.quoting import number_of
 
 Numbers = npt.NDArray[np.float64]
 Losses = npt.NDArray[np.int8]
@@ -172,7 +173,7 @@ def _nothing_proven(goal: Goal, losses: Losses, test: ExactTest) -> DataError:
     if goal.against is Against.ACCURACY:
         return DataError(
             f"even if no image exits early, an accuracy of {100 * (1 - goal.bound):.2f}% is not proven: the "
-            f"last exit has {100 * (1 - mean):.2f}% on {images} images"
+            f"last exit has {100 * (1 - mean):.2f}% on {number_of(images, 'image')}"
         )
     remedy = "allow a larger drop, compare with the last exit (without --static), or train for longer"
     if mean < goal.bound:
@@ -182,7 +183,7 @@ def _nothing_proven(goal: Goal, losses: Losses, test: ExactTest) -> DataError:
     return DataError(
         f"even if no image exits early, at most {in_points(goal.drop)} below the static network's accuracy "
         f"is not proven: the last exit is {100 * abs(mean):.2f} points "
-        f"{'below' if mean > 0 else 'above'} it on {images} images; {remedy}"
+        f"{'below' if mean > 0 else 'above'} it on {number_of(images, 'image')}; {remedy}"
     )
 
 

@@ -47,6 +47,21 @@ def naming(path: Path | str) -> Iterator[None]:
         raise cannot_be_written(error, path) from error
 
 
+@contextmanager
+def passing_folder(prefix: str) -> Iterator[Path]:
+    """A folder for files that are needed for a while; errors that name no file are about it."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix=prefix) as name:
+        try:
+            yield Path(name)
+        except OSError as error:
+            if error.filename is not None or isinstance(error, BrokenPipeError):
+                raise
+            what = "this folder for passing files (TMPDIR names a place for others)"
+            raise cannot_be_written(error, name, what) from error
+
+
 def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null
         raise OSError(errno.EEXIST, "it is there already and is no plain file")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.files.numpy_file import ArrayFileError, Arrays, Numbers, StoredRows, rows_in
-from s2dnas_deploy.quoting import named_in_line, shown
+from s2dnas_deploy.quoting import named_in_line, number_of, shown
 
 SUFFIXES = (".npz", ".npy")
 _Keys = tuple[str, str]
@@ -172,7 +172,8 @@ def _numbers(labels: NDArray[Any], count: int, where: str) -> NDArray[np.int64]:
         )
     if len(labels) != count:
         raise DataError(
-            f"{where}: expected one label for each image, got {count} images, {len(labels)} labels"
+            f"{where}: expected one label for each image, got {number_of(count, 'image')}, "
+            f"{number_of(len(labels), 'label')}"
         )
     beyond = (labels < 0) | (labels >= 2**62)
     if beyond.any():

@@ -54,6 +54,7 @@ _EACH_BYTES_WEBP, _EACH_BYTES_LIBTIFF, _EACH_BYTES_JPEG2000 = 16, 12, {1: 9, 2: 
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _ORIENTATION, _ON_ITS_SIDE = 274, (5, 6, 7, 8)
 _GREY = ("1", "L", "I", "I;16", "I;16B")
+_WITH_ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 # Pillow reads plain PPM in Python: slowly, and each comment by copying all that follows it.
 _LARGEST_PLAIN_FILE, _MOST_COMMENTS = 16 * 2**20, 1000
 
@@ -120,6 +121,15 @@ def shape_in(path: str) -> tuple[int, int, int] | None:
             return (channels, *size)
     except Exception:  # Pillow raises almost anything; why a picture cannot be read is told when it is.
         return None
+
+
+def has_alpha(path: str) -> bool:
+    """Whether a picture says in its header that some of it may be transparent."""
+    try:
+        with _opened(path) as (_, image):
+            return image.mode in _WITH_ALPHA or "transparency" in image.info
+    except Exception:  # as above
+        return False
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """Make a picture, or an array of pictures, fit the network's input: colour, orientation, size.
 
 Common ground: training reads its images so, and the device must do exactly the same. Knows nothing of
-files, labels or torch. The rules: EXIF orientation applied; 16-bit grey scaled by 1/257; alpha composited on
-black; then RGB or L; then, only if asked and only if the size is another, antialiased resizing, bilinear or
-bicubic (`stretch` to the size, or `crop`: the smallest size of the same proportions that covers it, centre
-cut out, odd pixel lost at the right and at the bottom). `crop:SHARE` covers more, and rounds as torchvision
-does, so that networks get the very pixels they were judged by.
+files, labels or torch. The rules: EXIF orientation applied; 16-bit grey scaled by 1/257; alpha dropped, as
+by the `convert("RGB")` with which torchvision's ImageFolder reads; then RGB or L; then, only if asked and
+only if the size is another, antialiased resizing, bilinear or bicubic (`stretch` to the size, or `crop`: the
+smallest size of the same proportions that covers it, centre cut out, odd pixel lost at the right and at the
+bottom). `crop:SHARE` covers more, and rounds as torchvision does, so that networks get the very pixels they
+were judged by.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,8 +33,8 @@ SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".t
 _FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 _LAYOUTS = "uint8 [N, H, W], [N, H, W, C] or [N, C, H, W]"
 _MODES = {1: "L", 3: "RGB"}
-# A picture without these is neither turned nor blended; which way is up stands in any of the last.
-_CHANGES = {"transparency", "exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
+# A picture without these is not turned; which way is up stands in any of them.
+_CHANGES = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}
 _BAND_PIXELS = 2**18
 _MOST_BETWEEN = 2**24
 _ROUNDING = 1e-6  # of sizes that come out whole, but for rounding
@@ -100,12 +101,12 @@ def require_picture_channels(wanted: InputFormat, *, where: str) -> None:
 def in_colour(image: Image.Image, channels: int) -> Image.Image:
     """Return the picture upright, in 8-bit RGB (3 channels) or grey (1 channel).
 
-    Raises ValueError for pixels whose scale is anyone's guess (float, 32-bit).
+    Of transparent pixels the colour is taken that the file keeps under them. Raises ValueError for pixels
+    whose scale is anyone's guess (float, 32-bit).
     """
     ImageOps.exif_transpose(image, in_place=True)
     image = _eight_bit(image)
-    if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
-        image = _in_bands(image, "RGB", _on_black)
+    image.info.pop("transparency", None)  # pillow would look for the transparent colour in the new mode
     if image.mode == _MODES[channels]:
         return image
     if channels == 1 and image.mode != "1":
@@ -223,30 +224,21 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey down to 8 bits; pillow does so by itself for 16-bit colour."""
     # Up to version 10, pillow opens 16-bit grey PNG as "I"; in any version, so it does 16-bit PGM.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        return _in_bands(image, "L", _scaled_down)
+        return _scaled_down(image)
     if image.mode in ("I", "F"):
         raise ValueError(f"its pixels are {'floats' if image.mode == 'F' else '32-bit'}: save it with 8 bits")
     return image
 
 
-def _in_bands(image: Image.Image, mode: str, change: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Change a picture some rows at a time: what that takes in between is little, however large it is."""
-    changed = Image.new(mode, image.size)
+def _scaled_down(image: Image.Image) -> Image.Image:
+    """16 bits to 8, some rows at a time: what that takes in between is little, however large the picture."""
+    scaled = Image.new("L", image.size)
     rows = max(1, _BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
         band = (0, top, image.width, min(top + rows, image.height))
-        changed.paste(change(image.crop(band)), band)
-    return changed
-
-
-def _scaled_down(image: Image.Image) -> Image.Image:
-    deep: NDArray[Any] = np.asarray(image).astype(np.uint32)
-    return Image.fromarray(((deep + 128) // 257).astype(np.uint8))
-
-
-def _on_black(image: Image.Image) -> Image.Image:
-    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-    return Image.alpha_composite(black, image.convert("RGBA")).convert("RGB")
+        deep: NDArray[Any] = np.asarray(image.crop(band)).astype(np.uint32)
+        scaled.paste(Image.fromarray(((deep + 128) // 257).astype(np.uint8)), band)
+    return scaled
 
 
 def _channels_come_first(shape: tuple[int, ...], wanted: InputFormat, *, where: str) -> bool:

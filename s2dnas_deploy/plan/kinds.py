@@ -11,7 +11,7 @@ from s2dnas_deploy.plan.document import MAX_STAGES, Plan
 from s2dnas_deploy.plan.legality import check, check_exits, is_legal_without_reuse
 from s2dnas_deploy.plan.presence import blocks, presence_alone
 from s2dnas_deploy.plan.space import OUTPUT, ChannelGroup, PlanSpace, nearest
-from s2dnas_deploy.quoting import shown
+from s2dnas_deploy.quoting import number_of, shown
 
 Share = float | tuple[float, float]
 """Of the channels; or of the channels and of the residual blocks."""
@@ -28,13 +28,24 @@ def uniform(space: PlanSpace, fractions: Sequence[float], *, align: int = 1) -> 
     Boundaries are rounded to multiples of `align` channels where a group is wide enough, so with a coarse
     `align` a stage may own nothing in a narrow group; stage 0 owns at least one portion of each.
     """
-    if not fractions or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-3:
-        total = f", which sum to {sum(fractions):g}" if fractions else ""
-        raise PlanError(f"expected positive fractions that sum to 1, got {list(fractions)}{total}")
+    check_fractions(fractions)
     channels = {group.name: _by_fractions(group, fractions, align) for group in space.groups}
     plan = Plan(channels=channels, exits=(OUTPUT,) * len(fractions))
     check(plan, space)
     return plan
+
+
+def check_fractions(fractions: Sequence[float]) -> Sequence[float]:
+    """The fractions, which must be positive and sum to 1."""
+    if fractions and min(fractions) > 0 and abs(sum(fractions) - 1) <= 1e-3:
+        return fractions
+    total = f", which sum to {sum(fractions):g}" if fractions else ""
+    meant = f": write {_divided(fractions, sum(fractions))}" if fractions and min(fractions) > 0 else ""
+    raise PlanError(f"expected positive fractions that sum to 1, got {list(fractions)}{total}{meant}")
+
+
+def _divided(numbers: Sequence[float], by: float) -> str:
+    return ",".join(f"{number / by:.3g}" for number in numbers)
 
 
 def widths(space: PlanSpace, shares: Sequence[Share], *, align: int = 1, in_turn: bool = False) -> Plan:
@@ -43,16 +54,27 @@ def widths(space: PlanSpace, shares: Sequence[Share], *, align: int = 1, in_turn
     The widest is the static network if it has all. Of residual blocks that give the same channels, the first
     are kept.
     """
-    pairs = [share if isinstance(share, tuple) else (share, 1.0) for share in shares]
-    if not _are_widths(pairs):
-        raise PlanError(
-            "expected two or more widths, each above the one before, from above 0 to 1, each with a share of "
-            f"the blocks after an x if it has not all, got {[_told(*pair) for pair in pairs]}"
-        )
+    pairs = check_shares(shares)
     steps = np.diff([0.0, *(of_channels for of_channels, _ in pairs), 1.0]).tolist()
     channels = {group.name: _by_fractions(group, steps, align)[:-1] for group in space.groups}
     plan = Plan(channels=channels, exits=(OUTPUT,) * len(pairs), nested=True, in_turn=in_turn)
     return with_blocks(plan, space, [of_blocks for _, of_blocks in pairs])
+
+
+def check_shares(shares: Sequence[Share]) -> list[tuple[float, float]]:
+    """The shares of widths, of the channels and of the residual blocks; each must have more than the last."""
+    pairs = [share if isinstance(share, tuple) else (share, 1.0) for share in shares]
+    if _are_widths(pairs):
+        return pairs
+    of_channels, of_blocks = zip(*pairs, strict=True)
+    # Percents, which would be widths as shares.
+    widest = max(of_channels)
+    in_percent = 1 < widest <= 100 and set(of_blocks) == {1.0}
+    meant = f": write {_divided(of_channels, 100)}" if in_percent else ""
+    raise PlanError(
+        "expected two or more widths, each above the one before, from above 0 to 1, each with a share of "
+        f"the blocks after an x if it has not all, got {[_told(*pair) for pair in pairs]}{meant}"
+    )
 
 
 def with_blocks(plan: Plan, space: PlanSpace, shares: Sequence[float]) -> Plan:
@@ -197,8 +219,7 @@ def random(
 
     With `full_depth` every stage goes through all layers, which is the paper's own space.
     """
-    if not 1 <= stages <= MAX_STAGES:
-        raise PlanError(f"a plan has 1 to {MAX_STAGES} stages, got {stages}")
+    check_count(stages)
     may_pass = frozenset(blocks(space))
     for _ in range(1000):
         plan = _draw(space, stages, rng, align, full_depth, may_pass)
@@ -207,7 +228,16 @@ def random(
         except PlanError:
             continue  # a stage was left with nothing to compute: draw again
         return plan
-    raise PlanError(f"found no legal plan of {stages} stages; the network's groups are too narrow")
+    raise PlanError(
+        f"found no legal plan of {number_of(stages, 'stage')}; the network's groups are too narrow"
+    )
+
+
+def check_count(stages: int) -> int:
+    """How many stages, if a plan may have as many."""
+    if not 1 <= stages <= MAX_STAGES:
+        raise PlanError(f"a plan has 1 to {MAX_STAGES} stages, got {shown(stages)}")
+    return stages
 
 
 def _draw(  # noqa: PLR0917

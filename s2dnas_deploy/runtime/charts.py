@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from math import ceil, floor, log10
+from textwrap import wrap
 
 COLOURS = ("#1b6ca8", "#d1495b", "#66a182", "#edae49", "#8d6a9f", "#5c677d")
 _WIDTH, _LEFT, _RIGHT, _ROW = 360, 66, 14, 24
 _HEIGHT, _TOP, _BOTTOM = 230, 12, 40
+_LETTER, _LINE = 6.4, 14  # how wide a letter of usual fonts is, and how high a line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,8 @@ def lines(of: Sequence[Line], below: str, beside: str) -> str:
             parts.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{joined}"/>')
         else:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}"/>' for x, y in at]
-    return _svg([*parts, *_legend([line.name for line in of], _HEIGHT + 2)], _HEIGHT + 18 * ceil(len(of) / 2))
+    legend, height = _legend([line.name for line in of], _HEIGHT + 2)
+    return _svg([*parts, *legend], _HEIGHT + height)
 
 
 def stacked(parts_of: Sequence[tuple[str, float]], unit: str) -> str:
@@ -81,7 +84,8 @@ def stacked(parts_of: Sequence[tuple[str, float]], unit: str) -> str:
         drawn.append(_rect(scale(x), 10, width, 26, COLOURS[i % len(COLOURS)]))
         x += max(value, 0.0)
     names = [f"{name}: {value:.4f} {unit}" for name, value in parts_of]
-    return _svg([*drawn, *_legend(names, 50, columns=1)], 54 + 18 * len(names))
+    legend, height = _legend(names, 50, columns=1)
+    return _svg([*drawn, *legend], 54 + height)
 
 
 def as_file(chart: str, title: str) -> str:
@@ -131,15 +135,19 @@ def _y_axis(scale: _Scale, title: str) -> list[str]:
     ]
 
 
-def _legend(names: Sequence[str], top: float, columns: int = 2) -> list[str]:
-    parts = []
-    for i, name in enumerate(names):
-        x, y = 10 + (i % columns) * _WIDTH // columns, top + 18 * (i // columns)
-        parts += [
-            _rect(x, y, 10, 10, COLOURS[i % len(COLOURS)]),
-            _text(x + 15, y + 9, name),
-        ]
-    return parts
+def _legend(names: Sequence[str], top: float, columns: int = 2) -> tuple[list[str], int]:
+    """A square of each colour with its name, in several lines if it is long; and how high all of it is."""
+    longest = int((_WIDTH // columns - 25) / _LETTER)
+    wrapped = [wrap(name, longest) for name in names]
+    parts, height = [], 0
+    for first in range(0, len(names), columns):
+        row = wrapped[first : first + columns]
+        for column, texts in enumerate(row):
+            x, y = 10 + column * _WIDTH // columns, top + height
+            parts.append(_rect(x, y, 10, 10, COLOURS[(first + column) % len(COLOURS)]))
+            parts += [_text(x + 15, y + 9 + _LINE * i, text) for i, text in enumerate(texts)]
+        height += _LINE * max(map(len, row)) + 4
+    return parts, height
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start") -> str:

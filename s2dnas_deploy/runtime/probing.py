@@ -14,6 +14,7 @@ from s2dnas_deploy.bundle.device_profile import IMAGES, STATIC, Profile, probes_
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
 from s2dnas_deploy.files.numpy_file import ArrayFileError, arrays_in
+from s2dnas_deploy.quoting import number_of
 from s2dnas_deploy.reporter import Progress, Reporter
 from s2dnas_deploy.runtime.cascade import Cascade
 from s2dnas_deploy.runtime.timing import time_stages
@@ -37,11 +38,11 @@ def write_profile(request: ProfileRequest, reporter: Reporter) -> Profile:
         request.probes,
         provider=request.provider,
         threads=request.threads,
-        progress=reporter.phase("timing"),
+        progress=reporter.phase("timing", "probes"),
     )
     write_text_atomically(request.out, profile.to_json())
     reporter.say(
-        f"{len(profile.times)} probes timed on {profile.device['processor']}, "
+        f"{number_of(len(profile.times), 'probe')} timed on {profile.device['processor']}, "
         f"{profile.device['provider']}: {request.out}"
     )
     return profile

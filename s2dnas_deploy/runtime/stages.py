@@ -20,7 +20,7 @@ from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.decide.flow import ANSWERS, IMAGE, LABEL, PROBABILITIES
 from s2dnas_deploy.decide.rules import CONFIDENCE
 from s2dnas_deploy.errors import BundleError, ProviderError
-from s2dnas_deploy.quoting import in_a_line, shortened
+from s2dnas_deploy.quoting import in_a_line, number_of, shortened
 from s2dnas_deploy.sessions.providers import CPU, Provider, is_of_memory, make_session
 
 if TYPE_CHECKING:
@@ -142,7 +142,9 @@ class Stages:
         try:
             return Buffers(layout, size, device=self.provider.device, resident=resident)
         except ValueError as error:  # more bytes than a number of them can be
-            raise BundleError(f"no memory holds the features of {size} images: {in_a_line(error)}") from error
+            raise BundleError(
+                f"no memory holds the features of {number_of(size, 'image')}: {in_a_line(error)}"
+            ) from error
 
     def run(
         self, stage: int, buffers: Buffers, count: int, brought: Mapping[str, tuple[str, int]] | None = None
@@ -175,7 +177,7 @@ class Stages:
 
     def _failure(self, stage: int, count: int, error: Exception) -> BundleError | ProviderError:
         """The CPU runs every graph that gives what it says, as long as there is memory."""
-        what = f"stage {stage} failed on {count} images, on {self.provider.name}"
+        what = f"stage {stage} failed on {number_of(count, 'image')}, on {self.provider.name}"
         if self.provider.ort_name == CPU.ort_name and not is_of_memory(error):
             reason = shortened(" ".join(str(error).split()), 300)  # which stands at the end of several lines
             return BundleError(f"{what}: it does not compute what the manifest says: {reason}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from s2dnas_deploy.bundle.entries import Promise
 from s2dnas_deploy.decide.watch import Watch
 from s2dnas_deploy.errors import OptionError
+from s2dnas_deploy.quoting import number_of
 
 _STEP = 0.5
 """By so much thresholds rise on the scale of log odds, if the promise is broken."""
@@ -50,8 +51,8 @@ class Audit:
             if self.on_broken is not None:
                 self.watch = Watch(self.bound)
         self.say(
-            f"the promise is broken: the last exit answers {seen} of {samples} images otherwise, "
-            f"{100 * self.bound:.2f}% were promised"
+            f"the promise is broken: the last exit answers {seen} of {number_of(samples, 'image')} "
+            f"otherwise, {100 * self.bound:.2f}% were promised"
         )
         if self.on_broken is not None:
             self.on_broken()

@@ -90,5 +90,5 @@ def test_nothing_in_common_is_told():
 
     before = made_up_report(0)
     after = replace(before, runs=(replace(before.runs[0], threads=8),))
-    with pytest.raises(OptionError, match=r"1 threads, .* in the first, .*8 threads"):
+    with pytest.raises(OptionError, match=r"1 thread, .* in the first, .*8 threads"):
         compare(before, after)

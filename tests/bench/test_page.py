@@ -1,6 +1,7 @@
 """The page needs nothing but itself, is well-formed, and shows the numbers of the record."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -8,10 +9,12 @@ import pytest
 from made_up_report import PROCESSOR, made_up_report, report_and_summary
 
 from s2dnas_deploy.bench.page import page_of
+from s2dnas_deploy.bench.report import Example
 from s2dnas_deploy.bench.summary import summarise
-from s2dnas_deploy.runtime.charts import Line, lines
+from s2dnas_deploy.errors import RecordError
+from s2dnas_deploy.runtime.charts import Line, lines, stacked
 
-VOID = {"meta", "br"}
+VOID = {"meta", "br", "img"}
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +47,31 @@ def test_the_page_is_whole_and_asks_for_nothing_else(shown):
     balance = Balance()
     balance.feed(shown)
     assert balance.open == []
-    assert not {tag for tag, _ in balance.seen} & {"script", "link", "img", "iframe"}
-    assert not [a for _, a in balance.seen if {"src", "href"} & a.keys()]
+    assert not {tag for tag, _ in balance.seen} & {"script", "link", "iframe"}
+    assert not [a for _, a in balance.seen if "href" in a]
+    assert all(a["src"].startswith("data:image/jpeg;base64,/9j/") for _, a in balance.seen if "src" in a)
     assert "url(" not in shown
     assert "http" not in shown
+
+
+def test_images_of_each_exit_are_shown_with_what_they_are_answered(shown):
+    first, second = (
+        shown.index(f"exit {k}, {share}% of the images") for k, share in ((0, "60.0"), (1, "20.0"))
+    )
+    strip = shown[first:second]
+    assert strip.count("<img ") == 2
+    assert "<figcaption>cat &lt;b&gt;</figcaption>" in strip
+    assert '<figure class="wrong">' in strip
+    assert "<figcaption>dog, answered cat &lt;b&gt;</figcaption>" in strip
+    assert "exit 2, 20.0% of the images" not in shown
+    report, summary = report_and_summary()
+    assert "Some of the images" not in page_of(replace(report, examples=()), [summary])
+
+
+@pytest.mark.parametrize("jpeg", ["/9j/'><script>", "iVBORw0KGgo=", "/9j/" + "A" * 2**12, ""])
+def test_what_is_no_small_picture_is_no_example(jpeg):
+    with pytest.raises(RecordError, match="jpeg"):
+        Example(exit=0, truth=None, answer="cat", jpeg=jpeg)
 
 
 def test_names_are_escaped(shown):
@@ -74,11 +98,19 @@ def test_charts_are_well_formed_and_stay_in_their_frame(shown):
             x, y, w, h = (float(rect.attrib[key]) for key in ("x", "y", "width", "height"))
             assert 0 <= x <= x + w <= width
             assert 0 <= y <= y + h <= height
+        for text in root.iter("text"):
+            if text.attrib["text-anchor"] == "start":  # of a legend, in a font whose letters are wide
+                assert float(text.attrib["x"]) + 6.4 * len(text.text) <= width, text.text
+                assert float(text.attrib["y"]) < height
+
+
+def test_a_legend_says_all_of_a_long_name():
+    name = "stages beyond their share of MACs (narrow kernels, hand-over)"
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", stacked([(name, 0.5), ("short", 0.5)], "ms"))
+    assert " ".join(texts) == f"{name}: 0.5000 ms short: 0.5000 ms"
 
 
 def test_a_report_without_static_network_or_labels_is_shown_too():
-    from dataclasses import replace
-
     report = made_up_report(blocks=10, static=False)
     blind = replace(report.answers, cascade_accuracy=None, exit_accuracy=None)
     report = replace(report, answers=blind)

@@ -1,6 +1,8 @@
 """`s2dnas-bench` from the command line: a small bundle measured, compared, packed and put under load."""
 
+import base64
 import csv
+import io
 import json
 import os
 import shutil
@@ -99,6 +101,7 @@ def measured(bundle, images, tmp_path_factory) -> Path:
         "--out", folder / "r.json", "--html", folder / "r.html", "--csv", folder / "r.csv",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
+    assert [f"wrote {folder}/r.{form}" for form in ("json", "csv", "html")] == result.stderr.splitlines()[-3:]
     (folder / "table.txt").write_text(result.stdout)
     return folder
 
@@ -160,12 +163,30 @@ def test_the_slower_exits_take_longer(measured):
     assert zero < two
 
 
+def test_some_images_of_each_exit_are_kept_in_little_room(measured, images):
+    report = Report.load(measured / "r.json")
+    taken = {k for k, count in enumerate(report.answers.counts) if count}
+    assert {example.exit for example in report.examples} == taken
+    assert len(taken) <= len(report.examples) <= 24
+    assert sum(len(example.jpeg) for example in report.examples) < 100_000
+    assert {example.truth for example in report.examples} <= {f"class {k}" for k in range(5)}
+    pictures = [np.asarray(Image.open(path), np.int16) for path in images.rglob("*.png")]
+    for example in report.examples:
+        shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(example.jpeg))), np.int16)
+        assert (
+            min(np.abs(shown - picture).mean() for picture in pictures if picture.shape == shown.shape) < 12
+        )
+        assert example.jpeg in (measured / "r.html").read_text()
+
+
 def test_views_are_written_and_shown_again(measured, tmp_path):
     assert "</html>" in (measured / "r.html").read_text()
     with (measured / "r.csv").open() as file:
         assert {row["subject"] for row in csv.DictReader(file)} >= {"cascade", "exit 2", "static", "stage 0"}
-    again = command(bench, "show", measured / "r.json", "--html", tmp_path / "again.html")
+    written = ["--html", tmp_path / "again.html", "--csv", tmp_path / "again.csv"]
+    again = command(bench, "show", measured / "r.json", *written)
     assert again.exit_code == 0, again.output
+    assert again.stderr == f"wrote {tmp_path}/again.csv\nwrote {tmp_path}/again.html\n"
     assert again.stdout == (measured / "table.txt").read_text()
     assert (tmp_path / "again.html").read_text() == (measured / "r.html").read_text()
 

@@ -27,8 +27,10 @@ from s2dnas_deploy.cli import calibrate as command
 from s2dnas_deploy.decide.flow import DONE
 from s2dnas_deploy.decide.scores import ExitScores
 from s2dnas_deploy.decide.temperature import at_temperature, calibration_error
+from s2dnas_deploy.decide.thresholds import Choice, Goal, Point
 from s2dnas_deploy.errors import BundleError
 from s2dnas_deploy.files.atomic import lock_folder
+from s2dnas_deploy.runtime.calibrate.calibration import promise_of
 from s2dnas_deploy.runtime.cascade import Cascade
 
 
@@ -88,6 +90,19 @@ def test_thresholds_land_in_the_bundle_with_their_promise(bundle, made, tmp_path
     assert manifest.expected.cascade_accuracy == pytest.approx(right, abs=1.5 / 900)
     macs = np.cumsum(manifest.macs)
     assert manifest.expected.mean_macs == pytest.approx(float(shares @ macs), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("proven_on", "told"),
+    [
+        (400, "Proven on 400 images; observed on all: 1.00 points below the last exit."),
+        (398, "Proven on 398 of the 400 images, drawn at random: an exact test proves most by these;"),
+    ],
+)
+def test_on_how_many_images_a_promise_is_proven_is_explained(proven_on, told):
+    point = Point(thresholds=(0.5,), shares=(0.5, 0.5), cost=1.0, loss=0.01, accuracy=None)
+    choice = Choice(point=point, full=point, curve=(point,), proven_on=proven_on)
+    assert told in promise_of(choice, Goal(drop=0.02), 400).statement
 
 
 def test_the_manifest_still_fits_its_schema(bundle, made):

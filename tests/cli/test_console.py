@@ -1,6 +1,7 @@
 """How a command tells where it stands when nobody watches a terminal."""
 
 import os
+import select
 import subprocess
 import sys
 
@@ -13,16 +14,16 @@ def test_a_line_tells_the_time_left_at_the_pace_of_this_process(monkeypatch, cap
     clock = [0.0]
     monkeypatch.setattr(consoles.time, "monotonic", lambda: clock[0])
     with consoles.Console() as console:
-        progress = console.phase("training")
+        progress = console.phase("training", "steps")
         for done in range(51, 101):  # 50 of 100 were done before it was resumed
             clock[0] += 1
             progress(done, 100, f"loss {done // 20}")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "training: 56/100, 6 s, 44 s left, loss 2",
-        "training: 62/100, 12 s, 38 s left, loss 3",
-        "training: 80/100, 30 s, 20 s left, loss 4",
-        "training: 100/100, 50 s, loss 5",
+        "training: 56/100 steps, 6 s, 44 s left, loss 2",
+        "training: 62/100 steps, 12 s, 38 s left, loss 3",
+        "training: 80/100 steps, 30 s, 20 s left, loss 4",
+        "training: 100/100 steps, 50 s, loss 5",
     ]
 
 
@@ -34,12 +35,17 @@ def test_a_terminal_that_is_closed_does_not_end_the_work(monkeypatch):
         monkeypatch.setattr("sys.stderr", stderr)
         with consoles.Console() as console:
             assert console.bars
-            progress = console.phase("training")
+            progress = console.phase("training", "steps")
             clock[0] = 2.0
             progress(1, 100, "loss 1")
+            progress(2, 100, "loss 1")
+            shown = b""
+            while b"2/100 steps, loss 1" not in shown and select.select([master], [], [], 1)[0]:
+                shown += os.read(master, 10_000)
+            assert b"2/100 steps, loss 1" in shown
             os.close(master)
             console.say("lost")
-            for done in range(2, 101):
+            for done in range(3, 101):
                 clock[0] += 1
                 progress(done, 100, "loss 1")
 

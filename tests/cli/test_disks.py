@@ -1,6 +1,7 @@
 """A disk that is full, or may not be written to, is told in one line: before the work, or with the way on."""
 
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,43 @@ def test_an_export_and_a_calibration_leave_what_was_there(model, tmp_path):
     assert {name for name in after if after[name] != before[name]} == {"SHA256SUMS"}  # what was to come, too
     assert load_bundle(tmp_path / "bundle") == bundle
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "images.npz"]
+
+
+MAKE_ROOM = "cannot be written: File too large; make room, and give the same command again"
+PASSING = f"this folder for passing files (TMPDIR names a place for others) {MAKE_ROOM}"
+
+
+@pytest.mark.parametrize(
+    ("words", "size_bytes", "named"),
+    [
+        ("export {bundle} --triton {here}/repository", 400, "/1/model.onnx: " + MAKE_ROOM),
+        ("bench {bundle} --data {images} --noise --quiet", 200, f"/s2dnas-bench-*: {PASSING}"),
+        (
+            "bench pack {bundle} --data {images} --noise --out {here}/kit.zip",
+            200,
+            f"/s2dnas-kit-*: {PASSING}",
+        ),
+        (
+            "bench pack {bundle} --data {images} --noise --out {here}/kit.zip",
+            1800,
+            "/kit/bundle/labels.txt: File too large; make room, and give the same command again",
+        ),
+        ("export {model} --int8 --data {data} --out {here}/int8", 500, f"/s2dnas-int8-*: {PASSING}"),
+    ],
+)
+def test_what_cannot_be_written_is_named(model, tmp_path, words, size_bytes, named):
+    scored_bundle(tmp_path / "bundle")
+    images = {"images": images_of(np.full((40, 3), 0.5)), "labels": np.arange(40) % 5}
+    np.savez(tmp_path / "images.npz", **images)
+    data = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+    names = np.array([f"class {k}" for k in range(5)])
+    np.savez(tmp_path / "data.npz", x_train=data, y_train=np.arange(40) % 5, class_names=names)
+    places = {"bundle": tmp_path / "bundle", "images": tmp_path / "images.npz", "data": tmp_path / "data.npz"}
+    with files_of_at_most(size_bytes):
+        result = s2dnas(words.format(model=model, here=tmp_path, **places))
+    assert result.exit_code == 1, result.output
+    said = result.stderr.splitlines()[-1]
+    assert fnmatch(said.lower(), f"error: /*{named}".lower().replace("[", "[[]")), said
 
 
 # --- not to be written to ----------------------------------------------------------------------------------

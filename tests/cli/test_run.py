@@ -135,6 +135,44 @@ def test_good_images_are_classified_and_bad_ones_reported(bundle, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+def test_why_images_got_no_answer_is_told_most_frequent_first(bundle, tmp_path):
+    """Reasons that differ by a number only are one, and those that few have are counted."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for side in range(20, 26):
+        Image.new("RGB", (side, side)).save(images / f"{side}.png")
+    for name in ("a.jpg", "b.jpg"):
+        (images / name).write_bytes(b"")
+    (images / "c.jpg").write_bytes(b"no picture")
+    os.mkfifo(images / "d.jpg")
+    result = run("--bundle", bundle, images)
+    assert result.exit_code == 6
+    said = result.stderr.splitlines()
+    at = said.index("10 images got no answer:")
+    assert said[at + 1 : at + 5] == [
+        f"  6 images, as {images}/20.png: expected {HEIGHT}x{WIDTH} pixels (height x width), got 20x20; "
+        "resize it, or export the bundle with --resize crop or stretch",
+        f"  2 images, as {images}/a.jpg: the file is empty",
+        f"  {images}/c.jpg: {records(result.stdout)[8]['error']}",
+        "  and 1 for other reasons, told in the output beside each",
+    ]
+    assert said[at + 5].startswith("0 images, 10 failed, ")
+
+
+def test_an_output_that_is_gone_on_with_tells_why_images_got_no_answer(bundle, few, tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    places = (tmp_path / "a.jpg", few)
+    for suffix in ("csv", "jsonl"):
+        told = [
+            run("--bundle", bundle, *places, "--resume", "--out", tmp_path / f"out.{suffix}").stderr
+            for _ in range(2)
+        ]
+        assert "is complete already" in told[1]
+        assert all(
+            f"1 image got no answer:\n  {tmp_path}/a.jpg: the file is empty\n" in each for each in told
+        )
+
+
 def test_places_and_names_of_any_kind_get_a_line_and_keep_nobody_waiting(bundle, folder, tmp_path):
     places = hostile_files.no_files(tmp_path / "places")
     good = next(folder.rglob("*.png")).read_bytes()
@@ -610,7 +648,7 @@ def test_a_parquet_of_more_records_than_images_is_refused_before_they_are_read(b
     again = run("--bundle", bundle, few, "--out", out, "--resume")
     assert time.process_time() - begun < 2
     assert again.exit_code == 2
-    assert "holds 1000000 images, but only" in again.stderr
+    assert "holds 1,000,000 images, but only" in again.stderr
 
 
 def test_an_output_that_is_a_link_to_itself_is_no_traceback(bundle, folder, tmp_path):
@@ -707,7 +745,7 @@ def test_a_fallback_is_told(bundle, folder):
     result = run("--bundle", bundle, folder, "--provider", "cuda", "--allow-fallback")
     assert result.exit_code == 0
     assert "--provider cuda is not there: running on cpu" in result.stderr
-    assert "/s, on cpu" in result.stderr
+    assert " images/s, on cpu" in result.stderr
 
 
 def test_links_to_folders_are_followed_once(bundle, folder, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -91,8 +92,8 @@ def test_without_epochs_all_that_is_trained_lasts_as_suits_the_images(weights, t
     words = [each for each in options(weights, tmp_path / "m.pt") if not each.startswith(own)]
     result = run(*words)
     assert asked == [46]  # for 150 images
-    assert "shared weights are trained (46 epochs)" in result.stderr
-    assert "the winner is trained (at most 46 epochs)" in result.stderr
+    assert "training shared weights (46 epochs)" in result.stderr
+    assert "training the winner (at most 46 epochs)" in result.stderr
     run(*words, "--epochs=3")
     run(*words, "--epochs=3", "--shared-epochs=0")
     assert asked == [46, 3, 0]
@@ -112,8 +113,8 @@ def test_a_search_leaves_a_trained_model_and_what_it_tried(weights, tmp_path, st
     assert tried[0]["plan"] == auto
     by_hand = [bool(trial["plan"]["no_reuse"]) for trial in tried[1:5]]
     assert by_hand in ([False] * 2 + [True] * 2, [False] * 2 + [True] * 1 + by_hand[3:])  # one may be auto
-    assert "to come, unless it is done already: shared weights are trained" in result.stderr
-    assert "12 plans are judged, 3 finalists are trained" in result.stderr
+    assert "to come, unless it is done already: training shared weights" in result.stderr
+    assert "judging 12 plans, training 3 finalists" in result.stderr
     _, *finalists = lines_of(tmp_path / "m.run/finalists.jsonl")
     assert 1 < len(finalists) <= 3
     quickly_best = max(tried, key=lambda trial: (trial["fits"], trial["reward"]))
@@ -294,13 +295,16 @@ def test_finetuning_judges_too(weights, tmp_path):
         (["--shared-lr=0"], 2, "--shared-lr: expected a finite number above 0"),
         (["--target=0.001"], 2, "none of 12 plans keeps to --target 0.001: the cheapest first exit costs"),
         (["--data={other}"], 1, "the data has 2 classes and the network 10 outputs"),
-        (["--out={weights}"], 3, "is there already, and not from a search: move it away"),
+        (["--out={weights}"], 2, "is the file of --weights, which is only read"),
+        (["--out={trained}"], 3, "is there already, and not from a search: move it away"),
     ],
 )
 def test_errors_say_what_is_wrong(weights, tmp_path, more, code, message):
     images, classes = np.zeros((20, 8, 8), np.uint8), np.arange(20) % 2
     np.savez(tmp_path / "other.npz", x_train=images, y_train=classes)
-    asked = [option.format(weights=weights, other=tmp_path / "other.npz") for option in more]
+    trained = shutil.copy(weights, tmp_path / "trained.pt")
+    places = {"weights": weights, "other": tmp_path / "other.npz", "trained": trained}
+    asked = [option.format(**places) for option in more]
     result = run(*options(weights, tmp_path / "m.pt", *asked))
     assert result.exit_code == code, result.output
     assert message in result.stderr
@@ -319,7 +323,7 @@ def test_a_cluster_finds_the_same_plan_though_a_node_is_killed(weights_of_all, t
     plans = tmp_path / "b.run" / "plans.jsonl"  # its first line tells of the search
     spread = run_on_a_cluster("search", plans, 7, *options(weights_of_all, tmp_path / "b.pt", *asked))
     assert spread.returncode == 0, spread.stderr
-    assert "2 plans are judged at a time" in spread.stderr
+    assert "plans judged at a time: 2" in spread.stderr
     assert 0 < json.loads(spread.stdout.splitlines()[-1])["killed_after"] <= 40
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = ["-c", "from s2dnas_deploy.cli import search; search()"]

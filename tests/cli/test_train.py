@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -17,6 +18,7 @@ from small_networks import MODELS
 
 from s2dnas_deploy.cli import main, train
 from s2dnas_deploy.workshop.network.model_file import load_model
+from s2dnas_deploy.workshop.reading.source import build_network
 from s2dnas_deploy.workshop.training import kept
 
 DIGITS = [
@@ -118,6 +120,90 @@ def test_a_model_of_another_run_is_found_before_a_static_network_is_trained(tmp_
     assert "move it away, or --restart" in run(*divided, "--epochs", 0, *begun).stderr
 
 
+def test_wrong_turns_that_the_text_tells_are_refused_before_torch_or_images_are_touched(tmp_path):
+    weights = tmp_path / "net.pt"
+    weights.write_bytes(b"weights")
+    (tmp_path / "same.pt").symlink_to(weights)
+    (tmp_path / "plan.json").write_text("{}")
+    network = ["--model", "none.py:none", "--data", str(tmp_path / "none"), "--weights", str(weights)]
+    good = ["--out", str(tmp_path / "model.pt")]
+    cases = {
+        "train --plan unifrom:0.5,0.5": "did you mean uniform:0.5,0.5?",
+        "train --plan uniform:25,25,50": "write 0.25,0.25,0.5",
+        "train --plan blocks:2": "above 0 and at most 1",
+        "train --plan paths:x": "expected paths:COUNT",
+        f"train --plan {tmp_path}/none.json": "there is no such file",
+        f"train --plan {tmp_path}/plan.json": "plan.json",
+        f"train --out {tmp_path}/net.pth": "expected a name that ends in .pt, such as net.pt",
+        f"search --out {tmp_path}/net.onnx": "expected a name that ends in .pt, such as net.pt",
+        f"train --out {tmp_path}/same.pt": "is the file of --weights, which is only read",
+        f"search --out {tmp_path}/net.pt": "is the file of --weights, which is only read",
+        "inspect --plan unifrom:0.5,0.5": "did you mean uniform:0.5,0.5?",
+        "inspect --plan blocks:0.5": "is for s2dnas-train alone",
+    }
+    code = (
+        "import sys, json\nfrom click.testing import CliRunner\nfrom s2dnas_deploy.cli import main\n"
+        "told = []\nfor each in json.loads(sys.argv[1]):\n"
+        "    done = CliRunner().invoke(main, each)\n    told.append((done.exit_code, done.output))\n"
+        "    assert 'torch' not in sys.modules, each\n"
+        "print(json.dumps(told))"
+    )
+    asked = []
+    for each in cases:
+        command, *option = each.split()
+        rest = network[:2] if command == "inspect" else [*network, *([] if "--out" in option else good)]
+        asked.append([command, *rest, *option])
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(asked)], check=True, capture_output=True, text=True
+    )
+    for (exit_code, output), (each, message) in zip(json.loads(done.stdout), cases.items(), strict=True):
+        assert exit_code == 2, (each, output)
+        assert message in output, (each, output)
+
+
+LEVELS = """
+import torch
+from torch import nn
+
+
+class Levels(nn.Module):
+    \"\"\"Ten classes of brightness; its weights are for pixels from -1 to 1.\"\"\"
+
+    def __init__(self):
+        super().__init__()
+        self.mean = nn.Conv2d(3, 4, 1)
+        self.classes = nn.Linear(4, 10)
+        level = torch.linspace(-0.9, 0.9, 10)
+        with torch.no_grad():
+            self.mean.weight.fill_(1 / 3)
+            self.mean.bias.zero_()
+            self.classes.weight.copy_((2 * level / 4)[:, None].expand(10, 4))
+            self.classes.bias.copy_(-(level**2))
+
+    def forward(self, images):
+        return self.classes(self.mean(images).mean((2, 3)))
+"""
+
+
+def test_weights_that_another_normalisation_fits_get_a_word(tmp_path):
+    (tmp_path / "levels.py").write_text(LEVELS)
+    network = build_network(f"{tmp_path}/levels.py:Levels", {})
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    labels = np.arange(400) % 10
+    images = np.broadcast_to((labels * 25.5 + 12).astype(np.uint8)[:, None, None, None], (400, 3, 4, 4))
+    np.savez(tmp_path / "data.npz", x_train=images, y_train=labels)
+    asked = [
+        *("--model", f"{tmp_path}/levels.py:Levels", "--input", "3x4x4", "--weights", tmp_path / "w.pth"),
+        *("--data", tmp_path / "data.npz", "--plan", "static", "--epochs", "0"),
+    ]
+    words = "with --normalize unit the static network is right on 100.0% of 40 validation images in place of "
+    for given, told in (([], True), (["--normalize", "unit"], False)):
+        out = tmp_path / f"{told}.pt"
+        result = CliRunner().invoke(train, [*map(str, asked), *given, "--out", str(out)])
+        assert result.exit_code == 0, result.output
+        assert (words in result.stderr) == told
+
+
 def test_the_digits_recipe_and_the_command_line_over_it(tmp_path):
     out = tmp_path / "digits.pt"
     recipe = ["--recipe", str(MODELS / "digits.toml"), "--static-epochs", "1", "--epochs", "1", *FEW]
@@ -157,7 +243,7 @@ def test_a_recipe_with_an_unknown_key_is_a_usage_error(tmp_path):
     ("arguments", "code", "message"),
     [
         (["--plan", "uniform:0.5,0.6"], 2, "sum to 1"),
-        (["--plan", "depth:nowhere"], 2, "no node 'nowhere' to exit at"),
+        (["--plan", "depth:nowhere"], 2, "no node or module 'nowhere' to exit at"),
         (["--plan", "static", "--weights", "missing.pt"], 3, "no weights file missing.pt"),
         (["--plan", "static", "--batch", "1"], 2, "batch size: expected 2 to 1048576"),
         (["--plan", "static", "--input", "8x8"], 2, "CHANNELSxHEIGHTxWIDTH"),

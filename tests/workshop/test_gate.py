@@ -92,7 +92,7 @@ def test_a_gate_is_put_where_all_features_pass_and_groups_end(resnet):
 def test_gates_that_are_none_are_refused(resnet):
     space = resnet.divisible.space
     plan = from_text(GATE, space)
-    with pytest.raises(PlanError, match="no node 'layer9' to put a gate after"):
+    with pytest.raises(PlanError, match="no node or module 'layer9' to put a gate after"):
         from_text(f"{GATE}@layer9", space)
     with pytest.raises(PlanError, match="a gate picks one of nested widths"):
         check(replace(plan, nested=False), space)

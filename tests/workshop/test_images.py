@@ -4,6 +4,8 @@ import pickle
 import pickletools
 import re
 import shutil
+import warnings
+from functools import partial
 from pathlib import Path
 
 import hostile_files
@@ -13,6 +15,7 @@ import torch
 from PIL import Image
 
 from s2dnas_deploy.errors import DataError, UnreadableError
+from s2dnas_deploy.images.picture_file import planes_in
 from s2dnas_deploy.images.pixels import SUFFIXES, InputFormat, fitted, in_colour, planes_of, resized
 from s2dnas_deploy.workshop.data import load
 from s2dnas_deploy.workshop.data.folder import Names
@@ -20,6 +23,7 @@ from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.data.shape import shape_of_images
 from s2dnas_deploy.workshop.data.splits import hold_out
+from s2dnas_deploy.workshop.training.first_words import cautions
 
 RGB = (3, 4, 5)
 
@@ -621,8 +625,8 @@ def palette_with_a_hole():
     [
         (Image.new("1", (2, 1), 1), (255, 255, 255), 255),
         (Image.new("L", (2, 1), 90), (90, 90, 90), 90),
-        (Image.new("LA", (2, 1), (200, 51)), (40, 40, 40), 40),
-        (Image.new("RGBA", (2, 1), (100, 200, 50, 0)), (0, 0, 0), 0),
+        (Image.new("LA", (2, 1), (200, 51)), (200, 200, 200), 200),
+        (Image.new("RGBA", (2, 1), (100, 200, 50, 0)), (100, 200, 50), 153),
         (Image.new("RGBA", (2, 1), (100, 100, 100, 255)), (100, 100, 100), 100),
         (Image.new("CMYK", (2, 1), (0, 255, 255, 0)), (255, 0, 0), 76),
         (Image.new("YCbCr", (2, 1), (60, 128, 128)), (60, 60, 60), 60),
@@ -636,8 +640,58 @@ def test_any_mode_is_turned_into_what_the_network_takes(image, colour, grey):
     assert in_colour(image.copy(), 1).getpixel((0, 0)) == grey
 
 
-def test_what_is_transparent_in_a_palette_is_black():
-    assert in_colour(palette_with_a_hole(), 3).getpixel((1, 0)) == (0, 0, 0)
+def with_alpha(mode):
+    """A picture of a mode whose alpha goes from nothing to all."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    picture.putalpha(Image.linear_gradient("L").resize((16, 16)))
+    return picture.convert("RGB").quantize(200) if mode == "P" else picture.convert(mode)
+
+
+@pytest.mark.parametrize(
+    ("mode", "form", "told"),
+    [
+        ("RGBA", "PNG", {}),
+        ("LA", "PNG", {}),
+        ("P", "PNG", {"transparency": 3}),
+        ("P", "PNG", {"transparency": bytes(range(200))}),
+        ("RGB", "PNG", {"transparency": (1, 2, 3)}),
+        ("L", "PNG", {"transparency": 7}),
+        ("1", "PNG", {"transparency": 1}),
+        ("P", "GIF", {"transparency": 3}),
+        ("RGBA", "WEBP", {"lossless": True, "exact": True}),
+        ("RGBA", "TIFF", {}),
+        ("LA", "TIFF", {}),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_has_alpha_is_read_as_image_folders_of_torchvision_read_it(tmp_path, mode, form, told):
+    """Which is by pillow's `convert("RGB")`; and grey ones as of that."""
+    path = tmp_path / "picture"
+    with_alpha(mode).save(path, form, **told)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of pillow's, about the alpha that it drops
+        with Image.open(path) as image:
+            expected = image.convert("RGB")
+    for channels, like in ((3, expected), (1, expected.convert("L"))):
+        wanted = InputFormat(channels=channels, height=16, width=16, resize=None)
+        np.testing.assert_array_equal(planes_in(str(path), wanted), planes_of(like))
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_pictures_with_alpha_are_told_of_once(tmp_path, on_disk):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            with_alpha("RGB").save(tmp_path / name / f"{number}.png")
+    read = partial(load_from, tmp_path, input_shape=(3, 16, 16), limit=3, on_disk=on_disk)
+    assert not read().have_alpha
+    for number in range(3):
+        with_alpha("LA").save(tmp_path / "b" / f"{number}.png")
+    assert read().have_alpha
+    said = cautions(
+        read(), normalize_guessed=False, weights_may_know_val=False, to_be_divided=False, limited=True
+    )
+    assert any("an alpha channel: it is dropped" in words for words in said)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])

@@ -12,7 +12,6 @@ A board needs Python 3.10 or newer. Nothing is installed into it: packages go in
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from s2dnas_deploy.bundle.bundle import own_static, static_beside, verify_bundle
 from s2dnas_deploy.bundle.device_profile import PROBES
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import BundleError, DataError, OptionError, S2dnasError
-from s2dnas_deploy.files.atomic import write_atomically
+from s2dnas_deploy.files.atomic import passing_folder, write_atomically
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.runtime.answers.inputs import Item, announced, evenly, find_items, truth_of
 from s2dnas_deploy.runtime.baseline import Baseline
@@ -69,17 +68,17 @@ def write_kit(kit: Kit, out: Path, reporter: Reporter) -> int:
         raise DataError(f"{kit.probes}: expected a folder that s2dnas-search --write-probes wrote")
     found = announced(find_items(kit.places, manifest.labels), reporter)
     some = evenly(found, kit.images)
-    with tempfile.TemporaryDirectory(prefix="s2dnas-kit-") as passing:
-        folder = Path(passing) / "kit"
+    with passing_folder("s2dnas-kit-") as passing:
+        folder = passing / "kit"
         (folder / "wheels").mkdir(parents=True)
         arrays = _images(some, Reader(manifest), manifest.labels, noise=kit.noise)
         np.savez_compressed(folder / "images.npz", **arrays)
-        shutil.copytree(kit.bundle, folder / "bundle")
+        _copy(kit.bundle, folder / "bundle")
         if static is not None:
             copied = shutil.copy(static, static_beside(folder / "bundle"))
             _check_static(Path(copied), manifest, arrays["images"][:1])
         if kit.probes is not None:
-            shutil.copytree(kit.probes, folder / "probes")
+            _copy(kit.probes, folder / "probes")
         write_wheel(folder / "wheels")
         if kit.platform is not None:
             _download(folder / "wheels", kit.platform, kit.python)
@@ -87,6 +86,15 @@ def write_kit(kit: Kit, out: Path, reporter: Reporter) -> int:
             shutil.copy(_TEXTS / name, folder)
         _zip(folder, out)
     return len(some)
+
+
+def _copy(folder: Path, to: Path) -> None:
+    """All files of a folder; the first that cannot be written ends it, as `shutil.copytree` does not."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            target = to / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
 
 
 def _check_static(copied: Path, manifest: Manifest, images: Array) -> None:

@@ -31,7 +31,11 @@ _WARM_UP = 4  # calls: after one, means are 7% above those of a stream, after fo
 def main(job: Path, out: Path) -> None:
     """Do one job."""
     asked = Job.load(job)
-    np.savez(out, **{"cold": _cold, "warm": _warm, "energy": _energy}[asked.kind](asked))
+    found = {"cold": _cold, "warm": _warm, "energy": _energy}[asked.kind](asked)
+    from s2dnas_deploy.files.atomic import naming  # not among the libraries whose loading is timed
+
+    with naming(out):
+        np.savez(out, **found)
 
 
 def _images(job: Job) -> Any:

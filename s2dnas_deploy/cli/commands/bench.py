@@ -33,7 +33,7 @@ from s2dnas_deploy.cli.options.sections import (
 )
 from s2dnas_deploy.errors import BundleError, DataError
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
-from s2dnas_deploy.quoting import shown
+from s2dnas_deploy.quoting import number_of, shown
 from s2dnas_deploy.sessions.limits import MOST_BATCH, MOST_CLIENTS, MOST_PROCESSES, MOST_THREADS
 
 if TYPE_CHECKING:
@@ -234,14 +234,14 @@ def measure(
         noise=noise,
         trust=trust,
     )
-    report = None
+    report, console = None, Console(quiet=quiet)
     try:
-        with Console(quiet=quiet) as console:
+        with console:
             for report in measure_bundle(request, console):  # noqa: B007 - the last one has all of it
                 pass
     finally:  # of a sweep that was interrupted, what is finished
         if report is not None:
-            _show(report, files)
+            _show(report, files, console)
 
 
 def _named(folder: Path | None, bundle: Path | None) -> Path:
@@ -466,7 +466,8 @@ def pack(
     with Console(quiet=False) as console:
         count = write_kit(kit, out, console)
     print_result(
-        f"{out}: {out.stat().st_size / 1e6:.1f} MB, {count} images; on the board: unzip it, sh kit/run.sh"
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB, {number_of(count, 'image')}; on the board: unzip it, "
+        "sh kit/run.sh"
     )
 
 
@@ -479,7 +480,7 @@ def show(*, report: Path, files: _Files) -> None:
     from s2dnas_deploy.bench.report import Report
 
     files.check()
-    _show(Report.load(report), files)
+    _show(Report.load(report), files, Console())
 
 
 @bench.command("compare", cls=Command)
@@ -508,7 +509,7 @@ def compare(*, before: Path, after: Path, fail_above: float, force: bool) -> Non
         sys.exit(1)
 
 
-def _show(report: "Report", files: _Files) -> None:
+def _show(report: "Report", files: _Files, console: Console) -> None:
     """The table, and whatever is to be written: what cannot be shown is kept, and the other way round."""
     from dataclasses import asdict
 
@@ -517,13 +518,17 @@ def _show(report: "Report", files: _Files) -> None:
     from s2dnas_deploy.cli.text.bench import report_csv, report_text
 
     summaries = [summarise(run, report) for run in report.runs]
+
+    def write(path: Path, text: str) -> None:
+        write_text_atomically(path, text)
+        console.say(f"wrote {path}")
+
     try:
         print_result(report_text(report, summaries))
     finally:
         if files.out is not None:
-            text = report.to_json(summary=[asdict(each) for each in summaries])
-            write_text_atomically(files.out, text)
+            write(files.out, report.to_json(summary=[asdict(each) for each in summaries]))
         if files.csv is not None:
-            write_text_atomically(files.csv, report_csv(report, summaries))
+            write(files.csv, report_csv(report, summaries))
         if files.html is not None:
-            write_text_atomically(files.html, page_of(report, summaries))
+            write(files.html, page_of(report, summaries))

@@ -18,6 +18,7 @@ from s2dnas_deploy.cli.commands.train import train
 from s2dnas_deploy.cli.console import Console, print_result
 from s2dnas_deploy.cli.options.sections import OUTPUT, option, section
 from s2dnas_deploy.files.atomic import check_writable
+from s2dnas_deploy.quoting import number_of
 
 if TYPE_CHECKING:
     from s2dnas_deploy.bench.report import Report
@@ -177,8 +178,9 @@ def _in_words(out: Path, report: "Report") -> str:
             "",
             f"The average image takes {1 / speed.realised.value:.2f} of the static network's time: "
             f"{speed.realised.value:.1f} times as fast (by MACs {speed.by_macs:.1f} times).",
-            f"Right are {100 * answers.cascade_accuracy:.1f}% of {answers.images} test images; the static "
-            f"network: {100 * answers.static_accuracy:.1f}%.",
+            f"Right are {100 * answers.cascade_accuracy:.1f}% of "
+            f"{number_of(answers.images, 'test image')}; the static network: "
+            f"{100 * answers.static_accuracy:.1f}%.",
             "",
             *(f"  {out / name!s:<{width}}  {what}" for name, what in places.items()),
             _NEXT,

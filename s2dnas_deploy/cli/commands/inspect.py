@@ -14,11 +14,12 @@ from s2dnas_deploy.cli.command import Command
 from s2dnas_deploy.cli.console import Console, print_result, say
 from s2dnas_deploy.cli.options.bundle import trust_option
 from s2dnas_deploy.cli.options.network import NETWORK, NetworkOptions
-from s2dnas_deploy.cli.options.plan import align_option, check_cost, cost_option, plan_option
+from s2dnas_deploy.cli.options.plan import align_option, check_cost, check_plan, cost_option, plan_option
 from s2dnas_deploy.cli.options.sections import INPUT, OUTPUT, gathered, option, section
 from s2dnas_deploy.cli.text.inspection import in_words
 from s2dnas_deploy.files.atomic import check_writable, write_text_atomically
 from s2dnas_deploy.files.plain_file import open_file
+from s2dnas_deploy.quoting import number_of
 
 if TYPE_CHECKING:
     from s2dnas_deploy.workshop.forecast.forecast import Forecast
@@ -135,6 +136,8 @@ def inspect(
     for name, file in written.items():
         if file is not None:
             check_writable(file, name)
+    if division.plan is not None:
+        check_plan(division.plan, learns=False)
     _show(_subject(path, network, division), form)
 
 
@@ -231,7 +234,7 @@ def _of_model(path: Path, network: NetworkOptions, division: _Division) -> _Subj
         return _Subject(network=model.network, document=describe_model(model, path))
     if model.network.stages != 1:
         raise click.UsageError(
-            f"{path} has {model.network.stages} stages and holds its own plan: leave --plan out "
+            f"{path} has {number_of(model.network.stages, 'stage')} and holds its own plan: leave --plan out "
             "(only a model.pt of one stage can be divided by another plan)"
         )
     return _divided(as_static(model.network), division.plan, path.name, division)

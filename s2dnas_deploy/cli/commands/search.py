@@ -197,6 +197,8 @@ def search(
         --stages 3 --target 0.25 --out model.pt
     s2dnas-search --recipe models/digits.toml --out digits.pt
     """  # noqa: D301 - \b is the character that tells click to keep the lines
+    check_cost(cost)
+    training.check(network)
     from s2dnas_deploy.cli.text.search import found_in_words
     from s2dnas_deploy.runtime.probing import measure_profile
     from s2dnas_deploy.workshop.search.request import SearchRequest
@@ -224,7 +226,6 @@ def search(
         left_open=frozenset(filter(is_left_open, _OPEN)),
         ray=ray,
     )
-    check_cost(cost)
     silence_pillow()
     with Console(quiet=quiet) as console, redirect_stdout(sys.stderr), several_processes() as is_first:
         if not is_first:

@@ -9,7 +9,7 @@ import click
 from s2dnas_deploy.cli.command import ResumableCommand
 from s2dnas_deploy.cli.console import Console, print_result, silence_pillow
 from s2dnas_deploy.cli.options.network import NETWORK, NetworkOptions
-from s2dnas_deploy.cli.options.plan import align_option, check_cost, cost_option, plan_option
+from s2dnas_deploy.cli.options.plan import align_option, check_cost, check_plan, cost_option, plan_option
 from s2dnas_deploy.cli.options.recipe import is_from_recipe
 from s2dnas_deploy.cli.options.sections import (
     ADVANCED,
@@ -62,13 +62,14 @@ def train(
     s2dnas-train --model net.py:make --input 3x32x32 --weights net.pth --data images/ \\
         --out model.pt
     """  # noqa: D301 - \b is the character that tells click to keep the lines
+    check_plan(plan, learns=True)
+    check_cost(cost)
+    training.check(network)
     from s2dnas_deploy.cli.text.training import summary_in_words
     from s2dnas_deploy.runtime.probing import measure_profile
     from s2dnas_deploy.workshop.forecast.planner import Planner
     from s2dnas_deploy.workshop.training.run import train_model
     from s2dnas_deploy.workshop.training.several import several_processes
-
-    check_cost(cost)
 
     if is_from_recipe("exit_weights") and not is_from_recipe("plan"):
         settings = replace(settings, exit_weights=())  # which are meant for the recipe's own plan

@@ -30,6 +30,20 @@ cost_option = option(
 )
 
 
+def check_plan(text: str, *, learns: bool) -> None:
+    """Refuse what no network could be divided by, before any is read.
+
+    `learns`: some plans are for training alone.
+    """
+    from s2dnas_deploy.plan import AUTO
+    from s2dnas_deploy.plan.text import blocks_share, from_file_or_text, paths_count
+
+    if learns and (blocks_share(text) is not None or paths_count(text) is not None):
+        return
+    if text != AUTO:
+        from_file_or_text(text)
+
+
 def check_cost(cost: str) -> None:
     """Refuse what is neither a way to price nor a file."""
     if cost not in ("macs", "clock") and not Path(cost).is_file():

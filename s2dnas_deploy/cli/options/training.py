@@ -1,6 +1,7 @@
 """The options that say what to train on, and how, spelled alike wherever something is trained."""
 
 from dataclasses import dataclass
+from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -222,6 +223,16 @@ class TrainingOptions:
     start: "Start"
     restart: bool
     out: Path
+
+    def check(self, network: NetworkOptions) -> None:
+        """Refuse a place for the result that is none, before network and images are read."""
+        if self.out.suffix not in ("", ".pt"):
+            meant = self.out.with_suffix(".pt").name
+            raise click.UsageError(f"--out {self.out}: expected a name that ends in .pt, such as {meant}")
+        if network.weights is not None and realpath(self.out) == realpath(network.weights):
+            raise click.UsageError(
+                f"--out {self.out} is the file of --weights, which is only read; give another --out"
+            )
 
     def request(self, network: NetworkOptions, settings: "Settings", *, plan: str, align: int) -> "Request":
         """The same as training takes it."""

@@ -4,6 +4,7 @@ from s2dnas_deploy.bundle.bundle import Bundle, plan_of
 from s2dnas_deploy.bundle.entries import percent
 from s2dnas_deploy.cli.text.export import choices_in_words
 from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.quoting import number_of
 
 
 def bundle_in_words(bundle: Bundle) -> str:
@@ -12,7 +13,8 @@ def bundle_in_words(bundle: Bundle) -> str:
     channels, height, width = m.preprocessing.input_shape
     longest = max(14, *(len(stage.graph.file) for stage in m.stages))
     lines = [
-        f"{m.name}: bundle of {len(m.stages)} stages, {m.precision}, {len(m.labels)} classes, "
+        f"{m.name}: bundle of {number_of(len(m.stages), 'stage')}, {m.precision}, "
+        f"{number_of(len(m.labels), 'class', 'classes')}, "
         f"images {channels}x{height}x{width} as {m.image_type}",
         "",
         f"{'stage':>5} {'graph':<{longest}} {'size':>10} {'MACs':>11} {'reads':>6} {'gives':>6} "
@@ -35,7 +37,7 @@ def bundle_in_words(bundle: Bundle) -> str:
         e, whom = m.expected, "all images" if m.flow.is_chain else "images that come"
         lines += [
             "",
-            f"on {e.images} validation images: {100 * e.cascade_accuracy:.2f}% right with "
+            f"on {number_of(e.images, 'validation image')}: {100 * e.cascade_accuracy:.2f}% right with "
             f"{e.mean_macs / 1e6:.2f} M MACs on average",
             *(
                 f"  exit {called}: {percent(accuracy)} right on {whom}; {100 * share:.1f}% exit here"

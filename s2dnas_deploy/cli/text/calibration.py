@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from s2dnas_deploy.cli.text.export import threshold_in_words
 from s2dnas_deploy.decide.rules import FAR
 from s2dnas_deploy.decide.thresholds import ALWAYS
 from s2dnas_deploy.runtime.calibrate.calibration import Calibration
@@ -43,7 +44,7 @@ def _table(calibration: Calibration) -> Iterator[str]:
     yield f"{'way' if gated else 'exit':>{width}} {'offset' if gated else 'threshold':>10} {'share':>7}"
     shown = [f"{t:+.4g}" if abs(t) < FAR else "never" for t in point.thresholds]
     if not gated:
-        shown = ["never" if t > 1 else "always" if t <= ALWAYS else f"{t:.7g}" for t in point.thresholds]
+        shown = [threshold_in_words(threshold) for threshold in point.thresholds]
         shown.append("–")
     for name, number, share in zip(names, shown, point.shares, strict=True):
         yield f"{name:>{width}} {number:>10} {100 * share:>6.1f}%"

@@ -5,6 +5,8 @@ from pathlib import Path
 from s2dnas_deploy.bundle.entries import percent
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.decide.flow import Choices
+from s2dnas_deploy.decide.thresholds import ALWAYS
+from s2dnas_deploy.quoting import number_of
 
 
 def choices_in_words(name: str, setting: Choices) -> str:
@@ -15,6 +17,11 @@ def choices_in_words(name: str, setting: Choices) -> str:
         right = "" if setting.accuracy is None else f" {percent(setting.accuracy[k]):>8} right"
         lines.append(f"  {choice:<{max(map(len, setting.choices))}}{macs}{right}")
     return "\n".join(lines)
+
+
+def threshold_in_words(threshold: float) -> str:
+    """How sure an exit must be, as a number, or that all exit there, or none."""
+    return "never" if threshold > 1 else "always" if threshold <= ALWAYS else f"{threshold:.7g}"
 
 
 def manifest_in_words(manifest: Manifest, out: Path) -> str:
@@ -36,8 +43,18 @@ def manifest_in_words(manifest: Manifest, out: Path) -> str:
         whose = "each exit on" if flow.is_chain else "each stage on those that come to it of"
         if not flow.settings:  # of those, each choice is told
             lines += [
-                f"accuracy of {whose} {e.images} validation images: {accuracies}",
-                f"with these thresholds: {100 * e.cascade_accuracy:.2f}%, exits {shares}",
+                f"accuracy of {whose} {number_of(e.images, 'validation image')}: {accuracies}",
+                f"{_by_what(manifest)}: {100 * e.cascade_accuracy:.2f}%, exits {shares}",
             ]
     lines += [choices_in_words(name, each) for name, each in flow.settings.items()]
     return "\n".join([*lines, f"bundle: {out}"])
+
+
+def _by_what(manifest: Manifest) -> str:
+    """What decides where images exit, with its numbers."""
+    flow = manifest.flow
+    if not flow.thresholds:
+        return "all in all" if flow.gate is None else "as the gate picks"
+    numbers = " / ".join(map(threshold_in_words, flow.thresholds))
+    calibrated = all(stage.exit is None or stage.exit.calibrated for stage in manifest.stages[:-1])
+    return f"with the thresholds {numbers}{'' if calibrated else ', until s2dnas-calibrate chooses others'}"

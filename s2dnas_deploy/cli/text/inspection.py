@@ -7,6 +7,8 @@ needs no torch, and reads a model's provenance with care: that part of the file 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from s2dnas_deploy.quoting import number_of
+
 Document = Mapping[str, Any]
 
 _OF_STATIC = "\n\nStatic network"
@@ -80,7 +82,7 @@ def _heading(document: Document) -> str:
         if document["plan"].get("in_turn"):
             kind += ", tried in turn until one is sure"
     facts = [
-        ("input", f"{_shape(static['input'])}, {static['classes']} classes"),
+        ("input", f"{_shape(static['input'])}, {number_of(static['classes'], 'class', 'classes')}"),
         ("operators", f"{static['operators']}"),
         ("MACs", f"{human(static['macs'])} for one image"),
         ("parameters", f"{human(static['parameters'])}, {human_bytes(static['size_bytes'])} in float32"),
@@ -214,7 +216,7 @@ def _totals(document: Document) -> str:
         ),
         (
             "heads",
-            f"{human(totals['heads_macs'])} MACs for {len(document['stages'])} exits; "
+            f"{human(totals['heads_macs'])} MACs for {number_of(len(document['stages']), 'exit')}; "
             f"the static classifier has {human(totals['static_head_macs'])}",
         ),
     ]
@@ -273,7 +275,7 @@ def _origin(about: Document) -> Iterator[tuple[str, str]]:
         parts = [f"{data[part]} {part}" for part in ("train", "val", "test") if data.get(part)]
         yield "data", f"{data.get('source')} ({', '.join(parts)} images)"
     if about.get("epochs_trained") is not None:
-        yield "trained", f"{about['epochs_trained']} epochs"
+        yield "trained", number_of(about["epochs_trained"], "epoch")
     yield "made by", ", ".join(str(about[key]) for key in ("tool",) if about.get(key))
 
 

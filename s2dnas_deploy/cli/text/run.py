@@ -3,18 +3,41 @@
 from collections.abc import Sequence
 from itertools import accumulate
 
-from s2dnas_deploy.runtime.answers.job import ExitTally, Summary
+from s2dnas_deploy.quoting import named_in_line, number_of, shortened
+from s2dnas_deploy.runtime.answers.job import ExitTally, Failure, Summary
+
+_NAMED_REASONS = 3
+_LONGEST_REASON = 300
 
 
 def summary_in_words(summary: Summary) -> str:
     """A table with a row per exit and one for all; of a chain, what every stage on every image would cost."""
     lines = _of_chain(summary) if summary.names is None else _of_ways(summary, summary.names)
     rate = (summary.answered + summary.failed - summary.resumed) / max(summary.seconds, 1e-9)
-    ending = f"{summary.answered} images, {summary.failed} failed, {summary.seconds:.1f} s, {rate:.0f}/s"
-    ending += f", on {summary.provider}"
+    lines += _why_some_failed(summary.failures, summary.failed)
+    ending = f"{number_of(summary.answered, 'image')}, {summary.failed} failed, {summary.seconds:.1f} s"
+    ending += f", {rate:.0f} images/s, on {summary.provider}"
     if summary.resumed:
         ending += f"; {summary.resumed} were there already"
     return "\n".join([*lines, ending])
+
+
+def _why_some_failed(failures: Sequence[Failure], failed: int) -> list[str]:
+    """The reasons of most, with what to do; the output has the reason of each."""
+    if not failed:
+        return []
+    named = failures[:_NAMED_REASONS]
+    others = failed - sum(failure.images for failure in named)
+    lines = [f"{number_of(failed, 'image')} got no answer:", *map(_in_a_line, named)]
+    if others:
+        lines.append(f"  and {others} for other reasons, told in the output beside each")
+    return lines
+
+
+def _in_a_line(failure: Failure) -> str:
+    first = named_in_line(failure.first)
+    whose = first if failure.images == 1 else f"{number_of(failure.images, 'image')}, as {first}"
+    return f"  {whose}: {shortened(failure.reason, _LONGEST_REASON)}"
 
 
 def _of_chain(summary: Summary) -> list[str]:

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from s2dnas_deploy.cli.text.training import summary_in_words
+from s2dnas_deploy.quoting import number_of
 
 if TYPE_CHECKING:
     from s2dnas_deploy.workshop.search.winners import Found
@@ -12,7 +13,7 @@ def found_in_words(found: "Found") -> str:
     """The plan, what the search thought of it, and what came of it."""
     worth, plan = found.trial.worth, found.trial.plan
     if plan.nested:
-        lines = [f"{plan.stages} widths, by channels that each has more than the one before"]
+        lines = [f"{number_of(plan.stages, 'width')}, by channels that each has more than the one before"]
     else:
         lines = [f"exits at {', '.join(plan.exits)}"]
     lines += [f"  {name}: {' / '.join(map(str, counts))}" for name, counts in plan.channels.items()]

@@ -5,6 +5,7 @@ Place in the flow: `RunRequest` ──▶ items ──bulk──▶ records ─�
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
@@ -18,7 +19,7 @@ from s2dnas_deploy.bundle.bundle import Bundle, load_bundle
 from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.errors import DataError, OptionError, RecordError
 from s2dnas_deploy.files.atomic import naming
-from s2dnas_deploy.quoting import shown
+from s2dnas_deploy.quoting import number_of, shown
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.runtime.answers.inputs import Item, announced, find_items
 from s2dnas_deploy.runtime.answers.output import Output, spelled
@@ -38,6 +39,8 @@ from s2dnas_deploy.sessions.providers import is_choice
 
 _SECONDS_BETWEEN_FLUSHES = 0.5
 _TIMED_BATCHES = 4  # by which a budget is kept
+_MOST_REASONS = 1000  # of millions of files, each may be damaged in a way of its own
+_NUMBER = re.compile("[0-9]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +113,22 @@ class ExitTally:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Failure:
+    """How many images got no answer for such a reason, the first of them, and what was said of that."""
+
+    images: int
+    first: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Summary:
     """What a run amounts to. `stage_ms`: mean time of an image in a stage, None if none was there."""
 
     exits: tuple[ExitTally, ...]
     failed: int
+    failures: tuple[Failure, ...]
+    """The reasons of those that failed, the most frequent first."""
     resumed: int
     seconds: float
     stage_ms: tuple[float | None, ...]
@@ -291,8 +305,8 @@ def _within_budget(
             found.append(cascade.reader.one(item.source))
     if not found:
         raise DataError(
-            f"--budget-ms: none of the first {len(asked)} images can be read, so there is nothing to time; "
-            "give --setting in its place"
+            f"--budget-ms: none of the first {number_of(len(asked), 'image')} can be read, so there is "
+            "nothing to time; give --setting in its place"
         )
     # A last batch that is not full takes longer for an image than those of the run will.
     size = min(request.bulk.batch, len(found))
@@ -318,16 +332,32 @@ class _Tallies:
     def __init__(self, exits: int) -> None:
         self.images, self.labelled, self.right = [0] * exits, [0] * exits, [0] * exits
         self.failed = 0
+        self._failures: dict[str, Failure] = {}
 
     def add(self, record: Record) -> None:
         if "error" in record:
-            self.failed += 1
+            self._add_failure(record["file"], record["error"])
             return
         k = record["exit"]
         self.images[k] += 1
         if "truth" in record:
             self.labelled[k] += 1
             self.right[k] += record["truth"] == record["label"]
+
+    def _add_failure(self, file: str, reason: str) -> None:
+        """Reasons that differ by their numbers, as by the size of an image, are one."""
+        self.failed += 1
+        kind = _NUMBER.sub("0", reason)
+        known = self._failures.get(kind)
+        if known is not None:
+            self._failures[kind] = replace(known, images=known.images + 1)
+        elif len(self._failures) < _MOST_REASONS:
+            self._failures[kind] = Failure(images=1, first=file, reason=reason)
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """The reasons so far, the most frequent first."""
+        return tuple(sorted(self._failures.values(), key=lambda failure: -failure.images))
 
     def shares(self) -> str:
         """Share of each exit so far."""
@@ -371,7 +401,7 @@ def _answer(answering: Answering, job: _Job, sink: _Sink, watch: _Watch) -> Summ
         tallies.add(record)
     done = told = len(sink.written)
     first = done if done == len(items) else done - done % answering.options.window
-    update = watch.reporter.phase("images")
+    update = watch.reporter.phase("answering")
     begun = flushed = time.monotonic()
     watch.stop.begin()
     with closing(answering.answers_from(first, watch.stop)) as answers:
@@ -400,6 +430,7 @@ def _answer(answering: Answering, job: _Job, sink: _Sink, watch: _Watch) -> Summ
             for images, labelled, right in zip(tallies.images, tallies.labelled, tallies.right, strict=True)
         ),
         failed=tallies.failed,
+        failures=tallies.failures,
         resumed=done,
         seconds=time.monotonic() - begun,
         stage_ms=tuple(
@@ -438,8 +469,8 @@ def _check_complete(output: Output, items: int) -> None:
     """A complete output must have an answer for every image that is given now."""
     if len(output.written) < items:
         raise OptionError(
-            f"{output.out} is complete with {len(output.written)} images, now {items} are given; "
-            "give another --out, or remove it"
+            f"{output.out} is complete with {number_of(len(output.written), 'image')}, now {items} are "
+            "given; give another --out, or remove it"
         )
 
 

@@ -22,7 +22,7 @@ from s2dnas_deploy.errors import OptionError, RecordError
 from s2dnas_deploy.files.atomic import check_writable, naming, write_atomically, write_text_atomically
 from s2dnas_deploy.files.bounds import Others
 from s2dnas_deploy.files.document import Form
-from s2dnas_deploy.quoting import in_a_line, shortened
+from s2dnas_deploy.quoting import in_a_line, number_of, shortened
 from s2dnas_deploy.runtime.answers.records import (
     Format,
     Record,
@@ -240,7 +240,7 @@ class Output:
     def _check_count(self, records: int) -> None:
         if records > self.images:
             raise OptionError(
-                f"{self.out} holds {records} images, but only {self.images} are given now; "
+                f"{self.out} holds {number_of(records, 'image')}, but only {self.images} are given now; "
                 "resume with the same images"
             )
 

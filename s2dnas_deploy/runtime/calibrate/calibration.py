@@ -34,6 +34,7 @@ from s2dnas_deploy.decide.thresholds import (
 from s2dnas_deploy.errors import DataError, OptionError, RecordError
 from s2dnas_deploy.files.atomic import check_writable
 from s2dnas_deploy.images.archive import CALIBRATED_ON
+from s2dnas_deploy.quoting import number_of
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.runtime.answers.inputs import Item, announced, find_items, truth_of
 from s2dnas_deploy.runtime.answers.job import say_if_fallen_back
@@ -151,7 +152,7 @@ def calibrate(request: CalibrationRequest, reporter: Reporter) -> Calibration:
             cost, unit = [float(macs) for macs in _macs_until_each(bundle.manifest)], "MACs"
     if request.goal is not None:
         goal = replace(request.goal, against=against)
-        reporter.say(f"choosing thresholds on {len(scores)} images")
+        reporter.say(f"choosing thresholds on {number_of(len(scores), 'image')}")
         choice = choose_for_promise(scores, goal, cost, np.random.default_rng(request.seed))
         promise = promise_of(choice, goal, len(scores))
     else:
@@ -207,7 +208,9 @@ def promise_of(choice: Choice, goal: Goal, images: int) -> Promise:
     """What was proven, in words."""
     drop, probability = f"{100 * goal.drop:g}", f"{goal.probability:g}"
     observed = choice.point.loss - (goal.bound - goal.drop)
-    on = f"{choice.proven_on} of {images}" if choice.proven_on < images else f"{images}"
+    on = number_of(images, "image")
+    if choice.proven_on < images:
+        on = f"{choice.proven_on} of the {images} images, drawn at random: an exact test proves most by these"
     said = {
         Against.LAST_EXIT: f"accuracy is at most {in_points(goal.drop)} below that of the last exit",
         Against.STATIC: f"accuracy is at most {in_points(goal.drop)} below that of the static network",
@@ -216,7 +219,7 @@ def promise_of(choice: Choice, goal: Goal, images: int) -> Promise:
     }[goal.against]
     return Promise(
         statement=f"With probability {probability} over the draw of the calibration images, {said}, for "
-        f"images like these. Proven on {on} images; observed on all: {_observed(goal.against, observed)}.",
+        f"images like these. Proven on {on}; observed on all: {_observed(goal.against, observed)}.",
         images=images,
         max_drop=goal.drop,
         probability=goal.probability,
@@ -227,8 +230,9 @@ def promise_of(choice: Choice, goal: Goal, images: int) -> Promise:
 def _budget_in_words(choice: Choice, budget: Budget, images: int, against: Against) -> Promise:
     amount = f"{budget.amount:g} ms" if budget.in_ms else f"{budget.amount / 1e6:g} M MACs"
     return Promise(
-        statement=f"Chosen for the best accuracy within {amount} per image on average, on {images} images; "
-        f"nothing is proven. Observed there: {_observed(against, choice.point.loss)}.",
+        statement=f"Chosen for the best accuracy within {amount} per image on average, on "
+        f"{number_of(images, 'image')}; nothing is proven. Observed there: "
+        f"{_observed(against, choice.point.loss)}.",
         images=images,
         max_drop=None,
         probability=None,
@@ -329,7 +333,7 @@ def _asked(
         )
     others = OptionError(
         f"--static {static} is asked about every image; expected the {len(scores)} that --scores "
-        f"{request.scores} is of, got {len(items)} images, or others"
+        f"{request.scores} is of, got {number_of(len(items), 'image')}, or others"
     )
     truth = truth_of(items, cascade.labels) if items else None
     if truth is None or scores.truth is None or not np.array_equal(truth, scores.truth):
@@ -365,7 +369,7 @@ def _say_if_too_good(scores: ExitScores, expected: Expected | None, reporter: Re
     spread = math.sqrt(together * (1 - together) * sum(1 / count for count in counts))
     if here - before > _TOO_GOOD * spread:
         reporter.say(
-            f"the last exit is right on {100 * here:.2f}% of these {counts[0]} images, and on "
+            f"the last exit is right on {100 * here:.2f}% of these {number_of(counts[0], 'image')}, and on "
             f"{100 * before:.2f}% of the {counts[1]} that the bundle knows of: if these were trained on, "
             "what is chosen on them promises too much"
         )
@@ -417,4 +421,4 @@ def _times_ms(cascade: Cascade, items: Sequence[Item]) -> list[float]:
 
 
 def _exits(count: int, gated: bool) -> str:
-    return f"{count} exits behind a gate" if gated else f"{count} exits"
+    return f"{number_of(count, 'exit')} behind a gate" if gated else f"{number_of(count, 'exit')}"

@@ -1,6 +1,7 @@
 """A picture of a calibration: accuracy against cost along the path, and the point that was chosen."""
 
 from s2dnas_deploy.decide.thresholds import Point
+from s2dnas_deploy.quoting import number_of
 from s2dnas_deploy.runtime.calibrate.calibration import Calibration
 from s2dnas_deploy.runtime.charts import Line, as_file, lines
 
@@ -15,7 +16,9 @@ def calibration_svg(calibration: Calibration) -> str:
 
     x, y = at(choice.point)
     drawn = (
-        Line(name=f"on {calibration.images} images", points=tuple(sorted(map(at, choice.curve)))),
+        Line(
+            name=f"on {number_of(calibration.images, 'image')}", points=tuple(sorted(map(at, choice.curve)))
+        ),
         Line(name="every stage", points=(at(choice.full),), joined=False),
         Line(name=f"chosen: {y:.2f}% at {x:.3g} {unit}", points=((x, y),), joined=False),
     )

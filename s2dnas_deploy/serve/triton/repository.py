@@ -18,7 +18,7 @@ from s2dnas_deploy.bundle.manifest import Manifest
 from s2dnas_deploy.decide.flow import ANSWERS, IMAGE, LABEL, PROBABILITIES
 from s2dnas_deploy.decide.rules import CONFIDENCE
 from s2dnas_deploy.errors import OptionError
-from s2dnas_deploy.files.atomic import write_text_atomically
+from s2dnas_deploy.files.atomic import naming, write_text_atomically
 from s2dnas_deploy.serve.house import checked_name
 
 BATCH = 64
@@ -58,7 +58,8 @@ def write_repository(
     for model, stage, graph in zip(stages, manifest.stages, bundle.graphs, strict=True):
         version = _emptied(repository / model) / "1"
         version.mkdir(parents=True)
-        (version / "model.onnx").write_bytes(graph)
+        with naming(version / "model.onnx"):
+            (version / "model.onnx").write_bytes(graph)
         write_text_atomically(repository / model / _CONFIG, _stage_config(model, stage, manifest))
     version = _emptied(repository / own) / "1"
     version.mkdir(parents=True)

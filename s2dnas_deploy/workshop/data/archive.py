@@ -7,6 +7,7 @@ from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.files.numpy_file import ArrayFileError, StoredRows
 from s2dnas_deploy.images.archive import ArchivePart, ImageArchive
 from s2dnas_deploy.images.pixels import InputFormat, Pixels, as_planes
+from s2dnas_deploy.quoting import number_of
 from s2dnas_deploy.workshop.data.arrays import Rows, array_images
 from s2dnas_deploy.workshop.data.splits import Index, UnreadImages, UnreadSplits
 
@@ -72,7 +73,7 @@ def _numbered(labels: Index, path: Path) -> tuple[str, ...]:
     if highest >= len(labels):
         raise DataError(
             f"{path}: expected labels 0 to K-1 with at least one image each, got the label {highest}"
-            f" among {len(labels)} images. Number the classes from 0, without gaps."
+            f" among {number_of(len(labels), 'image')}. Number the classes from 0, without gaps."
         )
     return tuple(str(label) for label in range(highest + 1))
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from s2dnas_deploy.errors import DataError
 from s2dnas_deploy.images.pixels import InputFormat, Pixels, can_recolour, fitted
+from s2dnas_deploy.quoting import number_of
 from s2dnas_deploy.workshop.data.splits import Index, UnreadImages
 
 
@@ -26,7 +27,8 @@ def array_images(images: Rows, labels: Index, wanted: InputFormat, *, where: str
     count, channels, height, width = images.shape
     if len(labels) != count:
         raise DataError(
-            f"{where}: expected one label for each image, got {count} images, {len(labels)} labels"
+            f"{where}: expected one label for each image, got {number_of(count, 'image')}, "
+            f"{number_of(len(labels), 'label')}"
         )
     if not can_recolour(channels, wanted):
         raise DataError(

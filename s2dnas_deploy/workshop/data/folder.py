@@ -1,5 +1,6 @@
 """Labelled images from a folder of classes: the folder's name is the label."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,13 +11,15 @@ import numpy as np
 
 from s2dnas_deploy.errors import DataError, UnreadableError
 from s2dnas_deploy.images.listing import PART_NAMES, folders_in, listed_in
-from s2dnas_deploy.images.picture_file import OtherSizeError, planes_in, shape_in
+from s2dnas_deploy.images.picture_file import OtherSizeError, has_alpha, planes_in, shape_in
 from s2dnas_deploy.images.pixels import SUFFIXES, InputFormat, Part, Pixels, require_picture_channels
 from s2dnas_deploy.quoting import in_a_line
 from s2dnas_deploy.workshop.data.splits import Index, UnreadImages, UnreadSplits, listed
 
 # Folders of these names alone are parts under another name, hardly ever classes.
 _PART_LIKE = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing"})
+
+_LOOKED_AT_FOR_ALPHA = 100
 
 
 def find_folder(root: Path, wanted: InputFormat) -> UnreadSplits:
@@ -170,6 +173,11 @@ class PictureFiles:
                 with found.noted(path):
                     planes_in(path, self.wanted)  # which says why
         found.tell(len(positions))
+
+    def have_alpha(self, positions: Index) -> bool:
+        """Whether some have an alpha channel, going by the headers of a hundred at the most."""
+        looked_at = positions[:: max(1, math.ceil(len(positions) / _LOOKED_AT_FOR_ALPHA))]
+        return any(has_alpha(self.path(position)) for position in looked_at)
 
     def fingerprint(self, positions: Index) -> Iterator[bytes]:
         """What tells files apart without reading them: their names below the folder, and their sizes."""

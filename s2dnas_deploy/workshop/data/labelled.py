@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from s2dnas_deploy.errors import DataError
+from s2dnas_deploy.quoting import number_of
 from s2dnas_deploy.workshop.data.folder import PictureFiles
 from s2dnas_deploy.workshop.data.parallel import read_all
 from s2dnas_deploy.workshop.data.splits import Index
@@ -57,8 +58,8 @@ class LabelledImages:
             raise DataError(f"expected labels as int64 [N], got {_described(self.labels)}")
         if self.images.shape[0] != len(self.labels):
             raise DataError(
-                f"expected one label for each image, got {self.images.shape[0]} images"
-                f" and {len(self.labels)} labels"
+                f"expected one label for each image, got {number_of(self.images.shape[0], 'image')}"
+                f" and {number_of(len(self.labels), 'label')}"
             )
 
     def __len__(self) -> int:
@@ -114,6 +115,8 @@ class ImageSplits:
     """SHA-256 over images, labels and class names (`digest_of`): says that two runs saw the same data."""
     val_is_split_off: bool = False
     """The data has no images to choose by; these are some of those to train on."""
+    have_alpha: bool = False
+    """Some pictures say that they are transparent in places."""
 
     @property
     def are_on_disk(self) -> bool:

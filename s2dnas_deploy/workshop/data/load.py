@@ -74,6 +74,7 @@ def load_images(
         class_names=found.class_names,
         digest=digest,
         val_is_split_off=found.val is None,
+        have_alpha=isinstance(train.source, PictureFiles) and train.source.have_alpha(train.positions),
     )
 
 

@@ -24,6 +24,7 @@ from s2dnas_deploy.bundle.saving import check_replaceable, save_bundle
 from s2dnas_deploy.bundle.signature import Signer
 from s2dnas_deploy.decide.course import Array
 from s2dnas_deploy.decide.flow import IMAGE
+from s2dnas_deploy.quoting import number_of
 from s2dnas_deploy.reporter import Reporter, counted
 from s2dnas_deploy.workshop.export.checks.expect import before_and_after, expected_of, told_by, weighed
 from s2dnas_deploy.workshop.export.checks.verify import LARGE_BATCH, verify, verify_single_file
@@ -78,7 +79,7 @@ def _written(export: Export, reporter: Reporter) -> Draft:
         gather=options.gather,
         opset=options.opset,
     )
-    progress = counted(reporter.phase("exporting"))
+    progress = counted(reporter.phase("exporting", "stages"))
     stages = []
     for k, (link, exit_) in enumerate(zip(links, export.exits, strict=True)):
         graph = StageGraph(link, exit_, form, export.flow)
@@ -90,7 +91,7 @@ def _written(export: Export, reporter: Reporter) -> Draft:
 
 def _simplified(draft: Draft, reporter: Reporter) -> Draft:
     """Every graph made smaller, where that leaves it the same; and remarks where it does not."""
-    progress, count = counted(reporter.phase("simplifying")), len(draft.stages)
+    progress, count = counted(reporter.phase("simplifying", "stages")), len(draft.stages)
     images = draft.export.taken(draft.export.shown)[:2]
     values: dict[str, Array] = {IMAGE: images}
     stages = []
@@ -122,7 +123,7 @@ def _quantised(draft: Draft, reporter: Reporter) -> Draft:
         return draft
     assert export.images is not None, "checked when the export was made"
     images = export.taken(export.images.calibration)
-    progress = counted(reporter.phase("quantising"))
+    progress = counted(reporter.phase("quantising", "stages"))
     models = quantise_stages(draft.graphs, draft.models, export.flow, images, progress)
     pairs = zip(draft.stages, models, strict=True)
     return replace(draft, stages=tuple(replace(stage, model=model) for stage, model in pairs), plain=draft)
@@ -181,7 +182,9 @@ def _with_metadata(
 def _verified(draft: Draft, reporter: Reporter) -> Draft:
     """Compared with the network in torch."""
     export = draft.export
-    reporter.say(f"verifying {len(draft.stages)} stages on {len(export.shown)} images")
+    reporter.say(
+        f"verifying {number_of(len(draft.stages), 'stage')} on {number_of(len(export.shown), 'image')}"
+    )
     verification = verify(
         export.network,
         draft.graphs,

@@ -76,7 +76,7 @@ class Forecaster:
         # What a last exit loses is hard to guess. Where the whole network is last, it loses nothing.
         turns = [forecast for forecast in promising[most:] if forecast.plan.in_turn]
         chosen = [*promising[:most], *turns[:1]]
-        progress, best = reporter.phase("fitting exits"), None
+        progress, best = reporter.phase("fitting exits", "plans"), None
         for done, guess in enumerate(chosen):
             if best is None or best.falls_short or guess.best > best.expected:
                 forecast = self._foretold(guess, unlike(guess.plan))

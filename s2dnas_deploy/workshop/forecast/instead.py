@@ -44,7 +44,7 @@ def _timed(
     """With one image at a time, and the static network with many."""
     with tempfile.TemporaryDirectory(prefix="s2dnas-probes-") as name:
         every, only = Path(name) / "every", Path(name) / "static"
-        progress = reporter.phase("measuring what else makes it faster")
+        progress = reporter.phase("measuring what else makes it faster", "networks")
         write_probes(probed, plans, every, progress, in_int8={_INT8})
         write_probes(probed, {STATIC: plans[STATIC]}, only, progress)
         one = timer(every, provider=TIMED_ON, threads=THREADS, progress=progress)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from s2dnas_deploy.errors import DataError, OptionError
 from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.plan.text import blocks_share
 from s2dnas_deploy.quoting import shown
 from s2dnas_deploy.workshop.network.blocks import gated
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
@@ -21,7 +22,6 @@ from s2dnas_deploy.workshop.network.network import MultiStageNetwork
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.own_loop.dynamic import DynamicNetwork, read_static
 from s2dnas_deploy.workshop.reading.static_source import read_plan
-from s2dnas_deploy.workshop.training.run import blocks_share
 from s2dnas_deploy.workshop.training.start.block_order import by_loss_without_in
 from s2dnas_deploy.workshop.training.start.fitting import fit, images_that_fit
 from s2dnas_deploy.workshop.training.start.ranking import (

@@ -107,8 +107,8 @@ class MachineClock:
     def _timed(self, plans: Mapping[str, Plan], what: str) -> Profile:
         """The stages of plans, exported and timed on this machine."""
         with tempfile.TemporaryDirectory(prefix="s2dnas-probes-") as passing:
-            write_probes(self.probed, plans, Path(passing), self.reporter.phase(f"writing {what}"))
-            progress = self.reporter.phase(f"timing {what} on this machine")
+            write_probes(self.probed, plans, Path(passing), self.reporter.phase(f"writing {what}", "probes"))
+            progress = self.reporter.phase(f"timing {what} on this machine", "probes")
             return self.timer(Path(passing), provider=TIMED_ON, threads=THREADS, progress=progress)
 
 

@@ -4,7 +4,6 @@ Place in the flow: the first step of every command that starts from a static net
 the user's factory, the weights file and what `model.pt` already knows; a plan may be a file or a few words.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from s2dnas_deploy.errors import CheckpointError, ModelError, PlanError
-from s2dnas_deploy.plan import Plan, from_text
-from s2dnas_deploy.quoting import shortened
+from s2dnas_deploy.errors import CheckpointError, ModelError
+from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.plan.text import from_file_or_text
 from s2dnas_deploy.workshop.network.model_file import Model, is_model, load_model
 from s2dnas_deploy.workshop.network.network import as_static
 from s2dnas_deploy.workshop.network.static_network import StaticNetwork
@@ -135,20 +134,4 @@ def _same_network(static: StaticNetwork, kept: Model, source: StaticSource) -> S
 
 def read_plan(text: str, static: StaticNetwork, *, align: int, seed: int) -> Plan:
     """The plan in a JSON file, or as spelled out in the text."""
-    path = Path(os.path.expanduser(text))
-    is_file = _is_file(path)
-    if path.suffix != ".json" and not is_file:
-        return from_text(text, static.divisible.space, align=align, seed=seed)
-    if not is_file:
-        raise PlanError(f"cannot read the plan file {shortened(text, 200)}: there is no such file")
-    try:
-        return Plan.load(path)
-    except OSError as error:
-        raise PlanError(f"cannot read the plan file {path}: {error}") from error
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a plan in words may be too long for a name
-        return False
+    return from_file_or_text(text, align=align, seed=seed)(static.divisible.space)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from s2dnas_deploy.quoting import number_of
 from s2dnas_deploy.workshop.search.trials import Trial
 from s2dnas_deploy.workshop.show.drawing import save_drawing
 
@@ -36,7 +37,7 @@ def plot_frontier(
         costs, accuracies = [trial.worth.cost for trial in of], [100 * trial.worth.accuracy for trial in of]
         axes.scatter(costs, accuracies, **style)
 
-    draw(trials, s=12, alpha=0.5, label=f"{len(trials)} plans tried")
+    draw(trials, s=12, alpha=0.5, label=f"{number_of(len(trials), 'plan')} tried")
     axes.plot(
         winner.worth.exit_cost,
         [100 * accuracy for accuracy in winner.worth.exit_accuracy],

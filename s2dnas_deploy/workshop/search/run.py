@@ -19,6 +19,7 @@ from s2dnas_deploy.bundle.device_profile import PROBES, Profile
 from s2dnas_deploy.errors import OptionError
 from s2dnas_deploy.files.atomic import alone_in, check_writable
 from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.quoting import number_of
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.data.labelled import ImageSplits
 from s2dnas_deploy.workshop.network.divided import divided_by
@@ -93,7 +94,7 @@ def search_model(request: SearchRequest, reporter: Reporter) -> tuple[Found, ...
             judge_static = judge_of_static(prepared, reporter)
             if (folder := request.write_probes) is not None:
                 request = settled(request, None, len(prepared.splits.train))
-                written = reporter.phase("writing probes")
+                written = reporter.phase("writing probes", "probes")
                 plans = probe_plans(_space(request, prepared))
                 write_probes(Probed.of(prepared), plans, folder, written)
                 reporter.say(f"{folder}: probes for s2dnas-bench")
@@ -144,22 +145,24 @@ def _cluster(request: SearchRequest, reporter: Reporter) -> Cluster | nullcontex
     if not request.ray:
         return nullcontext()
     cluster = Cluster(request.ray, device)
-    reporter.say(f"{request.ray}: {cluster.at_once} plans are judged at a time")
+    reporter.say(f"{request.ray}: plans judged at a time: {cluster.at_once}")
     return cluster
 
 
 def _to_come(request: SearchRequest, images: int) -> str:
     """The phases, for each only tells how long it takes itself."""
-    shared, each = request.evaluator == "shared", f"({request.finetune_epochs} epochs each)"
-    parts = [f"shared weights are trained ({request.passes(images)} epochs)"] if shared else []
+    shared, each = request.evaluator == "shared", f"({number_of(request.finetune_epochs, 'epoch')} each)"
+    parts = [f"training shared weights ({number_of(request.passes(images), 'epoch')})"] if shared else []
     if request.cost == "clock":
-        parts.append("stages are timed")
-    parts.append(f"{request.evaluations} plans are " + ("judged" if shared else f"trained {each} and judged"))
+        parts.append("timing stages")
+    judging = "judging" if shared else "training and judging"
+    parts.append(f"{judging} {number_of(request.evaluations, 'plan')}{'' if shared else f' {each}'}")
     if request.looks_closely:
-        parts.append(f"{request.looked_at} finalists are trained {each}")
+        parts.append(f"training {number_of(request.looked_at, 'finalist')} {each}")
     asked = request.training.settings.epochs
-    last = f"(at most {epochs_for(images)} epochs)" if asked is None else f"({asked} epochs)"
-    parts.append(f"the winner is trained {last}" if request.top == 1 else f"the best are trained {last}")
+    most, epochs = ("at most ", epochs_for(images)) if asked is None else ("", asked)
+    last = f"({most}{number_of(epochs, 'epoch')})"
+    parts.append(f"training {'the winner' if request.top == 1 else 'the best'} {last}")
     return f"to come, unless it is done already: {', '.join(parts)}"
 
 
@@ -297,7 +300,7 @@ def _trained_shared_weights(
     def on_waited(waited: Waited) -> None:
         reporter.say(waiting_words(waited))
 
-    return train_shared(task, reporter.phase("training shared weights"), on_resume, on_waited)
+    return train_shared(task, reporter.phase("training shared weights", "steps"), on_resume, on_waited)
 
 
 def _judge_many(
@@ -325,7 +328,9 @@ def _judge_many(
     judge([*([] if first is None else [first]), *by_hand])
     STRATEGIES[request.strategy](space, judge, np.random.default_rng(request.training.settings.seed))
     if judge.left:
-        reporter.say(f"{len(trials.asked)} plans judged: the strategy has no other ones to propose")
+        reporter.say(
+            f"{number_of(len(trials.asked), 'plan')} judged: the strategy has no other ones to propose"
+        )
     return [trials.asked[choices] for choices in by_hand if choices in trials.asked]
 
 
@@ -341,14 +346,14 @@ def _trials(
 ) -> Trials:
     """Trials that are judged by what `make` makes, which it does when the first plan has to be judged."""
     judges: list[JudgeMany] = []
-    progress = reporter.phase(phase[0])
+    progress = reporter.phase(phase[0], "plans")
 
     def judge(asked: Sequence[Candidate]) -> Iterable[Worth]:
         nonlocal progress
         if not judges:
             evaluator = make()
             judges.append(cluster.judge_by(evaluator) if cluster else partial(map, evaluator))
-            progress = reporter.phase(phase[0])
+            progress = reporter.phase(phase[0], "plans")
         return judges[0](asked)
 
     def told() -> None:

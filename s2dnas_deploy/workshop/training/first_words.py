@@ -12,6 +12,7 @@ from typing import Any
 from s2dnas_deploy.decide.exact_tests import least_images, most_useful, smallest_drop
 from s2dnas_deploy.decide.thresholds import MAX_DROP, Goal, in_points
 from s2dnas_deploy.plan import Plan
+from s2dnas_deploy.quoting import number_of
 from s2dnas_deploy.workshop.data.labelled import ImageSplits
 from s2dnas_deploy.workshop.data.splits import listed
 from s2dnas_deploy.workshop.training.batches import Waited
@@ -28,7 +29,7 @@ def static_words(accuracy: Mapping[str, float], splits: ImageSplits) -> str:
     """How good the static network is on the images that judge it; `accuracy` by part, val and test."""
     counts = {"val": ("validation", splits.val), "test": ("test", splits.test)}
     said = (
-        f"{100 * accuracy[part]:.2f}% on {len(images)} {name} images"
+        f"{100 * accuracy[part]:.2f}% on {number_of(len(images), f'{name} image')}"
         for part, (name, images) in counts.items()
         if images is not None and part in accuracy
     )
@@ -62,6 +63,11 @@ def cautions(
     """What was decided silently, or will be missing in the end."""
     if normalize_guessed:
         yield "no --normalize: images are normalised as for ImageNet; were those the weights were trained on?"
+    if splits.have_alpha:
+        yield (
+            "some images have an alpha channel: it is dropped, as torchvision's ImageFolder drops it, so "
+            "what is transparent shows the colour that the file keeps under it"
+        )
     if weights_may_know_val and splits.val_is_split_off:
         yield (
             f"{len(splits.val)} validation images are split off those to train on. If the weights were "
@@ -77,8 +83,8 @@ def cautions(
         drop, enough = smallest_drop(len(splits.val), _DEFAULT.probability), least_images(_DEFAULT.test(1))
         more = "a larger --val-fraction" if splits.val_is_split_off else "more images in val/"
         yield (
-            f"on {len(splits.val)} validation images s2dnas-calibrate can prove a drop of {in_points(drop)} "
-            f"at the least; {in_points(_DEFAULT.drop)} takes {enough} or more"
+            f"on {number_of(len(splits.val), 'validation image')} s2dnas-calibrate can prove a drop of "
+            f"{in_points(drop)} at the least; {in_points(_DEFAULT.drop)} takes {enough} or more"
             + ("" if limited else f" ({more})")
         )
 
@@ -124,5 +130,5 @@ def outlook(metrics: Sequence[Mapping[str, Any]], images: int) -> str | None:
     return (
         f"over the last third of {len(means)} epochs answers gained {100 * gained:.1f} points: a run twice "
         f"as long would gain about {100 * max(0.0, _GAINED_BY_TWICE * gained):.1f}, give or take "
-        f"{100 * chance:.1f} as judged by {images} validation images"
+        f"{100 * chance:.1f} as judged by {number_of(images, 'validation image')}"
     )

@@ -67,10 +67,10 @@ def train_and_save(
     def on_waited(waited: Waited) -> None:
         reporter.say(waiting_words(waited))
 
-    metrics = train(task, reporter.phase(name), on_resume, on_waited) if task.steps else []
+    metrics = train(task, reporter.phase(name, "steps"), on_resume, on_waited) if task.steps else []
     if isinstance(task.network, NestedNetwork) and task.network.division.gate is not None:
         with closing(task.batches(torch.device("cpu"))) as batches:
-            learnt = train_gate(task.network, batches, reporter.phase("training the gate"))
+            learnt = train_gate(task.network, batches, reporter.phase("training the gate", "steps"))
         reporter.say(gate_words(learnt))
     model = Model(
         network=task.network.eval(),

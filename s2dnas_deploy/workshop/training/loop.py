@@ -9,7 +9,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -152,10 +152,11 @@ def _trained(
                 run.teacher.prepare(partial(progress, run.step, run.course.steps))
             while run.step < run.course.steps:
                 run.learn(run.step)
+                ends_epoch = run.step % task.steps_per_epoch == 0
+                if ends_epoch:
+                    run.close_epoch()  # first, so that the line tells of this epoch
                 progress(run.step, run.course.steps, run.note())
-                if run.step % task.steps_per_epoch == 0:
-                    run.close_epoch()
-                elif run.checkpoint_is_due():
+                if not ends_epoch and run.checkpoint_is_due():
                     run.save()
         run.finish()
         if run.batches.waited is not None:
@@ -280,10 +281,12 @@ class _Run:
     # -- epochs ---------------------------------------------------------------------------------------
 
     def note(self) -> str:
-        """How it stands, in a few characters."""
+        """How good the exits were after the last epoch, in a few characters."""
         if not self.metrics:
             return ""
-        return "val " + " / ".join(f"{100 * value:.1f}%" for value in self.metrics[-1]["val_accuracy"])
+        epoch, right = self.metrics[-1]["epoch"], self.metrics[-1]["val_accuracy"]
+        how = "" if self.autocast is nullcontext else ", in bfloat16"
+        return f"epoch {epoch}: val {' / '.join(f'{100 * share:.1f}%' for share in right)}{how}"
 
     def close_epoch(self) -> None:
         """Validate, write the log and a checkpoint."""

@@ -13,7 +13,7 @@ from s2dnas_deploy import __version__
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import CheckpointError, ModelError, OptionError
 from s2dnas_deploy.reporter import Reporter, counted
-from s2dnas_deploy.workshop.data.labelled import ImageSplits
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.data.shape import shape_of_images
 from s2dnas_deploy.workshop.data.ways import CROP, FLIP, RESIZED_CROP, augmentations
@@ -31,6 +31,7 @@ from s2dnas_deploy.workshop.training.first_words import (
     static_words,
 )
 from s2dnas_deploy.workshop.training.kept import read_there, train_and_save
+from s2dnas_deploy.workshop.training.likelier import likelier_words
 from s2dnas_deploy.workshop.training.loop import Task, accuracy, check_images
 from s2dnas_deploy.workshop.training.normalise import preprocessing_for, spelled
 from s2dnas_deploy.workshop.training.request import Prepared, Request
@@ -44,13 +45,17 @@ JudgeStatic = Callable[[], Mapping[str, float]]
 """Tells how good the static network is: judged when it is first asked, and said then."""
 
 
-def prepare(request: Request, reporter: Reporter) -> Prepared:
-    """Read the network, its weights and the images."""
+def prepare(
+    request: Request, reporter: Reporter, check: Callable[[StaticNetwork], object] | None = None
+) -> Prepared:
+    """Read the network, its weights and the images; `check` may refuse the network before images are read."""
     settings, source = request.settings, request.source
     choose_device(settings.device)
     opened = open_source(source)
     request = _as_judged(request, opened.judged, reporter)
     kept, static = opened.kept, opened.read(_input_of(request, reporter))
+    if check is not None:
+        check(static)
     shape = static.graph.input_shape
     splits = load_images(
         request.data,
@@ -66,11 +71,12 @@ def prepare(request: Request, reporter: Reporter) -> Prepared:
     static = static if new is None else new.static
     check_images(splits, static.graph.classes)
     is_trained = source.is_trained() and new is None
+    is_guessed = source.is_trained() and kept is None and request.normalize is None
     for words in _first_words(request, new):
         reporter.say(words)
     for caution in cautions(
         splits,
-        normalize_guessed=source.is_trained() and kept is None and request.normalize is None,
+        normalize_guessed=is_guessed,
         weights_may_know_val=is_trained and not _held_out_alike(kept, splits),
         to_be_divided=request.plan != "static",
         limited=request.limit is not None,
@@ -82,6 +88,7 @@ def prepare(request: Request, reporter: Reporter) -> Prepared:
         splits=splits,
         preprocessing=_preprocessing(request, splits, shape, kept),
         new_classifier=new,
+        normalize_is_guessed=is_guessed,
     )
 
 
@@ -299,6 +306,14 @@ def judge_of_static(prepared: Prepared, reporter: Reporter) -> JudgeStatic:
     def judge() -> Mapping[str, float]:
         found = static_accuracy(prepared.static, prepared.splits, prepared.preprocessing)
         reporter.say(static_words(found, prepared.splits))
+        if prepared.normalize_is_guessed and prepared.new_classifier is None:
+            network = as_network(prepared.static).eval()
+
+            def judge_by(images: LabelledImages, preprocessing: Preprocessing) -> float:
+                return accuracy(network, images, preprocessing)[0]
+
+            for words in likelier_words(found["val"], prepared.splits, prepared.preprocessing, judge_by):
+                reporter.say(words)
         return found
 
     return judge

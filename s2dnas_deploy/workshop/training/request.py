@@ -86,3 +86,5 @@ class Prepared:
     preprocessing: Preprocessing
     new_classifier: NewClassifier | None = None
     """The one in place of the network's own, which has to learn before the network counts as trained."""
+    normalize_is_guessed: bool = False
+    """Nobody has said how images are normalised that the weights were trained on."""

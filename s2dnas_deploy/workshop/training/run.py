@@ -5,19 +5,18 @@ network first if asked, divides it by the plan, trains that, judges it once on t
 """
 
 from collections.abc import Callable, Mapping
-from math import nan
 from typing import Protocol
 
-from s2dnas_deploy.errors import PlanError
 from s2dnas_deploy.files.atomic import alone_in, check_writable
-from s2dnas_deploy.plan import AUTO, MAX_STAGES, Plan
-from s2dnas_deploy.quoting import shown
+from s2dnas_deploy.plan import AUTO, Plan
+from s2dnas_deploy.plan.text import blocks_share, paths_count
 from s2dnas_deploy.reporter import Reporter
 from s2dnas_deploy.workshop.network.blocks import gated
 from s2dnas_deploy.workshop.network.gated import GatedNetwork
 from s2dnas_deploy.workshop.network.model_file import Model
 from s2dnas_deploy.workshop.network.nested import planned
 from s2dnas_deploy.workshop.network.network import as_network
+from s2dnas_deploy.workshop.network.static_network import StaticNetwork
 from s2dnas_deploy.workshop.reading.static_source import read_plan
 from s2dnas_deploy.workshop.training.first_words import blocks_words
 from s2dnas_deploy.workshop.training.kept import refuse_anothers, train_and_save
@@ -39,8 +38,6 @@ from s2dnas_deploy.workshop.training.prepare import (
 from s2dnas_deploy.workshop.training.request import Prepared, Request
 from s2dnas_deploy.workshop.training.saved import saved_on
 
-_BLOCKS, _PATHS = "blocks:", "paths:"
-
 
 class DecidePlan(Protocol):
     """What decides on the plan of a training, before anything is divided."""
@@ -59,12 +56,16 @@ class DecidePlan(Protocol):
 def train_model(request: Request, decide: DecidePlan, reporter: Reporter) -> Model:
     """Do what is asked; the model, which is also at `request.out`."""
     check_writable(request.out)
-    prepared = prepare(request, reporter)
+    share, count = blocks_share(request.plan), paths_count(request.plan)
+
+    def plan_for(static: StaticNetwork) -> Plan | None:
+        if request.plan == AUTO or share is not None or count is not None:
+            return None
+        return read_plan(request.plan, static, align=request.align, seed=request.settings.seed)
+
+    prepared = prepare(request, reporter, check=plan_for)
     request = suited(request, prepared)
-    # An illegal plan is refused before anything is trained.
-    share, count, given = blocks_share(request.plan), paths_count(request.plan), None
-    if request.plan != AUTO and share is None and count is None:
-        given = read_plan(request.plan, prepared.static, align=request.align, seed=request.settings.seed)
+    given = plan_for(prepared.static)
     refuse_anothers(request, given, prepared)
     if not prepared.is_trained and not request.trains_static(prepared) and request.plan != "static":
         reporter.say(
@@ -161,32 +162,3 @@ def train_paths(request: Request, count: int, prepared: Prepared, reporter: Repo
         )
         judge = _judging(request, prepared, judge_of_static(prepared, reporter))
         return train_and_save(task, request, request.out, judge, reporter)
-
-
-def paths_count(plan: str) -> int | None:
-    """Of `paths:COUNT`, how many paths; None for any other plan."""
-    if not plan.startswith(_PATHS):
-        return None
-    count = plan.removeprefix(_PATHS)
-    if not (count.isascii() and count.isdigit() and 2 <= int(count) <= MAX_STAGES):
-        raise PlanError(
-            f"cannot read the plan {shown(plan)}; expected paths:COUNT with 2 to {MAX_STAGES} paths, such as "
-            "paths:3"
-        )
-    return int(count)
-
-
-def blocks_share(plan: str) -> float | None:
-    """Of `blocks:SHARE`, the share of the MACs that an image may take on average; None for any other plan."""
-    if not plan.startswith(_BLOCKS):
-        return None
-    try:
-        share = float(plan.removeprefix(_BLOCKS))
-    except ValueError:
-        share = nan
-    if not 0 < share <= 1:
-        raise PlanError(
-            f"cannot read the plan {plan!r}; expected blocks:SHARE with the share of the MACs that an image "
-            "may take on average, above 0 and at most 1, such as blocks:0.5"
-        )
-    return share

@@ -10,9 +10,12 @@ from small_networks import MODELS
 
 from s2dnas_deploy.cli import train
 from s2dnas_deploy.plan import OUTPUT, Plan
+from s2dnas_deploy.workshop.data.labelled import ImageSplits, LabelledImages
 from s2dnas_deploy.workshop.data.load import load_images
 from s2dnas_deploy.workshop.reading.source import build_network
 from s2dnas_deploy.workshop.training.first_words import cautions, outlook, shortfall, static_words
+from s2dnas_deploy.workshop.training.likelier import likelier_words
+from s2dnas_deploy.workshop.training.normalise import preprocessing_for
 from s2dnas_deploy.workshop.training.settings import Settings
 
 STAGES = Plan(channels={"conv": (4, 4)}, exits=(OUTPUT, OUTPUT))
@@ -79,6 +82,33 @@ def test_a_normalisation_that_nobody_chose_is_named(archive):
     assert "no --normalize: images are normalised as for ImageNet" in caution
 
 
+@pytest.mark.parametrize(
+    ("right", "others", "told"),
+    [
+        (0.12, {"unit": 0.7125}, "with --normalize unit the static network is right on 71.2% of 200 "),
+        (0.12, {"unit": 0.7, "none": 0.8}, "with --normalize none "),
+        (0.12, {"unit": 0.2}, None),  # not clearly better
+        (0.75, {"unit": 0.99}, None),  # good enough that nothing is tried
+    ],
+)
+def test_a_normalisation_that_fits_weights_better_is_named(right, others, told):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (400, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    part = LabelledImages(images=images, labels=torch.arange(400) % 10)
+    names = tuple(map(str, range(10)))
+    splits = ImageSplits(train=part, val=part, test=None, class_names=names, digest="d")
+    guessed = preprocessing_for("imagenet", (3, 8, 8))
+    of = {preprocessing_for(name, (3, 8, 8)).mean: share for name, share in others.items()}
+
+    def judge(images, preprocessing):
+        assert len(images) == 200
+        assert right <= 0.5, "it was tried all the same"
+        return of.get(preprocessing.mean, right)
+
+    words = list(likelier_words(right, splits, guessed, judge))
+    assert [each.startswith(told) for each in words] == ([] if told is None else [True])
+
+
 def test_too_few_images_for_a_promise_are_told_before_they_are_missed(archive):
     few = archive(train=100, val=240)
     (caution,) = said(few)
@@ -134,7 +164,7 @@ def test_a_run_says_how_far_one_twice_as_long_would_get():
     said = outlook(curve(0.4, 0.5, 0.6, 0.7, 0.75, 0.8), 1000)
     assert said == (
         "over the last third of 6 epochs answers gained 10.0 points: a run twice as long would gain about "
-        "5.0, give or take 0.6 as judged by 1000 validation images"
+        "5.0, give or take 0.6 as judged by 1,000 validation images"
     )
     # A tenth of the epochs is averaged, at the end and at two thirds.
     long = outlook(curve(*[0.5] * 18, 0.6, 0.6, *[0.7] * 8, 0.8, 0.7), 1000)

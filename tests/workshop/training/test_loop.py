@@ -116,7 +116,7 @@ def test_a_run_that_ends_when_exits_no_longer_gain_resumes_to_the_same_bits(few,
     ended = len(metrics)
     assert seen[-1] == (5 * ended, 5 * ended)
     assert ended < 36
-    decided = next(done for done, total in seen if total < 180) - 1
+    decided = next(done for done, total in seen if total < 180)
     for stop in (decided - 7, decided, decided + 1, 5 * ended):
 
         def stopping(done, total, note, stop=stop):
@@ -128,6 +128,17 @@ def test_a_run_that_ends_when_exits_no_longer_gain_resumes_to_the_same_bits(few,
     again = task(few, tmp_path / "broken", settings=open_ended)
     assert train(again, silent) == metrics
     assert equal(run.network.weights(), again.network.weights())
+
+
+def test_the_last_line_of_progress_tells_what_the_network_has_become(few, tmp_path):
+    """Whose weights are the moving average, after all epochs."""
+    run, notes = task(few, tmp_path, settings=replace(SETTINGS, precision="float32")), []
+    metrics = train(run, lambda done, total, note: notes.append(note))
+    right = accuracy(run.network, few.val, run.preprocessing)
+    assert metrics[-1]["val_accuracy"] == right
+    told = " / ".join(f"{100 * share:.1f}%" for share in right)
+    assert notes[-1] == f"epoch {len(metrics)}: val {told}"
+    assert notes[0] == ""
 
 
 def test_resuming_repeats_no_line_of_the_log(few, whole, tmp_path):

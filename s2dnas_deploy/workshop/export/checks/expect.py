@@ -16,6 +16,7 @@ from s2dnas_deploy.decide.course import Array, Course, course_of
 from s2dnas_deploy.decide.flow import LABEL, Choices, Flow
 from s2dnas_deploy.decide.rules import Always, Setting
 from s2dnas_deploy.decide.walk import Walked, walk
+from s2dnas_deploy.quoting import number_of
 from s2dnas_deploy.workshop.export.graphs.follow import Party, Run, without_exits
 from s2dnas_deploy.workshop.export.samples import Images
 
@@ -118,7 +119,8 @@ def before_and_after(
     """A table for the report: each exit's accuracy on what comes to it, in float32 and in less."""
     width = max(4, *map(len, flow.called))
     lines = [
-        f"\n{'exit':>{width}} {'float32':>9} {precision:>9} {'same label':>11}   on {len(labels)} images"
+        f"\n{'exit':>{width}} {'float32':>9} {precision:>9} {'same label':>11}   on "
+        + number_of(len(labels), "image")
     ]
     for k, stop in enumerate(flow.stops):
         if not (stop.answers and (before.came[k] & after.came[k]).any()):

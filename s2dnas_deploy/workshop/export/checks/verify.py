@@ -25,6 +25,7 @@ from s2dnas_deploy.decide.flow import ANSWERS, IMAGE, LABEL, PROBABILITIES, Flow
 from s2dnas_deploy.decide.rules import CONFIDENCE, Largest, Threshold
 from s2dnas_deploy.decide.walk import walk
 from s2dnas_deploy.errors import VerificationError
+from s2dnas_deploy.quoting import number_of
 from s2dnas_deploy.sessions.every_stage import StageAnswer, StageSession, run_chain
 from s2dnas_deploy.workshop.export.graphs.follow import (
     OnnxStages,
@@ -90,7 +91,7 @@ class Verification:
         """For a person to read."""
         first, last = ", ".join(map(str, self.batches[:-1])), self.batches[-1]
         lines = [
-            f"Verified against torch on {self.count} images ({self.images}), precision "
+            f"Verified against torch on {number_of(self.count, 'image')} ({self.images}), precision "
             f"{self.precision}, in batches of {first} and {last}.",
             "",
             "Largest differences are relative to the largest value of a tensor, or 1 if that is smaller;",

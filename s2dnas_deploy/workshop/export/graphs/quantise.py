@@ -13,12 +13,10 @@ computed anew for it, by the stages before: kept for all images, it would be gig
 """
 
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 import onnxruntime
@@ -34,6 +32,7 @@ from onnxruntime.quantization.calibrate import CalibraterBase
 
 from s2dnas_deploy.decide.course import Course
 from s2dnas_deploy.decide.flow import ANSWERS, IMAGE, Flow
+from s2dnas_deploy.files.atomic import passing_folder
 from s2dnas_deploy.workshop.export.batches import at_once_in
 from s2dnas_deploy.workshop.export.graphs.follow import (
     OnnxStages,
@@ -111,8 +110,8 @@ def _of_several(flow: Flow) -> set[str]:
 def _quantised(model: ModelProto, values: Iterable[Values], compared: Sequence[str]) -> ModelProto:
     """One stage by onnxruntime's static quantisation; its inputs and outputs stay what they are."""
     inputs = [value.name for value in model.graph.input]
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "float32.onnx", Path(folder) / "int8.onnx"
+    with passing_folder("s2dnas-int8-") as folder:
+        source, target = folder / "float32.onnx", folder / "int8.onnx"
         onnx.save_model(model, str(source))
         with _unasked_advice(), _in_little_memory():
             quantize_static(

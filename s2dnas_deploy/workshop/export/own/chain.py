@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from s2dnas_deploy.bundle.preprocessing import Preprocessing
 from s2dnas_deploy.errors import ModelError
-from s2dnas_deploy.quoting import in_a_line
+from s2dnas_deploy.quoting import in_a_line, number_of
 from s2dnas_deploy.workshop.export.own.trial import BATCH, is_of_a_batch, macs_of
 from s2dnas_deploy.workshop.export.staged import Link, StagedNetwork
 from s2dnas_deploy.workshop.network.stages import Feature
@@ -113,8 +113,9 @@ def _run(module: nn.Module, inputs: Sequence[Tensor], k: int) -> tuple[Tensor, .
         outputs = _several(module(*inputs))
     except Exception as error:
         raise ModelError(
-            f"stage {k} failed on an image and {len(inputs) - 1} features: {type(error).__name__}: "
-            f"{in_a_line(error)}; it is called as stage(image, *features){inspect.signature(module.forward)}"
+            f"stage {k} failed on an image and {number_of(len(inputs) - 1, 'feature')}: "
+            f"{type(error).__name__}: {in_a_line(error)}; "
+            f"it is called as stage(image, *features){inspect.signature(module.forward)}"
         ) from error
     if not isinstance(outputs, (tuple, list)) or not all(isinstance(x, Tensor) for x in outputs):
         raise ModelError(

@@ -114,7 +114,7 @@ class Beginner:
         layout = torch.contiguous_format
         network = placed(network, self.device, layout)
         pixels = normalised(images, self.preprocessing, self.device)
-        fit(network, static, pixels, reporter.phase("fitting the stages to the static network"))
+        fit(network, static, pixels, reporter.phase("fitting the stages to the static network", "nodes"))
         placed(network, torch.device("cpu"), layout)
         found = accuracy(network, self.splits.val, self.preprocessing)
         shares = " / ".join(f"{100 * each:.1f}%" for each in found)
