@@ -38,7 +38,7 @@ import numpy as np
 from chain_cost import measure
 from end_to_end import measured
 from end_to_end import table as table_of_goals
-from given import run_once
+from given import give, run_once
 from machine import machine
 from pages import RESULTS, check_place, put_record
 from PIL import Image
@@ -46,15 +46,10 @@ from real_size_networks import of_torchvision
 from sessions import BoundSessions
 
 from s2dnas_deploy import Cascade, divide, load_bundle
-from s2dnas_deploy.cli.console import Console
 from s2dnas_deploy.images.pixels import Pixels
 from s2dnas_deploy.plan import ends_in_static
 from s2dnas_deploy.runtime.bulk import BulkOptions, decoded
-from s2dnas_deploy.runtime.probing import measure_profile
-from s2dnas_deploy.workshop.forecast.auto import CLOCK, TIMES, Forecaster
-from s2dnas_deploy.workshop.forecast.prior import unknown_task
 from s2dnas_deploy.workshop.own_loop.dynamic import read_static
-from s2dnas_deploy.workshop.pricing.probes import Probed
 
 NAME = "real_size"
 NETWORKS = Path(__file__).with_name("real_size_networks.py")
@@ -67,12 +62,10 @@ SCRATCH = """
 s2dnas-train --model {networks}:resnet18 --model-args {arguments} --input 3x64x64 --data {tiny} --plan static --epochs 12 --batch 256 --lr 0.25 --out static.pt
 s2dnas-train --weights static.pt --data {tiny} --plan in-turn:0.5x0.5,1x0.5 --epochs 12 --batch 256 --lr 0.2 --out model.pt
 """  # noqa: E501
+BELOW_STATIC = ("--max-drop", "1%", "--static", "{static}")
 GOALS = {
-    "1 point below the static network, 95% sure": ("--max-drop", "1%", "--static", "{static}"),
-    "1 point below the static network, even odds": (
-        *("--max-drop", "1%", "--static", "{static}"),
-        *("--probability", "0.5"),
-    ),
+    "1 point below the static network, 95% sure": BELOW_STATIC,
+    "1 point below the static network, even odds": (*BELOW_STATIC, "--probability", "0.5"),
     "in {share:g} of the static network's time": ("--target-ms", "{budget_ms}"),
 }
 SHARES = {"float32": 0.4, "int8": 0.4}
@@ -197,18 +190,9 @@ def _searched(name: str, folder: Path) -> Path:
     """A file of the plan that is expected to be the fastest here."""
     path = folder / f"{name}.plan.json"
     if not path.exists():
-        static = read_static(of_torchvision(name).eval(), (3, SIDE, SIDE))
-        forecaster = Forecaster(
-            probed=Probed.made_up(static),
-            task=unknown_task(static.graph.classes),
-            unlike=None,
-            cost=CLOCK,
-            timer=measure_profile,
-            folder=folder,
-        )
-        with Console() as console:
-            path.write_text(forecaster.best(console).plan.to_json())
-        (folder / TIMES).unlink()  # of this network
+        model = ["--model", f"{NETWORKS}:of_torchvision", "--model-args", json.dumps({"name": name})]
+        found_by = ["--input", f"3x{SIDE}x{SIDE}", "--plan", "auto", "--write-plan", str(path)]
+        give(["s2dnas-inspect", *model, *found_by], folder)
     return path
 
 
